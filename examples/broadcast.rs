@@ -1,0 +1,44 @@
+//! A relay: what one client sends, all the others get. With `--frame lines` it is a chat room for telnet.
+//!
+//! ```text
+//! cargo run --release --example broadcast -- --frame lines    # listens on 127.0.0.1:7001
+//! telnet 127.0.0.1 7001                                       # in two terminals; type in one, read in the other
+//! ```
+
+mod common;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use turnwheel::codec::AnyCodec;
+use turnwheel::{Broadcast, Framed};
+
+/// Passes what one client sends on to all the others. Ctrl-C ends it in good order.
+#[derive(Parser)]
+#[command(name = "broadcast")]
+struct Arguments {
+    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:7001")]
+    addresses: Vec<String>,
+
+    /// How messages are framed: raw, lines, len:u32be, dec:10, varint, netstring, delim:\0, fixed:64, with options such
+    /// as max=1MiB behind commas
+    #[arg(long, value_name = "SPEC", default_value = "raw")]
+    frame: AnyCodec,
+
+    /// Send a message to the one it came from as well
+    #[arg(long)]
+    include_sender: bool,
+
+    #[command(flatten)]
+    options: common::Options,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    common::serve(&arguments.options, |reactor| {
+        let room = if arguments.include_sender { Broadcast::to_all() } else { Broadcast::to_others() };
+        let room = reactor.add(Framed::new(arguments.frame, room))?;
+        common::listen_all(reactor, &arguments.addresses, room)
+    })
+}

@@ -1,0 +1,34 @@
+//! An echo server: sends back every byte it gets.
+//!
+//! ```text
+//! cargo run --release --example echo                          # listens on 127.0.0.1:7000
+//! nc 127.0.0.1 7000                                           # type a line, see it again
+//! cargo run --release --example echo -- [::1]:7000 unix:/tmp/echo.sock --stats 5
+//! ```
+
+mod common;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use turnwheel::Echo;
+
+/// Sends back every byte it gets. Ctrl-C ends it in good order.
+#[derive(Parser)]
+#[command(name = "echo")]
+struct Arguments {
+    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:7000")]
+    addresses: Vec<String>,
+
+    #[command(flatten)]
+    options: common::Options,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    common::serve(&arguments.options, |reactor| {
+        let echo = reactor.add(Echo)?;
+        common::listen_all(reactor, &arguments.addresses, echo)
+    })
+}

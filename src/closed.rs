@@ -1,0 +1,226 @@
+//! Why a connection ended, and what became of its bytes.
+//!
+//! Knows nothing of how connections are closed. Invariant: every [`Reason`] has its own name and its own counter.
+
+use std::fmt;
+use std::io;
+
+use crate::codec::FrameError;
+use crate::id::ConnId;
+
+/// What [`on_close`](crate::Handler::on_close) is told: the last word on one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// The connection. Its id is never given to another one.
+    pub who: ConnId,
+    /// What ended it.
+    pub why: Reason,
+    /// Bytes read from the peer.
+    pub bytes_in: u64,
+    /// Bytes handed to the kernel. That the peer has read them is more than TCP can tell.
+    pub bytes_out: u64,
+    /// Bytes accepted for sending that were not handed to the kernel.
+    pub unsent: u64,
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} closed: {} ({} B in, {} B out", self.who, self.why, self.bytes_in, self.bytes_out)?;
+        if self.unsent > 0 {
+            write!(f, ", {} B unsent", self.unsent)?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// Why a connection ended, or was refused.
+///
+/// Where more than one thing happened, it is the first that decided the connection's fate; but when a close that was
+/// under way is cut short with bytes unsent, it is what cut it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The peer finished sending, and so did we.
+    PeerClosed,
+    /// The peer reset the connection, or it broke while data was under way.
+    PeerReset,
+    /// Another error of the socket.
+    Io(io::ErrorKind),
+    /// A message longer than its framing allows, or more unfinished input than may be kept.
+    FrameTooLong {
+        /// Bytes announced, or seen so far.
+        len: u64,
+        /// The most that is allowed.
+        max: u64,
+    },
+    /// Bytes that are no message of the framing in use, or that a handler called wrong.
+    BadFrame(&'static str),
+    /// The peer finished sending inside a message.
+    TruncatedFrame {
+        /// Bytes of the unfinished message that had arrived.
+        have: u64,
+    },
+    /// More output waiting than [`Limits::output_hard`](crate::Limits::output_hard), or a slow member of a group whose
+    /// policy is to cut.
+    OutputLimit,
+    /// It held the most output when all output together passed [`Limits::output_total`](crate::Limits::output_total).
+    TotalOutputLimit,
+    /// It held the most input when all kept input passed [`Limits::input_total`](crate::Limits::input_total).
+    TotalInputLimit,
+    /// Output waited and the peer took none of it for [`Limits::write_stall`](crate::Limits::write_stall).
+    WriteStall,
+    /// No byte moved either way for [`Limits::idle_timeout`](crate::Limits::idle_timeout).
+    IdleTimeout,
+    /// A message was not finished within [`Limits::message_timeout`](crate::Limits::message_timeout).
+    MessageTimeout,
+    /// The handler closed or aborted it.
+    Handler,
+    /// A callback panicked.
+    HandlerPanic,
+    /// Closed in answer to a shutdown of the reactor.
+    Shutdown,
+    /// Still open when the grace of a shutdown was over.
+    ShutdownDeadline,
+    /// Refused, because there were as many connections as allowed.
+    AtCapacity,
+    /// Accepted, but the system would not watch it.
+    RegisterFailed,
+    /// The system kept reporting an error or a hang-up that no read, write or query confirms.
+    Livelock,
+}
+
+/// How many reasons there are.
+pub(crate) const REASONS: usize = 19;
+
+/// The name of each reason's counter, at [`Reason::index`].
+pub(crate) const NAMES: [&str; REASONS] = [
+    "peer_closed",
+    "peer_reset",
+    "io_error",
+    "frame_too_long",
+    "bad_frame",
+    "truncated_frame",
+    "output_limit",
+    "total_output_limit",
+    "total_input_limit",
+    "write_stall",
+    "idle_timeout",
+    "message_timeout",
+    "handler",
+    "handler_panic",
+    "shutdown",
+    "shutdown_deadline",
+    "at_capacity",
+    "register_failed",
+    "livelock",
+];
+
+impl Reason {
+    /// Where this reason's counter is.
+    pub(crate) const fn index(&self) -> usize {
+        match self {
+            Self::PeerClosed => 0,
+            Self::PeerReset => 1,
+            Self::Io(_) => 2,
+            Self::FrameTooLong { .. } => 3,
+            Self::BadFrame(_) => 4,
+            Self::TruncatedFrame { .. } => 5,
+            Self::OutputLimit => 6,
+            Self::TotalOutputLimit => 7,
+            Self::TotalInputLimit => 8,
+            Self::WriteStall => 9,
+            Self::IdleTimeout => 10,
+            Self::MessageTimeout => 11,
+            Self::Handler => 12,
+            Self::HandlerPanic => 13,
+            Self::Shutdown => 14,
+            Self::ShutdownDeadline => 15,
+            Self::AtCapacity => 16,
+            Self::RegisterFailed => 17,
+            Self::Livelock => 18,
+        }
+    }
+
+    /// The name of this reason's counter: the variant in snake case, as it stands in statistics and logs.
+    pub const fn name(&self) -> &'static str {
+        NAMES[self.index()]
+    }
+
+    /// Whether the connection ended because of a limit, a timeout or a peer that broke the rules.
+    pub(crate) const fn is_policy(&self) -> bool {
+        !matches!(
+            self,
+            Self::PeerClosed
+                | Self::PeerReset
+                | Self::Io(_)
+                | Self::Handler
+                | Self::HandlerPanic
+                | Self::Shutdown
+                | Self::TruncatedFrame { .. }
+        )
+    }
+
+    /// The reason that an error of a read or a write stands for.
+    pub(crate) fn of_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
+                Self::PeerReset
+            }
+            kind => Self::Io(kind),
+        }
+    }
+}
+
+impl From<FrameError> for Reason {
+    fn from(e: FrameError) -> Self {
+        match e {
+            FrameError::TooLong { len, max } => Self::FrameTooLong { len, max },
+            FrameError::Malformed(what) => Self::BadFrame(what),
+            FrameError::Truncated { have } => Self::TruncatedFrame { have },
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerClosed => f.write_str("peer closed"),
+            Self::PeerReset => f.write_str("peer reset"),
+            Self::Io(kind) => write!(f, "I/O error: {kind}"),
+            Self::FrameTooLong { len, max } => write!(f, "message of {len} bytes, at most {max} allowed"),
+            Self::BadFrame(what) => write!(f, "malformed message: {what}"),
+            Self::TruncatedFrame { have } => {
+                write!(f, "peer closed inside a message, after {have} bytes of it")
+            }
+            Self::OutputLimit => f.write_str("too much output waiting"),
+            Self::TotalOutputLimit => f.write_str("held the most output when the total ran out"),
+            Self::TotalInputLimit => f.write_str("held the most unfinished input when the total ran out"),
+            Self::WriteStall => f.write_str("peer stopped reading"),
+            Self::IdleTimeout => f.write_str("idle"),
+            Self::MessageTimeout => f.write_str("message not finished in time"),
+            Self::Handler => f.write_str("closed by the handler"),
+            Self::HandlerPanic => f.write_str("the handler panicked"),
+            Self::Shutdown => f.write_str("shutdown"),
+            Self::ShutdownDeadline => f.write_str("still open at the end of the shutdown's grace"),
+            Self::AtCapacity => f.write_str("too many connections"),
+            Self::RegisterFailed => f.write_str("could not be registered"),
+            Self::Livelock => f.write_str("endless readiness without progress"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_indices_are_one_to_one() {
+        for (i, name) in NAMES.iter().enumerate() {
+            assert_eq!(NAMES.iter().filter(|n| *n == name).count(), 1, "{name} stands twice");
+            assert!(i < REASONS);
+        }
+        assert_eq!(Reason::Livelock.index(), REASONS - 1);
+        assert_eq!(Reason::Io(io::ErrorKind::TimedOut).name(), "io_error");
+    }
+}

@@ -1,0 +1,203 @@
+//! Messages behind a decimal length of fixed width, padded with spaces: what Python's tutorials use.
+//!
+//! ```text
+//!  "5         hello"    f"{len(msg):<10}" and the message: what is sent
+//!  "         5hello"    f"{len(msg):>10}": accepted
+//!  "0000000005hello"    f"{len(msg):010}": accepted
+//! ```
+//!
+//! It does not know the message's characters: the length counts bytes, which in Python is the length of the *encoded*
+//! text.
+//!
+//! Invariant: a header is spaces, digits, spaces, and at least one digit; it is refused at its first wrong byte.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use super::build::check_max;
+use super::scan::Digits;
+use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
+
+/// Messages behind a header of 1 to 19 characters: the length in decimal, padded with spaces.
+///
+/// ```
+/// use turnwheel::codec::{Codec, Decoded, DecimalHeader, Scan};
+///
+/// let codec = DecimalHeader::new(10, 1024)?;
+/// let mut wire = Vec::new();
+/// codec.encode(b"hello", &mut wire).unwrap();
+/// assert_eq!(wire, b"5         hello");
+///
+/// let found = codec.decode(&mut Scan::default(), b"0000000005hello").unwrap();
+/// assert_eq!(found, Decoded::Message { start: 10, end: 15, consumed: 15 });
+/// # Ok::<(), turnwheel::codec::BuildError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecimalHeader {
+    pub(super) width: usize,
+    max: usize,
+}
+
+impl DecimalHeader {
+    /// A header of `width` characters before messages of at most `max` bytes. A maximum beyond what the header can
+    /// carry is clipped to that.
+    ///
+    /// # Errors
+    /// When `max` is 0, or `width` not 1 to 19.
+    pub fn new(width: usize, max: usize) -> Result<Self, BuildError> {
+        if !(1..=MAX_WIDTH).contains(&width) {
+            return Err(BuildError::new(format!(
+                "the decimal header has {width} characters; accepted: 1 to {MAX_WIDTH}"
+            )));
+        }
+        let most = 10u64.saturating_pow(width as u32).saturating_sub(1);
+        Ok(Self { width, max: check_max(max)?.min(usize::try_from(most).unwrap_or(usize::MAX)) })
+    }
+
+    /// Reads what there is of the header; the number is final when `data` holds all of it.
+    fn header(&self, data: &[u8]) -> Result<u64, FrameError> {
+        let mut len = None;
+        let mut ended = false;
+        for byte in data.iter().take(self.width) {
+            match byte {
+                b'0'..=b'9' if !ended => {
+                    let digit = u64::from(byte & 0x0f);
+                    len = Some(len.unwrap_or(0u64).saturating_mul(10).saturating_add(digit));
+                }
+                b' ' => ended = len.is_some(),
+                b'0'..=b'9' => {
+                    return Err(FrameError::Malformed("decimal header has a space inside the number"));
+                }
+                _ => return Err(FrameError::Malformed("decimal header has neither digit nor space")),
+            }
+        }
+        if len.is_none() && data.len() >= self.width {
+            return Err(FrameError::Malformed("decimal header has no digit"));
+        }
+        Ok(len.unwrap_or(0))
+    }
+}
+
+impl Codec for DecimalHeader {
+    type State = Scan;
+
+    fn decode(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        if data.len() < state.from {
+            return Ok(Decoded::Incomplete);
+        }
+        let announced = self.header(data)?;
+        if data.len() < self.width {
+            return Ok(Decoded::Incomplete);
+        }
+        let end = match usize::try_from(announced) {
+            Ok(len) if len <= self.max => self.width.saturating_add(len),
+            _ => return Err(FrameError::TooLong { len: announced, max: self.max as u64 }),
+        };
+        if data.len() < end {
+            state.from = end;
+            return Ok(Decoded::Incomplete);
+        }
+        state.from = 0;
+        Ok(Decoded::Message { start: self.width, end, consumed: end })
+    }
+
+    fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let len = message.len();
+        if len > self.max {
+            return Err(EncodeError::TooLong { len, max: self.max });
+        }
+        let header_end = out.len().saturating_add(self.width);
+        out.reserve(len.saturating_add(self.width));
+        out.extend_from_slice(Digits::of(len).as_bytes());
+        out.resize(header_end, b' ');
+        out.extend_from_slice(message);
+        Ok(())
+    }
+
+    fn max_message(&self) -> usize {
+        self.max
+    }
+
+    fn max_overhead(&self) -> usize {
+        self.width
+    }
+}
+
+/// The most characters of a header: every number of so many digits fits 64 bits.
+const MAX_WIDTH: usize = 19;
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+mod tests {
+    use super::super::tests::{Step, differ, error_of, exhaust, messages_of, round_trip_sizes, whole};
+    use super::*;
+
+    /// Is there a good header that begins with these bytes? Tried with regular-expression eyes: ` *[0-9]+ *`.
+    fn oracle(rest: &[u8], width: usize, max: u64) -> Step {
+        let text = &rest[..width.min(rest.len())];
+        for end in 1..=text.len() {
+            let part = String::from_utf8_lossy(&text[..end]);
+            let number = part.trim_matches(' ');
+            if number.contains(' ') && number.chars().all(|c| c == ' ' || c.is_ascii_digit()) {
+                return Step::Fail(FrameError::Malformed("decimal header has a space inside the number"));
+            }
+            if !number.chars().all(|c| c.is_ascii_digit()) {
+                return Step::Fail(FrameError::Malformed("decimal header has neither digit nor space"));
+            }
+            if end == width && number.is_empty() {
+                return Step::Fail(FrameError::Malformed("decimal header has no digit"));
+            }
+        }
+        if rest.len() < width {
+            return Step::Wait;
+        }
+        let len = String::from_utf8_lossy(text).trim_matches(' ').parse::<u64>().unwrap();
+        if len > max {
+            return Step::Fail(FrameError::TooLong { len, max });
+        }
+        let end = width + len as usize;
+        if rest.len() < end { Step::Wait } else { Step::Message(rest[width..end].to_vec(), end) }
+    }
+
+    #[test]
+    fn agrees_with_the_oracle_however_it_is_cut() {
+        for width in 1..=4 {
+            let codec = DecimalHeader::new(width, 3).unwrap();
+            exhaust(&codec, b"01 ", 6, |rest| oracle(rest, width, 3));
+            exhaust(&codec, b"2 -\xff", 4, |rest| oracle(rest, width, 3));
+            differ(&codec, b"0012  4", |rest| oracle(rest, width, 3));
+        }
+    }
+
+    #[test]
+    fn reads_all_three_ways_of_python_and_writes_the_first() {
+        let codec = DecimalHeader::new(10, 99).unwrap();
+        let messages = messages_of(&codec, b"5         hello         5world0000000003.14");
+        assert!(messages.iter().eq([&b"hello"[..], b"world", b".14"].iter().copied()), "{messages:?}");
+    }
+
+    #[test]
+    fn refuses_at_the_first_bad_byte() {
+        let codec = DecimalHeader::new(4, 99).unwrap();
+        for bad in ["-", "+1", "1 2", " 1 2", "    ", "a", "1a", "1.", "\n"] {
+            assert!(matches!(error_of(&codec, bad.as_bytes()), FrameError::Malformed(_)), "{bad}");
+        }
+        assert_eq!(error_of(&codec, b"9999"), FrameError::TooLong { len: 9999, max: 99 });
+        assert_eq!(whole(&codec, b"999").error, None);
+        let widest = DecimalHeader::new(19, usize::MAX).unwrap();
+        assert_eq!(
+            error_of(&widest, &[b'9'; 19]),
+            FrameError::TooLong { len: 9_999_999_999_999_999_999, max: widest.max_message() as u64 }
+        );
+    }
+
+    #[test]
+    fn round_trips_and_clips() {
+        assert_eq!(DecimalHeader::new(2, 1000).unwrap().max_message(), 99);
+        for width in 1..=19 {
+            round_trip_sizes(&DecimalHeader::new(width, 120).unwrap());
+        }
+        for width in [0, 20, usize::MAX] {
+            assert!(DecimalHeader::new(width, 9).unwrap_err().to_string().contains("accepted: 1 to 19"));
+        }
+        assert!(DecimalHeader::new(10, 0).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! Messages that all have one size.
+//!
+//! It does not know what they mean and cannot find its place again in a stream that lost a byte.
+//!
+//! Invariant: every message has exactly `size` bytes, both ways.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use super::build::MOST;
+use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
+
+/// Every message is exactly so many bytes; nothing is added on the wire.
+///
+/// ```
+/// use turnwheel::codec::{Codec, Decoded, FixedSize, Scan};
+///
+/// let codec = FixedSize::new(4)?;
+/// let found = codec.decode(&mut Scan::default(), b"abcdef").unwrap();
+/// assert_eq!(found, Decoded::Message { start: 0, end: 4, consumed: 4 });
+/// assert!(codec.encode(b"abc", &mut Vec::new()).is_err());
+/// # Ok::<(), turnwheel::codec::BuildError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedSize {
+    size: usize,
+}
+
+impl FixedSize {
+    /// Messages of exactly `size` bytes.
+    ///
+    /// # Errors
+    /// When `size` is 0 (the input would hold any number of messages), or more than memory can hold.
+    pub fn new(size: usize) -> Result<Self, BuildError> {
+        if !(1..=MOST).contains(&size) {
+            return Err(BuildError::new(format!("the message size is {size} bytes; accepted: 1 to {MOST}")));
+        }
+        Ok(Self { size })
+    }
+}
+
+impl Codec for FixedSize {
+    type State = Scan;
+
+    #[inline]
+    fn decode(&self, _state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        if data.len() < self.size {
+            return Ok(Decoded::Incomplete);
+        }
+        Ok(Decoded::Message { start: 0, end: self.size, consumed: self.size })
+    }
+
+    fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        if message.len() != self.size {
+            return Err(EncodeError::WrongSize { len: message.len(), want: self.size });
+        }
+        out.extend_from_slice(message);
+        Ok(())
+    }
+
+    fn max_message(&self) -> usize {
+        self.size
+    }
+
+    fn max_overhead(&self) -> usize {
+        0
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+mod tests {
+    use super::super::tests::{Step, exhaust, round_trip};
+    use super::*;
+
+    #[test]
+    fn agrees_with_the_oracle_however_it_is_cut() {
+        for size in 1..=3 {
+            exhaust(&FixedSize::new(size).unwrap(), &[0, 0xff], 6, |rest| match rest.get(..size) {
+                Some(message) => Step::Message(message.to_vec(), size),
+                None => Step::Wait,
+            });
+        }
+    }
+
+    #[test]
+    fn sends_only_its_size() {
+        let codec = FixedSize::new(3).unwrap();
+        round_trip(&codec, &[b"abc", b"\0\n,"]);
+        for wrong in [&b""[..], b"ab", b"abcd"] {
+            let refused = EncodeError::WrongSize { len: wrong.len(), want: 3 };
+            assert_eq!(codec.encode(wrong, &mut Vec::new()), Err(refused));
+        }
+        assert!(FixedSize::new(0).unwrap_err().to_string().contains("accepted: 1 to"));
+        assert!(FixedSize::new(usize::MAX).is_err());
+    }
+}

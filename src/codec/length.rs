@@ -1,0 +1,210 @@
+//! Messages behind a binary length field, with the options that Netty made common.
+//!
+//! ```text
+//!  |<--- offset --->|<-- width -->|<----- value + adjustment ----->|
+//!  +----------------+-------------+--------------------------------+
+//!  |  header_prefix | length value|              body              |
+//!  +----------------+-------------+--------------------------------+
+//!  |<----- header (stripped) ---->|<----------- message ---------->|   strip = offset + width
+//!  |<-------------------------- message -------------------------->|   strip = 0
+//! ```
+//!
+//! It does not know what the bytes before the length field mean: it writes them, and never checks them.
+//!
+//! Invariant: the maximum holds for the message as delivered, after adjustment, and a length that the field cannot
+//! carry is refused, never cut short.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use super::{BuildError, Codec, Decoded, EncodeError, FrameError, LengthDelimitedBuilder, Scan};
+
+/// Messages behind a length field of 1 to 8 bytes.
+///
+/// ```
+/// use turnwheel::codec::{Codec, Decoded, LengthDelimited, Scan};
+///
+/// let codec = LengthDelimited::u32_be(1024)?;
+/// let mut wire = Vec::new();
+/// codec.encode(b"hello", &mut wire).unwrap();
+/// assert_eq!(wire, b"\0\0\0\x05hello");
+///
+/// let found = codec.decode(&mut Scan::default(), &wire).unwrap();
+/// assert_eq!(found, Decoded::Message { start: 4, end: 9, consumed: 9 });
+///
+/// // A length that counts itself, behind two bytes of magic.
+/// let codec = LengthDelimited::builder(1024)
+///     .length_field_offset(2)
+///     .header_prefix(b"\xca\xfe")
+///     .length_field_length(2)
+///     .length_includes_header(true)
+///     .build()?;
+/// let mut wire = Vec::new();
+/// codec.encode(b"hello", &mut wire).unwrap();
+/// assert_eq!(wire, b"\xca\xfe\0\x09hello");
+/// # Ok::<(), turnwheel::codec::BuildError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LengthDelimited {
+    /// Bytes before the length field.
+    pub(super) offset: usize,
+    /// Bytes up to and including the length field.
+    pub(super) header: usize,
+    /// Where the message begins in its frame: 0, or `header`.
+    pub(super) start: usize,
+    /// 64 less the bits of the length field.
+    pub(super) shift: u32,
+    pub(super) big_endian: bool,
+    /// What to add to the value of the field to get the bytes behind it.
+    pub(super) adjustment: i64,
+    /// The most bytes behind the length field. `header + max_body` does not overflow.
+    pub(super) max_body: usize,
+    /// What the encoder puts before the length field; `offset` bytes, or none when the message brings them.
+    pub(super) prefix: Box<[u8]>,
+}
+
+impl LengthDelimited {
+    /// All the options, for messages of at most `max` bytes. Without any: 4 bytes, big endian, header stripped.
+    pub fn builder(max: usize) -> LengthDelimitedBuilder {
+        LengthDelimitedBuilder::new(max)
+    }
+
+    /// A length of 2 bytes, big endian, before messages of at most `max` bytes (65 535 is the most it can carry).
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn u16_be(max: usize) -> Result<Self, BuildError> {
+        Self::builder(max).length_field_length(2).build()
+    }
+
+    /// A length of 4 bytes, big endian (network order), before messages of at most `max` bytes.
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn u32_be(max: usize) -> Result<Self, BuildError> {
+        Self::builder(max).build()
+    }
+
+    /// A length of 4 bytes, little endian, before messages of at most `max` bytes.
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn u32_le(max: usize) -> Result<Self, BuildError> {
+        Self::builder(max).little_endian().build()
+    }
+
+    /// How many bytes the whole frame has. `data` holds the whole header.
+    #[inline]
+    fn frame_len(&self, data: &[u8]) -> Result<usize, FrameError> {
+        let Some(body) = self.length_field(data).checked_add_signed(self.adjustment) else {
+            return Err(self.impossible());
+        };
+        match usize::try_from(body) {
+            Ok(len) if len <= self.max_body => Ok(self.header.saturating_add(len)),
+            _ => Err(self.too_long(body)),
+        }
+    }
+
+    /// The value of the length field. Mostly 8 bytes are there to be read at once, and the field is shifted out.
+    #[inline]
+    fn length_field(&self, data: &[u8]) -> u64 {
+        let field = data.get(self.offset..).unwrap_or_default();
+        let bytes = match field.first_chunk::<8>() {
+            Some(bytes) => *bytes,
+            None => {
+                let mut bytes = [0; 8];
+                bytes.iter_mut().zip(field).for_each(|(to, from)| *to = *from);
+                bytes
+            }
+        };
+        match self.big_endian {
+            true => u64::from_be_bytes(bytes).wrapping_shr(self.shift),
+            false => u64::from_le_bytes(bytes).wrapping_shl(self.shift).wrapping_shr(self.shift),
+        }
+    }
+
+    /// The bytes of the length field that announce `body` bytes behind it, at the front of eight.
+    fn field_bytes(&self, body: usize) -> Option<[u8; 8]> {
+        let by = self.adjustment.unsigned_abs();
+        let value = match self.adjustment < 0 {
+            true => (body as u64).checked_add(by)?,
+            false => (body as u64).checked_sub(by)?,
+        };
+        Some(match self.big_endian {
+            true => value.wrapping_shl(self.shift).to_be_bytes(),
+            false => value.to_le_bytes(),
+        })
+    }
+
+    #[cold]
+    fn too_long(&self, body: u64) -> FrameError {
+        let brought = self.header.saturating_sub(self.start) as u64;
+        FrameError::TooLong { len: body.saturating_add(brought), max: self.max_message() as u64 }
+    }
+
+    #[cold]
+    fn impossible(&self) -> FrameError {
+        match self.adjustment < 0 {
+            true => FrameError::Malformed("length is less than what it must count"),
+            false => self.too_long(u64::MAX),
+        }
+    }
+
+    /// Bytes in the length field.
+    pub(super) fn width(&self) -> usize {
+        self.header.saturating_sub(self.offset)
+    }
+}
+
+impl Codec for LengthDelimited {
+    type State = Scan;
+
+    #[inline]
+    fn decode(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        if data.len() < self.header.max(state.from) {
+            return Ok(Decoded::Incomplete);
+        }
+        let frame = self.frame_len(data)?;
+        if data.len() < frame {
+            state.from = frame;
+            return Ok(Decoded::Incomplete);
+        }
+        state.from = 0;
+        Ok(Decoded::Message { start: self.start, end: frame, consumed: frame })
+    }
+
+    /// With `initial_bytes_to_strip(0)` the message brings its header, and only its length field is filled in.
+    #[inline]
+    fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let stripped = self.start != 0;
+        let body_at = if stripped { 0 } else { self.header };
+        let Some(body) = message.get(body_at..) else {
+            return Err(EncodeError::Other("message is shorter than the header it must bring"));
+        };
+        if body.len() > self.max_body {
+            return Err(EncodeError::TooLong { len: message.len(), max: self.max_message() });
+        }
+        let Some(bytes) = self.field_bytes(body.len()) else {
+            return Err(EncodeError::Other("message is shorter than the length adjustment"));
+        };
+        out.reserve(self.header.saturating_add(body.len()).saturating_add(8));
+        let prefix = if stripped { Some(&*self.prefix) } else { message.get(..self.offset) };
+        out.extend_from_slice(prefix.unwrap_or_default());
+        // Eight bytes at once are one store; what the field does not need is cut off again.
+        let field_end = out.len().saturating_add(self.width());
+        out.extend_from_slice(&bytes);
+        out.truncate(field_end);
+        out.extend_from_slice(body);
+        Ok(())
+    }
+
+    fn max_message(&self) -> usize {
+        self.header.saturating_sub(self.start).saturating_add(self.max_body)
+    }
+
+    fn max_overhead(&self) -> usize {
+        self.start
+    }
+}
+
+#[cfg(test)]
+#[path = "length_tests.rs"]
+mod tests;

@@ -1,0 +1,167 @@
+//! The options of a binary length field, and which of them go together.
+//!
+//! It does not look at messages; it only works out the numbers that the codec uses.
+//!
+//! Invariant: a codec comes out only if it can send at least one message, and its sums cannot overflow.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use super::build::check_max;
+use super::{BuildError, LengthDelimited};
+
+/// The options of a [`LengthDelimited`] codec, in Netty's words. Begin with [`LengthDelimited::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct LengthDelimitedBuilder {
+    max: usize,
+    offset: usize,
+    width: usize,
+    big_endian: bool,
+    adjustment: i64,
+    includes_header: bool,
+    strip: Option<usize>,
+    prefix: Option<Vec<u8>>,
+}
+
+impl LengthDelimitedBuilder {
+    pub(super) fn new(max: usize) -> Self {
+        let (strip, prefix) = (None, None);
+        Self {
+            max,
+            offset: 0,
+            width: 4,
+            big_endian: true,
+            adjustment: 0,
+            includes_header: false,
+            strip,
+            prefix,
+        }
+    }
+
+    /// How many bytes come before the length field: 0 (the default) to 65 535.
+    pub fn length_field_offset(mut self, bytes: usize) -> Self {
+        self.offset = bytes;
+        self
+    }
+
+    /// How many bytes the length field has: 1 to 8; 4 by default.
+    pub fn length_field_length(mut self, bytes: usize) -> Self {
+        self.width = bytes;
+        self
+    }
+
+    /// The length field's most significant byte comes first (the default).
+    pub fn big_endian(mut self) -> Self {
+        self.big_endian = true;
+        self
+    }
+
+    /// The length field's least significant byte comes first.
+    pub fn little_endian(mut self) -> Self {
+        self.big_endian = false;
+        self
+    }
+
+    /// What to add to the value of the length field to get the number of bytes behind it; 0 by default.
+    pub fn length_adjustment(mut self, bytes: i64) -> Self {
+        self.adjustment = bytes;
+        self
+    }
+
+    /// Whether the length counts the header (the offset and itself) too. The same as an adjustment of minus
+    /// `offset + length`, and added to any other adjustment.
+    pub fn length_includes_header(mut self, yes: bool) -> Self {
+        self.includes_header = yes;
+        self
+    }
+
+    /// How many bytes at the front of a frame are no part of the message: the whole header (the default), or 0, and
+    /// then every message is a whole frame, header included, both ways.
+    pub fn initial_bytes_to_strip(mut self, bytes: usize) -> Self {
+        self.strip = Some(bytes);
+        self
+    }
+
+    /// What the encoder writes before the length field: exactly as many bytes as the offset; zeros by default. What
+    /// a peer sends there is not compared with it.
+    pub fn header_prefix(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.prefix = Some(bytes.into());
+        self
+    }
+
+    /// The codec. A maximum beyond what the length field can carry is clipped to that.
+    ///
+    /// # Errors
+    /// When an option is out of its range, or no message at all could be sent with them together.
+    pub fn build(self) -> Result<LengthDelimited, BuildError> {
+        let refuse = |text: String| Err(BuildError::new(text));
+        let Self { offset, width, big_endian, .. } = self;
+        if !(1..=8).contains(&width) {
+            return refuse(format!("length_field_length is {width} bytes; accepted: 1 to 8"));
+        }
+        if offset > MAX_OFFSET {
+            return refuse(format!("length_field_offset is {offset} bytes; accepted: 0 to {MAX_OFFSET}"));
+        }
+        let header = offset.saturating_add(width);
+        let start = self.strip.unwrap_or(header);
+        if start != 0 && start != header {
+            return refuse(format!(
+                "initial_bytes_to_strip is {start}; accepted: {header} (the header) or 0 (the message is the frame)"
+            ));
+        }
+        let prefix = self.checked_prefix(start)?;
+        let shift = 64u32.saturating_sub((width as u32).saturating_mul(8));
+        let counted = if self.includes_header { header as i64 } else { 0 };
+        let Some(adjustment) = self.adjustment.checked_sub(counted) else {
+            return refuse(format!("length_adjustment of {} and the header overflow", self.adjustment));
+        };
+        let max_body = Self::max_body(check_max(self.max)?, header, start, adjustment, u64::MAX >> shift)?;
+        Ok(LengthDelimited { offset, header, start, shift, big_endian, adjustment, max_body, prefix })
+    }
+
+    /// The most bytes behind the length field: what the maximum allows and a field of at most `field` can say.
+    fn max_body(
+        max: usize,
+        header: usize,
+        start: usize,
+        adjustment: i64,
+        field: u64,
+    ) -> Result<usize, BuildError> {
+        let Some(allowed) = max.checked_sub(header.saturating_sub(start)) else {
+            return Err(BuildError::new(format!(
+                "the maximum message of {max} bytes has no room for the header that is not stripped; \
+                 accepted: {header} or more"
+            )));
+        };
+        let sayable = i128::from(field).saturating_add(i128::from(adjustment));
+        let most = sayable.min(allowed as i128);
+        let least = i128::from(adjustment.max(0)).max(i128::from(start != 0 && adjustment < 0));
+        match usize::try_from(most) {
+            Ok(most_body) if most >= least => Ok(most_body),
+            _ => Err(BuildError::new(format!(
+                "a length_adjustment of {adjustment} (header counted in) leaves no message to send; \
+                 accepted here: {} to {allowed}",
+                i128::from(start != 0).saturating_sub(i128::from(field))
+            ))),
+        }
+    }
+
+    fn checked_prefix(&self, start: usize) -> Result<Box<[u8]>, BuildError> {
+        let offset = self.offset;
+        match &self.prefix {
+            None if start == 0 => Ok(Box::default()),
+            None => Ok(vec![0; offset].into()),
+            Some(_) if start == 0 => Err(BuildError::new(
+                "header_prefix is given, but with initial_bytes_to_strip = 0 each message brings its own header; \
+                 accepted: one of the two",
+            )),
+            Some(prefix) if prefix.len() == offset => Ok(prefix.as_slice().into()),
+            Some(prefix) => Err(BuildError::new(format!(
+                "header_prefix has {} bytes; accepted: exactly length_field_offset, {offset}",
+                prefix.len()
+            ))),
+        }
+    }
+}
+
+/// The most bytes before a length field.
+const MAX_OFFSET: usize = 65_535;

@@ -1,0 +1,294 @@
+//! Lines of text, or of any bytes but the ending itself.
+//!
+//! It knows nothing of character encodings: a message is bytes.
+//!
+//! Invariant: a bare carriage return never ends a line, and in strict mode nothing but `\r\n` does, so no two readers
+//! of one stream can disagree about where its lines are. The maximum counts the line without its ending.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use memchr::{memchr, memchr2};
+
+use super::build::check_max;
+use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
+
+/// Messages that end with a line feed ([`lf`](Self::lf)) or strictly with `\r\n` ([`crlf`](Self::crlf)).
+///
+/// ```
+/// use turnwheel::codec::{Codec, Decoded, EncodeError, Lines, Scan};
+///
+/// let codec = Lines::lf(80)?;
+/// // What telnet sends: the `\r` directly before the `\n` is no part of the message.
+/// let found = codec.decode(&mut Scan::default(), b"hello\r\nwor").unwrap();
+/// assert_eq!(found, Decoded::Message { start: 0, end: 5, consumed: 7 });
+///
+/// let mut wire = Vec::new();
+/// assert_eq!(codec.encode(b"forged\nline", &mut wire), Err(EncodeError::Delimiter));
+/// codec.encode(b"hello", &mut wire).unwrap();
+/// assert_eq!(wire, b"hello\n");
+/// # Ok::<(), turnwheel::codec::BuildError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lines {
+    max: usize,
+    pub(super) crlf: bool,
+    pub(super) discard: bool,
+}
+
+impl Lines {
+    /// Lines of at most `max` bytes that end with `\n`. One `\r` directly before it belongs to the ending, since
+    /// telnet sends it; any other `\r` belongs to the message.
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn lf(max: usize) -> Result<Self, BuildError> {
+        Ok(Self { max: check_max(max)?, crlf: false, discard: false })
+    }
+
+    /// Lines of at most `max` bytes that end with `\r\n`. A `\n` or a `\r` anywhere else is an error.
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn crlf(max: usize) -> Result<Self, BuildError> {
+        Ok(Self { max: check_max(max)?, crlf: true, discard: false })
+    }
+
+    /// Throws lines over the maximum away, each counted once, instead of ending the connection.
+    #[must_use]
+    pub fn discard_too_long(self) -> Self {
+        Self { discard: true, ..self }
+    }
+
+    /// Looks for `\n`. Of an acceptable line it is among the first `max + 2` bytes: one more may be a `\r`.
+    #[inline]
+    fn decode_lf(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        let window = data.get(..self.max.saturating_add(2)).unwrap_or(data);
+        let found = memchr(b'\n', window.get(state.from..).unwrap_or_default());
+        let line = match found {
+            Some(at) => window.get(..state.from.saturating_add(at)).unwrap_or_default(),
+            None => window,
+        };
+        // A `\r` at the end of an unfinished line may still turn out to be a part of the ending.
+        let end = line.strip_suffix(b"\r").unwrap_or(line).len();
+        if end > self.max {
+            return self.too_long(state, data);
+        }
+        if found.is_none() {
+            state.from = window.len();
+            return Ok(Decoded::Incomplete);
+        }
+        state.from = 0;
+        Ok(Decoded::Message { start: 0, end, consumed: line.len().saturating_add(1) })
+    }
+
+    /// Looks for `\r` or `\n`. Of an acceptable line the first is among the first `max + 1` bytes.
+    fn decode_crlf(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        let window = data.get(..self.max.saturating_add(1)).unwrap_or(data);
+        match Self::find_crlf(window, data, state.from)? {
+            Crlf::At(end) => {
+                state.from = 0;
+                Ok(Decoded::Message { start: 0, end, consumed: end.saturating_add(2) })
+            }
+            Crlf::Before(end) if end > self.max => self.too_long(state, data),
+            Crlf::Before(end) => {
+                state.from = end;
+                Ok(Decoded::Incomplete)
+            }
+        }
+    }
+
+    /// Searches `window`, the front of `data`, from `from` on. A `\r` may be its last byte: then the next byte of
+    /// `data` decides.
+    fn find_crlf(window: &[u8], data: &[u8], from: usize) -> Result<Crlf, FrameError> {
+        let Some(at) = memchr2(b'\r', b'\n', window.get(from..).unwrap_or_default()) else {
+            return Ok(Crlf::Before(window.len()));
+        };
+        let at = from.saturating_add(at);
+        match data.get(at..).unwrap_or_default() {
+            [b'\r', b'\n', ..] => Ok(Crlf::At(at)),
+            [b'\r'] => Ok(Crlf::Before(at)),
+            [b'\r', ..] => Err(FrameError::Malformed("carriage return without line feed")),
+            _ => Err(FrameError::Malformed("line feed without carriage return")),
+        }
+    }
+
+    #[cold]
+    fn too_long(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        if self.discard {
+            return self.skip(state, data);
+        }
+        let max = self.max as u64;
+        Err(FrameError::TooLong { len: max.saturating_add(1), max })
+    }
+
+    /// Throws away what belongs to the line at the front: all of it, but for a last `\r` that may begin `\r\n`.
+    fn skip(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        let rest = data.get(state.from..).unwrap_or_default();
+        let found = match self.crlf {
+            true => Self::find_crlf(data, data, state.from)?,
+            false => match memchr(b'\n', rest) {
+                Some(at) => Crlf::At(state.from.saturating_add(at)),
+                None => Crlf::Before(data.len()),
+            },
+        };
+        let (consumed, finished) = match found {
+            Crlf::At(end) => (end.saturating_add(self.ending().len()), true),
+            Crlf::Before(end) => (end, false),
+        };
+        *state = Scan { from: 0, discarding: !finished };
+        if consumed == 0 {
+            return Ok(Decoded::Incomplete);
+        }
+        Ok(Decoded::Skipped { consumed, finished })
+    }
+
+    fn ending(&self) -> &'static [u8] {
+        if self.crlf { b"\r\n" } else { b"\n" }
+    }
+}
+
+impl Codec for Lines {
+    type State = Scan;
+
+    #[inline]
+    fn decode(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        match (state.discarding, self.crlf) {
+            (true, _) => self.skip(state, data),
+            (_, false) => self.decode_lf(state, data),
+            (_, true) => self.decode_crlf(state, data),
+        }
+    }
+
+    /// Refuses what would not come back as it was: a `\n` inside, a `\r` at the end and, in strict mode, any `\r`.
+    #[inline]
+    fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        if message.len() > self.max {
+            return Err(EncodeError::TooLong { len: message.len(), max: self.max });
+        }
+        let forged = match self.crlf {
+            true => memchr2(b'\r', b'\n', message).is_some(),
+            false => memchr(b'\n', message).is_some() || message.ends_with(b"\r"),
+        };
+        if forged {
+            return Err(EncodeError::Delimiter);
+        }
+        out.reserve(message.len().saturating_add(2));
+        out.extend_from_slice(message);
+        out.extend_from_slice(self.ending());
+        Ok(())
+    }
+
+    fn max_message(&self) -> usize {
+        self.max
+    }
+
+    fn max_overhead(&self) -> usize {
+        2
+    }
+}
+
+/// Where a line ends.
+enum Crlf {
+    /// Its ending begins here.
+    At(usize),
+    /// No ending begins before here.
+    Before(usize),
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+mod tests {
+    use super::super::tests::{
+        Event, Step, differ, error_of, exhaust, messages_of, round_trip_sizes, same_however_cut, whole,
+    };
+    use super::*;
+
+    const MAX: usize = 2;
+    const TOO_LONG: FrameError = FrameError::TooLong { len: 3, max: 2 };
+    const ALPHABET: &[u8] = b"a\r\n\x80";
+
+    fn lf(rest: &[u8], discard: bool) -> Step {
+        let end = rest.iter().position(|b| *b == b'\n');
+        let mut line = &rest[..end.unwrap_or(rest.len())];
+        if line.ends_with(b"\r") {
+            line = &line[..line.len() - 1];
+        }
+        match end {
+            _ if line.len() > MAX && !discard => Step::Fail(TOO_LONG),
+            None => Step::Wait,
+            Some(end) if line.len() > MAX => Step::Skip(end + 1),
+            Some(end) => Step::Message(line.to_vec(), end + 1),
+        }
+    }
+
+    fn crlf(rest: &[u8], discard: bool) -> Step {
+        for i in 0..rest.len() {
+            match (rest[i], rest.get(i + 1)) {
+                (b'\r', Some(b'\n')) if i > MAX => return Step::Skip(i + 2),
+                (b'\r', Some(b'\n')) => return Step::Message(rest[..i].to_vec(), i + 2),
+                (b'\r', None) => return Step::Wait,
+                (b'\r', _) => return Step::Fail(FrameError::Malformed("carriage return without line feed")),
+                (b'\n', _) => return Step::Fail(FrameError::Malformed("line feed without carriage return")),
+                _ if i == MAX && !discard => return Step::Fail(TOO_LONG),
+                _ => {}
+            }
+        }
+        Step::Wait
+    }
+
+    #[test]
+    fn agrees_with_the_oracle_however_it_is_cut() {
+        exhaust(&Lines::lf(MAX).unwrap(), ALPHABET, 6, |rest| lf(rest, false));
+        exhaust(&Lines::crlf(MAX).unwrap(), ALPHABET, 6, |rest| crlf(rest, false));
+    }
+
+    #[test]
+    fn throws_the_same_lines_away_however_they_are_cut() {
+        let (lf_codec, crlf_codec) = (Lines::lf(MAX).unwrap(), Lines::crlf(MAX).unwrap());
+        exhaust(&lf_codec.clone().discard_too_long(), ALPHABET, 6, |rest| lf(rest, true));
+        exhaust(&crlf_codec.clone().discard_too_long(), ALPHABET, 6, |rest| crlf(rest, true));
+        for alphabet in [&b"aaaaa\r\n"[..], b"a\n"] {
+            differ(&lf_codec, alphabet, |rest| lf(rest, false));
+            differ(&crlf_codec, alphabet, |rest| crlf(rest, false));
+            differ(&lf_codec.clone().discard_too_long(), alphabet, |rest| lf(rest, true));
+            differ(&crlf_codec.clone().discard_too_long(), alphabet, |rest| crlf(rest, true));
+        }
+    }
+
+    #[test]
+    fn a_line_too_long_is_noticed_at_its_first_byte_too_many() {
+        for codec in [Lines::lf(2).unwrap(), Lines::crlf(2).unwrap()] {
+            assert_eq!(error_of(&codec, b"abc"), TOO_LONG);
+            assert_eq!(whole(&codec, b"ab\r").left, 3);
+        }
+        assert_eq!(error_of(&Lines::lf(2).unwrap(), b"ab\r\r"), TOO_LONG);
+        assert_eq!(messages_of(&Lines::lf(2).unwrap(), b"ab\r\na\r\r\n"), [b"ab", b"a\r"]);
+    }
+
+    #[test]
+    fn a_line_too_long_is_counted_once_and_never_kept() {
+        let skipped = [Event::Message(b"a".into()), Event::Skip, Event::Message(b"b".into())];
+        for codec in [Lines::lf(2).unwrap(), Lines::crlf(2).unwrap()].map(Lines::discard_too_long) {
+            assert_eq!(same_however_cut(&codec, b"a\r\nxxxxxx\r\nb\r\n").events, skipped);
+            assert_eq!(whole(&codec, &[b'x'; 1000]).left, 0);
+        }
+    }
+
+    #[test]
+    fn what_would_come_back_as_something_else_is_not_sent() {
+        let (lf, crlf) = (Lines::lf(9).unwrap(), Lines::crlf(9).unwrap());
+        for (codec, message) in [(&lf, "a\nb"), (&lf, "\n"), (&lf, "a\r"), (&crlf, "a\rb"), (&crlf, "a\nb")] {
+            let mut out = b"x".to_vec();
+            assert_eq!(
+                codec.encode(message.as_bytes(), &mut out),
+                Err(EncodeError::Delimiter),
+                "{message:?}"
+            );
+            assert_eq!(out, b"x");
+        }
+        round_trip_sizes(&lf);
+        round_trip_sizes(&crlf);
+        super::super::tests::round_trip(&lf, &[b"a\rb", b"\r\ra"]);
+        assert!(Lines::lf(0).is_err() && Lines::crlf(0).is_err());
+        assert!(Lines::lf(usize::MAX).unwrap().max_message() < usize::MAX);
+    }
+}

@@ -1,0 +1,179 @@
+//! D. J. Bernstein's netstrings.
+//!
+//! ```text
+//!  5:hello,    decimal length, colon, message, comma
+//! ```
+//!
+//! It does not know what is inside; netstrings in netstrings are the user's affair.
+//!
+//! Invariant: every length has one spelling (no leading zeros), and is refused at the first digit that makes it too
+//! long.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use super::build::check_max;
+use super::scan::Digits;
+use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
+
+/// Messages as netstrings: `5:hello,`.
+///
+/// ```
+/// use turnwheel::codec::{Codec, Decoded, Netstring, Scan};
+///
+/// let codec = Netstring::new(1024)?;
+/// let mut wire = Vec::new();
+/// codec.encode(b"hello", &mut wire).unwrap();
+/// assert_eq!(wire, b"5:hello,");
+///
+/// let found = codec.decode(&mut Scan::default(), &wire).unwrap();
+/// assert_eq!(found, Decoded::Message { start: 2, end: 7, consumed: 8 });
+/// # Ok::<(), turnwheel::codec::BuildError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Netstring {
+    max: usize,
+}
+
+impl Netstring {
+    /// Messages of at most `max` bytes.
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn new(max: usize) -> Result<Self, BuildError> {
+        Ok(Self { max: check_max(max)? })
+    }
+
+    /// Reads the header: how many bytes it has, colon included, and the length it announces; `None` when it goes on
+    /// behind `data`. It looks at no more digits than the maximum has, and one.
+    fn header(&self, data: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
+        let mut len = 0u64;
+        for (i, byte) in data.iter().enumerate() {
+            match byte {
+                b'0'..=b'9' if i > 0 && len == 0 => {
+                    return Err(FrameError::Malformed("netstring length has a leading zero"));
+                }
+                b'0'..=b'9' => len = len.saturating_mul(10).saturating_add(u64::from(byte & 0x0f)),
+                b':' if i > 0 => return Ok(Some((i.saturating_add(1), len as usize))),
+                _ => return Err(FrameError::Malformed("netstring length is not digits and a colon")),
+            }
+            if len > self.max as u64 {
+                return Err(FrameError::TooLong { len, max: self.max as u64 });
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Codec for Netstring {
+    type State = Scan;
+
+    /// A length over the maximum is refused before all of it has arrived; the error then names the number so far.
+    fn decode(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        if data.len() < state.from {
+            return Ok(Decoded::Incomplete);
+        }
+        let Some((start, len)) = self.header(data)? else {
+            return Ok(Decoded::Incomplete);
+        };
+        let end = start.saturating_add(len);
+        let consumed = end.saturating_add(1);
+        match data.get(end) {
+            Some(b',') => {
+                state.from = 0;
+                Ok(Decoded::Message { start, end, consumed })
+            }
+            Some(_) => Err(FrameError::Malformed("netstring does not end with a comma")),
+            None => {
+                state.from = consumed;
+                Ok(Decoded::Incomplete)
+            }
+        }
+    }
+
+    fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let len = message.len();
+        if len > self.max {
+            return Err(EncodeError::TooLong { len, max: self.max });
+        }
+        out.reserve(len.saturating_add(self.max_overhead()));
+        out.extend_from_slice(Digits::of(len).as_bytes());
+        out.push(b':');
+        out.extend_from_slice(message);
+        out.push(b',');
+        Ok(())
+    }
+
+    fn max_message(&self) -> usize {
+        self.max
+    }
+
+    /// The digits of the maximum, the colon and the comma.
+    fn max_overhead(&self) -> usize {
+        Digits::of(self.max).as_bytes().len().saturating_add(2)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+mod tests {
+    use super::super::tests::{Step, differ, error_of, exhaust, messages_of, round_trip_sizes};
+    use super::*;
+
+    fn oracle(rest: &[u8], max: u64) -> Step {
+        for i in 0..rest.len() {
+            let digits = std::str::from_utf8(&rest[..i]).unwrap();
+            let number = digits.parse::<u64>();
+            match rest[i] {
+                b'0'..=b'9' if digits == "0" => {
+                    return Step::Fail(FrameError::Malformed("netstring length has a leading zero"));
+                }
+                digit @ b'0'..=b'9' => {
+                    let len = number.unwrap_or(0) * 10 + u64::from(digit - b'0');
+                    if len > max {
+                        return Step::Fail(FrameError::TooLong { len, max });
+                    }
+                }
+                b':' if i > 0 => {
+                    let end = i + 1 + number.unwrap() as usize;
+                    return match rest.get(end) {
+                        None => Step::Wait,
+                        Some(b',') => Step::Message(rest[i + 1..end].to_vec(), end + 1),
+                        _ => Step::Fail(FrameError::Malformed("netstring does not end with a comma")),
+                    };
+                }
+                _ => return Step::Fail(FrameError::Malformed("netstring length is not digits and a colon")),
+            }
+        }
+        Step::Wait
+    }
+
+    #[test]
+    fn agrees_with_the_oracle_however_it_is_cut() {
+        for max in [1, 3, 12] {
+            let codec = Netstring::new(max as usize).unwrap();
+            exhaust(&codec, b"01:,", 6, |rest| oracle(rest, max));
+            exhaust(&codec, b"02:,\x80", 4, |rest| oracle(rest, max));
+        }
+        differ(&Netstring::new(12).unwrap(), b"0123::,,a", |rest| oracle(rest, 12));
+    }
+
+    #[test]
+    fn refuses_at_the_first_bad_byte() {
+        let codec = Netstring::new(100).unwrap();
+        assert_eq!(error_of(&codec, b"101"), FrameError::TooLong { len: 101, max: 100 });
+        assert_eq!(error_of(&codec, b"9999"), FrameError::TooLong { len: 999, max: 100 });
+        for bad in [":", "a", "-", "+", " ", "00", "05", "1,", "5 ", "1:ab", "0:x", "\0"] {
+            assert!(matches!(error_of(&codec, bad.as_bytes()), FrameError::Malformed(_)), "{bad}");
+        }
+        let unlimited = Netstring::new(usize::MAX).unwrap();
+        assert!(matches!(error_of(&unlimited, &[b'9'; 30]), FrameError::TooLong { .. }));
+        assert_eq!(messages_of(&codec, b"0:,3:a,b,"), [&b""[..], b"a,b"]);
+    }
+
+    #[test]
+    fn round_trips() {
+        for max in [1, 9, 10, 99, 100, 1000] {
+            round_trip_sizes(&Netstring::new(max).unwrap());
+        }
+        assert!(Netstring::new(0).is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! No framing: what has arrived is a message.
+//!
+//! It does not know where the sender's writes began and ended; nobody does, TCP is a stream of bytes. So it is the
+//! one codec whose messages depend on how the input was cut.
+//!
+//! Invariant: the messages put together are exactly the bytes that came in, and none is over the maximum.
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+use super::build::check_max;
+use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
+
+/// No framing at all: whatever has arrived is a message, in pieces of at most the maximum.
+///
+/// ```
+/// use turnwheel::codec::{Codec, Decoded, Raw, Scan};
+///
+/// let codec = Raw::new(4)?;
+/// let found = codec.decode(&mut Scan::default(), b"abcdef").unwrap();
+/// assert_eq!(found, Decoded::Message { start: 0, end: 4, consumed: 4 });
+/// # Ok::<(), turnwheel::codec::BuildError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raw {
+    max: usize,
+}
+
+impl Raw {
+    /// Pieces of at most `max` bytes.
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn new(max: usize) -> Result<Self, BuildError> {
+        Ok(Self { max: check_max(max)? })
+    }
+}
+
+impl Codec for Raw {
+    type State = Scan;
+
+    #[inline]
+    fn decode(&self, _state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        match data.len().min(self.max) {
+            0 => Ok(Decoded::Incomplete),
+            end => Ok(Decoded::Message { start: 0, end, consumed: end }),
+        }
+    }
+
+    /// Copies the message as it is; an empty one leaves no trace.
+    fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        if message.len() > self.max {
+            return Err(EncodeError::TooLong { len: message.len(), max: self.max });
+        }
+        out.extend_from_slice(message);
+        Ok(())
+    }
+
+    fn max_message(&self) -> usize {
+        self.max
+    }
+
+    fn max_overhead(&self) -> usize {
+        0
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+mod tests {
+    use super::super::tests::{Event, every_cutting, feed};
+    use super::*;
+
+    #[test]
+    fn no_byte_is_lost_however_the_input_is_cut() {
+        let codec = Raw::new(2).unwrap();
+        every_cutting(b"abcdef", |cuts| {
+            let mut all = Vec::new();
+            for event in feed(&codec, b"abcdef", cuts).events {
+                let Event::Message(piece) = event else { panic!("raw skips nothing") };
+                assert!((1..=2).contains(&piece.len()));
+                all.extend(piece);
+            }
+            assert_eq!(all, b"abcdef");
+        });
+    }
+
+    #[test]
+    fn what_is_over_the_maximum_is_not_sent() {
+        let mut out = b"x".to_vec();
+        let codec = Raw::new(2).unwrap();
+        assert_eq!(codec.encode(b"abc", &mut out), Err(EncodeError::TooLong { len: 3, max: 2 }));
+        assert_eq!(codec.encode(b"", &mut out), Ok(()));
+        assert_eq!(codec.encode(b"ab", &mut out), Ok(()));
+        assert_eq!(out, b"xab");
+        assert!(Raw::new(0).is_err());
+    }
+}

@@ -1,0 +1,307 @@
+//! One connection as the core sees it: what we owe the peer, how far its life has gone, and what holds it up.
+//!
+//! Knows neither sockets nor handlers' states. Invariant: the phase only moves forward (`Open` → `Flushing` →
+//! `Lingering` → `Dead`, steps may be left out), and the table's length is the number of connections there are.
+//!
+//! ```text
+//!            close, fail, timeouts           all written            peer's FIN, quiet, limit
+//!   Open ───────────────────────▶ Flushing ─────────────▶ Lingering ───────────────────────▶ Dead ──▶ on_close, freed
+//!     └───────────── abort, reset, cut by a limit (from any phase) ───────────────────────────▲
+//! ```
+
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::path::PathBuf;
+
+use slab::Slab;
+
+use crate::closed::Reason;
+use crate::endpoint::Address;
+use crate::id::{ConnId, Generations, Group, ListenerId, MAX_SLOTS};
+use crate::input::Kept;
+use crate::outbox::Outbox;
+use crate::sys::Time;
+
+/// How far a connection's life has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// The handler has it.
+    Open,
+    /// Ended by us; what was accepted for sending is still being written.
+    Flushing,
+    /// All is written and FIN sent; input is thrown away until the peer's FIN, so that no reset destroys our last bytes.
+    Lingering,
+    /// Its fate is known; `on_close` and the closing of its descriptor are to come.
+    Dead,
+}
+
+/// The peer's address, in as few bytes as may be.
+#[derive(Debug)]
+pub(crate) enum Peer {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+    Unix(Option<Box<PathBuf>>),
+}
+
+impl From<Address> for Peer {
+    fn from(address: Address) -> Self {
+        match address {
+            Address::Tcp(SocketAddr::V4(a)) => Self::V4(a),
+            Address::Tcp(SocketAddr::V6(a)) => Self::V6(Box::new(a)),
+            Address::Unix(path) => Self::Unix(path.map(Box::new)),
+        }
+    }
+}
+
+impl Peer {
+    pub(crate) fn address(&self) -> Address {
+        match self {
+            Self::V4(a) => Address::Tcp(SocketAddr::V4(*a)),
+            Self::V6(a) => Address::Tcp(SocketAddr::V6(**a)),
+            Self::Unix(path) => Address::Unix(path.as_deref().cloned()),
+        }
+    }
+}
+
+/// That a connection is in a group, and where in its list of members.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Membership {
+    pub(crate) group: Group,
+    pub(crate) place: u32,
+}
+
+/// Everything about a connection but its socket and its handler's state.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnId,
+    pub(crate) listener: ListenerId,
+    pub(crate) peer: Peer,
+    /// The handler's place among the handlers, and this connection's place among its states.
+    pub(crate) site: u32,
+    pub(crate) state: u32,
+    pub(crate) out: Outbox,
+    pub(crate) kept: Option<Box<Kept>>,
+    pub(crate) groups: Vec<Membership>,
+    /// Set when the phase leaves `Open`.
+    pub(crate) why: Option<Box<Reason>>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) unsent: u64,
+
+    /// When a byte last moved either way. While lingering: when input last came.
+    pub(crate) active: Time,
+    /// Since when waiting output has made no progress. While lingering: since when.
+    pub(crate) stalled: Time,
+    /// When the first byte of the unfinished message came; while reading is held up, how long ago that had been then.
+    pub(crate) message: Time,
+    /// Bytes written in the turn `turn`; while lingering: input thrown away.
+    pub(crate) written: u32,
+    pub(crate) turn: u32,
+    /// Groups with a slow member that hold up this sender.
+    pub(crate) holds: u16,
+    /// Visits in a row that the system asked for and that came to nothing.
+    pub(crate) fruitless: u8,
+
+    pub(crate) phase: Phase,
+    /// Sticky readiness: set by events, cleared only when the seam says that nothing is left.
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// A hint was seen: only `WouldBlock` means that nothing is left to read.
+    pub(crate) hinted: bool,
+    /// An error was reported and must be asked for.
+    pub(crate) suspect: bool,
+    /// The peer's FIN was read; and `on_end` was called for it.
+    pub(crate) peer_fin: bool,
+    pub(crate) ended: bool,
+    /// `shutdown_write` was asked for; and our FIN is sent.
+    pub(crate) fin_wanted: bool,
+    pub(crate) fin_sent: bool,
+    /// A write failed for good: no output can leave any more, but input may still be read.
+    pub(crate) broken: bool,
+    /// What is kept was put off and not for want of more: it comes back without new bytes.
+    pub(crate) deferred: bool,
+    /// The handler paused reading.
+    pub(crate) paused: bool,
+    /// Output passed the high-water mark and has not fallen to the low one since.
+    pub(crate) high: bool,
+    /// `on_drain` is owed.
+    pub(crate) drain_due: bool,
+    /// The clock of the unfinished message is stopped.
+    pub(crate) clock_stopped: bool,
+    /// Close with RST.
+    pub(crate) reset: bool,
+    /// The handler has a state for it: `on_open` returned.
+    pub(crate) opened: bool,
+    /// In the list of those not read because all output together is large.
+    pub(crate) starved: bool,
+    /// In the queue of connections with work; in the list of those with output to write at the end of the turn.
+    pub(crate) queued: bool,
+    pub(crate) dirty: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(site: u32, listener: ListenerId, peer: Address, now: Time) -> Self {
+        Self {
+            id: ConnId { slot: 0, generation: 0 },
+            listener,
+            peer: peer.into(),
+            site,
+            state: 0,
+            out: Outbox::default(),
+            kept: None,
+            groups: Vec::new(),
+            why: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            unsent: 0,
+            active: now,
+            stalled: now,
+            message: now,
+            written: 0,
+            turn: 0,
+            holds: 0,
+            fruitless: 0,
+            phase: Phase::Open,
+            readable: false,
+            writable: true,
+            hinted: false,
+            suspect: false,
+            peer_fin: false,
+            ended: false,
+            fin_wanted: false,
+            fin_sent: false,
+            broken: false,
+            deferred: false,
+            paused: false,
+            high: false,
+            drain_due: false,
+            clock_stopped: false,
+            reset: false,
+            opened: false,
+            starved: false,
+            queued: false,
+            dirty: false,
+        }
+    }
+
+    /// Whether sends are taken.
+    #[inline]
+    pub(crate) fn takes_output(&self) -> bool {
+        self.phase == Phase::Open && !self.fin_wanted && !self.broken
+    }
+
+    /// Whether something of ours keeps input from being used. (The total of all output may as well.)
+    #[inline]
+    pub(crate) const fn held_up(&self) -> bool {
+        self.paused || self.high || self.holds > 0
+    }
+
+    /// Whether the kernel may take bytes.
+    #[inline]
+    pub(crate) fn can_be_written(&self) -> bool {
+        self.writable && !self.broken && self.phase < Phase::Lingering
+    }
+
+    /// Whether something waits to be written and the kernel may take it.
+    #[inline]
+    pub(crate) const fn can_write(&self) -> bool {
+        self.writable && self.out.pending() > 0
+    }
+
+    /// Bytes kept.
+    pub(crate) fn kept_len(&self) -> usize {
+        self.kept.as_ref().map_or(0, |k| k.len())
+    }
+}
+
+/// All connections, by slot.
+#[derive(Debug)]
+pub(crate) struct Table {
+    slots: Slab<Connection>,
+    generations: Generations,
+}
+
+impl Table {
+    pub(crate) const fn new(generations: Generations) -> Self {
+        Self { slots: Slab::new(), generations }
+    }
+
+    /// How many connections there are: the only count of them.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Gives a connection a slot and its id. `None` when no slot can be named any more.
+    pub(crate) fn insert(&mut self, mut connection: Connection) -> Option<ConnId> {
+        let entry = self.slots.vacant_entry();
+        let slot = entry.key();
+        if slot >= MAX_SLOTS {
+            return None;
+        }
+        let id = ConnId { slot: slot as u32, generation: self.generations.next(slot) };
+        connection.id = id;
+        entry.insert(connection);
+        Some(id)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Connection> {
+        self.slots.get(id.slot as usize).filter(|c| c.id == id)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.slots.get_mut(id.slot as usize).filter(|c| c.id == id)
+    }
+
+    /// The id of whatever is in a slot now.
+    pub(crate) fn id_at(&self, slot: u32) -> Option<ConnId> {
+        self.slots.get(slot as usize).map(|c| c.id)
+    }
+
+    pub(crate) fn remove(&mut self, id: ConnId) -> Option<Connection> {
+        self.get(id)?;
+        self.slots.try_remove(id.slot as usize)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter().map(|(_, c)| c)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection() -> Connection {
+        let listener = ListenerId { slot: 0, generation: 0 };
+        Connection::new(0, listener, Address::Unix(None), Time(0))
+    }
+
+    #[test]
+    fn a_connection_is_small() {
+        assert!(size_of::<Connection>() <= 192, "{}", size_of::<Connection>());
+        assert!(size_of::<Peer>() <= 16, "{}", size_of::<Peer>());
+    }
+
+    #[test]
+    fn a_dead_id_never_names_another() {
+        let mut table = Table::new(Generations::new());
+        let a = table.insert(connection()).unwrap();
+        assert!(table.remove(a).is_some());
+        let b = table.insert(connection()).unwrap();
+        assert_eq!(a.slot, b.slot);
+        assert!(table.get(a).is_none() && table.get_mut(a).is_none() && table.remove(a).is_none());
+        assert!(table.get(b).is_some());
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn phases_are_in_order() {
+        assert!(
+            Phase::Open < Phase::Flushing
+                && Phase::Flushing < Phase::Lingering
+                && Phase::Lingering < Phase::Dead
+        );
+    }
+}

@@ -1,0 +1,291 @@
+//! Sending: into a connection's outbox, within its limits and the total.
+//!
+//! Knows nothing of writing. Invariant: what is not queued whole is not queued at all, and a connection that missed
+//! bytes for want of room is ended, so that no stream has a gap.
+
+use bytes::Bytes;
+
+use super::Core;
+use crate::closed::Reason;
+use crate::codec::{EncodeError, Framing};
+use crate::connection::{Connection, Phase};
+use crate::id::ConnId;
+use crate::outbox::NoMemory;
+
+/// What became of a message given to [`send`](crate::Context::send).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It will be written in its turn, whole, unless the connection ends first.
+    Queued,
+    /// There is no room for it within the limits. The connection is cut, and takes no more.
+    Full,
+    /// The connection takes no more output: it is closing, or has gone.
+    Closed,
+    /// The receiver's framing cannot carry it (too long, or it contains the delimiter). Counted; nothing else happens.
+    Unencodable,
+}
+
+impl Sent {
+    /// Whether the message was queued.
+    pub const fn is_queued(self) -> bool {
+        matches!(self, Self::Queued)
+    }
+}
+
+/// Those who hold the most, found by one scan in a turn.
+#[derive(Debug, Default)]
+pub(crate) struct Shed {
+    output: Scan,
+    input: Scan,
+}
+
+#[derive(Debug, Default)]
+struct Scan {
+    turn: Option<u32>,
+    /// Rising; the largest is last.
+    holders: Vec<(usize, ConnId)>,
+}
+
+impl Scan {
+    /// The next largest holder, with what it holds. It may have changed since the scan.
+    fn next(&mut self, turn: u32, scan: impl FnOnce() -> Vec<(usize, ConnId)>) -> Option<ConnId> {
+        if self.turn != Some(turn) {
+            self.turn = Some(turn);
+            self.holders = scan();
+            self.holders.sort_unstable();
+        }
+        self.holders.pop().map(|(_, id)| id)
+    }
+}
+
+enum Refusal {
+    Unencodable,
+    Full,
+}
+
+impl From<NoMemory> for Refusal {
+    fn from(_: NoMemory) -> Self {
+        Self::Full
+    }
+}
+
+impl From<EncodeError> for Refusal {
+    fn from(_: EncodeError) -> Self {
+        Self::Unencodable
+    }
+}
+
+impl Core {
+    /// Sends to a connection, framed as its handler says.
+    pub(crate) fn send(&mut self, id: ConnId, data: &[u8]) -> Sent {
+        if self.borrow(id, data) {
+            self.count_sent(id);
+            return Sent::Queued;
+        }
+        if !self.may_send(id, data.len()) {
+            return self.refused(id);
+        }
+        let Self { conns, framings, pool, limits, now, .. } = self;
+        let Some(c) = conns.get_mut(id) else { return Sent::Closed };
+        let hard = limits.output_hard.get();
+        let before = c.out.pending();
+        if before == 0 {
+            c.stalled = *now;
+        }
+        let framing = framings.get(c.site as usize).filter(|f| !f.is_raw());
+        let queued = match framing {
+            None => c.out.push(data, pool).map_err(Refusal::from),
+            Some(framing) => c
+                .out
+                .push_with(framing.room(data.len()), pool, |tail| {
+                    let start = tail.len();
+                    framing.encode(data, tail)?;
+                    if before + (tail.len() - start) > hard { Err(Refusal::Full) } else { Ok(()) }
+                })
+                .map(|_| ()),
+        };
+        self.sent(id, queued)
+    }
+
+    /// Sends bytes by reference; framed connections get an encoded copy.
+    pub(crate) fn send_bytes(&mut self, id: ConnId, data: Bytes) -> Sent {
+        let raw = |f: Option<&Framing>| f.is_none_or(Framing::is_raw);
+        if !self.conns.get(id).is_some_and(|c| raw(self.framings.get(c.site as usize))) {
+            return self.send(id, &data);
+        }
+        if !self.may_send(id, data.len()) {
+            return self.refused(id);
+        }
+        let Self { conns, pool, now, .. } = self;
+        let Some(c) = conns.get_mut(id) else { return Sent::Closed };
+        if c.out.pending() == 0 {
+            c.stalled = *now;
+        }
+        let queued = c.out.push_bytes(data, pool).map_err(Refusal::from);
+        self.sent(id, queued)
+    }
+
+    /// What follows from the attempt to queue a message.
+    fn sent(&mut self, id: ConnId, queued: Result<(), Refusal>) -> Sent {
+        match queued {
+            Ok(()) => {
+                self.count_sent(id);
+                Sent::Queued
+            }
+            Err(Refusal::Unencodable) => {
+                self.stats.unencodable += 1;
+                Sent::Unencodable
+            }
+            Err(Refusal::Full) => {
+                self.kill(id, Reason::OutputLimit);
+                Sent::Full
+            }
+        }
+    }
+
+    fn count_sent(&mut self, id: ConnId) {
+        self.stats.messages_out += 1;
+        if self.delivery.conn == Some(id) {
+            self.delivery.answered = true;
+        } else {
+            self.mark_dirty(id);
+        }
+        self.note_high(id);
+    }
+
+    /// Has `id` flushed at the end of the turn.
+    pub(crate) fn mark_dirty(&mut self, id: ConnId) {
+        if let Some(c) = self.conns.get_mut(id)
+            && !c.dirty
+        {
+            c.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Stops reading a peer for whom much waits.
+    pub(crate) fn note_high(&mut self, id: ConnId) {
+        let high = self.limits.output_high;
+        let Some(c) = self.conns.get(id) else { return };
+        if c.high || self.pending(c) < high {
+            return;
+        }
+        if let Some(c) = self.conns.get_mut(id) {
+            c.high = true;
+        }
+        self.sync_clock(id);
+    }
+
+    /// What follows from a write, or the attempt: the watermarks, and the clock of what still waits.
+    pub(crate) fn after_write(&mut self, id: ConnId) {
+        let (low, stall) = (self.limits.output_low, self.limits.write_stall.get());
+        let Some(c) = self.conns.get_mut(id) else { return };
+        let pending = c.out.pending();
+        if pending > 0 {
+            self.deadlines.bring_forward(id.slot, c.stalled.after(stall));
+        }
+        if !c.high {
+            return self.note_high(id);
+        }
+        if pending <= low {
+            c.high = false;
+            c.drain_due = c.phase == Phase::Open && c.opened;
+            self.sync_clock(id);
+            self.note_drained(id);
+            self.enqueue_if_work(id);
+        }
+    }
+
+    /// Queues, before everything else, what was to be written directly and was not.
+    pub(crate) fn put_back(&mut self, id: ConnId, rest: &[u8]) {
+        let Self { conns, pool, .. } = self;
+        let Some(c) = conns.get_mut(id).filter(|_| !rest.is_empty()) else { return };
+        if c.broken || c.phase >= Phase::Lingering {
+            c.unsent += rest.len() as u64;
+            return;
+        }
+        if c.out.push_front(rest, pool).is_err() {
+            c.unsent += rest.len() as u64;
+            return self.kill_for_memory(id);
+        }
+        self.make_room(0);
+        self.after_write(id);
+    }
+
+    /// Whether `data` is part of what was just delivered on the same, unframed connection, with nothing waiting before
+    /// it. Then it need not be copied: it is written from where it lies as soon as the callback has returned.
+    fn borrow(&mut self, id: ConnId, data: &[u8]) -> bool {
+        let Self { conns, delivery, groups, framings, now, .. } = self;
+        let start = data.as_ptr().addr();
+        let inside = start >= delivery.window.start && start + data.len() <= delivery.window.end;
+        if delivery.conn != Some(id) || !inside || data.is_empty() {
+            return false;
+        }
+        let Some(c) = conns.get_mut(id) else { return false };
+        let plain = framings.get(c.site as usize).is_none_or(Framing::is_raw);
+        let logged = !c.groups.is_empty() && !groups.live.is_empty();
+        if !plain || logged || !c.takes_output() || c.out.pending() > 0 {
+            return false;
+        }
+        let offset = start - delivery.window.start;
+        if delivery.borrowed.is_empty() {
+            delivery.borrowed = offset..offset;
+        }
+        if delivery.borrowed.end != offset {
+            return false;
+        }
+        delivery.borrowed.end += data.len();
+        if delivery.borrowed.len() == data.len() {
+            c.stalled = *now;
+        }
+        true
+    }
+
+    /// Whether `len` more bytes may be queued for `id`, after what its groups have for it, and makes room if need be.
+    fn may_send(&mut self, id: ConnId, len: usize) -> bool {
+        self.take_logs(id);
+        let Some(c) = self.conns.get(id).filter(|c| c.takes_output()) else { return false };
+        if self.pending(c).saturating_add(len) > self.limits.output_hard.get() {
+            self.kill(id, Reason::OutputLimit);
+            return false;
+        }
+        self.make_room(len);
+        self.conns.get(id).is_some_and(Connection::takes_output)
+    }
+
+    /// The answer to a send that [`may_send`](Core::may_send) did not let pass.
+    fn refused(&self, id: ConnId) -> Sent {
+        let overflowed =
+            |c: &Connection| matches!(c.why.as_deref(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
+        match self.conns.get(id) {
+            Some(c) if c.phase == Phase::Dead && overflowed(c) => Sent::Full,
+            _ => Sent::Closed,
+        }
+    }
+
+    /// Keeps all output together within its limit, by cutting those who hold the most of it.
+    pub(crate) fn make_room(&mut self, len: usize) {
+        let total = self.limits.output_total.get();
+        while self.pool.output().saturating_add(len) > total {
+            let Self { shed, conns, turn, .. } = self;
+            let holders = || conns.iter().map(|c| (c.out.pending(), c.id)).filter(|h| h.0 > 0).collect();
+            let Some(largest) = shed.output.next(*turn, holders) else { return };
+            if self.conns.get(largest).is_some_and(|c| c.out.pending() > 0) {
+                self.kill(largest, Reason::TotalOutputLimit);
+            }
+        }
+    }
+
+    /// Keeps all kept input together within its limit, by cutting those who hold the most of it.
+    pub(crate) fn shed_input(&mut self) {
+        let total = self.limits.input_total.get();
+        while self.pool.input() > total {
+            let Self { shed, conns, turn, .. } = self;
+            let holders = || conns.iter().map(|c| (c.kept_len(), c.id)).filter(|h| h.0 > 0).collect();
+            let Some(largest) = shed.input.next(*turn, holders) else { return };
+            if self.conns.get(largest).is_some_and(|c| c.kept.is_some()) {
+                self.kill(largest, Reason::TotalInputLimit);
+            }
+        }
+    }
+}

@@ -1,0 +1,707 @@
+//! Addresses as people write them, `127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`, `unix:/run/app.sock`, and what to
+//! listen on.
+//!
+//! Nothing here opens a socket, resolves a name or touches a file: these are values. A listening socket that the caller
+//! made is carried along as it is.
+//!
+//! Invariant: what [`FromStr`] accepts, [`Display`](fmt::Display) writes back so that it is accepted again as the same.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// An address as a person writes it: a host and a port, or the path of a Unix socket.
+///
+/// ```
+/// use turnwheel::Endpoint;
+///
+/// let here: Endpoint = "[::1]:7000".parse()?;
+/// assert_eq!(here, Endpoint::Tcp { host: "::1".into(), port: 7000 });
+/// assert_eq!(here.to_string(), "[::1]:7000");
+///
+/// let error = "::1:7000".parse::<Endpoint>().unwrap_err();
+/// assert!(error.to_string().contains("brackets"));
+/// # Ok::<(), turnwheel::AddressError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// `host:port`. The host is a name, an IPv4 address, or an IPv6 address (kept here without its brackets); port 0
+    /// lets the system choose.
+    Tcp {
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `unix:path`. The path is absolute, or relative to the working directory at the time of use.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// The longest path of a Unix socket, in bytes, that every system takes.
+    const UNIX_PATH_MAX: usize =
+        if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
+
+    /// Says what is wrong with an endpoint, however it was made.
+    fn check(&self) -> Result<(), Problem> {
+        match self {
+            Self::Tcp { host, .. } if host.contains(':') => {
+                match format!("[{host}]:0").parse::<SocketAddrV6>() {
+                    Ok(_) => Ok(()),
+                    Err(_) => Err(Problem::NotIpv6),
+                }
+            }
+            Self::Tcp { host, .. } => check_host(host),
+            Self::Unix(path) => check_path(path),
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let parsed = match text.strip_prefix("unix:") {
+            Some(path) => Ok(Self::Unix(PathBuf::from(path))),
+            None => split_port(text).map(|(host, port)| Self::Tcp { host: host.to_owned(), port }),
+        };
+        parsed
+            .and_then(|endpoint| endpoint.check().map(|()| endpoint))
+            .map_err(|problem| AddressError { about: text.to_owned(), problem })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Splits `host:port`, taking the brackets off an IPv6 address.
+fn split_port(text: &str) -> Result<(&str, u16), Problem> {
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, after) = rest.split_once(']').ok_or(Problem::NotIpv6)?;
+        if host.is_empty() {
+            return Err(Problem::EmptyHost);
+        }
+        if format!("[{host}]:0").parse::<SocketAddrV6>().is_err() {
+            return Err(Problem::NotIpv6);
+        }
+        (host, after.strip_prefix(':').ok_or(Problem::NoPort)?)
+    } else {
+        if let Some(c) = text.chars().find(|&c| !is_host_char(c) && c != ':') {
+            return Err(Problem::HostChar(c));
+        }
+        match text.split_once(':') {
+            None if text.is_empty() => return Err(Problem::EmptyHost),
+            None => return Err(Problem::NoPort),
+            Some((_, port)) if port.contains(':') => return Err(Problem::BareIpv6),
+            Some(parts) => parts,
+        }
+    };
+    if port.is_empty() {
+        return Err(Problem::NoPort);
+    }
+    if !port.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Problem::PortNotANumber);
+    }
+    port.parse().map(|port| (host, port)).map_err(|_| Problem::PortTooLarge)
+}
+
+/// Letters of any script are let through: the resolver knows which names it takes.
+fn is_host_char(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '-' | '.' | '_')
+}
+
+/// A name whose last label is a number can only be an IPv4 address, and resolvers disagree on strange ones.
+fn check_host(host: &str) -> Result<(), Problem> {
+    if host.is_empty() {
+        return Err(Problem::EmptyHost);
+    }
+    if let Some(c) = host.chars().find(|&c| !is_host_char(c)) {
+        return Err(Problem::HostChar(c));
+    }
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or("");
+    if last.bytes().all(|b| b.is_ascii_digit()) && host.parse::<Ipv4Addr>().is_err() {
+        return Err(Problem::NotIpv4);
+    }
+    Ok(())
+}
+
+fn check_path(path: &Path) -> Result<(), Problem> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if !cfg!(unix) {
+        Err(Problem::NoUnixHere)
+    } else if bytes.is_empty() {
+        Err(Problem::EmptyPath)
+    } else if bytes[0] == b'@' {
+        Err(Problem::AbstractPath)
+    } else if bytes.contains(&0) {
+        Err(Problem::NulInPath)
+    } else if bytes.len() > Endpoint::UNIX_PATH_MAX {
+        Err(Problem::PathTooLong(bytes.len()))
+    } else {
+        Ok(())
+    }
+}
+
+/// What is wrong with an address, or with the options given for listening on it, and what would be accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressError {
+    about: String,
+    problem: Problem,
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Problem::Option(name, what) = &self.problem {
+            return write!(f, "cannot listen on {}: the {name} {what}", self.about);
+        }
+        write!(f, "{:?} is not an address to use: {}; ", self.about, self.problem)?;
+        f.write_str("accepted are 127.0.0.1:7000, [::1]:7000, localhost:7000")?;
+        f.write_str(if cfg!(unix) { " and unix:/path" } else { "" })
+    }
+}
+
+impl Error for AddressError {}
+
+impl From<AddressError> for io::Error {
+    fn from(error: AddressError) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Problem {
+    EmptyHost,
+    HostChar(char),
+    NotIpv4,
+    NotIpv6,
+    BareIpv6,
+    NoPort,
+    PortNotANumber,
+    PortTooLarge,
+    EmptyPath,
+    AbstractPath,
+    NulInPath,
+    PathTooLong(usize),
+    NoUnixHere,
+    /// The name of an option, and what it must be.
+    Option(&'static str, String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyHost => f.write_str("the host is empty (0.0.0.0 or [::] is every interface)"),
+            Self::HostChar(c) => write!(f, "{c:?} cannot be part of a host name"),
+            Self::NotIpv4 => f.write_str("the host looks like an IPv4 address and is none"),
+            Self::NotIpv6 => f.write_str("only an IPv6 address goes in brackets, as in [::1]:7000"),
+            Self::BareIpv6 => {
+                f.write_str("more than one colon; an IPv6 address goes in brackets, as in [::1]:7000")
+            }
+            Self::NoPort => f.write_str("the port is missing"),
+            Self::PortNotANumber => f.write_str("the port is not a number"),
+            Self::PortTooLarge => f.write_str("the port is out of range (0 to 65535)"),
+            Self::EmptyPath => f.write_str("the path of the Unix socket is empty"),
+            Self::AbstractPath => f.write_str(
+                "abstract Unix sockets are not supported (a file name that begins with @ is unix:./@name)",
+            ),
+            Self::NulInPath => f.write_str("there is a zero byte in the path"),
+            Self::PathTooLong(n) => {
+                let max = Endpoint::UNIX_PATH_MAX;
+                write!(f, "the path of a Unix socket has at most {max} bytes, and this one has {n}")
+            }
+            Self::NoUnixHere => f.write_str("Unix sockets are not available on this system"),
+            Self::Option(name, what) => write!(f, "the {name} {what}"),
+        }
+    }
+}
+
+/// Where a socket is: the address of a listener, or of a peer.
+///
+/// ```
+/// use turnwheel::Address;
+///
+/// let peer = Address::Tcp("127.0.0.1:7000".parse()?);
+/// assert_eq!(peer.to_string(), "127.0.0.1:7000");
+/// assert_eq!(Address::Unix(None).to_string(), "unix:(unnamed)");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// The file of a Unix socket. A client rarely has one.
+    Unix(Option<PathBuf>),
+}
+
+impl Address {
+    /// The IP address and port, where it is one.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(None) => f.write_str("unix:(unnamed)"),
+            Self::Unix(Some(path)) => {
+                // A peer chooses its own path: what would break a line of a log is escaped.
+                f.write_str("unix:")?;
+                path.to_string_lossy().chars().try_for_each(|c| match c.is_control() {
+                    true => write!(f, "{}", c.escape_default()),
+                    false => write!(f, "{c}"),
+                })
+            }
+        }
+    }
+}
+
+/// Probing of a silent TCP peer by the kernel, so that one that vanished is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe, in whole seconds (1 to 32 767). Default: 60 s.
+    pub idle: Duration,
+    /// From one unanswered probe to the next, in whole seconds (1 to 32 767). Default: 20 s.
+    pub interval: Duration,
+    /// Unanswered probes after which the connection is lost (1 to 127). Default: 3.
+    pub tries: u32,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(60), interval: Duration::from_secs(20), tries: 3 }
+    }
+}
+
+/// What to listen on, and how.
+///
+/// Anything that names an address becomes one: a string, a [`SocketAddr`], an [`Endpoint`], or a listening socket that
+/// is already bound (given by a supervisor, say). A string that is no address is reported when it is used.
+///
+/// ```
+/// use turnwheel::Listen;
+///
+/// let wide = Listen::new("[::]:7000").v6_only(true).backlog(1024);
+/// let local = Listen::new("unix:/run/app.sock").unix_mode(0o660);
+/// # let _ = (wide, local);
+/// ```
+///
+/// The file of a Unix socket is made with its mode before anyone can connect, replaces one that a dead server of the
+/// same user left behind, never anything else, and is removed when the listener is closed.
+///
+/// Of a socket that is already bound, only what concerns its connections is set: [`nodelay`](Self::nodelay) and
+/// [`keepalive`](Self::keepalive) for TCP, the buffers for Unix sockets. Its file, where it has one, is left alone.
+#[derive(Debug)]
+pub struct Listen {
+    source: Result<Source, AddressError>,
+    options: ListenOptions,
+}
+
+impl Listen {
+    /// Listens on `at` with the default options.
+    pub fn new(at: impl Into<Self>) -> Self {
+        at.into()
+    }
+
+    /// How many connections may wait to be accepted. Default: 4096. The system may allow fewer (`somaxconn`), which is
+    /// logged as a warning. Zero is refused.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.options.backlog = connections;
+        self
+    }
+
+    /// Whether several processes may listen on the same TCP port and share what comes (`SO_REUSEPORT`). Default: no.
+    /// Not every system has it; where it is missing, listening fails with `Unsupported`.
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        self.options.reuse_port = on;
+        self
+    }
+
+    /// Whether an IPv6 listener refuses IPv4 peers. Default: no, so that `[::]:7000` serves both.
+    pub fn v6_only(mut self, on: bool) -> Self {
+        self.options.v6_only = on;
+        self
+    }
+
+    /// Whether small writes are sent at once (`TCP_NODELAY`). Default: yes.
+    pub fn nodelay(mut self, on: bool) -> Self {
+        self.options.nodelay = on;
+        self
+    }
+
+    /// How the kernel probes silent TCP peers; `None`: not at all. Default: [`Keepalive::default`].
+    pub fn keepalive(mut self, keepalive: Option<Keepalive>) -> Self {
+        self.options.keepalive = keepalive;
+        self
+    }
+
+    /// The kernel's receive buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.options.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// The kernel's send buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.options.send_buffer = Some(bytes);
+        self
+    }
+
+    /// The permissions of a Unix socket's file; connecting takes the one to write. Default: `0o600`, the user only.
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.options.unix_mode = mode;
+        self
+    }
+
+    /// What to open or take over, and how, once both have been checked.
+    pub(crate) fn into_parts(self) -> Result<(Source, ListenOptions), AddressError> {
+        let source = self.source?;
+        if let Source::Endpoint(endpoint) = &source {
+            endpoint.check().map_err(|problem| AddressError { about: endpoint.to_string(), problem })?;
+        }
+        match self.options.check() {
+            Ok(()) => Ok((source, self.options)),
+            Err(problem) => Err(AddressError { about: source.to_string(), problem }),
+        }
+    }
+
+    fn with(source: Result<Source, AddressError>) -> Self {
+        Self { source, options: ListenOptions::default() }
+    }
+}
+
+impl From<&str> for Listen {
+    fn from(text: &str) -> Self {
+        Self::with(text.parse().map(Source::Endpoint))
+    }
+}
+
+impl From<String> for Listen {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<&String> for Listen {
+    fn from(text: &String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self::with(Ok(Source::Bound(Bind::Tcp(address))))
+    }
+}
+
+impl From<Endpoint> for Listen {
+    fn from(endpoint: Endpoint) -> Self {
+        Self::with(Ok(Source::Endpoint(endpoint)))
+    }
+}
+
+impl From<std::net::TcpListener> for Listen {
+    fn from(listener: std::net::TcpListener) -> Self {
+        Self::with(Ok(Source::Bound(Bind::TcpListener(listener))))
+    }
+}
+
+#[cfg(unix)]
+impl From<std::os::unix::net::UnixListener> for Listen {
+    fn from(listener: std::os::unix::net::UnixListener) -> Self {
+        Self::with(Ok(Source::Bound(Bind::UnixListener(listener))))
+    }
+}
+
+/// What a [`Listen`] names: an endpoint that may stand for several sockets, or one socket.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Endpoint(Endpoint),
+    Bound(Bind),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.fmt(f),
+            Self::Bound(bind) => bind.fmt(f),
+        }
+    }
+}
+
+/// One concrete socket to open or to take over.
+#[derive(Debug)]
+pub(crate) enum Bind {
+    Tcp(SocketAddr),
+    #[cfg(unix)]
+    Unix(PathBuf),
+    TcpListener(std::net::TcpListener),
+    #[cfg(unix)]
+    UnixListener(std::os::unix::net::UnixListener),
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            #[cfg(unix)]
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::TcpListener(_) => f.write_str("the given TCP listener"),
+            #[cfg(unix)]
+            Self::UnixListener(_) => f.write_str("the given Unix listener"),
+        }
+    }
+}
+
+/// How to listen. See [`Listen`] for what each means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenOptions {
+    pub(crate) backlog: u32,
+    pub(crate) reuse_port: bool,
+    pub(crate) v6_only: bool,
+    pub(crate) nodelay: bool,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) receive_buffer: Option<usize>,
+    pub(crate) send_buffer: Option<usize>,
+    pub(crate) unix_mode: u32,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            backlog: 4096,
+            reuse_port: false,
+            v6_only: false,
+            nodelay: true,
+            keepalive: Some(Keepalive::default()),
+            receive_buffer: None,
+            send_buffer: None,
+            unix_mode: 0o600,
+        }
+    }
+}
+
+impl ListenOptions {
+    fn check(&self) -> Result<(), Problem> {
+        let not_zero = |name, n: Option<usize>| match n {
+            Some(0) => Err(Problem::Option(name, "must be at least 1".to_owned())),
+            _ => Ok(()),
+        };
+        not_zero("backlog", Some(self.backlog as usize))?;
+        not_zero("receive buffer", self.receive_buffer)?;
+        not_zero("send buffer", self.send_buffer)?;
+        if self.unix_mode > 0o777 {
+            return Err(Problem::Option("mode", format!("must be 0 to 0o777, not {:#o}", self.unix_mode)));
+        }
+        let Some(Keepalive { idle, interval, tries }) = self.keepalive else {
+            return Ok(());
+        };
+        for (name, time) in [("keepalive's idle time", idle), ("keepalive's interval", interval)] {
+            if !(1..=32_767).contains(&time.as_secs()) || time.subsec_nanos() != 0 {
+                return Err(Problem::Option(name, format!("must be 1 to 32767 whole seconds, not {time:?}")));
+            }
+        }
+        if !(1..=127).contains(&tries) {
+            return Err(Problem::Option(
+                "keepalive's number of tries",
+                format!("must be 1 to 127, not {tries}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16) -> Endpoint {
+        Endpoint::Tcp { host: host.to_owned(), port }
+    }
+
+    #[test]
+    fn every_form_is_read_and_written_back() {
+        let forms = [
+            ("127.0.0.1:7000", tcp("127.0.0.1", 7000)),
+            ("0.0.0.0:0", tcp("0.0.0.0", 0)),
+            ("[::1]:7000", tcp("::1", 7000)),
+            ("[::]:65535", tcp("::", 65535)),
+            ("[fe80::1%2]:80", tcp("fe80::1%2", 80)),
+            ("localhost:7000", tcp("localhost", 7000)),
+            ("my_host-1.example.org.:7000", tcp("my_host-1.example.org.", 7000)),
+            ("bücher.example:80", tcp("bücher.example", 80)),
+            ("1host:80", tcp("1host", 80)),
+            #[cfg(unix)]
+            ("unix:80", Endpoint::Unix("80".into())),
+            #[cfg(unix)]
+            ("unix:/run/app.sock", Endpoint::Unix("/run/app.sock".into())),
+            #[cfg(unix)]
+            ("unix:relative", Endpoint::Unix("relative".into())),
+            #[cfg(unix)]
+            ("unix:./@name: [x]", Endpoint::Unix("./@name: [x]".into())),
+        ];
+        for (text, endpoint) in forms {
+            assert_eq!(text.parse(), Ok(endpoint.clone()), "{text}");
+            assert_eq!(endpoint.to_string(), text);
+        }
+        assert_eq!("localhost:0007".parse(), Ok(tcp("localhost", 7)));
+    }
+
+    #[test]
+    fn every_error_says_what_is_wrong_and_what_is_accepted() {
+        let long = format!("unix:/{}", "x".repeat(Endpoint::UNIX_PATH_MAX));
+        let errors = [
+            ("", "the host is empty"),
+            (":7000", "the host is empty"),
+            ("[]:7000", "the host is empty"),
+            ("localhost", "the port is missing"),
+            ("localhost:", "the port is missing"),
+            ("7000", "the port is missing"),
+            ("[::1]", "the port is missing"),
+            ("[::1]:", "the port is missing"),
+            ("[::1]7000", "the port is missing"),
+            ("localhost:http", "the port is not a number"),
+            ("localhost:-1", "the port is not a number"),
+            ("[::1]:+80", "the port is not a number"),
+            ("localhost:65536", "the port is out of range"),
+            ("localhost:99999999999999999999", "the port is out of range"),
+            ("::1:7000", "goes in brackets"),
+            ("::1", "goes in brackets"),
+            ("a:b:80", "goes in brackets"),
+            ("[localhost]:80", "only an IPv6 address goes in brackets"),
+            ("[127.0.0.1]:80", "only an IPv6 address goes in brackets"),
+            ("[::1", "only an IPv6 address goes in brackets"),
+            ("[::1]]:80", "the port is missing"),
+            ("300.0.0.1:80", "looks like an IPv4 address and is none"),
+            ("127.1:80", "looks like an IPv4 address and is none"),
+            ("80:80", "looks like an IPv4 address and is none"),
+            ("http://localhost:80", "'/' cannot be part"),
+            (" localhost:80", "' ' cannot be part"),
+            ("local\nhost:80", "'\\n' cannot be part"),
+            ("user@host:80", "'@' cannot be part"),
+            #[cfg(unix)]
+            ("unix:", "the path of the Unix socket is empty"),
+            #[cfg(unix)]
+            ("unix:@name", "abstract Unix sockets are not supported"),
+            #[cfg(unix)]
+            ("unix:/a\0b", "a zero byte"),
+            #[cfg(unix)]
+            (long.as_str(), "bytes, and this one has"),
+            #[cfg(not(unix))]
+            ("unix:/run/app.sock", "not available on this system"),
+        ];
+        for (text, says) in errors {
+            let error = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(says), "{text:?}: {error}");
+            assert!(error.contains("accepted are 127.0.0.1:7000, [::1]:7000, localhost:7000"), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_longest_path_is_accepted() {
+        let longest = format!("unix:{}", "x".repeat(Endpoint::UNIX_PATH_MAX));
+        assert!(longest.parse::<Endpoint>().is_ok());
+    }
+
+    #[test]
+    fn a_bad_address_is_told_when_it_is_used() {
+        let error = Listen::new("localhost").backlog(5).into_parts().unwrap_err();
+        assert!(
+            error.to_string().starts_with("\"localhost\" is not an address to use: the port is missing;")
+        );
+        let by_hand = Listen::from(tcp("a b", 1)).into_parts().unwrap_err();
+        assert!(by_hand.to_string().contains("' ' cannot be part"), "{by_hand}");
+        assert!(Listen::from(tcp("1:2", 1)).into_parts().is_err());
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused_by_name() {
+        let secs = Duration::from_secs;
+        let refused = [
+            (
+                Listen::new("[::1]:7000").backlog(0),
+                "cannot listen on [::1]:7000: the backlog must be at least 1",
+            ),
+            (Listen::new("h:1").receive_buffer(0), "the receive buffer must be at least 1"),
+            (Listen::new("h:1").send_buffer(0), "the send buffer must be at least 1"),
+            (Listen::new("h:1").unix_mode(0o1777), "the mode must be 0 to 0o777, not 0o1777"),
+            (
+                Listen::new("h:1").keepalive(Some(Keepalive { idle: secs(0), ..Keepalive::default() })),
+                "the keepalive's idle time must be 1 to 32767 whole seconds, not 0ns",
+            ),
+            (
+                Listen::new("h:1")
+                    .keepalive(Some(Keepalive { interval: secs(40_000), ..Keepalive::default() })),
+                "the keepalive's interval must be",
+            ),
+            (
+                Listen::new("h:1").keepalive(Some(Keepalive { tries: 0, ..Keepalive::default() })),
+                "number of tries must be",
+            ),
+        ];
+        for (listen, says) in refused {
+            let error = listen.into_parts().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn options_are_kept_and_have_defaults() {
+        let (_, plain) = Listen::new("h:1").into_parts().unwrap();
+        assert_eq!(plain, ListenOptions::default());
+        let (source, options) = Listen::new("h:1".to_owned())
+            .backlog(7)
+            .reuse_port(true)
+            .v6_only(true)
+            .nodelay(false)
+            .keepalive(None)
+            .receive_buffer(1)
+            .send_buffer(2)
+            .unix_mode(0o660)
+            .into_parts()
+            .unwrap();
+        assert!(matches!(source, Source::Endpoint(endpoint) if endpoint == tcp("h", 1)));
+        let wanted = ListenOptions {
+            backlog: 7,
+            reuse_port: true,
+            v6_only: true,
+            nodelay: false,
+            keepalive: None,
+            receive_buffer: Some(1),
+            send_buffer: Some(2),
+            unix_mode: 0o660,
+        };
+        assert_eq!(options, wanted);
+    }
+
+    #[test]
+    fn addresses_are_shown_as_they_are_written() {
+        let shown = |address: &str| Address::Tcp(address.parse().unwrap()).to_string();
+        assert_eq!(shown("127.0.0.1:7000"), "127.0.0.1:7000");
+        assert_eq!(shown("[::1]:7000"), "[::1]:7000");
+        assert_eq!(Address::Unix(None).to_string(), "unix:(unnamed)");
+        assert_eq!(Address::Unix(Some("/run/app.sock".into())).to_string(), "unix:/run/app.sock");
+        assert_eq!(Address::Unix(Some("/a\nb\u{1b}[2J".into())).to_string(), "unix:/a\\nb\\u{1b}[2J");
+        assert_eq!(Address::Unix(None).tcp(), None);
+    }
+}

@@ -1,0 +1,342 @@
+//! Groups of connections, and the logs through which a broadcast reaches them.
+//!
+//! A broadcast is encoded once for each framing in use and appended to that framing's log; nothing is done for each
+//! member. A member takes a *range* of its log when it is flushed, or earlier if something else is sent to it. Entries
+//! are numbered across all groups, so that what a member gets from several groups can be put in the order of sending.
+//! Knows neither outboxes nor sockets.
+//!
+//! Invariant: a member's `place` in its connection's list and its position here name each other; a log's entries have
+//! rising numbers and rising ends; a log without entries holds no buffer.
+
+use std::ops::Range;
+
+use slab::Slab;
+
+use crate::codec::Framing;
+use crate::id::{ConnId, Generations, Group};
+use crate::pool::{Pool, Use};
+
+/// What becomes of a group's messages for a member that is slow to read. Never silent: cuts and skips are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SlowMember {
+    /// It is cut once what waits for it passes [`Limits::output_hard`](crate::Limits::output_hard): it gets every
+    /// message, or ends.
+    #[default]
+    Cut,
+    /// It misses the messages that would take what waits for it past
+    /// [`Limits::output_high`](crate::Limits::output_high); each is counted in
+    /// [`Stats::skipped`](crate::Stats::skipped).
+    Skip,
+    /// Whoever sends to the group is not read while a member has more waiting than
+    /// [`Limits::output_high`](crate::Limits::output_high), until it is back under
+    /// [`Limits::output_low`](crate::Limits::output_low) or gone. The hard limit still cuts.
+    PauseSenders,
+}
+
+/// One connection's part in a group.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) conn: ConnId,
+    /// Which of the group's logs is in its framing.
+    pub(crate) log: u32,
+    /// It holds up the group's senders.
+    pub(crate) slow: bool,
+    /// The first number it has not got yet.
+    pub(crate) from: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    number: u64,
+    end: usize,
+}
+
+/// The messages of this turn in one framing.
+#[derive(Debug)]
+pub(crate) struct Log {
+    /// The framing's place among the reactor's framings.
+    framing: u32,
+    /// Members that use it. None: the log may be given to another framing.
+    users: u32,
+    block: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Log {
+    fn append(&mut self, number: u64, framing: &Framing, message: &[u8], pool: &mut Pool) -> bool {
+        let room = framing.room(message.len());
+        if self.entries.is_empty() {
+            let Some(block) = pool.take(room, Use::Output) else { return false };
+            self.block = block;
+        }
+        // Growing to twice the size is what `Vec` would do; asked for here, it is counted and may fail.
+        let fits = self.block.capacity() - self.block.len() >= room;
+        if !fits && !pool.grow(&mut self.block, room, Use::Output) {
+            return false;
+        }
+        let capacity = self.block.capacity();
+        let encoded = framing.encode(message, &mut self.block).is_ok();
+        pool.charge(Use::Output, self.block.capacity() - capacity);
+        if encoded {
+            self.entries.push(Entry { number, end: self.block.len() });
+        } else if self.entries.is_empty() {
+            pool.give(std::mem::take(&mut self.block), Use::Output);
+        }
+        encoded
+    }
+
+    fn index_of(&self, from: u64) -> usize {
+        match self.entries.first() {
+            Some(first) if first.number < from => self.entries.partition_point(|e| e.number < from),
+            _ => 0,
+        }
+    }
+
+    fn start_of(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.entries[before].end)
+    }
+
+    /// Where in the block lies what has numbers of `from` and more.
+    pub(crate) fn range(&self, from: u64) -> Range<usize> {
+        self.start_of(self.index_of(from))..self.entries.last().map_or(0, |e| e.end)
+    }
+
+    /// The messages from `from` on: their numbers and where they lie.
+    pub(crate) fn messages(&self, from: u64) -> impl Iterator<Item = (u64, Range<usize>)> {
+        let first = self.index_of(from);
+        let mut start = self.start_of(first);
+        self.entries[first..].iter().map(move |e| (e.number, std::mem::replace(&mut start, e.end)..e.end))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.block
+    }
+
+    /// Takes the block out, for its bytes to be written or shared. The entries stay until [`Log::clear`].
+    pub(crate) fn take_block(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.block)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        if self.entries.capacity() > KEPT_ENTRIES {
+            self.entries = Vec::new();
+        }
+        self.entries.clear();
+    }
+}
+
+/// Entries that an idle log keeps room for.
+const KEPT_ENTRIES: usize = 1024;
+
+/// One group.
+#[derive(Debug)]
+pub(crate) struct Room {
+    id: Group,
+    pub(crate) policy: SlowMember,
+    pub(crate) members: Vec<Member>,
+    pub(crate) logs: Vec<Log>,
+    /// Its logs hold messages.
+    pub(crate) live: bool,
+    /// Members that hold up the senders.
+    pub(crate) slow: u32,
+    /// Who has sent to it in this turn, and who is held up (only where the policy is to pause senders).
+    pub(crate) senders: Vec<ConnId>,
+    pub(crate) waiting: Vec<ConnId>,
+}
+
+/// What an append came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Appended {
+    /// Members whose log has the message.
+    pub(crate) reached: usize,
+    /// Members whose framing cannot carry it.
+    pub(crate) missed: usize,
+    /// The longest of the logs, in bytes.
+    pub(crate) longest: usize,
+}
+
+impl Room {
+    /// Appends one message to every log in use.
+    pub(crate) fn append(
+        &mut self,
+        number: u64,
+        framings: &[Framing],
+        message: &[u8],
+        pool: &mut Pool,
+    ) -> Appended {
+        let mut sum = Appended::default();
+        for log in self.logs.iter_mut().filter(|l| l.users > 0) {
+            let done = framings
+                .get(log.framing as usize)
+                .is_some_and(|framing| log.append(number, framing, message, pool));
+            *(if done { &mut sum.reached } else { &mut sum.missed }) += log.users as usize;
+            sum.longest = sum.longest.max(log.block.len());
+        }
+        sum
+    }
+
+    /// Spares the member at `place` the message with this number, the last one; says whether its log has it.
+    pub(crate) fn excuse(&mut self, place: u32, number: u64) -> bool {
+        let Some(member) = self.members.get_mut(place as usize) else { return false };
+        member.from = number + 1;
+        let log = &self.logs[member.log as usize];
+        log.entries.last().is_some_and(|e| e.number == number)
+    }
+
+    /// The longest that any log would become with `len` more bytes of message.
+    pub(crate) fn length_with(&self, len: usize) -> usize {
+        self.logs.iter().map(|l| l.block.len()).max().unwrap_or(0).saturating_add(len)
+    }
+
+    /// Adds a member; says where in the list it is.
+    pub(crate) fn add(&mut self, conn: ConnId, framing: u32, from: u64) -> u32 {
+        let used = |l: &Log| l.users > 0 && l.framing == framing;
+        let free = |l: &Log| l.users == 0 && l.entries.is_empty();
+        let found = self.logs.iter().position(used).or_else(|| self.logs.iter().position(free));
+        let log = found.unwrap_or_else(|| {
+            self.logs.push(Log { framing, users: 0, block: Vec::new(), entries: Vec::new() });
+            self.logs.len() - 1
+        });
+        self.logs[log].framing = framing;
+        self.logs[log].users += 1;
+        self.members.push(Member { conn, log: log as u32, slow: false, from });
+        (self.members.len() - 1) as u32
+    }
+
+    /// Removes the member at `place`; answers it and who stands in its place now.
+    pub(crate) fn remove(&mut self, place: u32) -> Option<(Member, Option<ConnId>)> {
+        let place = place as usize;
+        if place >= self.members.len() {
+            return None;
+        }
+        let gone = self.members.swap_remove(place);
+        self.logs[gone.log as usize].users -= 1;
+        if gone.slow {
+            self.slow -= 1;
+        }
+        Some((gone, self.members.get(place).map(|m| m.conn)))
+    }
+}
+
+/// All groups.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    rooms: Slab<Room>,
+    generations: Generations,
+    /// The next message's number.
+    number: u64,
+    /// Groups whose logs hold messages.
+    pub(crate) live: Vec<Group>,
+}
+
+impl Groups {
+    pub(crate) const fn new() -> Self {
+        Self { rooms: Slab::new(), generations: Generations::new(), number: 1, live: Vec::new() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    pub(crate) fn create(&mut self, policy: SlowMember) -> Group {
+        let entry = self.rooms.vacant_entry();
+        let slot = entry.key();
+        let id = Group { slot: slot as u32, generation: self.generations.next(slot) };
+        entry.insert(Room {
+            id,
+            policy,
+            members: Vec::new(),
+            logs: Vec::new(),
+            live: false,
+            slow: 0,
+            senders: Vec::new(),
+            waiting: Vec::new(),
+        });
+        id
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, group: Group) -> Option<&Room> {
+        self.rooms.get(group.slot as usize).filter(|r| r.id == group)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, group: Group) -> Option<&mut Room> {
+        self.rooms.get_mut(group.slot as usize).filter(|r| r.id == group)
+    }
+
+    pub(crate) fn remove(&mut self, group: Group) -> Option<Room> {
+        self.get(group)?;
+        self.rooms.try_remove(group.slot as usize)
+    }
+
+    /// The number that the next message will have.
+    #[inline]
+    pub(crate) const fn next_number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) const fn number(&mut self) -> u64 {
+        self.number += 1;
+        self.number - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::LengthDelimited;
+    use std::rc::Rc;
+
+    fn conn(slot: u32) -> ConnId {
+        ConnId { slot, generation: 0 }
+    }
+
+    #[test]
+    fn one_append_for_each_framing_and_a_range_for_each_member() {
+        let framings = [Framing::raw(), Framing::of(Rc::new(LengthDelimited::u32_be(3).unwrap()))];
+        let mut pool = Pool::new(0);
+        let mut groups = Groups::new();
+        let g = groups.create(SlowMember::Cut);
+        let first = groups.next_number();
+        let room = groups.get_mut(g).unwrap();
+        room.add(conn(0), 0, first);
+        room.add(conn(1), 1, first);
+        room.add(conn(2), 0, first);
+        for m in [&b"abc"[..], b"defg", b"hi"] {
+            let number = groups.number();
+            let done = groups.get_mut(g).unwrap().append(number, &framings, m, &mut pool);
+            assert_eq!((done.reached, done.missed), if m.len() > 3 { (2, 1) } else { (3, 0) });
+        }
+        let room = groups.get(g).unwrap();
+        assert_eq!(room.logs[0].bytes(), b"abcdefghi");
+        assert_eq!(room.logs[1].bytes(), b"\0\0\0\x03abc\0\0\0\x02hi");
+        assert_eq!(room.logs[0].range(first), 0..9);
+        assert_eq!(room.logs[0].range(first + 1), 3..9);
+        assert_eq!(room.logs[0].range(first + 3), 9..9);
+        assert_eq!(room.logs[1].range(first + 1), 7..13, "it missed the second, and its third begins there");
+        let spans: Vec<_> = room.logs[1].messages(first).collect();
+        assert_eq!(spans, [(first, 0..7), (first + 2, 7..13)]);
+    }
+
+    #[test]
+    fn removing_a_member_says_who_moved_into_its_place() {
+        let mut groups = Groups::new();
+        let g = groups.create(SlowMember::Cut);
+        let room = groups.get_mut(g).unwrap();
+        for i in 0..3 {
+            assert_eq!(room.add(conn(i), 0, 1), i);
+        }
+        let (gone, moved) = room.remove(0).unwrap();
+        assert_eq!((gone.conn, moved), (conn(0), Some(conn(2))));
+        let (gone, moved) = room.remove(1).unwrap();
+        assert_eq!((gone.conn, moved), (conn(1), None));
+        assert!(room.remove(5).is_none());
+        assert_eq!(room.logs[0].users, 1);
+        groups.remove(g);
+        assert!(groups.get(g).is_none());
+        let again = groups.create(SlowMember::Skip);
+        assert!(groups.get(g).is_none() && groups.get(again).is_some(), "the old id names nothing");
+    }
+}

@@ -1,0 +1,118 @@
+//! Turns a handler of bytes into a handler of messages, by way of a codec.
+//!
+//! Knows neither what messages mean nor where bytes come from. Invariant: the inner handler gets each whole message
+//! once and in order, nothing else as data, and every other callback as it comes.
+
+use std::rc::Rc;
+
+use crate::closed::Closed;
+use crate::codec::{Codec, Decoded, FrameError, Framing};
+use crate::handler::{Context, Handler, Net};
+
+/// A handler of messages: `on_data` of the inner handler is called once for each whole message, and what is sent to its
+/// connections is framed.
+///
+/// A message is a slice of the receive buffer where possible, so it is not copied. The inner handler need not (and
+/// cannot usefully) [`keep`](Context::keep) or [`defer`](Context::defer) bytes: that is the framing's business.
+///
+/// ```
+/// use turnwheel::codec::LengthDelimited;
+/// use turnwheel::{Echo, Framed, Reactor};
+///
+/// let mut reactor = Reactor::new()?;
+/// reactor.listen("127.0.0.1:0", Framed::new(LengthDelimited::u32_be(64 * 1024).unwrap(), Echo))?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Framed<C, H> {
+    codec: Rc<C>,
+    handler: H,
+}
+
+impl<C: Codec, H: Handler> Framed<C, H> {
+    /// Messages as `codec` finds them, for `handler`.
+    pub fn new(codec: C, handler: H) -> Self {
+        Self { codec: Rc::new(codec), handler }
+    }
+
+    /// The inner handler.
+    pub const fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// The inner handler, to change it.
+    pub const fn handler_mut(&mut self) -> &mut H {
+        &mut self.handler
+    }
+
+    /// The codec.
+    pub fn codec(&self) -> &C {
+        &self.codec
+    }
+}
+
+/// What a [`Framed`] remembers about one connection: the codec's state and the inner handler's.
+#[derive(Debug)]
+pub struct FramedState<C: Codec, S> {
+    decoder: C::State,
+    /// The end of an over-long message, which is being thrown away, is still to come.
+    discarding: bool,
+    inner: S,
+}
+
+impl<C: Codec, H: Handler> Handler for Framed<C, H> {
+    type State = FramedState<C, H::State>;
+
+    fn on_open(&mut self, cx: &mut Context<'_>) -> Self::State {
+        FramedState { decoder: C::State::default(), discarding: false, inner: self.handler.on_open(cx) }
+    }
+
+    fn on_data(&mut self, cx: &mut Context<'_>, state: &mut Self::State, data: &[u8]) {
+        let mut rest = data;
+        while cx.wants_more() {
+            match self.codec.decode(&mut state.decoder, rest) {
+                Ok(Decoded::Message { start, end, consumed }) => {
+                    cx.count_message();
+                    let (Some(message), Some(behind)) = (rest.get(start..end), rest.get(consumed..)) else {
+                        return cx.fail(FrameError::Malformed("the codec found a message beyond its input"));
+                    };
+                    rest = behind;
+                    self.handler.on_data(cx, &mut state.inner, message);
+                }
+                Ok(Decoded::Skipped { consumed, finished }) => {
+                    state.discarding = !finished;
+                    if finished {
+                        cx.count_discarded();
+                    }
+                    rest = rest.get(consumed.max(1)..).unwrap_or_default();
+                }
+                Ok(Decoded::Incomplete) => return cx.keep(rest.len()),
+                Err(error) => return cx.fail(error),
+            }
+        }
+        cx.defer(rest.len());
+    }
+
+    fn on_end(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
+        if cx.kept() > 0 || state.discarding {
+            return cx.fail(FrameError::Truncated { have: cx.kept() as u64 });
+        }
+        self.handler.on_end(cx, &mut state.inner);
+    }
+
+    fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
+        self.handler.on_drain(cx, &mut state.inner);
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
+        self.handler.on_shutdown(cx, &mut state.inner);
+    }
+
+    fn on_close(&mut self, net: &mut Net<'_>, state: Self::State, closed: &Closed) {
+        self.handler.on_close(net, state.inner, closed);
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::of(Rc::clone(&self.codec))
+    }
+}

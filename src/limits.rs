@@ -1,0 +1,394 @@
+//! Every bound the reactor keeps, in one plain struct, with the relations between them checked in one place.
+//!
+//! Knows nothing of connections. Invariant: what passes [`Limits::check`] can be obeyed: no limit makes another one
+//! impossible to keep.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A bound that may be switched off, but only by saying so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit<T> {
+    /// Bounded by this much. Zero is refused.
+    At(T),
+    /// No bound.
+    Unlimited,
+}
+
+impl<T> From<T> for Limit<T> {
+    fn from(value: T) -> Self {
+        Self::At(value)
+    }
+}
+
+impl Limit<usize> {
+    /// The bound as a number; the largest there is when unlimited.
+    pub(crate) fn get(self) -> usize {
+        match self {
+            Self::At(n) => n,
+            Self::Unlimited => usize::MAX,
+        }
+    }
+}
+
+impl Limit<Duration> {
+    /// The bound as a duration; for ever when unlimited.
+    pub(crate) fn get(self) -> Duration {
+        match self {
+            Self::At(d) => d,
+            Self::Unlimited => Duration::MAX,
+        }
+    }
+}
+
+/// What happens to new connections when there are as many as allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtCapacity {
+    /// They wait in the kernel's queue until others have ended (a sixty-fourth of the limit at a time).
+    #[default]
+    Pause,
+    /// They are accepted and closed at once, and counted.
+    Refuse,
+}
+
+/// What happens when a handler's callback panics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PanicPolicy {
+    /// The connection the callback was for is aborted; everything else goes on. (A program built with
+    /// `panic = "abort"` ends all the same.)
+    #[default]
+    CloseConnection,
+    /// The panic goes on through the reactor to whoever runs it.
+    Propagate,
+}
+
+/// The bounds of one reactor, with defaults fit for a server on the internet.
+///
+/// Sizes are bytes. Zero is never "no limit" but an error: say [`Limit::Unlimited`] where that is possible.
+///
+/// ```
+/// use std::time::Duration;
+/// use turnwheel::{Limit, Limits, Reactor};
+///
+/// let mut limits = Limits::default();
+/// limits.connections = Limit::At(500);
+/// limits.idle_timeout = Limit::At(Duration::from_secs(60));
+/// let reactor = Reactor::with_limits(limits)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Open connections, lingering ones included. It is lowered to what the process may open, less 64. Default 10 000.
+    pub connections: Limit<usize>,
+    /// What happens to more connections than that. Default [`AtCapacity::Pause`].
+    pub at_capacity: AtCapacity,
+    /// The read buffer that all connections share, and the most that one of them may read in a turn. Default 64 KiB.
+    pub read_buffer: usize,
+    /// Stop reading a peer once this much output waits for it. Default 256 KiB.
+    pub output_high: usize,
+    /// Read it again once no more than this waits. Default 64 KiB.
+    pub output_low: usize,
+    /// Cut a connection whose waiting output would pass this. Default 2 MiB.
+    pub output_hard: Limit<usize>,
+    /// All waiting output together; shared blocks count once. Default 256 MiB.
+    pub output_total: Limit<usize>,
+    /// Input kept for one connection because its message is not whole yet. Default 1 MiB + 64 KiB.
+    pub input_kept: usize,
+    /// All kept input together. Default 256 MiB.
+    pub input_total: Limit<usize>,
+    /// No byte either way for this long ends a connection. Default 10 minutes.
+    pub idle_timeout: Limit<Duration>,
+    /// From a message's first byte to its last, not counting the time in which we did not read. Default 30 s.
+    pub message_timeout: Limit<Duration>,
+    /// Output waits and the peer takes none of it. Default 30 s.
+    pub write_stall: Limit<Duration>,
+    /// After our FIN: how long without a byte from a peer that has not closed its end. Default 2 s.
+    pub linger_quiet: Duration,
+    /// After our FIN: how long at most. Default 10 s.
+    pub linger_total: Duration,
+    /// After our FIN: how much input to read and throw away. Default 256 KiB.
+    pub linger_input: usize,
+    /// How long a shutdown asked for by a [`Stopper`](crate::Stopper) waits for connections to finish. Default 10 s.
+    pub shutdown_grace: Duration,
+    /// Connections accepted from one listener in a turn. Default 16.
+    pub accepts_per_turn: usize,
+    /// Bytes written to one connection in a turn. Default 256 KiB.
+    pub write_per_turn: usize,
+    /// Messages of one connection in a turn. Default 256.
+    pub messages_per_turn: usize,
+    /// Deadlines handled in a turn. Default 1 024.
+    pub timeouts_per_turn: usize,
+    /// Readiness events taken from the system at once. Default 1 024.
+    pub events_per_turn: usize,
+    /// How long accepting rests when descriptors or memory have run out, unless a connection ends first.
+    /// Default 100 ms.
+    pub accept_pause: Duration,
+    /// Groups. Default 65 536.
+    pub groups: usize,
+    /// Groups that one connection may be in. Default 256.
+    pub groups_per_connection: usize,
+    /// Empty buffers kept for reuse. Default 16 MiB.
+    pub pooled: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: Limit::At(10_000),
+            at_capacity: AtCapacity::Pause,
+            read_buffer: 64 * KIB,
+            output_high: 256 * KIB,
+            output_low: 64 * KIB,
+            output_hard: Limit::At(2 * MIB),
+            output_total: Limit::At(256 * MIB),
+            input_kept: MIB + 64 * KIB,
+            input_total: Limit::At(256 * MIB),
+            idle_timeout: Limit::At(Duration::from_secs(600)),
+            message_timeout: Limit::At(Duration::from_secs(30)),
+            write_stall: Limit::At(Duration::from_secs(30)),
+            linger_quiet: Duration::from_secs(2),
+            linger_total: Duration::from_secs(10),
+            linger_input: 256 * KIB,
+            shutdown_grace: Duration::from_secs(10),
+            accepts_per_turn: 16,
+            write_per_turn: 256 * KIB,
+            messages_per_turn: 256,
+            timeouts_per_turn: 1024,
+            events_per_turn: 1024,
+            accept_pause: Duration::from_millis(100),
+            groups: 65_536,
+            groups_per_connection: 256,
+            pooled: 16 * MIB,
+        }
+    }
+}
+
+impl Limits {
+    /// Checks each limit and each relation between two of them.
+    ///
+    /// # Errors
+    /// Names what is wrong, with both numbers where two contradict each other. The reactor asks this itself when it is
+    /// made; what a handler's framing needs is checked when it is added.
+    pub fn check(&self) -> Result<(), LimitsError> {
+        self.check_zero()?;
+        let refuse = |name, value, relation, other, number| {
+            Err(LimitsError::Contradiction {
+                name,
+                value: value as u64,
+                relation,
+                other,
+                number: number as u64,
+            })
+        };
+        if self.output_low >= self.output_high {
+            return refuse("output_low", self.output_low, "below", "output_high", self.output_high);
+        }
+        let least = self.output_high.saturating_add(self.read_buffer);
+        if self.output_hard.get() < least {
+            let other = "output_high + read_buffer (what one turn of an echo may queue)";
+            return refuse("output_hard", self.output_hard.get(), "at least", other, least);
+        }
+        if self.output_total.get() < self.output_hard.get() && self.output_hard != Limit::Unlimited {
+            let hard = self.output_hard.get();
+            return refuse("output_total", self.output_total.get(), "at least", "output_hard", hard);
+        }
+        if self.input_kept < self.read_buffer {
+            return refuse("input_kept", self.input_kept, "at least", "read_buffer", self.read_buffer);
+        }
+        if self.input_total.get() < self.input_kept {
+            return refuse("input_total", self.input_total.get(), "at least", "input_kept", self.input_kept);
+        }
+        if self.linger_total < self.linger_quiet {
+            return Err(LimitsError::Contradiction {
+                name: "linger_total (ms)",
+                value: self.linger_total.as_millis() as u64,
+                relation: "at least",
+                other: "linger_quiet (ms)",
+                number: self.linger_quiet.as_millis() as u64,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether messages of up to `max` bytes with up to `overhead` bytes of framing can pass both ways.
+    pub(crate) fn check_framing(&self, max: usize, overhead: usize) -> Result<(), LimitsError> {
+        let whole = max.saturating_add(overhead);
+        if self.input_kept < whole {
+            return Err(LimitsError::Contradiction {
+                name: "input_kept",
+                value: self.input_kept as u64,
+                relation: "at least",
+                other: "the framing's header + maximum",
+                number: whole as u64,
+            });
+        }
+        let least = self.output_high.saturating_add(whole);
+        if self.output_hard.get() < least {
+            return Err(LimitsError::Contradiction {
+                name: "output_hard",
+                value: self.output_hard.get() as u64,
+                relation: "at least",
+                other: "output_high + the framing's encoded maximum",
+                number: least as u64,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_zero(&self) -> Result<(), LimitsError> {
+        let may_be_unlimited = [
+            ("connections", self.connections),
+            ("output_hard", self.output_hard),
+            ("output_total", self.output_total),
+            ("input_total", self.input_total),
+        ];
+        for (name, limit) in may_be_unlimited {
+            if limit == Limit::At(0) {
+                return Err(LimitsError::ZeroLimit(name));
+            }
+        }
+        let timeouts = [
+            ("idle_timeout", self.idle_timeout),
+            ("message_timeout", self.message_timeout),
+            ("write_stall", self.write_stall),
+        ];
+        for (name, limit) in timeouts {
+            if limit == Limit::At(Duration::ZERO) {
+                return Err(LimitsError::ZeroLimit(name));
+            }
+        }
+        let sizes = [
+            ("read_buffer", self.read_buffer),
+            ("output_high", self.output_high),
+            ("input_kept", self.input_kept),
+            ("linger_input", self.linger_input),
+            ("accepts_per_turn", self.accepts_per_turn),
+            ("write_per_turn", self.write_per_turn),
+            ("messages_per_turn", self.messages_per_turn),
+            ("timeouts_per_turn", self.timeouts_per_turn),
+            ("events_per_turn", self.events_per_turn),
+            ("groups", self.groups),
+            ("groups_per_connection", self.groups_per_connection),
+        ];
+        for (name, n) in sizes {
+            if n == 0 {
+                return Err(LimitsError::Zero(name));
+            }
+        }
+        let durations = [
+            ("linger_quiet", self.linger_quiet),
+            ("linger_total", self.linger_total),
+            ("accept_pause", self.accept_pause),
+        ];
+        match durations.iter().find(|(_, d)| d.is_zero()) {
+            Some((name, _)) => Err(LimitsError::Zero(name)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a [`Limits`] was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LimitsError {
+    /// This limit is zero; it must be at least 1.
+    Zero(&'static str),
+    /// This limit is zero; it must be at least 1, or `Unlimited`.
+    ZeroLimit(&'static str),
+    /// Two limits contradict each other: `name` is `value` but must be `relation` `other`, which is `number`.
+    Contradiction {
+        /// The limit at fault.
+        name: &'static str,
+        /// What it is.
+        value: u64,
+        /// What it must be to the other ("at least", "below").
+        relation: &'static str,
+        /// The other limit.
+        other: &'static str,
+        /// What that one is.
+        number: u64,
+    },
+}
+
+impl fmt::Display for LimitsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zero(name) => write!(f, "limit {name} is zero; it must be at least 1"),
+            Self::ZeroLimit(name) => {
+                write!(f, "limit {name} is zero; it must be at least 1, or Limit::Unlimited")
+            }
+            Self::Contradiction { name, value, relation, other, number } => {
+                write!(f, "limit {name} is {value}, but must be {relation} {other}, which is {number}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LimitsError {}
+
+impl From<LimitsError> for std::io::Error {
+    fn from(e: LimitsError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidInput, e)
+    }
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Limits)) -> String {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        limits.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_agree_with_each_other() {
+        Limits::default().check().unwrap();
+        Limits::default().check_framing(MIB, 64).unwrap();
+    }
+
+    #[test]
+    fn contradictions_name_both_numbers() {
+        let said = refused(|l| l.output_low = 300_000);
+        assert!(said.contains("300000") && said.contains("262144"), "{said}");
+        let said = refused(|l| l.output_hard = Limit::At(300_000));
+        assert!(said.contains("300000") && said.contains("327680"), "{said}");
+        let said = refused(|l| l.output_total = Limit::At(1));
+        assert!(said.contains("output_total is 1") && said.contains("2097152"), "{said}");
+        let said = refused(|l| l.input_total = Limit::At(5));
+        assert!(said.contains("input_total is 5") && said.contains("1114112"), "{said}");
+        let said = refused(|l| l.input_kept = 9);
+        assert!(said.contains("input_kept is 9") && said.contains("65536"), "{said}");
+        let said = refused(|l| l.linger_total = Duration::from_secs(1));
+        assert!(said.contains("1000") && said.contains("2000"), "{said}");
+        let said = Limits::default().check_framing(4 * MIB, 4).unwrap_err().to_string();
+        assert!(said.contains("4194308") && said.contains("1114112"), "{said}");
+        let roomy = Limits { input_kept: 8 * MIB, ..Limits::default() };
+        let said = roomy.check_framing(4 * MIB, 4).unwrap_err().to_string();
+        assert!(said.contains("output_hard is 2097152") && said.contains("4456452"), "{said}");
+    }
+
+    #[test]
+    fn zero_is_never_unlimited() {
+        assert!(refused(|l| l.connections = Limit::At(0)).contains("Limit::Unlimited"));
+        assert!(refused(|l| l.idle_timeout = Limit::At(Duration::ZERO)).contains("idle_timeout"));
+        assert!(refused(|l| l.read_buffer = 0).contains("read_buffer"));
+        assert!(refused(|l| l.linger_quiet = Duration::ZERO).contains("linger_quiet"));
+        let unlimited = Limits {
+            connections: Limit::Unlimited,
+            output_hard: Limit::Unlimited,
+            output_total: Limit::Unlimited,
+            input_total: Limit::Unlimited,
+            idle_timeout: Limit::Unlimited,
+            message_timeout: Limit::Unlimited,
+            write_stall: Limit::Unlimited,
+            ..Limits::default()
+        };
+        unlimited.check().unwrap();
+    }
+}

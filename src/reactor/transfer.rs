@@ -1,0 +1,418 @@
+//! Moving bytes: what one visit to a connection reads and writes, and the flush at the end of the turn.
+//!
+//! Knows nothing of accepting and stopping. Invariant: a stream's `readable` and `writable` are cleared only when the
+//! seam says that nothing is left; bytes the kernel took are counted and forgotten at once, so none is written twice.
+
+use std::io::{ErrorKind, IoSlice};
+use std::rc::Rc;
+
+use super::turn::{FRONT, Loop};
+use crate::closed::Reason;
+use crate::connection::Phase;
+use crate::core::owed;
+use crate::id::{ConnId, Group};
+use crate::outbox::SLICES;
+use crate::sys::Sys;
+
+/// Visits in a row that a hint asked for and that came to nothing, before a connection is given up.
+const FRUITLESS: u8 = 64;
+
+impl<S: Sys> Loop<S> {
+    /// Does what there is to do for one connection, within its budgets.
+    pub(super) fn visit(&mut self, id: ConnId) {
+        let Some(c) = self.engine.core.conns.get_mut(id) else { return };
+        c.queued = false;
+        match c.phase {
+            Phase::Dead => return,
+            Phase::Lingering => self.read_and_discard(id),
+            Phase::Flushing => {
+                self.ask_for_error(id);
+                self.write(id, &[], &[]);
+                self.progress(id);
+            }
+            Phase::Open => self.visit_open(id),
+        }
+        self.engine.core.enqueue_if_work(id);
+    }
+
+    fn visit_open(&mut self, id: ConnId) {
+        let core = &mut self.engine.core;
+        let Some(c) = core.conns.get(id) else { return };
+        if c.suspect {
+            if core.may_read(c) {
+                // The read will tell.
+                if let Some(c) = core.conns.get_mut(id) {
+                    c.suspect = false;
+                }
+            } else {
+                self.ask_for_error(id);
+            }
+        }
+        let Some(c) = self.engine.core.conns.get(id) else { return };
+        if c.can_write() {
+            self.write(id, &[], &[]);
+        }
+        self.progress(id);
+        let Some(c) = self.engine.core.conns.get_mut(id) else { return };
+        if std::mem::take(&mut c.drain_due) {
+            self.engine.drain(id);
+            self.after_call(id, &[]);
+        }
+        self.use_input(id);
+    }
+
+    /// Delivers what was put off, or reads and delivers; then tells the end of input.
+    fn use_input(&mut self, id: ConnId) {
+        let core = &mut self.engine.core;
+        let Some(c) = core.conns.get(id) else { return };
+        if !core.may_read(c) {
+            return;
+        }
+        if c.deferred {
+            return self.deliver_deferred(id);
+        }
+        if c.readable {
+            self.read(id);
+        }
+        let core = &mut self.engine.core;
+        let Some(c) = core.conns.get(id) else { return };
+        if c.peer_fin && !c.ended && !c.deferred && core.may_read(c) {
+            if let Some(c) = core.conns.get_mut(id) {
+                c.ended = true;
+            }
+            self.engine.end(id);
+            self.after_call(id, &[]);
+        }
+    }
+
+    /// Reads once into the shared buffer, and delivers. Once more if a hint says that a short read may not be all.
+    fn read(&mut self, id: ConnId) {
+        let budget = self.engine.core.read_budget();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..2 {
+            let space = &mut buffer[FRONT..FRONT + budget];
+            let Some(n) = self.read_into(id, space) else { break };
+            self.deliver(id, &mut buffer, n);
+            let core = &self.engine.core;
+            let again =
+                core.conns.get(id).is_some_and(|c| c.hinted && c.readable && !c.deferred && core.may_read(c));
+            if n == budget || !again {
+                break;
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// One read. `None`: nothing to deliver.
+    fn read_into(&mut self, id: ConnId, space: &mut [u8]) -> Option<usize> {
+        let stream = self.streams.get_mut(id.slot as usize)?.as_mut()?;
+        let received = self.sys.read(stream, space);
+        let core = &mut self.engine.core;
+        let now = core.now;
+        let c = core.conns.get_mut(id)?;
+        match received {
+            Ok(received) if received.len == 0 => {
+                c.readable = false;
+                c.peer_fin = true;
+                if c.broken {
+                    // A failed write took the error with it: this end is no clean one.
+                    core.finish(id, Reason::PeerReset);
+                }
+                None
+            }
+            Ok(received) => {
+                c.bytes_in += received.len as u64;
+                c.active = now;
+                c.fruitless = 0;
+                if received.drained && !c.hinted {
+                    c.readable = false;
+                }
+                core.stats.bytes_in += received.len as u64;
+                Some(received.len)
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                c.readable = false;
+                if std::mem::take(&mut c.hinted) {
+                    c.fruitless = c.fruitless.saturating_add(1);
+                    if c.fruitless >= FRUITLESS {
+                        core.kill(id, Reason::Livelock);
+                    }
+                }
+                None
+            }
+            Err(e) => {
+                core.kill(id, Reason::of_io(&e));
+                None
+            }
+        }
+    }
+
+    /// Delivers the `n` bytes in the buffer, behind what was kept of an unfinished message.
+    fn deliver(&mut self, id: ConnId, buffer: &mut [u8], n: usize) {
+        let core = &mut self.engine.core;
+        let Some(c) = core.conns.get_mut(id) else { return };
+        let (data, continues) = match c.kept.take() {
+            None => (&buffer[FRONT..FRONT + n], false),
+            Some(kept) if kept.len() <= FRONT => {
+                let start = FRONT - kept.len();
+                buffer[start..FRONT].copy_from_slice(kept.data());
+                kept.give(&mut core.pool);
+                (&buffer[start..FRONT + n], true)
+            }
+            Some(mut kept) => {
+                if !kept.append(&buffer[FRONT..FRONT + n], &mut core.pool) {
+                    kept.give(&mut core.pool);
+                    return core.kill_for_memory(id);
+                }
+                self.engine.data(id, kept.data());
+                self.after_call(id, kept.data());
+                return self.engine.core.keep_rest(id, kept, true);
+            }
+        };
+        self.engine.data(id, data);
+        self.after_call(id, data);
+        self.engine.core.keep_copy(id, data, continues);
+    }
+
+    /// Delivers again what the handler had put off.
+    fn deliver_deferred(&mut self, id: ConnId) {
+        let Some(c) = self.engine.core.conns.get_mut(id) else { return };
+        c.deferred = false;
+        let Some(kept) = c.kept.take() else { return };
+        self.engine.data(id, kept.data());
+        self.after_call(id, kept.data());
+        self.engine.core.keep_rest(id, kept, false);
+    }
+
+    /// What follows every callback of a connection: the time is taken, what it sent to its own peer is written (`data`
+    /// is what it was given, part of which may be what it sent), and a close that it asked for goes on.
+    pub(super) fn after_call(&mut self, id: ConnId, data: &[u8]) {
+        self.timed_call(id);
+        let core = &mut self.engine.core;
+        let borrowed = core.take_borrowed(id);
+        let answered = std::mem::take(&mut core.delivery.answered);
+        core.delivery.conn = None;
+        if answered {
+            let lead = data.get(borrowed).unwrap_or_default();
+            let (written, _) = self.write(id, lead, &[]);
+            self.engine.core.put_back(id, lead.get(written..).unwrap_or_default());
+        }
+        self.progress(id);
+        if self.engine.core.logs_full {
+            self.flush_groups();
+        }
+    }
+
+    /// Takes a close, or the end of our output, as far as it can go now.
+    pub(super) fn progress(&mut self, id: ConnId) {
+        let core = &mut self.engine.core;
+        let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
+        let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.broken);
+        match c.phase {
+            Phase::Open if fin_sent && c.ended => core.finish(id, Reason::PeerClosed),
+            Phase::Open if c.fin_wanted && !fin_sent => {
+                let done = self.stream(id).is_some() && self.send_fin(id);
+                let core = &mut self.engine.core;
+                match core.conns.get_mut(id) {
+                    Some(c) if done => {
+                        c.fin_sent = true;
+                        if c.ended {
+                            core.finish(id, Reason::PeerClosed);
+                        }
+                    }
+                    _ => core.write_failed(id, Reason::PeerReset),
+                }
+            }
+            // The peer's FIN is read and ours goes with the close; or nothing can be sent any more.
+            Phase::Flushing if no_need => core.finish(id, Reason::PeerClosed),
+            Phase::Flushing => {
+                if fin_sent || self.send_fin(id) {
+                    self.engine.core.linger(id);
+                } else {
+                    self.engine.core.finish(id, Reason::PeerReset);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn send_fin(&mut self, id: ConnId) -> bool {
+        let stream = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut);
+        stream.is_some_and(|stream| self.sys.shutdown_write(stream).is_ok())
+    }
+
+    /// Asks a connection that is not read for the error that was reported on it.
+    fn ask_for_error(&mut self, id: ConnId) {
+        let core = &mut self.engine.core;
+        let Some(c) = core.conns.get_mut(id) else { return };
+        if !std::mem::take(&mut c.suspect) {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
+        if let Ok(Some(error)) | Err(error) = self.sys.take_error(stream) {
+            core.write_failed(id, Reason::of_io(&error));
+        }
+    }
+
+    /// Reads on after our FIN, and throws away what comes.
+    fn read_and_discard(&mut self, id: ConnId) {
+        let core = &mut self.engine.core;
+        let (now, limit) = (core.now, core.limits.linger_input);
+        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
+        let received = self.sys.read(stream, &mut self.buffer[FRONT..]);
+        let Some(c) = core.conns.get_mut(id) else { return };
+        match received {
+            Ok(received) if received.len > 0 => {
+                c.active = now;
+                c.written = c.written.saturating_add(u32::try_from(received.len).unwrap_or(u32::MAX));
+                c.bytes_in += received.len as u64;
+                core.stats.bytes_in += received.len as u64;
+                if received.drained && !c.hinted {
+                    c.readable = false;
+                }
+                if c.written as usize > limit {
+                    core.finish(id, Reason::Handler);
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                c.readable = false;
+                c.hinted = false;
+            }
+            _ => core.finish(id, Reason::Handler),
+        }
+    }
+
+    /// Writes `lead`, then what waits for the connection, then `trail`, as far as the kernel takes it and the turn's
+    /// budget allows. Answers how much of `lead` and of `trail` was written; what of them was not is the caller's.
+    pub(super) fn write(&mut self, id: ConnId, lead: &[u8], trail: &[u8]) -> (usize, usize) {
+        let (mut led, mut trailed) = (0, 0);
+        let core = &mut self.engine.core;
+        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else {
+            return (0, 0);
+        };
+        let mut failed = None;
+        while let Some(c) = core.conns.get_mut(id).filter(|c| c.can_be_written()) {
+            if c.turn != core.turn {
+                (c.turn, c.written) = (core.turn, 0);
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let budget = core.limits.write_per_turn.saturating_sub(c.written as usize);
+            let n = c.out.gather(&lead[led..], &trail[trailed..], budget, &mut slices);
+            if n == 0 {
+                break;
+            }
+            match self.sys.write(stream, &slices[..n]) {
+                Ok(0) => failed = Some(Reason::Io(ErrorKind::WriteZero)),
+                Ok(taken) => {
+                    c.bytes_out += taken as u64;
+                    c.written += taken as u32;
+                    (c.active, c.stalled) = (core.now, core.now);
+                    core.stats.bytes_out += taken as u64;
+                    let of_lead = taken.min(lead.len() - led);
+                    let of_queue = (taken - of_lead).min(c.out.pending());
+                    led += of_lead;
+                    trailed += taken - of_lead - of_queue;
+                    c.out.advance(of_queue, &mut core.pool);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    c.writable = false;
+                    c.out.shrink(&mut core.pool);
+                }
+                Err(e) => failed = Some(Reason::of_io(&e)),
+            }
+            if failed.is_some() {
+                break;
+            }
+        }
+        match failed {
+            Some(why) => core.write_failed(id, why),
+            None => core.after_write(id),
+        }
+        (led, trailed)
+    }
+
+    /// The end of the turn: broadcasts, then all that others have sent to a connection.
+    pub(super) fn flush_all(&mut self) {
+        let core = &mut self.engine.core;
+        if core.groups.live.is_empty() && core.dirty.is_empty() {
+            return core.feed_starved();
+        }
+        self.flush_groups();
+        for id in std::mem::take(&mut self.engine.core.dirty) {
+            if let Some(c) = self.engine.core.conns.get_mut(id) {
+                c.dirty = false;
+                if c.can_write() {
+                    self.write(id, &[], &[]);
+                }
+                self.progress(id);
+                self.engine.core.enqueue_if_work(id);
+            }
+        }
+        self.look_at_clock();
+        self.engine.core.feed_starved();
+    }
+
+    /// Writes what lies in the groups' logs to their members: one write for each.
+    fn flush_groups(&mut self) {
+        self.engine.core.logs_full = false;
+        self.merge_logs();
+        for group in std::mem::take(&mut self.engine.core.groups.live) {
+            self.flush_group(group);
+        }
+    }
+
+    /// What a connection gets from several groups goes through its outbox, in the order of sending.
+    fn merge_logs(&mut self) {
+        let core = &mut self.engine.core;
+        if core.groups.live.len() < 2 {
+            return;
+        }
+        for group in core.groups.live.clone() {
+            let members: Vec<ConnId> =
+                core.groups.get(group).iter().flat_map(|r| &r.members).map(|m| m.conn).collect();
+            for id in members {
+                if core.live_memberships(id) > 1 {
+                    core.take_logs(id);
+                }
+            }
+        }
+    }
+
+    fn flush_group(&mut self, group: Group) {
+        let Some(room) = self.engine.core.groups.get_mut(group) else { return };
+        let blocks: Vec<Rc<Vec<u8>>> = room.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
+        // Backwards: a member that is cut is replaced by one that has been served.
+        for place in (0..room.members.len()).rev() {
+            self.flush_member(group, place, &blocks);
+        }
+        let core = &mut self.engine.core;
+        if let Some(room) = core.groups.get_mut(group) {
+            room.live = false;
+            room.senders.clear();
+            for log in &mut room.logs {
+                log.clear();
+            }
+        }
+        for block in blocks {
+            core.pool.give_shared(block);
+        }
+    }
+
+    /// Writes to one member what it is owed; what the kernel does not take waits for it, as its group's policy admits.
+    fn flush_member(&mut self, group: Group, place: usize, blocks: &[Rc<Vec<u8>>]) {
+        let core = &mut self.engine.core;
+        let number = core.groups.next_number();
+        let Some(room) = core.groups.get_mut(group) else { return };
+        let Some((log, range, from)) = owed(room, place as u32) else { return };
+        let Some(member) = room.members.get_mut(place) else { return };
+        member.from = number;
+        let id = member.conn;
+        let block = &blocks[log];
+        let (_, written) = self.write(id, &[], block.get(range.clone()).unwrap_or_default());
+        let start = range.start + written;
+        if start < range.end {
+            self.engine.core.let_wait(group, place, id, block, start, from);
+        }
+        self.engine.core.enqueue_if_work(id);
+    }
+}

@@ -1,0 +1,308 @@
+//! The loop: wait → accept → read → timers → tell → flush → reap, once a turn.
+//!
+//! Owns the sockets and moves bytes between them and the engine; it knows no handler and no framing. Invariant: within
+//! a turn every phase is bounded, nothing is freed before the last one, and a connection with work that no event will
+//! announce is in a queue that keeps the next wait from sleeping.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use super::accepting::Doors;
+use super::stopping::Stopping;
+use crate::closed::{Closed, REASONS, Reason};
+use crate::connection::Phase;
+use crate::core::Core;
+use crate::engine::Engine;
+use crate::id::{ConnId, Generations, Token};
+use crate::limits::{Limit, Limits};
+use crate::sys::{CloseHow, Ready, Sys, Time, Wake};
+use crate::throttle::Throttle;
+
+/// Room in front of what is read, for an unfinished message to be put before it.
+pub(super) const FRONT: usize = 4 * 1024;
+/// A deadline overdue by this much means that we, and not the peers, were late.
+const LATE: Duration = Duration::from_secs(5);
+/// Turns that may go by while we catch up on what arrived when we were late.
+const CATCH_UP: u32 = 64;
+/// A callback that takes longer than this is worth a line in the log.
+const SLOW_CALL: Duration = Duration::from_millis(50);
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Turn {
+    /// Readiness events taken from the system.
+    pub events: usize,
+    /// There is work that no descriptor will announce: call again at once.
+    pub more: bool,
+}
+
+/// Asks for a shutdown from other threads: how often it was asked, and what wakes the loop.
+#[derive(Debug)]
+pub(super) struct StopFlag {
+    pub(super) asked: AtomicU8,
+    pub(super) waker: Arc<dyn Wake>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct LogGates {
+    closed: [Throttle; REASONS],
+    pub(super) accept: Throttle,
+    slow_call: Throttle,
+}
+
+pub(super) struct Loop<S: Sys> {
+    pub(super) sys: S,
+    pub(super) engine: Engine,
+    /// By slot.
+    pub(super) streams: Vec<Option<S::Stream>>,
+    pub(super) doors: Doors<S>,
+    events: Vec<Ready>,
+    /// `FRONT` bytes, then what is read.
+    pub(super) buffer: Vec<u8>,
+    graves: Vec<ConnId>,
+    pub(super) stop: Arc<StopFlag>,
+    pub(super) stopping: Stopping,
+    pub(super) gates: LogGates,
+    catching_up: u32,
+}
+
+impl<S: Sys> Loop<S> {
+    pub(super) fn new(mut sys: S, mut limits: Limits, generations: Generations) -> io::Result<Self> {
+        limits.check()?;
+        fit_descriptors(&mut sys, &mut limits);
+        let stop = Arc::new(StopFlag { asked: AtomicU8::new(0), waker: sys.waker() });
+        let mut core = Core::new(limits, generations);
+        core.set_now(sys.now());
+        Ok(Self {
+            buffer: vec![0; FRONT + core.limits.read_buffer],
+            engine: Engine::new(core),
+            streams: Vec::new(),
+            doors: Doors::new(),
+            events: Vec::new(),
+            graves: Vec::new(),
+            stop,
+            stopping: Stopping::default(),
+            gates: LogGates::default(),
+            catching_up: 0,
+            sys,
+        })
+    }
+
+    /// One turn. Waits no longer than `timeout` (or for ever), and not at all while there is work.
+    pub(super) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
+        self.wait(timeout)?;
+        let core = &mut self.engine.core;
+        let began = core.now;
+        core.turn = core.turn.wrapping_add(1);
+        core.stats.turns += 1;
+        let events = self.sort_events();
+        self.check_stop();
+        self.accept();
+        self.visit_ready();
+        self.check_timers();
+        self.tell();
+        self.flush_all();
+        self.reap();
+        self.check_stopped();
+        let core = &mut self.engine.core;
+        core.stats.longest_turn = core.stats.longest_turn.max(core.now.since(began));
+        Ok(Turn { events, more: self.has_more() })
+    }
+
+    /// When the loop must turn though nothing is ready: now while there is work, or at the next deadline.
+    pub(super) fn next_deadline(&self) -> Time {
+        let core = &self.engine.core;
+        if self.has_more() {
+            return core.now;
+        }
+        let timers = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
+        timers.min(self.doors.paused_until()).min(self.stopping.deadline())
+    }
+
+    fn has_more(&self) -> bool {
+        let core = &self.engine.core;
+        !core.ready.is_empty()
+            || !core.dirty.is_empty()
+            || !core.groups.live.is_empty()
+            || !core.doomed.is_empty()
+            || self.doors.may_accept(core)
+            || self.stop.asked.load(Ordering::Relaxed) > self.stopping.heeded()
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let wake_at = self.next_deadline();
+        let until = (wake_at != Time::NEVER).then(|| wake_at.since(self.engine.core.now));
+        let timeout = match (timeout, until) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.events.clear();
+        let done = self.sys.poll(&mut self.events, timeout);
+        self.look_at_clock();
+        done
+    }
+
+    /// Writes down what the system reported; answers how many events there were.
+    fn sort_events(&mut self) -> usize {
+        let events = std::mem::take(&mut self.events);
+        let core = &mut self.engine.core;
+        core.stats.events += events.len() as u64;
+        for ready in &events {
+            match Token::unpack(ready.token) {
+                Token::Connection(id) => note_event(core, id, ready.bits),
+                Token::Listener(id) => {
+                    if !self.doors.note_ready(id) {
+                        core.stats.stale_events += 1;
+                    }
+                }
+            }
+        }
+        self.events = events;
+        self.events.len()
+    }
+
+    /// Visits those that had work when the turn began; what is left over waits for the next one.
+    fn visit_ready(&mut self) {
+        for _ in 0..self.engine.core.ready.len() {
+            let Some(id) = self.engine.core.ready.pop_front() else { return };
+            self.visit(id);
+        }
+    }
+
+    fn check_timers(&mut self) {
+        let core = &mut self.engine.core;
+        let overdue = core.deadlines.next().map_or(Duration::ZERO, |(at, _)| core.now.since(at));
+        let busy = !core.ready.is_empty() || self.events.len() >= core.limits.events_per_turn;
+        if overdue > LATE && busy && self.catching_up < CATCH_UP {
+            // We were away; what the peers sent meanwhile is read before anyone is judged.
+            self.catching_up += 1;
+            return;
+        }
+        self.catching_up = 0;
+        for _ in 0..core.limits.timeouts_per_turn {
+            match core.deadlines.next() {
+                Some((at, slot)) if at <= core.now => match core.conns.id_at(slot) {
+                    Some(id) => core.judge(id),
+                    None => core.deadlines.clear(slot),
+                },
+                _ => return,
+            }
+        }
+    }
+
+    /// Calls `on_close` for those whose fate is known. Whom a callback dooms is told in the next turn.
+    fn tell(&mut self) {
+        if self.engine.core.doomed.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.engine.core.doomed) {
+            let core = &mut self.engine.core;
+            let Some(c) = core.conns.get(id) else { continue };
+            let why = c.why.as_deref().cloned().unwrap_or(Reason::Handler);
+            let closed =
+                Closed { who: id, why, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent };
+            core.stats.closed[closed.why.index()] += 1;
+            core.stats.bytes_unsent += closed.unsent;
+            self.stopping.count(&closed);
+            self.log_closed(&closed);
+            self.engine.close(id, &closed);
+            self.timed_call(id);
+            self.graves.push(id);
+        }
+    }
+
+    fn log_closed(&mut self, closed: &Closed) {
+        let core = &self.engine.core;
+        if closed.why.is_policy() && log::log_enabled!(log::Level::Warn) {
+            let peer = core.conns.get(closed.who).map(|c| c.peer.address());
+            if let (Some(n), Some(peer)) = (self.gates.closed[closed.why.index()].pass(core.now), peer) {
+                log::warn!("{closed}, peer {peer}{}", suppressed(n));
+            }
+        } else {
+            log::debug!("{closed}");
+        }
+    }
+
+    /// Closes the descriptors of those that were told, and frees their slots.
+    fn reap(&mut self) {
+        if self.graves.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.graves) {
+            let Some(c) = self.engine.core.conns.remove(id) else { continue };
+            if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
+                self.sys.close(stream, if c.reset { CloseHow::Reset } else { CloseHow::Graceful });
+            }
+            self.engine.release(c.site);
+        }
+        self.doors.resume(&self.engine.core);
+    }
+
+    /// Looks at the clock after a callback: how long it took, and what time it is now.
+    pub(super) fn timed_call(&mut self, id: ConnId) {
+        let before = self.engine.core.now;
+        self.look_at_clock();
+        let core = &mut self.engine.core;
+        let took = core.now.since(before);
+        if took > core.stats.longest_call {
+            core.stats.longest_call = took;
+        }
+        if took > SLOW_CALL
+            && let Some(n) = self.gates.slow_call.pass(core.now)
+        {
+            let name = self.engine.name_of(id);
+            log::warn!("{id}: a callback of {name} took {took:?}; all others waited{}", suppressed(n));
+        }
+    }
+
+    pub(super) fn look_at_clock(&mut self) {
+        let now = self.sys.now();
+        self.engine.core.set_now(now);
+    }
+
+    pub(super) fn stream(&mut self, id: ConnId) -> Option<&mut S::Stream> {
+        self.streams.get_mut(id.slot as usize)?.as_mut()
+    }
+}
+
+/// Sets what an event says on its connection, and queues it if that makes work.
+#[inline]
+fn note_event(core: &mut Core, id: ConnId, bits: u8) {
+    let Some(c) = core.conns.get_mut(id) else {
+        core.stats.stale_events += 1;
+        return;
+    };
+    c.readable |= bits & Ready::READABLE != 0;
+    c.writable |= bits & Ready::WRITABLE != 0;
+    if bits & (Ready::HINT | Ready::ERROR) != 0 {
+        // Never to be trusted by itself, and never to be missed: the sockets will tell.
+        c.readable |= !c.peer_fin;
+        c.writable = true;
+        c.hinted = true;
+        c.suspect |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
+    }
+    core.enqueue_if_work(id);
+}
+
+/// " (n more suppressed)", or nothing.
+pub(super) fn suppressed(n: u64) -> String {
+    if n == 0 { String::new() } else { format!(" ({n} more suppressed)") }
+}
+
+/// Descriptors that stay free for everything that is not a connection.
+const SPARE_DESCRIPTORS: usize = 64;
+
+/// Lowers the limit of connections to what the process may open.
+fn fit_descriptors<S: Sys>(sys: &mut S, limits: &mut Limits) {
+    let Some((limit, taken)) = sys.descriptor_limit() else { return };
+    let room = limit.saturating_sub(taken).saturating_sub(SPARE_DESCRIPTORS).max(1);
+    if let Limit::At(wanted) = limits.connections
+        && wanted > room
+    {
+        log::warn!("at most {room} connections, not {wanted}: the process may open {limit} descriptors");
+        limits.connections = Limit::At(room);
+    }
+}

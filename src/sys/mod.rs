@@ -1,0 +1,138 @@
+//! The seam: the one trait through which every outside effect goes.
+//!
+//! The loop is generic over [`Sys`] by static dispatch. [`mio`] is the real world; a scripted world stands
+//! in for it in tests. Nothing above this floor names a socket type, reads a clock or makes a system call, and nothing
+//! here knows what a connection is for. A stream is opaque to the loop, so an encrypted one can take its place.
+//!
+//! Invariant: readiness is a hint. Whatever [`Sys::poll`] reports may be late, merged, doubled, reordered, stale or
+//! untrue; only the result of a call on the socket itself tells what is so. What a world owes in return is that a due
+//! edge is never lost: after a call answered `WouldBlock` (or said *drained*), readiness is reported again.
+
+pub(crate) mod mio;
+mod socket;
+pub(crate) mod trouble;
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::endpoint::{Address, Bind, ListenOptions};
+
+/// Nanoseconds on a monotonic clock with an arbitrary origin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(pub(crate) u64);
+
+impl Time {
+    /// Never reached: the deadline of what has none.
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    /// This time plus `d`; [`Time::NEVER`] when that is too far to count.
+    pub(crate) fn after(self, d: Duration) -> Self {
+        u64::try_from(d.as_nanos()).map_or(Self::NEVER, |n| Self(self.0.saturating_add(n)))
+    }
+
+    /// How long ago `earlier` was; zero when it is not in the past.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What [`Sys::poll`] says about one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ready {
+    /// The token given at registration.
+    pub(crate) token: usize,
+    /// An OR of the constants below.
+    pub(crate) bits: u8,
+}
+
+impl Ready {
+    pub(crate) const READABLE: u8 = 1;
+    pub(crate) const WRITABLE: u8 = 2;
+    /// The peer's end is closed, or urgent data waits: a short read no longer means that nothing is left.
+    pub(crate) const HINT: u8 = 4;
+    /// The socket has an error to tell ([`Sys::take_error`], or the next read or write).
+    pub(crate) const ERROR: u8 = 8;
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Bytes read; 0 is the end of input.
+    pub(crate) len: usize,
+    /// Nothing more can be read until the next readiness, unless a hint was reported for this stream.
+    pub(crate) drained: bool,
+}
+
+/// How to close a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseHow {
+    /// Plain close: the kernel sends FIN after what it still holds (or RST where unread input is left).
+    Graceful,
+    /// Throw away what the kernel still holds and send RST.
+    Reset,
+}
+
+/// Ends the wait of another thread's [`Sys::poll`]. Wakes coalesce; none is lost.
+pub(crate) trait Wake: Send + Sync + fmt::Debug {
+    fn wake(&self) -> io::Result<()>;
+}
+
+/// Everything the loop may ask of the outside world.
+pub(crate) trait Sys {
+    type Listener;
+    type Stream;
+
+    /// The monotonic clock. It may stand still; the loop clamps it should it step back.
+    fn now(&mut self) -> Time;
+
+    /// Waits until something is ready, a wake-up, or the timeout (rounded up to what the system can count), and
+    /// appends to `ready`. At most `capacity` entries, as given when the world was made. A signal is no error: it
+    /// returns early with nothing.
+    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// What wakes [`Sys::poll`] from another thread.
+    fn waker(&self) -> Arc<dyn Wake>;
+
+    /// The process's limit of open descriptors, and how many of them are taken, where that can be learnt.
+    fn descriptor_limit(&mut self) -> Option<(usize, usize)>;
+
+    /// Every address of a host name (blocking).
+    fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+
+    /// Opens a listening socket, or takes over one that is already bound.
+    fn bind(&mut self, at: Bind, options: &ListenOptions) -> io::Result<Self::Listener>;
+
+    /// Where a listener really listens.
+    fn local_addr(&self, listener: &Self::Listener) -> io::Result<Address>;
+
+    /// Registers a listener. Once, for its life.
+    fn add_listener(&mut self, listener: &mut Self::Listener, token: usize) -> io::Result<()>;
+
+    /// Deregisters and closes a listener, and removes the file of a Unix socket that is ours.
+    fn close_listener(&mut self, listener: Self::Listener);
+
+    /// Takes one waiting connection. `Interrupted` is retried inside.
+    fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<(Self::Stream, Address)>;
+
+    /// Registers a stream for reading and writing. Once, for its life.
+    fn add_stream(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
+
+    /// Reads into `buf` (never empty). `Interrupted` is retried inside.
+    fn read(&mut self, stream: &mut Self::Stream, buf: &mut [u8]) -> io::Result<Received>;
+
+    /// Writes from `bufs` (1 to 64 slices, none empty) and says how many bytes were taken. Raises no signal.
+    /// `Interrupted` is retried inside.
+    fn write(&mut self, stream: &mut Self::Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Sends FIN after all that was written.
+    fn shutdown_write(&mut self, stream: &mut Self::Stream) -> io::Result<()>;
+
+    /// The error the socket holds, if any. The kernel forgets it with this call.
+    fn take_error(&mut self, stream: &mut Self::Stream) -> io::Result<Option<io::Error>>;
+
+    /// Deregisters, where it was registered, and closes.
+    fn close(&mut self, stream: Self::Stream, how: CloseHow);
+}

@@ -1,0 +1,195 @@
+//! One deadline for each slot: a heap that knows where each slot stands in it.
+//!
+//! Knows neither what a slot is nor what is due. Setting, moving and clearing a deadline takes O(log n), and leaves no
+//! garbage behind however often it is done. Invariant: `heap[place[slot]].slot == slot` for each slot with a deadline,
+//! and no entry is due before its parent.
+
+use crate::sys::Time;
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: Time,
+    slot: u32,
+}
+
+/// The deadlines, at most one a slot.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    heap: Vec<Entry>,
+    place: Vec<u32>,
+}
+
+const NOWHERE: u32 = u32::MAX;
+/// Children of a node: four make the heap half as deep as two, and lie in one cache line.
+const ARITY: usize = 4;
+
+impl Deadlines {
+    /// Sets `slot`'s deadline, in place of the one it may have had. [`Time::NEVER`] clears it.
+    pub(crate) fn set(&mut self, slot: u32, at: Time) {
+        if at == Time::NEVER {
+            return self.clear(slot);
+        }
+        let s = slot as usize;
+        if s >= self.place.len() {
+            self.place.resize(s + 1, NOWHERE);
+        }
+        let i = match self.place[s] {
+            NOWHERE => {
+                self.heap.push(Entry { at, slot });
+                self.heap.len() - 1
+            }
+            i => {
+                self.heap[i as usize].at = at;
+                i as usize
+            }
+        };
+        let i = self.up(i);
+        self.down(i);
+    }
+
+    /// Brings `slot`'s deadline forward to `at`, if it is later or not set.
+    #[inline]
+    pub(crate) fn bring_forward(&mut self, slot: u32, at: Time) {
+        if at < self.get(slot) {
+            self.set(slot, at);
+        }
+    }
+
+    pub(crate) fn clear(&mut self, slot: u32) {
+        let Some(&i) = self.place.get(slot as usize) else { return };
+        if i == NOWHERE {
+            return;
+        }
+        self.place[slot as usize] = NOWHERE;
+        let i = i as usize;
+        self.heap.swap_remove(i);
+        if i < self.heap.len() {
+            let i = self.up(i);
+            self.down(i);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, slot: u32) -> Time {
+        match self.place.get(slot as usize) {
+            Some(&i) if i != NOWHERE => self.heap[i as usize].at,
+            _ => Time::NEVER,
+        }
+    }
+
+    /// The earliest deadline.
+    #[inline]
+    pub(crate) fn next(&self) -> Option<(Time, u32)> {
+        self.heap.first().map(|e| (e.at, e.slot))
+    }
+
+    fn up(&mut self, mut i: usize) -> usize {
+        let entry = self.heap[i];
+        while i > 0 {
+            let parent = (i - 1) / ARITY;
+            if self.heap[parent].at <= entry.at {
+                break;
+            }
+            self.put(i, self.heap[parent]);
+            i = parent;
+        }
+        self.put(i, entry);
+        i
+    }
+
+    fn down(&mut self, mut i: usize) {
+        let entry = self.heap[i];
+        loop {
+            let first = i * ARITY + 1;
+            let end = (first + ARITY).min(self.heap.len());
+            let Some(least) = (first..end).min_by_key(|&c| self.heap[c].at) else { break };
+            if entry.at <= self.heap[least].at {
+                break;
+            }
+            self.put(i, self.heap[least]);
+            i = least;
+        }
+        self.put(i, entry);
+    }
+
+    fn put(&mut self, i: usize, entry: Entry) {
+        self.heap[i] = entry;
+        self.place[entry.slot as usize] = i as u32;
+    }
+
+    #[cfg(test)]
+    fn check_invariants(&self) {
+        for (i, e) in self.heap.iter().enumerate() {
+            assert_eq!(self.place[e.slot as usize] as usize, i);
+            assert!(i == 0 || self.heap[(i - 1) / ARITY].at <= e.at);
+        }
+        assert_eq!(self.place.iter().filter(|&&p| p != NOWHERE).count(), self.heap.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    #[test]
+    fn agrees_with_a_sorted_map() {
+        let mut seed = 1u64;
+        let mut random = move |n: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % n
+        };
+        let mut real = Deadlines::default();
+        let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+        for _ in 0..20_000 {
+            let slot = random(50) as u32;
+            match random(4) {
+                0 => {
+                    real.clear(slot);
+                    model.remove(&slot);
+                }
+                1 => {
+                    let at = random(1000);
+                    real.bring_forward(slot, Time(at));
+                    let old = model.get(&slot).copied().unwrap_or(u64::MAX);
+                    model.insert(slot, old.min(at));
+                }
+                _ => {
+                    let at = random(1000);
+                    real.set(slot, Time(at));
+                    model.insert(slot, at);
+                }
+            }
+            real.check_invariants();
+            let least = model.values().min().copied();
+            assert_eq!(real.next().map(|(t, _)| t.0), least);
+            if let Some((at, slot)) = real.next() {
+                assert_eq!(model[&slot], at.0);
+            }
+            assert_eq!(real.get(slot).0, model.get(&slot).copied().unwrap_or(u64::MAX));
+        }
+    }
+
+    #[test]
+    fn far_deadlines_do_not_overflow() {
+        assert_eq!(Time(5).after(Duration::MAX), Time::NEVER);
+        assert_eq!(Time(u64::MAX - 1).after(Duration::from_secs(1)), Time::NEVER);
+        assert_eq!(Time(5).since(Time(9)), Duration::ZERO);
+        let mut d = Deadlines::default();
+        d.set(3, Time::NEVER);
+        assert_eq!(d.next(), None);
+    }
+
+    #[test]
+    fn a_million_changes_leave_nothing_behind() {
+        let mut d = Deadlines::default();
+        for i in 0..1_000_000u64 {
+            d.set(7, Time(i));
+            d.bring_forward(7, Time(i / 2));
+        }
+        d.clear(7);
+        assert_eq!(d.heap.len(), 0);
+        assert!(d.heap.capacity() < 16);
+    }
+}
