@@ -28,7 +28,8 @@ pub(crate) enum Phase {
     Open,
     /// Ended by us; what was accepted for sending is still being written.
     Flushing,
-    /// All is written and FIN sent; input is thrown away until the peer's FIN, so that no reset destroys our last bytes.
+    /// All is written and FIN sent; input is thrown away until the peer's FIN, so that no reset destroys our last
+    /// bytes.
     Lingering,
     /// Its fate is known; `on_close` and the closing of its descriptor are to come.
     Dead,
@@ -193,6 +194,14 @@ impl Connection {
     #[inline]
     pub(crate) const fn held_up(&self) -> bool {
         self.paused || self.high || self.holds > 0
+    }
+
+    /// Whether there is plainly nothing to do: the usual state after an answer.
+    #[inline]
+    pub(crate) fn is_quiet(&self) -> bool {
+        let input =
+            self.readable | self.deferred | self.peer_fin | self.suspect | self.drain_due | self.fin_wanted;
+        self.phase == Phase::Open && !input && self.out.pending() == 0
     }
 
     /// Whether the kernel may take bytes.

@@ -7,6 +7,7 @@
 use std::any::{Any, type_name};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use slab::Slab;
 
@@ -20,7 +21,9 @@ use crate::limits::PanicPolicy;
 /// A handler added to a reactor: what it can be reached by, and put behind listeners with.
 #[derive(Debug)]
 pub struct Key<H> {
-    pub(crate) site: u32,
+    /// Whose key it is.
+    reactor: u32,
+    site: u32,
     handler: PhantomData<fn() -> H>,
 }
 
@@ -32,11 +35,8 @@ impl<H> Clone for Key<H> {
 
 impl<H> Copy for Key<H> {}
 
-impl<H> Key<H> {
-    pub(crate) const fn new(site: u32) -> Self {
-        Self { site, handler: PhantomData }
-    }
-}
+/// Numbers reactors, so that a key of one does not open another.
+static REACTORS: AtomicU32 = AtomicU32::new(0);
 
 /// A handler and its connections' states, without their types.
 trait Site: Any {
@@ -120,11 +120,13 @@ pub(crate) struct Engine {
     pub(crate) core: Core,
     seats: Slab<Seat>,
     panics: PanicPolicy,
+    number: u32,
 }
 
 impl Engine {
     pub(crate) fn new(core: Core) -> Self {
-        Self { core, seats: Slab::new(), panics: PanicPolicy::default() }
+        let number = REACTORS.fetch_add(1, Ordering::Relaxed);
+        Self { core, seats: Slab::new(), panics: PanicPolicy::default(), number }
     }
 
     pub(crate) const fn set_panic_policy(&mut self, policy: PanicPolicy) {
@@ -147,14 +149,25 @@ impl Engine {
         Ok(index as u32)
     }
 
+    /// The key to a handler that was added as keyed.
+    pub(crate) const fn key<H>(&self, site: u32) -> Key<H> {
+        Key { reactor: self.number, site, handler: PhantomData }
+    }
+
+    /// Where a key's handler is; `None` for a key of another reactor.
+    pub(crate) fn site<H>(&self, key: Key<H>) -> Option<u32> {
+        (key.reactor == self.number).then_some(key.site)
+    }
+
     /// The handler behind a key; `None` for a key of another reactor.
     pub(crate) fn get<H: Handler>(&self, key: Key<H>) -> Option<&H> {
-        self.seats.get(key.site as usize)?.site.handler().downcast_ref()
+        self.seats.get(self.site(key)? as usize)?.site.handler().downcast_ref()
     }
 
     /// [`get`](Engine::get), to change it.
     pub(crate) fn get_mut<H: Handler>(&mut self, key: Key<H>) -> Option<&mut H> {
-        self.seats.get_mut(key.site as usize)?.site.handler_mut().downcast_mut()
+        let site = self.site(key)?;
+        self.seats.get_mut(site as usize)?.site.handler_mut().downcast_mut()
     }
 
     /// Counts a listener or a connection that leads to a handler.

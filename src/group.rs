@@ -152,8 +152,8 @@ pub(crate) struct Appended {
     pub(crate) reached: usize,
     /// Members whose framing cannot carry it.
     pub(crate) missed: usize,
-    /// The longest of the logs, in bytes.
-    pub(crate) longest: usize,
+    /// Bytes by which a log grew, at most.
+    pub(crate) grown: usize,
 }
 
 impl Room {
@@ -167,11 +167,12 @@ impl Room {
     ) -> Appended {
         let mut sum = Appended::default();
         for log in self.logs.iter_mut().filter(|l| l.users > 0) {
+            let before = log.block.len();
             let done = framings
                 .get(log.framing as usize)
                 .is_some_and(|framing| log.append(number, framing, message, pool));
             *(if done { &mut sum.reached } else { &mut sum.missed }) += log.users as usize;
-            sum.longest = sum.longest.max(log.block.len());
+            sum.grown = sum.grown.max(log.block.len() - before);
         }
         sum
     }

@@ -1,7 +1,7 @@
 //! What a user writes ([`Handler`]) and what it acts on ([`Context`], [`Net`]).
 //!
-//! Knows no sockets and no loop. Invariant: callbacks never nest. Every verb here only writes to the core's memory; what
-//! follows from it (a write, a close, another connection's callback) happens after the callback has returned.
+//! Knows no sockets and no loop. Invariant: callbacks never nest. Every verb here only writes to the core's memory;
+//! what follows from it (a write, a close, another connection's callback) happens after the callback has returned.
 
 use std::ops::{Deref, DerefMut};
 
@@ -21,8 +21,8 @@ use crate::stats::Stats;
 ///
 /// Callbacks are infallible. What a handler wants to end, it ends: [`Context::close`] (in good order),
 /// [`Context::abort`] (at once), [`Context::fail`] (in good order, with a protocol error as the reason). From then on
-/// the connection is in no group, gets no data and refuses sends; [`on_close`](Handler::on_close) comes when its fate is
-/// known.
+/// the connection is in no group, gets no data and refuses sends; [`on_close`](Handler::on_close) comes when its fate
+/// is known.
 ///
 /// ```
 /// use turnwheel::{Context, Handler};

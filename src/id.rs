@@ -53,7 +53,8 @@ pub(crate) enum Token {
     Listener(ListenerId),
 }
 
-// A token is a slot, one bit that tells listeners from connections, and as many bits of generation as there is room for.
+// A token is a slot, one bit that tells listeners from connections, and as many bits of generation as there is room
+// for.
 const SLOT_BITS: u32 = if usize::BITS >= 64 { 31 } else { 19 };
 const LISTENER: usize = 1 << SLOT_BITS;
 const GENERATION_SHIFT: u32 = SLOT_BITS + 1;

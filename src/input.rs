@@ -3,7 +3,7 @@
 //! Knows nothing of messages. Bytes are taken from the front by moving a cursor, and moved only when more than half of
 //! the buffer is behind it. Invariant: `start <= bytes.len()`.
 
-use crate::pool::{Pool, Use};
+use crate::pool::{Pool, SMALL, Use};
 
 /// Kept bytes of one connection. It exists only while there are some.
 #[derive(Debug)]
@@ -45,6 +45,21 @@ impl Kept {
     /// Forgets all but the last `n` bytes.
     pub(crate) fn keep_last(&mut self, n: usize) {
         self.start = self.bytes.len() - n.min(self.len());
+    }
+
+    /// Moves a small rest out of a large buffer.
+    pub(crate) fn shrink(&mut self, pool: &mut Pool) {
+        if self.bytes.capacity() <= SMALL || self.len() > self.bytes.capacity() / 4 {
+            return;
+        }
+        if let Some(small) = Self::new(self.data(), pool) {
+            std::mem::replace(self, small).give(pool);
+        }
+    }
+
+    /// Bytes of capacity held.
+    pub(crate) fn held(&self) -> usize {
+        self.bytes.capacity()
     }
 
     pub(crate) fn give(self, pool: &mut Pool) {

@@ -281,6 +281,11 @@ impl Limits {
             ("linger_total", self.linger_total),
             ("accept_pause", self.accept_pause),
         ];
+        for (name, n) in [("read_buffer", self.read_buffer), ("events_per_turn", self.events_per_turn)] {
+            if n > MOST_AT_ONCE {
+                return Err(LimitsError::TooLarge { name, value: n as u64, max: MOST_AT_ONCE as u64 });
+            }
+        }
         match durations.iter().find(|(_, d)| d.is_zero()) {
             Some((name, _)) => Err(LimitsError::Zero(name)),
             None => Ok(()),
@@ -296,6 +301,15 @@ pub enum LimitsError {
     Zero(&'static str),
     /// This limit is zero; it must be at least 1, or `Unlimited`.
     ZeroLimit(&'static str),
+    /// This limit is the size of something made at once, and too large for that.
+    TooLarge {
+        /// The limit at fault.
+        name: &'static str,
+        /// What it is.
+        value: u64,
+        /// The most it may be.
+        max: u64,
+    },
     /// Two limits contradict each other: `name` is `value` but must be `relation` `other`, which is `number`.
     Contradiction {
         /// The limit at fault.
@@ -318,6 +332,9 @@ impl fmt::Display for LimitsError {
             Self::ZeroLimit(name) => {
                 write!(f, "limit {name} is zero; it must be at least 1, or Limit::Unlimited")
             }
+            Self::TooLarge { name, value, max } => {
+                write!(f, "limit {name} is {value}; it may be at most {max}")
+            }
             Self::Contradiction { name, value, relation, other, number } => {
                 write!(f, "limit {name} is {value}, but must be {relation} {other}, which is {number}")
             }
@@ -335,6 +352,8 @@ impl From<LimitsError> for std::io::Error {
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
+/// For what is allocated when the reactor is made.
+const MOST_AT_ONCE: usize = 64 * MIB;
 
 #[cfg(test)]
 mod tests {
@@ -378,6 +397,7 @@ mod tests {
         assert!(refused(|l| l.connections = Limit::At(0)).contains("Limit::Unlimited"));
         assert!(refused(|l| l.idle_timeout = Limit::At(Duration::ZERO)).contains("idle_timeout"));
         assert!(refused(|l| l.read_buffer = 0).contains("read_buffer"));
+        assert!(refused(|l| l.events_per_turn = usize::MAX).contains("at most 67108864"));
         assert!(refused(|l| l.linger_quiet = Duration::ZERO).contains("linger_quiet"));
         let unlimited = Limits {
             connections: Limit::Unlimited,

@@ -49,9 +49,21 @@ impl Segment {
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// Complete segments, in front of the tail. None is empty.
     segments: VecDeque<Segment>,
-    /// Bytes of the first segment that are written.
+    /// Bytes of our own, open at the end.
+    tail: Vec<u8>,
+    /// Bytes of the first segment (or of the tail, if there is none) that are written.
     written: usize,
+}
+
+impl Queue {
+    /// Makes a segment of the tail, so that something else can come behind it.
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.segments.push_back(Segment::Owned(std::mem::take(&mut self.tail)));
+        }
+    }
 }
 
 /// One connection's outgoing bytes.
@@ -73,6 +85,7 @@ impl Outbox {
     }
 
     /// Queues a copy of `data`.
+    #[inline]
     pub(crate) fn push(&mut self, data: &[u8], pool: &mut Pool) -> Result<(), NoMemory> {
         if data.is_empty() {
             return Ok(());
@@ -84,6 +97,7 @@ impl Outbox {
 
     /// Queues what `write` appends to the buffer it is given; `room` is about how much that will be. On an error
     /// nothing is queued.
+    #[inline]
     pub(crate) fn push_with<E: From<NoMemory>>(
         &mut self,
         room: usize,
@@ -92,16 +106,20 @@ impl Outbox {
     ) -> Result<usize, E> {
         let tail = self.tail(room, pool)?;
         let (length, capacity) = (tail.len(), tail.capacity());
-        let written = write(tail);
-        if written.is_err() {
+        let done = write(tail);
+        if done.is_err() {
             tail.truncate(length);
         }
         // A codec may write more than it said; what the buffer grew by is counted all the same.
-        pool.charge(Use::Output, tail.capacity() - capacity);
+        if tail.capacity() != capacity {
+            pool.charge(Use::Output, tail.capacity() - capacity);
+        }
         let added = tail.len().saturating_sub(length);
         self.pending += added;
-        self.drop_if_empty(pool);
-        written.map(|()| added)
+        if self.pending == 0 {
+            self.clear(pool);
+        }
+        done.map(|()| added)
     }
 
     /// Queues the caller's bytes by reference, or a copy where that is cheaper.
@@ -111,7 +129,7 @@ impl Outbox {
         }
         pool.charge(Use::Output, data.len());
         self.pending += data.len();
-        self.segments().push_back(Segment::Bytes(data));
+        self.push_segment(Segment::Bytes(data));
         Ok(())
     }
 
@@ -127,7 +145,7 @@ impl Outbox {
             return self.push(part, pool);
         }
         self.pending += part.len();
-        self.segments().push_back(Segment::Block(Rc::clone(block), range));
+        self.push_segment(Segment::Block(Rc::clone(block), range));
         Ok(())
     }
 
@@ -140,12 +158,25 @@ impl Outbox {
         let mut front = pool.take(data.len(), Use::Output).ok_or(NoMemory)?;
         front.extend_from_slice(data);
         self.pending += data.len();
-        self.segments().push_front(Segment::Owned(front));
+        self.queue.get_or_insert_default().segments.push_front(Segment::Owned(front));
         Ok(())
     }
 
-    /// Fills `slices` with `lead`, what is queued, and `trail`, as far as there is room and up to `budget` bytes; says how
-    /// many are filled.
+    /// What there is to write, if it lies in one piece (it may be empty).
+    #[inline]
+    pub(crate) fn single<'a>(&'a self, lead: &'a [u8], trail: &'a [u8]) -> Option<&'a [u8]> {
+        match &self.queue {
+            None if trail.is_empty() => Some(lead),
+            None if lead.is_empty() => Some(trail),
+            Some(queue) if lead.is_empty() && trail.is_empty() && queue.segments.is_empty() => {
+                queue.tail.get(queue.written..)
+            }
+            _ => None,
+        }
+    }
+
+    /// Fills `slices` with `lead`, what is queued, and `trail`, as far as there is room and up to `budget` bytes;
+    /// says how many are filled.
     #[inline]
     pub(crate) fn gather<'a>(
         &'a self,
@@ -174,6 +205,9 @@ impl Outbox {
                     return n;
                 }
             }
+            if !add(queue.tail.get(skip..).unwrap_or_default()) {
+                return n;
+            }
         }
         add(trail);
         n
@@ -182,12 +216,15 @@ impl Outbox {
     /// Forgets the first `n` waiting bytes: they are written. `n` is at most [`Outbox::pending`].
     pub(crate) fn advance(&mut self, mut n: usize, pool: &mut Pool) {
         debug_assert!(n <= self.pending);
-        let Some(queue) = &mut self.queue else { return };
         self.pending -= n.min(self.pending);
+        if self.pending == 0 {
+            self.clear(pool);
+            return;
+        }
+        let Some(queue) = &mut self.queue else { return };
         while let Some(first) = queue.segments.front() {
             let left = first.bytes().len() - queue.written;
             if n < left {
-                queue.written += n;
                 break;
             }
             n -= left;
@@ -196,12 +233,13 @@ impl Outbox {
                 done.give(pool);
             }
         }
-        self.drop_if_empty(pool);
+        queue.written += n;
     }
 
     /// Throws away all that waits, and says how much it was.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         if let Some(queue) = self.queue.take() {
+            pool.give(queue.tail, Use::Output);
             for segment in queue.segments {
                 segment.give(pool);
             }
@@ -212,60 +250,69 @@ impl Outbox {
     /// Moves a small rest out of a large buffer, so that a slow peer holds about as much memory as it is owed.
     pub(crate) fn shrink(&mut self, pool: &mut Pool) {
         let Some(queue) = &mut self.queue else { return };
-        if queue.segments.len() != 1 || self.pending > SMALL {
-            return;
-        }
-        let Some(Segment::Owned(buffer)) = queue.segments.front_mut() else { return };
-        if buffer.capacity() < LARGE / 2 {
+        if !queue.segments.is_empty() || self.pending > SMALL || queue.tail.capacity() < LARGE / 2 {
             return;
         }
         let Some(mut small) = pool.take(SMALL, Use::Output) else { return };
-        small.extend_from_slice(buffer.get(queue.written..).unwrap_or_default());
+        small.extend_from_slice(queue.tail.get(queue.written..).unwrap_or_default());
         queue.written = 0;
-        pool.give(std::mem::replace(buffer, small), Use::Output);
+        pool.give(std::mem::replace(&mut queue.tail, small), Use::Output);
     }
 
-    /// Bytes of capacity held, shared blocks left out.
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
-        self.queue.iter().flat_map(|q| &q.segments).fold(0, |sum, s| match s {
-            Segment::Owned(v) => sum + v.capacity(),
-            Segment::Bytes(b) => sum + b.len(),
-            Segment::Block(..) => sum,
+    /// Bytes of memory held; of shared blocks, the part that is ours.
+    pub(crate) fn weight(&self) -> usize {
+        self.sum(|s| match s {
+            Segment::Owned(v) => v.capacity(),
+            other => other.bytes().len(),
         })
     }
 
-    fn segments(&mut self) -> &mut VecDeque<Segment> {
-        &mut self.queue.get_or_insert_default().segments
+    /// Bytes of memory held by this connection alone: shared blocks are left out.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.sum(|s| match s {
+            Segment::Owned(v) => v.capacity(),
+            Segment::Bytes(b) => b.len(),
+            Segment::Block(..) => 0,
+        })
+    }
+
+    fn sum(&self, of: impl Fn(&Segment) -> usize) -> usize {
+        self.queue.as_ref().map_or(0, |q| q.tail.capacity() + q.segments.iter().map(of).sum::<usize>())
+    }
+
+    fn push_segment(&mut self, segment: Segment) {
+        let queue = self.queue.get_or_insert_default();
+        queue.close_tail();
+        queue.segments.push_back(segment);
     }
 
     /// The open buffer at the end, with room for `more` bytes.
+    #[inline]
     fn tail(&mut self, more: usize, pool: &mut Pool) -> Result<&mut Vec<u8>, NoMemory> {
-        let segments = self.segments();
-        let fits = match segments.back_mut() {
-            Some(Segment::Owned(tail)) if tail.capacity() - tail.len() >= more => true,
-            Some(Segment::Owned(tail)) if tail.len() + more <= LARGE => pool.grow(tail, more, Use::Output),
-            _ => false,
-        };
+        let fits = self.queue.as_ref().is_some_and(|q| q.tail.capacity() - q.tail.len() >= more);
         if !fits {
-            // The second buffer of a queue is likely to be filled as well.
-            let room = if segments.is_empty() { more } else { more.max(LARGE) };
-            let Some(fresh) = pool.take(room, Use::Output) else {
-                self.drop_if_empty(pool);
-                return Err(NoMemory);
-            };
-            self.segments().push_back(Segment::Owned(fresh));
+            self.make_tail(more, pool)?;
         }
-        match self.segments().back_mut() {
-            Some(Segment::Owned(tail)) => Ok(tail),
-            _ => Err(NoMemory),
-        }
+        self.queue.as_mut().map(|q| &mut q.tail).ok_or(NoMemory)
     }
 
-    fn drop_if_empty(&mut self, pool: &mut Pool) {
-        if self.pending == 0 {
-            self.clear(pool);
+    /// Makes the open buffer have room: it grows, or another one takes its place.
+    fn make_tail(&mut self, more: usize, pool: &mut Pool) -> Result<(), NoMemory> {
+        if let Some(queue) = &mut self.queue {
+            let length = queue.tail.len();
+            if length > 0 && length + more <= LARGE && pool.grow(&mut queue.tail, more, Use::Output) {
+                return Ok(());
+            }
         }
+        // Where one buffer has been filled, another is likely to be filled as well.
+        let filled = self.queue.as_ref().is_some_and(|q| !q.tail.is_empty());
+        let room = if filled { more.max(LARGE) } else { more };
+        let fresh = pool.take(room, Use::Output).ok_or(NoMemory)?;
+        let queue = self.queue.get_or_insert_default();
+        queue.close_tail();
+        pool.give(std::mem::replace(&mut queue.tail, fresh), Use::Output);
+        Ok(())
     }
 }
 
@@ -366,7 +413,7 @@ mod tests {
                     if size > 0 {
                         pool.charge(Use::Output, size);
                         outbox.pending += size;
-                        outbox.segments().push_back(Segment::Bytes(part.into()));
+                        outbox.push_segment(Segment::Bytes(part.into()));
                     }
                 }
                 outbox.advance(taken, &mut pool);

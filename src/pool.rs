@@ -89,7 +89,8 @@ impl Pool {
     }
 
     pub(crate) fn release(&mut self, purpose: Use, bytes: usize) {
-        *self.account(purpose) -= bytes;
+        let account = self.account(purpose);
+        *account = account.saturating_sub(bytes);
     }
 
     /// Bytes of output held.

@@ -1,7 +1,6 @@
 //! What the reactor has done so far, as plain counters.
 //!
-//! Knows nothing of how the things counted come about. Invariant: `accepted == open + sum of closed`, where the refused
-//! are neither accepted nor closed.
+//! Knows nothing of how the things counted come about. Invariant: `accepted + refused == open + closed_total()`.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +15,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections there are now, lingering ones included.
     pub open: u64,
-    /// Connections refused because there were as many as allowed, or because they could not be registered.
+    /// Connections refused because there were as many as allowed, or because they could not be registered. They are
+    /// counted under their reasons too.
     pub refused: u64,
     /// Ended connections by reason: see [`closed`](Stats::closed) and [`reasons`](Stats::reasons).
     pub(crate) closed: [u64; REASONS],
@@ -66,7 +66,7 @@ impl Stats {
         self.closed[why.index()]
     }
 
-    /// How many connections have ended.
+    /// How many connections have ended, or were refused.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()
     }

@@ -9,46 +9,50 @@ use super::{Codec, EncodeError};
 
 /// How messages to a connection are framed on their way out. Made from a codec, or [`raw`](Framing::raw).
 #[derive(Clone, Default)]
-pub struct Framing(Option<Rc<dyn Encode>>);
+pub struct Framing {
+    codec: Option<Rc<dyn Encode>>,
+    longest: usize,
+    overhead: usize,
+}
 
 impl Framing {
     /// No framing: bytes go out as they are given.
     pub const fn raw() -> Self {
-        Self(None)
+        Self { codec: None, longest: 0, overhead: 0 }
     }
 
     /// The framing of `codec`.
     pub fn of<C: Codec>(codec: Rc<C>) -> Self {
-        Self(Some(codec))
+        Self { longest: codec.max_message(), overhead: codec.max_overhead(), codec: Some(codec) }
     }
 
     /// Whether bytes go out as they are given.
     #[inline]
     pub const fn is_raw(&self) -> bool {
-        self.0.is_none()
+        self.codec.is_none()
     }
 
     /// The longest message and the most bytes added to one; `None` for raw.
     pub(crate) fn bounds(&self) -> Option<(usize, usize)> {
-        self.0.as_ref().map(|c| (c.longest(), c.overhead()))
+        self.codec.as_ref().map(|_| (self.longest, self.overhead))
     }
 
     /// About how many bytes `len` bytes become.
     #[inline]
-    pub(crate) fn room(&self, len: usize) -> usize {
-        self.0.as_ref().map_or(len, |c| len.saturating_add(c.overhead()))
+    pub(crate) const fn room(&self, len: usize) -> usize {
+        len.saturating_add(self.overhead)
     }
 
     /// Appends `message` to `out` in this framing.
     pub(crate) fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let Some(codec) = &self.0 else {
+        let Some(codec) = &self.codec else {
             out.extend_from_slice(message);
             return Ok(());
         };
-        let before = out.len();
-        let done = codec.encode(message, out);
-        if done.is_err() {
-            out.truncate(before);
+        let mut undo = Undo { length: out.len(), out };
+        let done = codec.encode(message, undo.out);
+        if done.is_ok() {
+            undo.length = undo.out.len();
         }
         done
     }
@@ -60,23 +64,25 @@ impl fmt::Debug for Framing {
     }
 }
 
+/// Cuts the buffer back to `length` whichever way the codec is left, a panic included.
+struct Undo<'a> {
+    out: &'a mut Vec<u8>,
+    length: usize,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        self.out.truncate(self.length);
+    }
+}
+
 /// The part of [`Codec`] that needs no connection's state.
 trait Encode {
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError>;
-    fn longest(&self) -> usize;
-    fn overhead(&self) -> usize;
 }
 
 impl<C: Codec> Encode for C {
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         Codec::encode(self, message, out)
-    }
-
-    fn longest(&self) -> usize {
-        self.max_message()
-    }
-
-    fn overhead(&self) -> usize {
-        self.max_overhead()
     }
 }

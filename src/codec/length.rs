@@ -186,6 +186,12 @@ impl Codec for LengthDelimited {
             return Err(EncodeError::Other("message is shorter than the length adjustment"));
         };
         out.reserve(self.header.saturating_add(body.len()).saturating_add(8));
+        if stripped && self.offset == 0 {
+            // The usual header is the length field and nothing else.
+            out.extend_from_slice(bytes.get(..self.header).unwrap_or_default());
+            out.extend_from_slice(body);
+            return Ok(());
+        }
         let prefix = if stripped { Some(&*self.prefix) } else { message.get(..self.offset) };
         out.extend_from_slice(prefix.unwrap_or_default());
         // Eight bytes at once are one store; what the field does not need is cut off again.

@@ -56,7 +56,7 @@ impl Core {
         let Some(c) = self.conns.get_mut(id).filter(|c| c.phase != Phase::Dead) else { return };
         let lost = c.out.clear(&mut self.pool) + untaken + borrowed;
         c.unsent += lost as u64;
-        let peer_gone = matches!(why, Reason::PeerClosed | Reason::PeerReset | Reason::Io(_));
+        let peer_gone = matches!(why, Reason::PeerClosed | Reason::PeerReset);
         c.reset = !peer_gone && (c.phase == Phase::Open || c.unsent > 0);
         if c.why.is_none() || c.phase == Phase::Flushing && lost > 0 {
             c.why = Some(Box::new(why));
@@ -85,7 +85,7 @@ impl Core {
     /// A write failed for good. Nothing can be sent any more, but what the peer sent before may still be read.
     pub(crate) fn write_failed(&mut self, id: ConnId, why: Reason) {
         let Some(c) = self.conns.get(id) else { return };
-        if c.phase != Phase::Open || c.paused || c.peer_fin {
+        if c.phase != Phase::Open || c.paused || c.peer_fin || why != Reason::PeerReset {
             return self.kill(id, why);
         }
         let untaken = self.untaken(id);
@@ -113,6 +113,11 @@ impl Core {
         c.stalled = now;
         c.written = 0;
         self.lingering.push_back(id);
+        if self.lingering.len() > 2 * self.conns.len() + 64 {
+            // Most of them have ended since.
+            let conns = &self.conns;
+            self.lingering.retain(|&id| conns.get(id).is_some_and(|c| c.phase == Phase::Lingering));
+        }
         self.deadlines.set(id.slot, now.after(self.limits.linger_quiet.min(self.limits.linger_total)));
         self.enqueue_if_work(id);
     }

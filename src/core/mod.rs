@@ -7,11 +7,13 @@
 //! until it is told; `delivery` says what the callback that is running (if one is) has been given.
 
 mod closing;
+mod holding;
 mod output;
 mod rooms;
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::codec::Framing;
 use crate::connection::{Connection, Phase, Table};
@@ -57,6 +59,9 @@ pub(crate) struct Core {
     pub(crate) deadlines: Deadlines,
     pub(crate) delivery: Delivery,
     pub(crate) now: Time,
+    /// Nanoseconds; see [`Stats`].
+    pub(crate) longest_turn: u64,
+    pub(crate) longest_call: u64,
     /// Counts turns; wraps.
     pub(crate) turn: u32,
     /// Connections with work, first come first served.
@@ -69,8 +74,8 @@ pub(crate) struct Core {
     pub(crate) starved: Vec<ConnId>,
     /// Connections in the phase `Lingering`, oldest first (and some that have left it).
     pub(crate) lingering: VecDeque<ConnId>,
-    /// A group's log is long: it must be written before the next callback.
-    pub(crate) logs_full: bool,
+    /// Bytes in the groups' logs, counting each message once.
+    pub(crate) logged: usize,
     /// The reactor is being shut down.
     pub(crate) stopping: bool,
     shed: output::Shed,
@@ -88,13 +93,15 @@ impl Core {
             deadlines: Deadlines::default(),
             delivery: Delivery::default(),
             now: Time(0),
+            longest_turn: 0,
+            longest_call: 0,
             turn: 0,
             ready: VecDeque::new(),
             dirty: Vec::new(),
             doomed: Vec::new(),
             starved: Vec::new(),
             lingering: VecDeque::new(),
-            logs_full: false,
+            logged: 0,
             stopping: false,
             shed: output::Shed::default(),
         }
@@ -107,6 +114,8 @@ impl Core {
             output_held: self.pool.output() as u64,
             input_held: self.pool.input() as u64,
             pooled: self.pool.idle() as u64,
+            longest_turn: Duration::from_nanos(self.longest_turn),
+            longest_call: Duration::from_nanos(self.longest_call),
             ..self.stats.clone()
         }
     }
@@ -131,7 +140,7 @@ impl Core {
     /// Puts a connection into the queue if it has work that can be done now; or into the list of the starved.
     #[inline]
     pub(crate) fn enqueue_if_work(&mut self, id: ConnId) {
-        let Some(c) = self.conns.get(id).filter(|c| !c.queued) else { return };
+        let Some(c) = self.conns.get(id).filter(|c| !c.queued && !c.is_quiet()) else { return };
         if self.has_work(c) {
             return self.enqueue(id);
         }
@@ -141,6 +150,7 @@ impl Core {
                 c.starved = true;
             }
             self.starved.push(id);
+            self.sync_clock(id);
         }
     }
 
@@ -163,6 +173,7 @@ impl Core {
     }
 
     /// Whether a visit would get something done.
+    #[inline]
     pub(crate) fn has_work(&self, c: &Connection) -> bool {
         match c.phase {
             Phase::Open => {
@@ -170,7 +181,7 @@ impl Core {
                 c.can_write()
                     || c.suspect
                     || c.drain_due
-                    || c.fin_wanted && !c.fin_sent && c.out.pending() == 0
+                    || c.fin_wanted && !c.fin_sent && !c.broken && c.out.pending() == 0
                     || input && self.may_read(c)
             }
             Phase::Flushing => c.can_write() || c.suspect || c.out.pending() == 0,
@@ -199,7 +210,8 @@ impl Core {
         c.out.pending() + borrowed
     }
 
-    /// Whether the handler should go on with what it was given. See [`Context::wants_more`](crate::Context::wants_more).
+    /// Whether the handler should go on with what it was given. See
+    /// [`Context::wants_more`](crate::Context::wants_more).
     #[inline]
     pub(crate) fn wants_more(&self, id: ConnId) -> bool {
         self.delivery.messages < self.limits.messages_per_turn
@@ -230,6 +242,7 @@ impl Core {
         }
         let same = continues && rest == kept.len();
         kept.keep_last(rest);
+        kept.shrink(&mut self.pool);
         self.keep(id, kept, same);
     }
 
@@ -248,7 +261,7 @@ impl Core {
             self.sync_clock(id);
         }
         if self.pool.input() > self.limits.input_total.get() {
-            self.shed_input();
+            self.shed_input(id);
         }
     }
 
@@ -270,7 +283,7 @@ impl Core {
     pub(crate) fn sync_clock(&mut self, id: ConnId) {
         let now = self.now;
         let Some(c) = self.conns.get_mut(id) else { return };
-        let stop = c.held_up();
+        let stop = c.held_up() || c.starved;
         if stop == c.clock_stopped {
             return;
         }
@@ -299,6 +312,12 @@ impl Core {
         true
     }
 
+    /// Whether the groups' logs hold so much that they must be written before the next callback.
+    #[inline]
+    pub(crate) fn logs_full(&self) -> bool {
+        self.logged >= self.limits.output_high
+    }
+
     /// Lets those be read again that were not because all output together was large.
     pub(crate) fn feed_starved(&mut self) {
         if self.starved.is_empty() || self.tight() {
@@ -308,6 +327,7 @@ impl Core {
             if let Some(c) = self.conns.get_mut(id) {
                 c.starved = false;
             }
+            self.sync_clock(id);
             self.enqueue_if_work(id);
         }
     }

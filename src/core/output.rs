@@ -77,34 +77,54 @@ impl From<EncodeError> for Refusal {
 
 impl Core {
     /// Sends to a connection, framed as its handler says.
+    #[inline]
     pub(crate) fn send(&mut self, id: ConnId, data: &[u8]) -> Sent {
-        if self.borrow(id, data) {
-            self.count_sent(id);
-            return Sent::Queued;
+        if !self.send_plainly(id, data.len()) {
+            if self.borrow(id, data) {
+                self.count_sent(id);
+                return Sent::Queued;
+            }
+            if !self.may_send(id, data.len()) {
+                return self.refused(id);
+            }
+            self.begin_waiting(id);
         }
-        if !self.may_send(id, data.len()) {
-            return self.refused(id);
-        }
-        let Self { conns, framings, pool, limits, now, .. } = self;
+        let Self { conns, framings, pool, limits, .. } = self;
         let Some(c) = conns.get_mut(id) else { return Sent::Closed };
-        let hard = limits.output_hard.get();
         let before = c.out.pending();
-        if before == 0 {
-            c.stalled = *now;
-        }
-        let framing = framings.get(c.site as usize).filter(|f| !f.is_raw());
-        let queued = match framing {
+        let queued = match framings.get(c.site as usize).filter(|f| !f.is_raw()) {
             None => c.out.push(data, pool).map_err(Refusal::from),
             Some(framing) => c
                 .out
                 .push_with(framing.room(data.len()), pool, |tail| {
                     let start = tail.len();
                     framing.encode(data, tail)?;
-                    if before + (tail.len() - start) > hard { Err(Refusal::Full) } else { Ok(()) }
+                    let full = before + (tail.len() - start) > limits.output_hard.get();
+                    if full { Err(Refusal::Full) } else { Ok(()) }
                 })
                 .map(|_| ()),
         };
+        if queued.is_ok() && c.out.pending() < limits.output_high && self.delivery.conn == Some(id) {
+            // What `sent` would do comes to this.
+            self.stats.messages_out += 1;
+            self.delivery.answered = true;
+            return Sent::Queued;
+        }
         self.sent(id, queued)
+    }
+
+    /// Whether `len` more bytes go behind others that wait for `id` without anything to settle first: the common case
+    /// of the second and later messages of a callback.
+    #[inline]
+    fn send_plainly(&self, id: ConnId, len: usize) -> bool {
+        self.groups.live.is_empty()
+            && self.pool.output().saturating_add(len) <= self.limits.output_total.get()
+            && self.conns.get(id).is_some_and(|c| {
+                let pending = c.out.pending();
+                pending > 0
+                    && c.takes_output()
+                    && pending.saturating_add(len) <= self.limits.output_hard.get()
+            })
     }
 
     /// Sends bytes by reference; framed connections get an encoded copy.
@@ -116,16 +136,25 @@ impl Core {
         if !self.may_send(id, data.len()) {
             return self.refused(id);
         }
-        let Self { conns, pool, now, .. } = self;
+        self.begin_waiting(id);
+        let Self { conns, pool, .. } = self;
         let Some(c) = conns.get_mut(id) else { return Sent::Closed };
-        if c.out.pending() == 0 {
-            c.stalled = *now;
-        }
         let queued = c.out.push_bytes(data, pool).map_err(Refusal::from);
         self.sent(id, queued)
     }
 
+    /// Starts the clock of a connection's waiting output, if none waits yet. (Where the kernel takes no more, no write
+    /// will be tried that would set the deadline.)
+    fn begin_waiting(&mut self, id: ConnId) {
+        let Some(c) = self.conns.get_mut(id).filter(|c| c.out.pending() == 0) else { return };
+        c.stalled = self.now;
+        if !c.writable {
+            self.deadlines.bring_forward(id.slot, self.now.after(self.limits.write_stall.get()));
+        }
+    }
+
     /// What follows from the attempt to queue a message.
+    #[inline]
     fn sent(&mut self, id: ConnId, queued: Result<(), Refusal>) -> Sent {
         match queued {
             Ok(()) => {
@@ -143,6 +172,7 @@ impl Core {
         }
     }
 
+    #[inline]
     fn count_sent(&mut self, id: ConnId) {
         self.stats.messages_out += 1;
         if self.delivery.conn == Some(id) {
@@ -164,12 +194,16 @@ impl Core {
     }
 
     /// Stops reading a peer for whom much waits.
+    #[inline]
     pub(crate) fn note_high(&mut self, id: ConnId) {
         let high = self.limits.output_high;
-        let Some(c) = self.conns.get(id) else { return };
-        if c.high || self.pending(c) < high {
-            return;
+        if self.conns.get(id).is_some_and(|c| !c.high && self.pending(c) >= high) {
+            self.set_high(id);
         }
+    }
+
+    #[cold]
+    fn set_high(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id) {
             c.high = true;
         }
@@ -208,14 +242,15 @@ impl Core {
             c.unsent += rest.len() as u64;
             return self.kill_for_memory(id);
         }
-        self.make_room(0);
-        self.after_write(id);
+        if !self.make_room(0) {
+            self.kill(id, Reason::TotalOutputLimit);
+        }
     }
 
     /// Whether `data` is part of what was just delivered on the same, unframed connection, with nothing waiting before
     /// it. Then it need not be copied: it is written from where it lies as soon as the callback has returned.
     fn borrow(&mut self, id: ConnId, data: &[u8]) -> bool {
-        let Self { conns, delivery, groups, framings, now, .. } = self;
+        let Self { conns, delivery, groups, framings, limits, now, .. } = self;
         let start = data.as_ptr().addr();
         let inside = start >= delivery.window.start && start + data.len() <= delivery.window.end;
         if delivery.conn != Some(id) || !inside || data.is_empty() {
@@ -225,6 +260,9 @@ impl Core {
         let plain = framings.get(c.site as usize).is_none_or(Framing::is_raw);
         let logged = !c.groups.is_empty() && !groups.live.is_empty();
         if !plain || logged || !c.takes_output() || c.out.pending() > 0 {
+            return false;
+        }
+        if delivery.borrowed.len() + data.len() > limits.output_hard.get() {
             return false;
         }
         let offset = start - delivery.window.start;
@@ -249,7 +287,13 @@ impl Core {
             self.kill(id, Reason::OutputLimit);
             return false;
         }
-        self.make_room(len);
+        if len > self.limits.output_total.get() {
+            self.kill(id, Reason::TotalOutputLimit);
+            return false;
+        }
+        if !self.make_room(len) {
+            self.kill(id, Reason::TotalOutputLimit);
+        }
         self.conns.get(id).is_some_and(Connection::takes_output)
     }
 
@@ -263,26 +307,37 @@ impl Core {
         }
     }
 
-    /// Keeps all output together within its limit, by cutting those who hold the most of it.
-    pub(crate) fn make_room(&mut self, len: usize) {
+    /// Keeps all output together within its limit, by cutting those who hold the most of it. False when there is no
+    /// room for `len` more all the same: who held much when the turn's scan was made is cut already.
+    pub(crate) fn make_room(&mut self, len: usize) -> bool {
         let total = self.limits.output_total.get();
         while self.pool.output().saturating_add(len) > total {
             let Self { shed, conns, turn, .. } = self;
-            let holders = || conns.iter().map(|c| (c.out.pending(), c.id)).filter(|h| h.0 > 0).collect();
-            let Some(largest) = shed.output.next(*turn, holders) else { return };
+            let holders = || conns.iter().map(|c| (c.out.weight(), c.id)).filter(|h| h.0 > 0).collect();
+            let Some(largest) = shed.output.next(*turn, holders) else { return false };
             if self.conns.get(largest).is_some_and(|c| c.out.pending() > 0) {
                 self.kill(largest, Reason::TotalOutputLimit);
             }
         }
+        true
     }
 
-    /// Keeps all kept input together within its limit, by cutting those who hold the most of it.
-    pub(crate) fn shed_input(&mut self) {
+    /// Keeps all kept input together within its limit, by cutting those who hold the most of it, and at last `id`, who
+    /// has just added to it.
+    pub(crate) fn shed_input(&mut self, id: ConnId) {
         let total = self.limits.input_total.get();
         while self.pool.input() > total {
             let Self { shed, conns, turn, .. } = self;
-            let holders = || conns.iter().map(|c| (c.kept_len(), c.id)).filter(|h| h.0 > 0).collect();
-            let Some(largest) = shed.input.next(*turn, holders) else { return };
+            let holders = || {
+                conns
+                    .iter()
+                    .map(|c| (c.kept.as_ref().map_or(0, |k| k.held()), c.id))
+                    .filter(|h| h.0 > 0)
+                    .collect()
+            };
+            let Some(largest) = shed.input.next(*turn, holders) else {
+                return self.kill(id, Reason::TotalInputLimit);
+            };
             if self.conns.get(largest).is_some_and(|c| c.kept.is_some()) {
                 self.kill(largest, Reason::TotalInputLimit);
             }

@@ -133,13 +133,15 @@ impl Core {
         if let Some(id) = except {
             self.take_logs(id);
         }
-        self.make_room(message.len());
+        if !self.make_room(message.len()) {
+            return self.refuse_broadcast(group);
+        }
         self.settle_overfull(group, message.len());
         let place = except.and_then(|id| self.place(group, id));
-        let Self { groups, framings, pool, stats, limits, .. } = self;
+        let Self { groups, framings, pool, stats, .. } = self;
         let number = groups.number();
         let Some(room) = groups.get_mut(group) else { return 0 };
-        let Appended { mut reached, mut missed, longest } = room.append(number, framings, message, pool);
+        let Appended { mut reached, mut missed, grown } = room.append(number, framings, message, pool);
         if !room.live && reached > 0 {
             room.live = true;
             groups.live.push(group);
@@ -152,11 +154,25 @@ impl Core {
         }
         stats.messages_out += reached as u64;
         stats.unencodable += missed as u64;
-        self.logs_full |= longest >= limits.output_high;
+        self.logged += grown;
         if let Some(id) = sender.filter(|_| reached > 0) {
             self.note_sender(group, id);
         }
         reached
+    }
+
+    /// There is no room for a message within the total of all output: those who may not miss one are cut.
+    fn refuse_broadcast(&mut self, group: Group) -> usize {
+        let Some(room) = self.groups.get(group) else { return 0 };
+        if room.policy == SlowMember::Skip {
+            self.stats.skipped += room.members.len() as u64;
+            return 0;
+        }
+        let members: Vec<ConnId> = room.members.iter().map(|m| m.conn).collect();
+        for id in members {
+            self.kill(id, Reason::TotalOutputLimit);
+        }
+        0
     }
 
     /// Where in a group's list of members a connection is.
@@ -194,111 +210,43 @@ impl Core {
         }
     }
 
-    /// In a group that pauses its senders: remembers one, or holds it up if a member is slow.
-    fn note_sender(&mut self, group: Group, id: ConnId) {
-        let Some(room) = self.groups.get_mut(group) else { return };
-        if room.policy != SlowMember::PauseSenders {
-            return;
-        }
-        if room.slow > 0 {
-            self.hold(group, id);
-        } else if room.senders.last() != Some(&id) {
-            room.senders.push(id);
-        }
-    }
-
-    /// Stops reading a sender until no member of `group` is slow.
-    fn hold(&mut self, group: Group, id: ConnId) {
-        let Self { conns, groups, .. } = self;
-        let (Some(c), Some(room)) = (conns.get_mut(id), groups.get_mut(group)) else { return };
-        if c.holds > 0 && room.waiting.contains(&id) {
-            return;
-        }
-        c.holds += 1;
-        room.waiting.push(id);
-        self.sync_clock(id);
-    }
-
-    /// Lets held-up senders be read again.
-    fn release(&mut self, waiting: Vec<ConnId>) {
-        for id in waiting {
-            if let Some(c) = self.conns.get_mut(id) {
-                c.holds = c.holds.saturating_sub(1);
-                self.sync_clock(id);
-                self.enqueue_if_work(id);
-            }
-        }
-    }
-
-    /// Lets wait for a member what the kernel did not take of its range: from byte `start` of `block` on. `from` is the
-    /// first number of the range.
+    /// Lets wait for a member what the kernel did not take of what it is owed: from byte `start` of `block` on.
     pub(crate) fn let_wait(
         &mut self,
         group: Group,
-        place: usize,
+        place: u32,
         id: ConnId,
+        owed: &Owed,
         block: &Rc<Vec<u8>>,
         start: usize,
-        from: u64,
     ) {
         let Self { conns, groups, pool, limits, stats, now, .. } = self;
         let Some(c) = conns.get_mut(id) else { return };
-        let Some((room, log)) =
-            groups.get(group).and_then(|r| Some((r, r.logs.get(r.members.get(place)?.log as usize)?)))
-        else {
-            // The write failed, and it is a member no more.
-            c.unsent += (block.len() - start) as u64;
+        let left = (owed.range.end - start) as u64;
+        // A write that failed has ended the membership, and another may stand in its place.
+        let member =
+            groups.get(group).filter(|r| r.members.get(place as usize).is_some_and(|m| m.conn == id));
+        let Some(room) = member.filter(|_| c.takes_output()) else {
+            c.unsent += left;
             return;
         };
         let pending = c.out.pending();
-        let end = log.range(from).end;
-        if !c.takes_output() {
-            c.unsent += (end - start) as u64;
-            return;
-        }
-        let Admitted::UpTo(upto, skipped) = admit(room.policy, limits, log, start, from, pending) else {
-            c.unsent += (end - start) as u64;
+        let Admitted::UpTo(upto, skipped) =
+            admit(room.policy, limits, &room.logs[owed.log], start, owed.from, pending)
+        else {
+            c.unsent += left;
             return self.kill(id, Reason::OutputLimit);
         };
         stats.skipped += skipped;
-        if pending == 0 && start == log.range(from).start {
+        if pending == 0 && start == owed.range.start {
             c.stalled = *now;
         }
         if c.out.push_block(block, start..upto, pool).is_err() {
-            c.unsent += (end - start) as u64;
+            c.unsent += left;
             return self.kill_for_memory(id);
         }
-        let slow = c.out.pending() > limits.output_high;
-        self.after_write(id);
-        if slow {
+        if c.out.pending() > limits.output_high {
             self.note_slow(group, place);
-        }
-    }
-
-    /// Notes that what waits for a member has passed the high-water mark: it may hold up the senders.
-    pub(crate) fn note_slow(&mut self, group: Group, place: usize) {
-        let Some(room) = self.groups.get_mut(group) else { return };
-        let pauses = room.policy == SlowMember::PauseSenders;
-        let Some(member) = room.members.get_mut(place).filter(|m| pauses && !m.slow) else { return };
-        member.slow = true;
-        room.slow += 1;
-        for id in std::mem::take(&mut room.senders) {
-            self.hold(group, id);
-        }
-    }
-
-    /// Notes that what waits for a connection has fallen to the low-water mark.
-    pub(crate) fn note_drained(&mut self, id: ConnId) {
-        let Some(c) = self.conns.get(id) else { return };
-        for m in c.groups.clone() {
-            let Some(room) = self.groups.get_mut(m.group) else { continue };
-            let Some(member) = room.members.get_mut(m.place as usize).filter(|m| m.slow) else { continue };
-            member.slow = false;
-            room.slow -= 1;
-            if room.slow == 0 {
-                let waiting = std::mem::take(&mut room.waiting);
-                self.release(waiting);
-            }
         }
     }
 
@@ -311,7 +259,7 @@ impl Core {
         memberships
             .iter()
             .filter_map(|m| owed(self.groups.get(m.group)?, m.place))
-            .map(|(_, range, _)| range.len())
+            .map(|o| o.range.len())
             .sum()
     }
 
@@ -335,16 +283,26 @@ impl Core {
             return;
         }
         let number = self.groups.next_number();
-        for m in self.conns.get(id).map(|c| c.groups.clone()).unwrap_or_default() {
+        let memberships = self.conns.get(id).map(|c| c.groups.clone()).unwrap_or_default();
+        for m in &memberships {
             self.set_from(m.group, m.place, number);
         }
-        for piece in pieces {
-            if !self.take_piece(id, &piece) {
+        for (i, piece) in pieces.iter().enumerate() {
+            if !self.take_piece(id, piece) {
+                let lost: usize = pieces[i..].iter().map(|p| p.range.len()).sum();
+                if let Some(c) = self.conns.get_mut(id) {
+                    c.unsent += lost as u64;
+                }
                 return;
             }
         }
         self.mark_dirty(id);
         self.note_high(id);
+        if self.conns.get(id).is_some_and(|c| c.out.pending() > self.limits.output_high) {
+            for m in memberships {
+                self.note_slow(m.group, m.place);
+            }
+        }
     }
 
     /// What logs hold for a connection: one piece for each group's range, or one for each message where several groups
@@ -355,7 +313,7 @@ impl Core {
         let mut pieces = Vec::new();
         for m in &c.groups {
             let Some(room) = self.groups.get(m.group) else { continue };
-            let Some((log, range, from)) = owed(room, m.place) else { continue };
+            let Some(Owed { log, range, from }) = owed(room, m.place) else { continue };
             let piece = |number, range| Piece { number, group: m.group, log, from: number, range };
             if merge {
                 pieces.extend(room.logs[log].messages(from).map(|(number, range)| piece(number, range)));
@@ -412,12 +370,23 @@ struct Piece {
     range: Range<usize>,
 }
 
-/// The log, the range and the first number that the member at `place` is owed, if it is owed anything.
-pub(crate) fn owed(room: &Room, place: u32) -> Option<(usize, Range<usize>, u64)> {
+/// What a log holds for a member.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    /// Which of the group's logs.
+    pub(crate) log: usize,
+    /// Where in its block.
+    pub(crate) range: Range<usize>,
+    /// The first number in the range.
+    pub(crate) from: u64,
+}
+
+/// What the member at `place` has not taken yet, if there is anything.
+pub(crate) fn owed(room: &Room, place: u32) -> Option<Owed> {
     if !room.live {
         return None;
     }
     let member = room.members.get(place as usize)?;
     let range = room.logs[member.log as usize].range(member.from);
-    (!range.is_empty()).then_some((member.log as usize, range, member.from))
+    (!range.is_empty()).then_some(Owed { log: member.log as usize, range, from: member.from })
 }

@@ -1,5 +1,5 @@
-//! Passes what one connection sends on to all that are connected. Knows nothing of messages: raw it relays bytes, behind
-//! a [`Framed`](crate::Framed) whole messages.
+//! Passes what one connection sends on to all that are connected. Knows nothing of messages: raw it relays bytes,
+//! behind a [`Framed`](crate::Framed) whole messages.
 
 use crate::closed::Closed;
 use crate::group::SlowMember;

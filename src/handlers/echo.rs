@@ -1,4 +1,5 @@
-//! Sends back what it gets. Knows nothing of messages: behind a [`Framed`](crate::Framed) it answers each with the same.
+//! Sends back what it gets. Knows nothing of messages: behind a [`Framed`](crate::Framed) it answers each with the
+//! same.
 
 use crate::handler::{Context, Handler};
 

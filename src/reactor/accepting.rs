@@ -40,16 +40,26 @@ pub(super) struct Doors<S: Sys> {
     full: bool,
     /// Connections refused since the log last said so.
     refused: u64,
+    /// Someone has come since a lingering connection was last dropped to make a place.
+    hot: bool,
 }
 
 impl<S: Sys> Doors<S> {
     pub(super) const fn new() -> Self {
-        Self { slots: Slab::new(), generations: Generations::new(), paused: None, full: false, refused: 0 }
+        Self {
+            slots: Slab::new(),
+            generations: Generations::new(),
+            paused: None,
+            full: false,
+            refused: 0,
+            hot: false,
+        }
     }
 
     /// Notes that connections wait. False for a listener that is gone.
     pub(super) fn note_ready(&mut self, id: ListenerId) -> bool {
         let door = self.slots.get_mut(id.slot as usize).filter(|d| d.id == id);
+        self.hot |= door.is_some();
         door.map(|d| d.ready = true).is_some()
     }
 
@@ -157,15 +167,15 @@ impl<S: Sys> Loop<S> {
         }
     }
 
-    /// Whether one more connection may be taken: there is room, or the policy is to take and refuse. The connection that
-    /// has lingered longest makes room.
+    /// Whether one more connection may be taken: there is room, or the policy is to take and refuse. The connection
+    /// that has lingered longest makes room.
     fn make_place(&mut self) -> bool {
         let core = &mut self.engine.core;
         let max = core.limits.connections.get();
         if !self.doors.is_full(core) {
             if std::mem::take(&mut self.doors.full) {
                 let refused = std::mem::take(&mut self.doors.refused);
-                log::info!("below {max} connections again ({refused} refused)");
+                log::debug!("below {max} connections again ({refused} refused)");
             }
             return true;
         }
@@ -176,10 +186,10 @@ impl<S: Sys> Loop<S> {
             let then = if refuse { "more are refused" } else { "more wait" };
             log::warn!("{max} connections, as many as allowed: {then}{}", suppressed(n));
         }
-        if !self.doors.slots.iter().any(|(_, d)| d.ready) {
-            return false;
+        if !refuse && std::mem::take(&mut self.doors.hot) && core.drop_oldest_lingering() {
+            // Its place is for whoever has come, without waiting for more to come free.
+            self.doors.full = false;
         }
-        core.drop_oldest_lingering();
         refuse
     }
 

@@ -4,7 +4,10 @@
 //! does could be done between any two turns.
 
 mod accepting;
+mod flushing;
 mod stopping;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod turn;
 
@@ -14,11 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::endpoint::{Address, Bind, Endpoint, Listen, ListenOptions, Source};
+use crate::endpoint::{Address, Endpoint};
 use crate::engine::Key;
 use crate::handler::{Handler, Net};
 use crate::id::{Generations, ListenerId};
 use crate::limits::{Limits, PanicPolicy};
+use crate::listen::{Bind, Listen, ListenOptions, Source};
 use crate::stats::Stats;
 use crate::sys::Sys;
 use crate::sys::mio::MioSys;
@@ -64,8 +68,8 @@ impl Reactor {
     /// A reactor with limits of your own.
     ///
     /// # Errors
-    /// When a limit is zero or contradicts another one (`InvalidInput`, and the text names both), or the system gives no
-    /// event queue.
+    /// When a limit is zero or contradicts another one (`InvalidInput`, and the text names both), or the system gives
+    /// no event queue.
     pub fn with_limits(limits: Limits) -> io::Result<Self> {
         limits.check()?;
         let sys = MioSys::new(limits.events_per_turn)?;
@@ -77,13 +81,14 @@ impl Reactor {
         self.inner.engine.set_panic_policy(policy);
     }
 
-    /// Adds a handler, to be put behind any number of listeners with [`listen_on`](Reactor::listen_on). It stays as long
-    /// as the reactor.
+    /// Adds a handler, to be put behind any number of listeners with [`listen_on`](Reactor::listen_on). It stays as
+    /// long as the reactor.
     ///
     /// # Errors
     /// When its framing's maximum does not fit the limits; the text names both.
     pub fn add<H: Handler>(&mut self, handler: H) -> io::Result<Key<H>> {
-        Ok(Key::new(self.inner.engine.add(handler, true)?))
+        let site = self.inner.engine.add(handler, true)?;
+        Ok(self.inner.engine.key(site))
     }
 
     /// The handler behind a key; `None` for a key of another reactor.
@@ -99,8 +104,9 @@ impl Reactor {
     /// Listens at an address for a handler of its own, which is dropped when its listeners and connections are gone.
     ///
     /// The address is a string (`"127.0.0.1:7000"`, `"[::1]:7000"`, `"localhost:7000"`, `"unix:/path"`), a
-    /// [`SocketAddr`], a listener that the caller has bound, or a [`Listen`] with options. Port 0 takes a free port; the
-    /// answer has the real one. A host name is looked up here (which blocks) and listened on at all its addresses.
+    /// [`SocketAddr`], a listener that the caller has bound, or a [`Listen`] with options. Port 0 takes a free port;
+    /// the answer has the real one. A host name is looked up here (which blocks) and listened on at all its
+    /// addresses.
     ///
     /// # Errors
     /// When the address is wrong or taken, or the handler's framing does not fit the limits. Nothing is left listening
@@ -119,10 +125,10 @@ impl Reactor {
     /// # Errors
     /// As for [`listen`](Reactor::listen), and `NotFound` for a key of another reactor.
     pub fn listen_on<H: Handler>(&mut self, at: impl Into<Listen>, key: Key<H>) -> io::Result<Listening> {
-        if self.get(key).is_none() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the key belongs to another reactor"));
-        }
-        self.listen_at(at.into(), key.site)
+        let site = self.inner.engine.site(key);
+        let site = site
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the key belongs to another reactor"))?;
+        self.listen_at(at.into(), site)
     }
 
     fn listen_at(&mut self, at: Listen, site: u32) -> io::Result<Listening> {
@@ -214,14 +220,11 @@ impl Reactor {
     /// # Errors
     /// Only when waiting for events itself fails.
     pub fn run(&mut self) -> io::Result<()> {
-        loop {
-            let was_stopping = self.inner.stopping.is_under_way();
-            let asked = self.inner.stop.asked.load(Ordering::Acquire) > 0;
+        let before = self.inner.stopping.done();
+        while self.inner.stopping.done() == before {
             self.inner.turn(None)?;
-            if (was_stopping || asked) && !self.inner.stopping.is_under_way() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// One turn: waits for something to do, no longer than `timeout` (`None`: as long as it takes), and does it.
@@ -229,19 +232,21 @@ impl Reactor {
     /// # Errors
     /// Only when waiting for events itself fails.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
+        self.inner.look_at_clock();
         self.inner.turn(timeout)
     }
 
     /// How long an outer loop may sleep on the descriptors alone: zero while there is work that none of them will
     /// announce, `None` when nothing is due.
-    pub fn next_deadline(&self) -> Option<Duration> {
+    pub fn next_deadline(&mut self) -> Option<Duration> {
+        self.inner.look_at_clock();
         let at = self.inner.next_deadline();
         (at != crate::sys::Time::NEVER).then(|| at.since(self.inner.engine.core.now))
     }
 
     /// Ends in good order: takes the connections that wait, stops listening, calls
-    /// [`on_shutdown`](Handler::on_shutdown) for every connection, turns until all have ended, and aborts those that have
-    /// not after `grace`.
+    /// [`on_shutdown`](Handler::on_shutdown) for every connection, turns until all have ended, and aborts those that
+    /// have not after `grace`.
     ///
     /// # Errors
     /// Only when waiting for events itself fails.

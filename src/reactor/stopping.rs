@@ -30,6 +30,8 @@ pub(super) struct Stopping {
     report: Report,
     /// What the last shutdown came to.
     last: Option<Report>,
+    /// How many shutdowns have ended.
+    done: u64,
     /// How many requests to stop have been obeyed.
     heeded: u8,
 }
@@ -46,6 +48,10 @@ impl Stopping {
 
     pub(super) const fn is_under_way(&self) -> bool {
         self.until.is_some()
+    }
+
+    pub(super) const fn done(&self) -> u64 {
+        self.done
     }
 
     pub(super) const fn last(&self) -> Option<Report> {
@@ -91,6 +97,7 @@ impl<S: Sys> Loop<S> {
         log::info!("shutting down, {} connections open", core.conns.len());
         for id in self.listeners() {
             let most = self.engine.core.limits.connections.get();
+            self.doors.note_ready(id);
             self.accept_at(id, most);
             self.close_door(id);
         }
@@ -118,6 +125,7 @@ impl<S: Sys> Loop<S> {
             );
             self.stopping.until = None;
             self.stopping.last = Some(report);
+            self.stopping.done += 1;
             self.stopping.heeded = 0;
             self.stop.asked.store(0, Ordering::Release);
             core.stopping = false;

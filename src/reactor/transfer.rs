@@ -1,17 +1,14 @@
-//! Moving bytes: what one visit to a connection reads and writes, and the flush at the end of the turn.
+//! A visit to a connection: reading and delivering, the close as far as it can go, and what follows a callback.
 //!
-//! Knows nothing of accepting and stopping. Invariant: a stream's `readable` and `writable` are cleared only when the
-//! seam says that nothing is left; bytes the kernel took are counted and forgotten at once, so none is written twice.
+//! Knows nothing of accepting and stopping. Invariant: `readable` is cleared only when the seam says that nothing is
+//! left, and every callback is followed by `after_call`.
 
-use std::io::{ErrorKind, IoSlice};
-use std::rc::Rc;
+use std::io::ErrorKind;
 
 use super::turn::{FRONT, Loop};
 use crate::closed::Reason;
-use crate::connection::Phase;
-use crate::core::owed;
-use crate::id::{ConnId, Group};
-use crate::outbox::SLICES;
+use crate::connection::{Connection, Phase};
+use crate::id::ConnId;
 use crate::sys::Sys;
 
 /// Visits in a row that a hint asked for and that came to nothing, before a connection is given up.
@@ -27,7 +24,7 @@ impl<S: Sys> Loop<S> {
             Phase::Lingering => self.read_and_discard(id),
             Phase::Flushing => {
                 self.ask_for_error(id);
-                self.write(id, &[], &[]);
+                self.flush(id);
                 self.progress(id);
             }
             Phase::Open => self.visit_open(id),
@@ -50,11 +47,11 @@ impl<S: Sys> Loop<S> {
         }
         let Some(c) = self.engine.core.conns.get(id) else { return };
         if c.can_write() {
-            self.write(id, &[], &[]);
+            self.flush(id);
         }
         self.progress(id);
         let Some(c) = self.engine.core.conns.get_mut(id) else { return };
-        if std::mem::take(&mut c.drain_due) {
+        if std::mem::take(&mut c.drain_due) && !c.high {
             self.engine.drain(id);
             self.after_call(id, &[]);
         }
@@ -195,22 +192,33 @@ impl<S: Sys> Loop<S> {
         if answered {
             let lead = data.get(borrowed).unwrap_or_default();
             let (written, _) = self.write(id, lead, &[]);
-            self.engine.core.put_back(id, lead.get(written..).unwrap_or_default());
+            if written < lead.len() {
+                self.engine.core.put_back(id, &lead[written..]);
+            }
+            self.engine.core.after_write(id);
         }
         self.progress(id);
-        if self.engine.core.logs_full {
+        if self.engine.core.logs_full() {
             self.flush_groups();
         }
     }
 
     /// Takes a close, or the end of our output, as far as it can go now.
+    #[inline]
     pub(super) fn progress(&mut self, id: ConnId) {
+        let plain = |c: &Connection| c.phase == Phase::Open && !c.fin_wanted;
+        if !self.engine.core.conns.get(id).is_none_or(plain) {
+            self.progress_close(id);
+        }
+    }
+
+    fn progress_close(&mut self, id: ConnId) {
         let core = &mut self.engine.core;
         let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
         let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.broken);
         match c.phase {
             Phase::Open if fin_sent && c.ended => core.finish(id, Reason::PeerClosed),
-            Phase::Open if c.fin_wanted && !fin_sent => {
+            Phase::Open if c.fin_wanted && !fin_sent && !c.broken => {
                 let done = self.stream(id).is_some() && self.send_fin(id);
                 let core = &mut self.engine.core;
                 match core.conns.get_mut(id) {
@@ -280,139 +288,5 @@ impl<S: Sys> Loop<S> {
             }
             _ => core.finish(id, Reason::Handler),
         }
-    }
-
-    /// Writes `lead`, then what waits for the connection, then `trail`, as far as the kernel takes it and the turn's
-    /// budget allows. Answers how much of `lead` and of `trail` was written; what of them was not is the caller's.
-    pub(super) fn write(&mut self, id: ConnId, lead: &[u8], trail: &[u8]) -> (usize, usize) {
-        let (mut led, mut trailed) = (0, 0);
-        let core = &mut self.engine.core;
-        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else {
-            return (0, 0);
-        };
-        let mut failed = None;
-        while let Some(c) = core.conns.get_mut(id).filter(|c| c.can_be_written()) {
-            if c.turn != core.turn {
-                (c.turn, c.written) = (core.turn, 0);
-            }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let budget = core.limits.write_per_turn.saturating_sub(c.written as usize);
-            let n = c.out.gather(&lead[led..], &trail[trailed..], budget, &mut slices);
-            if n == 0 {
-                break;
-            }
-            match self.sys.write(stream, &slices[..n]) {
-                Ok(0) => failed = Some(Reason::Io(ErrorKind::WriteZero)),
-                Ok(taken) => {
-                    c.bytes_out += taken as u64;
-                    c.written += taken as u32;
-                    (c.active, c.stalled) = (core.now, core.now);
-                    core.stats.bytes_out += taken as u64;
-                    let of_lead = taken.min(lead.len() - led);
-                    let of_queue = (taken - of_lead).min(c.out.pending());
-                    led += of_lead;
-                    trailed += taken - of_lead - of_queue;
-                    c.out.advance(of_queue, &mut core.pool);
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    c.writable = false;
-                    c.out.shrink(&mut core.pool);
-                }
-                Err(e) => failed = Some(Reason::of_io(&e)),
-            }
-            if failed.is_some() {
-                break;
-            }
-        }
-        match failed {
-            Some(why) => core.write_failed(id, why),
-            None => core.after_write(id),
-        }
-        (led, trailed)
-    }
-
-    /// The end of the turn: broadcasts, then all that others have sent to a connection.
-    pub(super) fn flush_all(&mut self) {
-        let core = &mut self.engine.core;
-        if core.groups.live.is_empty() && core.dirty.is_empty() {
-            return core.feed_starved();
-        }
-        self.flush_groups();
-        for id in std::mem::take(&mut self.engine.core.dirty) {
-            if let Some(c) = self.engine.core.conns.get_mut(id) {
-                c.dirty = false;
-                if c.can_write() {
-                    self.write(id, &[], &[]);
-                }
-                self.progress(id);
-                self.engine.core.enqueue_if_work(id);
-            }
-        }
-        self.look_at_clock();
-        self.engine.core.feed_starved();
-    }
-
-    /// Writes what lies in the groups' logs to their members: one write for each.
-    fn flush_groups(&mut self) {
-        self.engine.core.logs_full = false;
-        self.merge_logs();
-        for group in std::mem::take(&mut self.engine.core.groups.live) {
-            self.flush_group(group);
-        }
-    }
-
-    /// What a connection gets from several groups goes through its outbox, in the order of sending.
-    fn merge_logs(&mut self) {
-        let core = &mut self.engine.core;
-        if core.groups.live.len() < 2 {
-            return;
-        }
-        for group in core.groups.live.clone() {
-            let members: Vec<ConnId> =
-                core.groups.get(group).iter().flat_map(|r| &r.members).map(|m| m.conn).collect();
-            for id in members {
-                if core.live_memberships(id) > 1 {
-                    core.take_logs(id);
-                }
-            }
-        }
-    }
-
-    fn flush_group(&mut self, group: Group) {
-        let Some(room) = self.engine.core.groups.get_mut(group) else { return };
-        let blocks: Vec<Rc<Vec<u8>>> = room.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
-        // Backwards: a member that is cut is replaced by one that has been served.
-        for place in (0..room.members.len()).rev() {
-            self.flush_member(group, place, &blocks);
-        }
-        let core = &mut self.engine.core;
-        if let Some(room) = core.groups.get_mut(group) {
-            room.live = false;
-            room.senders.clear();
-            for log in &mut room.logs {
-                log.clear();
-            }
-        }
-        for block in blocks {
-            core.pool.give_shared(block);
-        }
-    }
-
-    /// Writes to one member what it is owed; what the kernel does not take waits for it, as its group's policy admits.
-    fn flush_member(&mut self, group: Group, place: usize, blocks: &[Rc<Vec<u8>>]) {
-        let core = &mut self.engine.core;
-        let number = core.groups.next_number();
-        let Some(room) = core.groups.get_mut(group) else { return };
-        let Some((log, range, from)) = owed(room, place as u32) else { return };
-        let Some(member) = room.members.get_mut(place) else { return };
-        member.from = number;
-        let id = member.conn;
-        let block = &blocks[log];
-        let (_, written) = self.write(id, &[], block.get(range.clone()).unwrap_or_default());
-        let start = range.start + written;
-        if start < range.end {
-            self.engine.core.let_wait(group, place, id, block, start, from);
-        }
-        self.engine.core.enqueue_if_work(id);
     }
 }

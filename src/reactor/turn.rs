@@ -26,8 +26,8 @@ pub(super) const FRONT: usize = 4 * 1024;
 const LATE: Duration = Duration::from_secs(5);
 /// Turns that may go by while we catch up on what arrived when we were late.
 const CATCH_UP: u32 = 64;
-/// A callback that takes longer than this is worth a line in the log.
-const SLOW_CALL: Duration = Duration::from_millis(50);
+/// A callback that takes longer than this many nanoseconds is worth a line in the log.
+const SLOW_CALL: u64 = 50_000_000;
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +99,9 @@ impl<S: Sys> Loop<S> {
         core.turn = core.turn.wrapping_add(1);
         core.stats.turns += 1;
         let events = self.sort_events();
+        if self.engine.core.logs_full() {
+            self.flush_groups();
+        }
         self.check_stop();
         self.accept();
         self.visit_ready();
@@ -108,7 +111,7 @@ impl<S: Sys> Loop<S> {
         self.reap();
         self.check_stopped();
         let core = &mut self.engine.core;
-        core.stats.longest_turn = core.stats.longest_turn.max(core.now.since(began));
+        core.longest_turn = core.longest_turn.max(core.now.nanos_since(began));
         Ok(Turn { events, more: self.has_more() })
     }
 
@@ -211,6 +214,9 @@ impl<S: Sys> Loop<S> {
             self.engine.close(id, &closed);
             self.timed_call(id);
             self.graves.push(id);
+            if self.engine.core.logs_full() {
+                self.flush_groups();
+            }
         }
     }
 
@@ -246,14 +252,19 @@ impl<S: Sys> Loop<S> {
         let before = self.engine.core.now;
         self.look_at_clock();
         let core = &mut self.engine.core;
-        let took = core.now.since(before);
-        if took > core.stats.longest_call {
-            core.stats.longest_call = took;
+        let took = core.now.nanos_since(before);
+        if took > core.longest_call {
+            core.longest_call = took;
         }
-        if took > SLOW_CALL
-            && let Some(n) = self.gates.slow_call.pass(core.now)
-        {
-            let name = self.engine.name_of(id);
+        if took > SLOW_CALL {
+            self.log_slow_call(id, took);
+        }
+    }
+
+    #[cold]
+    fn log_slow_call(&mut self, id: ConnId, took: u64) {
+        if let Some(n) = self.gates.slow_call.pass(self.engine.core.now) {
+            let (name, took) = (self.engine.name_of(id), Duration::from_nanos(took));
             log::warn!("{id}: a callback of {name} took {took:?}; all others waited{}", suppressed(n));
         }
     }
@@ -284,7 +295,12 @@ fn note_event(core: &mut Core, id: ConnId, bits: u8) {
         c.hinted = true;
         c.suspect |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
     }
-    core.enqueue_if_work(id);
+    let plain = c.phase == Phase::Open && c.readable && !c.held_up() && c.out.pending() == 0;
+    if plain {
+        core.enqueue(id);
+    } else {
+        core.enqueue_if_work(id);
+    }
 }
 
 /// " (n more suppressed)", or nothing.

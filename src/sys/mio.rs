@@ -17,7 +17,8 @@ use socket2::SockRef;
 
 use super::socket;
 use super::{CloseHow, Ready, Received, Sys, Time, Wake};
-use crate::endpoint::{Address, Bind, ListenOptions};
+use crate::endpoint::Address;
+use crate::listen::{Bind, ListenOptions};
 
 /// The real world.
 #[derive(Debug)]
@@ -133,7 +134,9 @@ impl Sys for MioSys {
 
     #[inline]
     fn now(&mut self) -> Time {
-        Time(u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        // 584 years fit.
+        let elapsed = self.base.elapsed();
+        Time(elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(elapsed.subsec_nanos())))
     }
 
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
@@ -421,7 +424,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::endpoint::Keepalive;
+    use crate::listen::Keepalive;
 
     const TOKEN: usize = 7;
     /// Nothing here waits that long unless it is broken.

@@ -9,6 +9,8 @@
 //! edge is never lost: after a call answered `WouldBlock` (or said *drained*), readiness is reported again.
 
 pub(crate) mod mio;
+#[cfg(test)]
+pub(crate) mod script;
 mod socket;
 pub(crate) mod trouble;
 
@@ -18,7 +20,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::{Address, Bind, ListenOptions};
+use crate::endpoint::Address;
+use crate::listen::{Bind, ListenOptions};
 
 /// Nanoseconds on a monotonic clock with an arbitrary origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +34,12 @@ impl Time {
     /// This time plus `d`; [`Time::NEVER`] when that is too far to count.
     pub(crate) fn after(self, d: Duration) -> Self {
         u64::try_from(d.as_nanos()).map_or(Self::NEVER, |n| Self(self.0.saturating_add(n)))
+    }
+
+    /// Nanoseconds since `earlier`; zero when it is not in the past.
+    #[inline]
+    pub(crate) const fn nanos_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 
     /// How long ago `earlier` was; zero when it is not in the past.

@@ -1,0 +1,341 @@
+//! The whole reactor in a scripted world: one test for each hazard, each told like a transcript.
+//!
+//! Invariant: [`Rig::check`] runs after every turn of every test.
+
+mod accepting;
+mod broadcasting;
+mod closing;
+mod delivering;
+mod handling;
+mod identity;
+mod logging;
+mod readiness;
+mod sending;
+mod stopping;
+mod timing;
+
+use std::time::Duration;
+
+use super::turn::{Loop, Turn};
+use crate::closed::{Closed, Reason};
+use crate::connection::Phase;
+use crate::endpoint::{Bind, ListenOptions};
+use crate::engine::Key;
+use crate::handler::{Context, Handler, Net};
+use crate::id::{ConnId, Generations, ListenerId};
+use crate::limits::{Limit, Limits};
+use crate::stats::Stats;
+use crate::sys::Sys;
+use crate::sys::script::{Call, Script};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+/// The callback that an action stands in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On<'a> {
+    Open,
+    Data(&'a [u8]),
+    End,
+    Drain,
+    Shutdown,
+}
+
+/// A handler that writes down what it is called for, and does what the test says.
+struct Puppet<A, B> {
+    act: A,
+    last: B,
+    log: Vec<String>,
+}
+
+impl<A, B> Puppet<A, B> {
+    fn note(&mut self, id: ConnId, what: &str) {
+        self.log.push(format!("{} {what}", id.slot));
+    }
+}
+
+impl<A, B> Handler for Puppet<A, B>
+where
+    A: FnMut(&mut Context<'_>, On<'_>) + 'static,
+    B: FnMut(&mut Net<'_>, &Closed) + 'static,
+{
+    type State = u64;
+
+    fn on_open(&mut self, cx: &mut Context<'_>) -> u64 {
+        self.note(cx.id(), "open");
+        (self.act)(cx, On::Open);
+        0
+    }
+
+    fn on_data(&mut self, cx: &mut Context<'_>, state: &mut u64, data: &[u8]) {
+        *state += 1;
+        let shown =
+            if data.len() > 40 { format!("{} B", data.len()) } else { data.escape_ascii().to_string() };
+        self.note(cx.id(), &shown);
+        (self.act)(cx, On::Data(data));
+    }
+
+    fn on_end(&mut self, cx: &mut Context<'_>, _state: &mut u64) {
+        self.note(cx.id(), "end");
+        (self.act)(cx, On::End);
+    }
+
+    fn on_drain(&mut self, cx: &mut Context<'_>, _state: &mut u64) {
+        self.note(cx.id(), "drain");
+        (self.act)(cx, On::Drain);
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_>, _state: &mut u64) {
+        self.note(cx.id(), "shutdown");
+        (self.act)(cx, On::Shutdown);
+    }
+
+    fn on_close(&mut self, net: &mut Net<'_>, _state: u64, closed: &Closed) {
+        self.note(closed.who, &format!("closed {}", closed.why.name()));
+        (self.last)(net, closed);
+    }
+}
+
+/// Reads the log of a puppet, whatever its actions are.
+type ReadLog = Box<dyn Fn(&mut Loop<Script>) -> Vec<String>>;
+
+/// A loop in a scripted world, with one listener and one handler.
+struct Rig {
+    inner: Loop<Script>,
+    door: ListenerId,
+    site: u32,
+    read_log: ReadLog,
+    fruitless: usize,
+    seen: (usize, usize),
+}
+
+/// A rig with a puppet: `act` for each callback but `on_close`.
+fn puppet(act: impl FnMut(&mut Context<'_>, On<'_>) + 'static) -> Rig {
+    puppet_within(limits(), act)
+}
+
+fn puppet_within(limits: Limits, act: impl FnMut(&mut Context<'_>, On<'_>) + 'static) -> Rig {
+    puppet_to_the_last(limits, act, |_, _| {})
+}
+
+fn puppet_to_the_last(
+    limits: Limits,
+    act: impl FnMut(&mut Context<'_>, On<'_>) + 'static,
+    last: impl FnMut(&mut Net<'_>, &Closed) + 'static,
+) -> Rig {
+    Rig::new(limits, Generations::new(), Puppet { act, last, log: Vec::new() }, |key| {
+        Box::new(move |inner| {
+            inner.engine.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
+        })
+    })
+}
+
+/// A rig with a handler that needs no puppet.
+fn rig(limits: Limits, handler: impl Handler) -> Rig {
+    Rig::new(limits, Generations::new(), handler, |_| Box::new(|_| Vec::new()))
+}
+
+/// The default limits, with a read buffer so small that tests can fill it.
+fn limits() -> Limits {
+    Limits { read_buffer: 64, ..Limits::default() }
+}
+
+/// Limits of output in reach of a test: reading stops at 4 KiB, resumes at 1 KiB, and 8 KiB are too much.
+fn tight_limits() -> Limits {
+    Limits { output_high: 4096, output_low: 1024, output_hard: Limit::At(8192), ..limits() }
+}
+
+/// Echoes, and closes when the peer does.
+fn echo(cx: &mut Context<'_>, on: On<'_>) {
+    match on {
+        On::Data(data) => drop(cx.send(data)),
+        On::End | On::Shutdown => cx.close(),
+        On::Open | On::Drain => {}
+    }
+}
+
+impl Rig {
+    fn new<H: Handler>(
+        limits: Limits,
+        generations: Generations,
+        handler: H,
+        read_log: impl FnOnce(Key<H>) -> ReadLog,
+    ) -> Self {
+        let mut inner = Loop::new(Script::new(), limits, generations).unwrap();
+        let site = inner.engine.add(handler, true).unwrap();
+        let read_log = read_log(Key::new(site));
+        let mut rig = Self {
+            inner,
+            door: ListenerId { slot: 0, generation: 0 },
+            site,
+            read_log,
+            fruitless: 0,
+            seen: (0, 0),
+        };
+        rig.door = rig.listen(site);
+        rig.settle();
+        rig.sys().trace.clear();
+        rig
+    }
+
+    /// One more listener.
+    fn listen(&mut self, site: u32) -> ListenerId {
+        let at = Bind::Tcp("127.0.0.1:0".parse().unwrap());
+        let socket = self.inner.sys.bind(at, &ListenOptions::default()).unwrap();
+        self.inner.open_door(socket, site).unwrap().0
+    }
+
+    const fn sys(&mut self) -> &mut Script {
+        &mut self.inner.sys
+    }
+
+    const fn net(&mut self) -> Net<'_> {
+        Net::new(&mut self.inner.engine.core)
+    }
+
+    fn stats(&self) -> Stats {
+        self.inner.engine.core.snapshot()
+    }
+
+    /// A client that is accepted before this returns.
+    fn connect(&mut self) -> usize {
+        let peer = self.sys().connect(0);
+        self.settle();
+        peer
+    }
+
+    /// The id of the connection with a peer.
+    fn id(&self, peer: usize) -> ConnId {
+        let here = |s: &Option<crate::sys::script::Stream>| s.as_ref().is_some_and(|s| s.peer() == peer);
+        let slot = self.inner.streams.iter().position(here).unwrap();
+        self.inner.engine.core.conns.id_at(slot as u32).unwrap()
+    }
+
+    fn phase(&self, peer: usize) -> Phase {
+        self.inner.engine.core.conns.get(self.id(peer)).unwrap().phase
+    }
+
+    /// One turn that does not wait, and the invariants.
+    fn turn(&mut self) -> Turn {
+        self.sys().sleeps = false;
+        self.turn_for(None)
+    }
+
+    fn turn_for(&mut self, timeout: Option<Duration>) -> Turn {
+        let turn = self.inner.turn(timeout).unwrap();
+        self.check();
+        turn
+    }
+
+    /// Turns until there is nothing left to do but wait.
+    fn settle(&mut self) {
+        for _ in 0..5_000 {
+            if !self.turn().more && self.sys().is_quiet() {
+                return;
+            }
+        }
+        panic!("no rest after 5 000 turns: {:?}", &self.inner.sys.trace[self.inner.sys.trace.len() - 20..]);
+    }
+
+    /// Lets time go by as fast as the loop asks for it, and settles.
+    fn pass(&mut self, time: Duration) {
+        let until = self.sys().clock + u64::try_from(time.as_nanos()).unwrap();
+        for _ in 0..5_000 {
+            let Some(left) = until.checked_sub(self.sys().clock).filter(|&n| n > 0) else {
+                return self.settle();
+            };
+            self.sys().sleeps = true;
+            self.turn_for(Some(Duration::from_nanos(left)));
+        }
+        panic!("time does not pass");
+    }
+
+    /// The peer sends, and the loop does what follows.
+    fn say(&mut self, peer: usize, data: impl AsRef<[u8]>) {
+        self.sys().send(peer, data.as_ref());
+        self.settle();
+    }
+
+    fn fin(&mut self, peer: usize) {
+        self.sys().fin(peer);
+        self.settle();
+    }
+
+    fn reset(&mut self, peer: usize) {
+        self.sys().reset(peer);
+        self.settle();
+    }
+
+    /// The kernel takes this much more for a peer, and the loop does what follows.
+    fn room(&mut self, peer: usize, room: usize) {
+        self.sys().set_room(peer, room);
+        self.settle();
+    }
+
+    /// What a peer has received since it was last asked.
+    fn heard(&mut self, peer: usize) -> String {
+        std::mem::take(&mut self.sys().peers[peer].got).escape_ascii().to_string()
+    }
+
+    /// The callbacks since last asked, one line each.
+    fn log(&mut self) -> Vec<String> {
+        (self.read_log)(&mut self.inner)
+    }
+
+    fn calls(&mut self) -> Vec<Call> {
+        std::mem::take(&mut self.sys().trace)
+    }
+
+    /// How many connections ended for this reason.
+    fn closed(&self, why: &Reason) -> u64 {
+        self.stats().closed(why)
+    }
+
+    /// What must hold between any two turns.
+    fn check(&mut self) {
+        let core = &self.inner.engine.core;
+        let streams = self.inner.streams.iter().flatten().count();
+        assert_eq!(streams, core.conns.len(), "a slot for each stream");
+        let stats = core.snapshot();
+        assert_eq!(stats.accepted + stats.refused, stats.open + stats.closed_total(), "{stats}");
+        let max = core.limits.connections.get();
+        assert!(core.conns.len() <= max, "{} connections of {max}", core.conns.len());
+        let kept: usize = core.conns.iter().map(|c| c.kept_len()).sum();
+        assert!(core.pool.input() >= kept, "{} B counted of {kept} B kept", core.pool.input());
+        let held: usize = core.conns.iter().map(|c| c.out.held()).sum();
+        assert!(core.pool.output() >= held, "{} B counted of {held} B held", core.pool.output());
+        for c in core.conns.iter() {
+            assert!(c.phase != Phase::Dead || c.out.pending() == 0, "the dead hold nothing");
+            assert!(c.phase == Phase::Open || c.groups.is_empty() && c.why.is_some(), "{c:?}");
+            assert!(
+                c.phase != Phase::Dead || core.doomed.contains(&c.id),
+                "a death that nobody will tell: {c:?}"
+            );
+            if !self.inner.engine.core.has_work(c) {
+                continue;
+            }
+            assert!(c.queued || c.dirty, "work that nobody will do: {c:?}");
+        }
+        if core.conns.iter().all(|c| c.out.pending() == 0) && core.groups.live.is_empty() {
+            assert_eq!(core.pool.output(), 0, "every buffer came back");
+        }
+        self.check_progress();
+    }
+
+    /// No two turns in a row that would not wait and did nothing.
+    fn check_progress(&mut self) {
+        let sys = &self.inner.sys;
+        let polls = sys.trace.iter().filter(|c| matches!(c, Call::Poll(_))).count();
+        let now = (sys.trace.len() - polls, sys.looks);
+        let waited = !matches!(sys.trace.last(), Some(Call::Poll(Some(Duration::ZERO))));
+        let idle = !waited && now.1 <= self.seen.1 + 1;
+        self.seen = now;
+        self.fruitless = if idle { self.fruitless + 1 } else { 0 };
+        assert!(self.fruitless < 2, "spins: {:?}", sys.trace);
+    }
+}
+
+/// As many bytes as asked for, each telling its place.
+fn bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| b'a' + (i % 26) as u8).collect()
+}

@@ -1,0 +1,192 @@
+//! Output: many small pieces, large shared ones, and peers that do not read.
+
+// Tests may panic, look at the clock and start threads; the library may not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::sync::mpsc;
+use std::thread;
+
+use support::{
+    Watch, check_pattern, connect, connect_narrow, echo, is_timeout, next_end, pattern, read_n, serve,
+    serve_one,
+};
+use turnwheel::{Context, Echo, Handler, Limits, Listen, Reason, Sent};
+
+/// For each byte that comes: what it says, in pieces.
+struct Pieces;
+
+impl Handler for Pieces {
+    type State = ();
+    fn on_open(&mut self, _cx: &mut Context<'_>) {}
+    fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
+        let whole = bytes::Bytes::from(pattern(8, 1_500_000));
+        match data[0] {
+            b'1' => (0..5000).for_each(|n| assert_eq!(cx.send(&whole[n..n + 1]), Sent::Queued)),
+            b's' => {
+                // Slices of one allocation, of all sizes, so that copies and references follow each other.
+                let mut at = 0;
+                for n in 0.. {
+                    let end = whole.len().min(at + 1 + n * n % 5003);
+                    assert_eq!(cx.send_bytes(whole.slice(at..end)), Sent::Queued);
+                    at = end;
+                    if at == whole.len() {
+                        break;
+                    }
+                }
+            }
+            _ => assert_eq!(cx.send(&whole), Sent::Queued),
+        }
+    }
+}
+
+#[test]
+fn thousands_of_small_sends_arrive_as_one_stream() {
+    let server = serve_one(Limits::default(), || Pieces);
+    let mut client = connect(server.addr());
+    for _ in 0..10 {
+        client.write_all(b"1").unwrap();
+        check_pattern(8, 5000, &read_n(&mut client, 5000));
+    }
+    assert_eq!(server.wait_for("the count", |s| s.bytes_out == 50_000).messages_out, 50_000);
+}
+
+#[test]
+fn copies_and_references_arrive_in_the_order_of_sending_through_a_narrow_socket() {
+    let server = serve(Limits::default(), |reactor| {
+        Ok(vec![reactor.listen(Listen::new("127.0.0.1:0").send_buffer(8192), Pieces)?])
+    });
+    for what in [b"s", b"w"] {
+        let mut client = connect_narrow(server.addr(), 8192);
+        client.write_all(what).unwrap();
+        check_pattern(8, 1_500_000, &read_n(&mut client, 1_500_000));
+    }
+    server.wait_for("the buffers", |s| s.output_held == 0);
+}
+
+#[test]
+fn clients_that_send_and_do_not_read_hold_little_memory_and_lose_nothing() {
+    let limits = Limits::default();
+    let most = (limits.output_high + limits.read_buffer) as u64;
+    let server = serve(limits, |reactor| {
+        let at = Listen::new("127.0.0.1:0").send_buffer(16 * 1024).receive_buffer(16 * 1024);
+        Ok(vec![reactor.listen(at, Echo)?])
+    });
+    const SIZE: usize = 2 << 20;
+    let mut good = connect(server.addr());
+    let mut deaf: Vec<_> = (0..20).map(|_| (connect_narrow(server.addr(), 16 * 1024), 0)).collect();
+    // They send until nothing goes any more, and read nothing.
+    for (n, (client, sent)) in deaf.iter_mut().enumerate() {
+        let data = pattern(n as u64, SIZE);
+        client.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        client.set_write_timeout(Some(std::time::Duration::from_millis(40))).unwrap();
+        while *sent < SIZE {
+            match client.write(&data[*sent..]) {
+                Ok(more) => *sent += more,
+                Err(e) if is_timeout(&e) => break,
+                Err(e) => panic!("cut: {e}"),
+            }
+            let held = server.stats().output_held;
+            assert!(held <= 2 * 20 * most, "{held} B of output held");
+        }
+        assert!(*sent < SIZE, "all was taken though nothing was read");
+        echo(&mut good, b"others are served meanwhile");
+    }
+    let stats = server.stats();
+    assert!(stats.output_held <= 2 * 20 * most && stats.closed_total() == 0, "{stats}");
+    // And when they read at last, every byte is there.
+    let readers: Vec<_> = deaf
+        .into_iter()
+        .enumerate()
+        .map(|(n, (mut client, sent))| {
+            thread::spawn(move || check_pattern(n as u64, sent, &read_n(&mut client, sent)))
+        })
+        .collect();
+    readers.into_iter().for_each(|r| r.join().unwrap());
+    let stats = server.wait_for("the buffers", |s| s.output_held == 0);
+    assert_eq!(stats.closed(&Reason::OutputLimit) + stats.closed(&Reason::WriteStall), 0);
+}
+
+#[test]
+fn a_push_beyond_the_hard_limit_cuts_the_connection_and_leaves_no_gap() {
+    /// Pushes messages until one is refused.
+    struct Push(mpsc::Sender<usize>);
+    impl Handler for Push {
+        type State = ();
+        fn on_open(&mut self, _cx: &mut Context<'_>) {}
+        fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {
+            let block = pattern(9, 64 * 1024);
+            let queued = (0..1000).take_while(|_| cx.send(&block).is_queued()).count();
+            assert!(!cx.send(b"x").is_queued(), "a gap");
+            self.0.send(queued).unwrap();
+        }
+    }
+    let (counts, counted) = mpsc::channel();
+    let (ends, ended) = mpsc::channel();
+    let server = serve_one(Limits::default(), move || Watch::new(Push(counts), ends));
+    let mut client = connect(server.addr());
+    client.write_all(b"!").unwrap();
+    assert_eq!(counted.recv_timeout(support::PATIENCE).unwrap(), 32, "two MiB in blocks of 64 KiB");
+    let closed = next_end(&ended);
+    assert_eq!(closed.why, Reason::OutputLimit);
+    assert_eq!(closed.bytes_out + closed.unsent, 2 << 20);
+    let mut back = Vec::new();
+    let _ = client.read_to_end(&mut back);
+    assert!(back.iter().enumerate().all(|(n, b)| *b == support::byte(9, n % (64 * 1024))));
+}
+
+#[test]
+fn a_peer_that_stops_reading_for_too_long_is_cut_and_a_reading_one_is_not() {
+    let mut limits = Limits::default();
+    limits.write_stall = turnwheel::Limit::At(std::time::Duration::from_millis(200));
+    let (ends, ended) = mpsc::channel();
+    let server = serve(limits, move |reactor| {
+        let at = Listen::new("127.0.0.1:0").send_buffer(8192);
+        Ok(vec![reactor.listen(at, Watch::new(Pieces, ends))?])
+    });
+    let mut good = connect(server.addr());
+    let mut deaf = connect_narrow(server.addr(), 8192);
+    deaf.write_all(b"w").unwrap();
+    good.write_all(b"w").unwrap();
+    check_pattern(8, 1_500_000, &read_n(&mut good, 1_500_000));
+    let closed = next_end(&ended);
+    assert_eq!((closed.why, closed.bytes_out + closed.unsent), (Reason::WriteStall, 1_500_000));
+    assert_eq!(server.wait_for("the end", |s| s.open == 1).closed(&Reason::WriteStall), 1);
+}
+
+#[test]
+fn on_drain_tells_when_to_go_on() {
+    /// Keeps sending blocks as long as there is room, 5 MiB in all.
+    struct Stream;
+    impl Stream {
+        fn go_on(cx: &mut Context<'_>, sent: &mut usize) {
+            while *sent < 5 << 20 && cx.pending() < 256 * 1024 {
+                let block: Vec<u8> = (*sent..*sent + 4096).map(|n| support::byte(10, n)).collect();
+                assert!(cx.send(&block).is_queued());
+                *sent += block.len();
+            }
+            if *sent == 5 << 20 {
+                cx.close();
+            }
+        }
+    }
+    impl Handler for Stream {
+        type State = usize;
+        fn on_open(&mut self, cx: &mut Context<'_>) -> usize {
+            let mut sent = 0;
+            Self::go_on(cx, &mut sent);
+            sent
+        }
+        fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut usize, _data: &[u8]) {}
+        fn on_drain(&mut self, cx: &mut Context<'_>, sent: &mut usize) {
+            Self::go_on(cx, sent);
+        }
+    }
+    let server = serve(Limits::default(), |reactor| {
+        Ok(vec![reactor.listen(Listen::new("127.0.0.1:0").send_buffer(16 * 1024), Stream)?])
+    });
+    let mut client = connect_narrow(server.addr(), 32 * 1024);
+    check_pattern(10, 5 << 20, &support::read_to_end(&mut client));
+}

@@ -1,0 +1,334 @@
+//! What the tests on real sockets share: a reactor on a thread of its own, patient clients, bytes that can be checked.
+//!
+//! Invariant: every wait is bounded by [`PATIENCE`] and says what it waited for; nothing here judges how long it took.
+
+// Each test file uses a part of this. Tests may panic, look at the clock and start threads; the library may not.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use turnwheel::codec::{AnyCodec, Codec, Framing};
+use turnwheel::{Closed, Context, Handler, Limits, Listening, Net, Reactor, Report, Stats, Stopper};
+
+/// How long a test waits before it says that what it waits for does not come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
+
+/// A reactor on a thread of its own.
+pub(crate) struct Server {
+    pub(crate) listening: Vec<Listening>,
+    pub(crate) stopper: Stopper,
+    seen: Arc<(Mutex<Stats>, Condvar)>,
+    thread: Option<JoinHandle<Outcome>>,
+}
+
+/// How a server ended.
+pub(crate) struct Outcome {
+    pub(crate) stats: Stats,
+    pub(crate) report: Report,
+}
+
+impl Server {
+    /// The address of the first socket.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr_of(0)
+    }
+
+    /// The address of the first socket of the `n`th listening.
+    pub(crate) fn addr_of(&self, n: usize) -> SocketAddr {
+        self.listening[n].local_addr().unwrap()
+    }
+
+    /// The counters after the last turn.
+    pub(crate) fn stats(&self) -> Stats {
+        self.seen.0.lock().unwrap().clone()
+    }
+
+    /// Waits until the counters are as `done` wants them.
+    pub(crate) fn wait_for(&self, what: &str, mut done: impl FnMut(&Stats) -> bool) -> Stats {
+        let until = Instant::now() + PATIENCE;
+        let mut stats = self.seen.0.lock().unwrap();
+        while !done(&stats) {
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited in vain for {what}: {stats}");
+            stats = self.seen.1.wait_timeout(stats, left).unwrap().0;
+        }
+        stats.clone()
+    }
+
+    /// Stops it, and answers how it ended.
+    pub(crate) fn stop(mut self) -> Outcome {
+        self.stopper.stop().unwrap();
+        self.join()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn join(&mut self) -> Outcome {
+        let thread = self.thread.take().unwrap();
+        let until = Instant::now() + PATIENCE;
+        while !thread.is_finished() {
+            assert!(Instant::now() < until, "the reactor does not stop: {}", self.stats());
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread.join().expect("the reactor's thread panicked")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Twice: whatever is still open must not hold up the test's end.
+        let _ = self.stopper.stop();
+        let _ = self.stopper.stop();
+    }
+}
+
+/// Starts a reactor that `set_up` puts handlers into.
+pub(crate) fn serve<F>(limits: Limits, set_up: F) -> Server
+where
+    F: FnOnce(&mut Reactor) -> io::Result<Vec<Listening>> + Send + 'static,
+{
+    let seen = Arc::new((Mutex::new(Stats::default()), Condvar::new()));
+    let shown = Arc::clone(&seen);
+    let (ready, started) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let mut reactor = Reactor::with_limits(limits).unwrap();
+        let listening = set_up(&mut reactor).unwrap();
+        ready.send((listening, reactor.stopper())).unwrap();
+        drop(ready);
+        while reactor.last_shutdown().is_none() {
+            reactor.turn(None).unwrap();
+            *shown.0.lock().unwrap() = reactor.stats();
+            shown.1.notify_all();
+        }
+        Outcome { stats: reactor.stats(), report: reactor.last_shutdown().unwrap() }
+    });
+    let (listening, stopper) = started.recv_timeout(PATIENCE).expect("the reactor did not start");
+    Server { listening, stopper, seen, thread: Some(thread) }
+}
+
+/// Starts a reactor with one handler on a free port of 127.0.0.1.
+pub(crate) fn serve_one<H, F>(limits: Limits, make: F) -> Server
+where
+    H: Handler,
+    F: FnOnce() -> H + Send + 'static,
+{
+    serve(limits, |reactor| Ok(vec![reactor.listen("127.0.0.1:0", make())?]))
+}
+
+/// Turns a reactor on this thread until `done`.
+pub(crate) fn turn_until(reactor: &mut Reactor, what: &str, mut done: impl FnMut(&mut Reactor) -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !done(reactor) {
+        assert!(Instant::now() < until, "turned in vain for {what}: {}", reactor.stats());
+        reactor.turn(Some(Duration::from_millis(1))).unwrap();
+    }
+}
+
+/// Connects, with deadlines on all that follows.
+pub(crate) fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("cannot connect");
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Connects with small kernel buffers on our side.
+pub(crate) fn connect_narrow(to: SocketAddr, bytes: usize) -> TcpStream {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.set_send_buffer_size(bytes).unwrap();
+    socket.connect_timeout(&to.into(), PATIENCE).expect("cannot connect");
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Drops a stream so that the peer gets a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// Whether an error means that nothing came in time.
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// Reads exactly `n` bytes.
+pub(crate) fn read_n(stream: &mut impl Read, n: usize) -> Vec<u8> {
+    let mut data = vec![0; n];
+    let mut have = 0;
+    while have < n {
+        match stream.read(&mut data[have..]) {
+            Ok(0) => panic!("end of stream after {have} of {n} bytes"),
+            Ok(more) => have += more,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => panic!("after {have} of {n} bytes: {e}"),
+        }
+    }
+    data
+}
+
+/// Reads to the end of the stream, which must be a clean one.
+pub(crate) fn read_to_end(stream: &mut impl Read) -> Vec<u8> {
+    let (data, end) = read_to_any_end(stream);
+    if let Err(e) = end {
+        panic!("after {} bytes: {e}", data.len());
+    }
+    data
+}
+
+/// Reads to the end of the stream or to an error other than a timeout; what came before it counts.
+pub(crate) fn read_to_any_end(stream: &mut impl Read) -> (Vec<u8>, io::Result<()>) {
+    let mut data = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return (data, Ok(())),
+            Ok(n) => data.extend_from_slice(&buffer[..n]),
+            Err(e) if is_timeout(&e) => panic!("neither bytes nor an end after {} bytes", data.len()),
+            Err(e) => return (data, Err(e)),
+        }
+    }
+}
+
+/// Sends `data` and expects the same back.
+pub(crate) fn echo(stream: &mut (impl Read + Write), data: &[u8]) {
+    stream.write_all(data).unwrap();
+    let back = read_n(stream, data.len());
+    assert!(back == data, "the echo of {} bytes differs", data.len());
+}
+
+/// Eight bytes of the stream named `seed`: no two streams look alike, and no part of one like another part.
+fn word(seed: u64, n: usize) -> [u8; 8] {
+    let x = (n as u64 + 1 + (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (x ^ x >> 29).wrapping_mul(0xff51_afd7_ed55_8ccd).to_le_bytes()
+}
+
+/// The `n`th byte of the stream named `seed`.
+pub(crate) fn byte(seed: u64, n: usize) -> u8 {
+    word(seed, n / 8)[n % 8]
+}
+
+/// The first `len` bytes of the stream named `seed`.
+pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut data: Vec<u8> = (0..len.div_ceil(8)).flat_map(|n| word(seed, n)).collect();
+    data.truncate(len);
+    data
+}
+
+/// Messages of one size, of the streams named 0, 1, 2 and so on.
+pub(crate) fn patterns(count: usize, len: usize) -> Arc<Vec<Vec<u8>>> {
+    Arc::new((0..count).map(|seed| pattern(seed as u64, len)).collect())
+}
+
+/// Checks that `data` is the stream named `seed`, whole.
+pub(crate) fn check_pattern(seed: u64, len: usize, data: &[u8]) {
+    assert_eq!(data.len(), len, "bytes of stream {seed}");
+    let expected = pattern(seed, len);
+    let wrong = || data.iter().zip(&expected).position(|(a, b)| a != b);
+    assert!(data == expected, "first wrong byte of {len} in stream {seed}: {:?}", wrong());
+}
+
+/// The codec that a spec names.
+pub(crate) fn codec(spec: &str) -> AnyCodec {
+    spec.parse().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Messages as they go over the wire.
+pub(crate) fn wire<M: AsRef<[u8]>>(spec: &str, messages: &[M]) -> Vec<u8> {
+    let codec = codec(spec);
+    let mut out = Vec::new();
+    for message in messages {
+        codec.encode(message.as_ref(), &mut out).unwrap();
+    }
+    out
+}
+
+/// A handler that does what another does, and reports each `on_close`.
+pub(crate) struct Watch<H> {
+    inner: H,
+    ends: Sender<Closed>,
+}
+
+impl<H: Handler> Watch<H> {
+    pub(crate) fn new(inner: H, ends: Sender<Closed>) -> Self {
+        Self { inner, ends }
+    }
+}
+
+impl<H: Handler> Handler for Watch<H> {
+    type State = H::State;
+
+    fn on_open(&mut self, cx: &mut Context<'_>) -> H::State {
+        self.inner.on_open(cx)
+    }
+
+    fn on_data(&mut self, cx: &mut Context<'_>, state: &mut H::State, data: &[u8]) {
+        self.inner.on_data(cx, state, data);
+    }
+
+    fn on_end(&mut self, cx: &mut Context<'_>, state: &mut H::State) {
+        self.inner.on_end(cx, state);
+    }
+
+    fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut H::State) {
+        self.inner.on_drain(cx, state);
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_>, state: &mut H::State) {
+        self.inner.on_shutdown(cx, state);
+    }
+
+    fn on_close(&mut self, net: &mut Net<'_>, state: H::State, closed: &Closed) {
+        self.inner.on_close(net, state, closed);
+        let _ = self.ends.send(closed.clone());
+    }
+
+    fn framing(&self) -> Framing {
+        self.inner.framing()
+    }
+}
+
+/// The next `on_close`.
+pub(crate) fn next_end(ends: &Receiver<Closed>) -> Closed {
+    ends.recv_timeout(PATIENCE).expect("no connection ended")
+}
+
+/// A directory of this test's own, removed with what is in it.
+pub(crate) struct Scratch(pub(crate) std::path::PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("turnwheel-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// The address of a Unix socket in it.
+    pub(crate) fn unix(&self, name: &str) -> String {
+        format!("unix:{}", self.0.join(name).display())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// As many of `wanted` connections as this process may have with both ends in it, and other tests beside.
+pub(crate) fn affordable(wanted: usize) -> usize {
+    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = text.lines().find(|l| l.starts_with("Max open files"));
+    let soft = line.and_then(|l| l.split_whitespace().nth(3)).and_then(|n| n.parse::<usize>().ok());
+    wanted.min(soft.unwrap_or(1024).saturating_sub(200) / 5).max(50)
+}
