@@ -4,12 +4,13 @@
 //! Imports only point down; a test holds that.
 //!
 //! ```text
-//!  floor 5   lib.rs, this chapter                                                examples/   tests/
+//!  floor 5   lib.rs, this chapter                                               examples/   tests/
 //!  floor 4   reactor/     the public face and the loop
-//!  floor 3   engine.rs    sans-IO: bytes in → callbacks → bytes out              handlers/{echo,broadcast,framed}.rs
-//!  floor 2   core/        what callbacks act on: dues, groups, lists of work     handler.rs  trait Handler, Net, Context
+//!  floor 3   engine.rs    sans-IO: bytes in → callbacks → bytes out             handlers/{echo,broadcast,framed}.rs
+//!  floor 2   core/        what callbacks act on: dues, groups, lists of work     handler.rs  Handler, Net, Context
 //!  floor 1   connection.rs  phases, the table · group.rs  rooms and logs · timer.rs  deadlines
-//!  floor 0   outbox · input · pool · codec/ · limits · closed · stats · id · throttle · endpoint · listen · sys/ (the seam)
+//!  floor 0   outbox · input · pool · codec/ · limits · closed · stats · id · throttle · endpoint · listen
+//!            sys/ (the seam)
 //! ```
 //!
 //! Every outside effect (the clock, waiting, accepting, reading, writing, closing) goes through one trait, the *seam*.
@@ -44,9 +45,9 @@
 //!
 //! # Readiness
 //! A stream is registered once. Its readiness is remembered until a read or a write says that nothing is left, and an
-//! event only ever says "try". A short read of a TCP stream is taken as "nothing left" where the system allows it (Linux),
-//! which saves a system call for each request; never after a hint of a close, an error or urgent data, and never on a
-//! Unix socket.
+//! event only ever says "try". A short read of a TCP stream is taken as "nothing left" where the system allows it
+//! (Linux), which saves a system call for each request; never after a hint of a close, an error or urgent data, and never
+//! on a Unix socket.
 //!
 //! # Closing
 //! ```text

@@ -58,6 +58,11 @@ mod timer;
 
 pub mod architecture;
 
+/// The README's examples must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use crate::core::Sent;
 pub use closed::{Closed, Reason};
 pub use endpoint::{Address, AddressError, Endpoint};

@@ -72,7 +72,7 @@ const FLOORS: [&[&str]; 6] = [
     &["core", "handler"],
     &["engine", "handlers"],
     &["reactor"],
-    &["lib"],
+    &["lib", "architecture"],
 ];
 
 fn floor(module: &str) -> usize {
