@@ -46,8 +46,8 @@
 //! # Readiness
 //! A stream is registered once. Its readiness is remembered until a read or a write says that nothing is left, and an
 //! event only ever says "try". A short read of a TCP stream is taken as "nothing left" where the system allows it
-//! (Linux), which saves a system call for each request; never after a hint of a close, an error or urgent data, and never
-//! on a Unix socket.
+//! (Linux), which saves a system call for each request; never after a hint of a close, an error or urgent data, and
+//! never on a Unix socket.
 //!
 //! # Closing
 //! ```text
@@ -59,17 +59,18 @@
 //! peer's side. So after our FIN the input is read and thrown away for a while.
 //!
 //! # Backpressure
-//! A peer that does not read what waits for it is not read either: at [`Limits::output_high`](crate::Limits::output_high)
-//! its connection stops being read, at [`Limits::output_low`](crate::Limits::output_low) it is read again. Nothing is lost
-//! and nobody else is slowed. What is pushed at a peer regardless (by other connections, or by a handler that does not
-//! look at [`Context::wants_more`](crate::Context::wants_more)) is bounded by
-//! [`Limits::output_hard`](crate::Limits::output_hard), and then the connection is cut, so that no stream ever has a gap.
-//! All output together is bounded as well, and so is unfinished input, of each and of all.
+//! A peer that does not read what waits for it is not read either: at
+//! [`Limits::output_high`](crate::Limits::output_high) its connection stops being read, at
+//! [`Limits::output_low`](crate::Limits::output_low) it is read again. Nothing is lost and nobody else is slowed.
+//! What is pushed at a peer regardless (by other connections, or by a handler that does not look at
+//! [`Context::wants_more`](crate::Context::wants_more)) is bounded by
+//! [`Limits::output_hard`](crate::Limits::output_hard), and then the connection is cut, so that no stream ever has a
+//! gap. All output together is bounded as well, and so is unfinished input, of each and of all.
 //!
 //! # Broadcasts
-//! A broadcast is encoded once for each framing among the group's members and appended to a log; when the turn ends (or
-//! the log grows long) each member is written the *range* of the log that it has not got yet. M messages to N members
-//! cost M appends and N writes. What the kernel does not take waits by reference to the shared block.
+//! A broadcast is encoded once for each framing among the group's members and appended to a log; when the turn ends
+//! (or the log grows long) each member is written the *range* of the log that it has not got yet. M messages to N
+//! members cost M appends and N writes. What the kernel does not take waits by reference to the shared block.
 //!
 //! # What is deliberately absent
 //! - Callbacks never nest, and none runs inside another's verb: a send never calls `on_close`.

@@ -18,7 +18,8 @@ pub(crate) use peer::{Answer, EAGAIN, ECONNRESET, EPIPE, Peer};
 use peer::{Sent, fail};
 
 use super::{CloseHow, Ready, Received, Sys, Time, Wake};
-use crate::endpoint::{Address, Bind, ListenOptions};
+use crate::endpoint::Address;
+use crate::listen::{Bind, ListenOptions};
 
 /// One call, in the order in which the loop made them. Streams are named by their peer's number.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -154,7 +154,6 @@ fn at_the_limit_whoever_lingers_longest_makes_room() {
 }
 
 #[test]
-#[ignore = "a listener that was left at the limit counts as having someone waiting"]
 fn at_the_limit_nobody_who_lingers_is_dropped_for_nobody() {
     let mut rig = puppet_within(Limits { connections: Limit::At(2), ..limits() }, hang_up);
     let (a, _b) = (rig.connect(), rig.connect());

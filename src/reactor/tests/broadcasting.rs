@@ -295,7 +295,6 @@ fn what_the_kernel_takes_at_once_counts_against_nobody_however_much_it_is() {
 }
 
 #[test]
-#[ignore = "the budget of one turn holds for logs as well"]
 fn nor_does_it_count_beyond_what_is_written_to_one_connection_in_a_turn() {
     let limits = Limits { write_per_turn: 8192, ..tight_limits() };
     let mut rig = room_within(limits, SlowMember::Cut, |cx, group, _| {
@@ -310,7 +309,6 @@ fn nor_does_it_count_beyond_what_is_written_to_one_connection_in_a_turn() {
 }
 
 #[test]
-#[ignore = "what was merged is not written between callbacks"]
 fn nor_does_it_for_a_member_of_two_groups() {
     let mut groups = None;
     let mut rig = puppet_within(tight_limits(), move |cx, on| {
@@ -333,7 +331,6 @@ fn nor_does_it_for_a_member_of_two_groups() {
 }
 
 #[test]
-#[ignore = "logs are not written between two on_close"]
 fn nor_does_it_when_many_leave_at_once_and_each_is_announced() {
     let room: std::rc::Rc<std::cell::Cell<Option<Group>>> = std::rc::Rc::default();
     let (here, there) = (std::rc::Rc::clone(&room), room);
@@ -359,7 +356,6 @@ fn nor_does_it_when_many_leave_at_once_and_each_is_announced() {
 }
 
 #[test]
-#[ignore = "what it lost is counted with the log of another member"]
 fn a_member_whose_write_fails_does_not_confuse_who_takes_its_place() {
     for taken in 0..9 {
         let mut rig = rig(limits(), Broadcast::to_others());

@@ -19,11 +19,11 @@ use std::time::Duration;
 use super::turn::{Loop, Turn};
 use crate::closed::{Closed, Reason};
 use crate::connection::Phase;
-use crate::endpoint::{Bind, ListenOptions};
 use crate::engine::Key;
 use crate::handler::{Context, Handler, Net};
 use crate::id::{ConnId, Generations, ListenerId};
 use crate::limits::{Limit, Limits};
+use crate::listen::{Bind, ListenOptions};
 use crate::stats::Stats;
 use crate::sys::Sys;
 use crate::sys::script::{Call, Script};
@@ -163,7 +163,7 @@ impl Rig {
     ) -> Self {
         let mut inner = Loop::new(Script::new(), limits, generations).unwrap();
         let site = inner.engine.add(handler, true).unwrap();
-        let read_log = read_log(Key::new(site));
+        let read_log = read_log(inner.engine.key(site));
         let mut rig = Self {
             inner,
             door: ListenerId { slot: 0, generation: 0 },

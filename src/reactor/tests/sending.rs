@@ -198,7 +198,6 @@ fn beyond_the_total_whoever_holds_the_most_is_cut() {
 }
 
 #[test]
-#[ignore = "the scan of one turn can be used up"]
 fn within_one_turn_too_no_more_waits_than_the_total() {
     let mut rig = puppet_within(scarce(), |cx, on| {
         if let On::Data(_) = on {

@@ -39,7 +39,6 @@ fn a_shutdown_takes_who_waits_closes_the_listeners_and_tells_everyone() {
 }
 
 #[test]
-#[ignore = "only listeners whose event was polled are emptied"]
 fn a_client_whose_event_has_not_been_seen_yet_is_taken_all_the_same() {
     let mut rig = puppet(echo);
     let a = rig.sys().connect(0);

@@ -95,7 +95,6 @@ fn the_clock_of_a_message_stops_while_too_much_output_waits() {
 }
 
 #[test]
-#[ignore = "only what holds up one connection stops its clock"]
 fn the_clock_of_a_message_stops_while_all_output_together_is_too_much() {
     let limits = Limits {
         output_total: Limit::At(40 * 1024),
