@@ -241,12 +241,15 @@ fn at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wa
     };
     assert!((5..40).contains(&accepted), "{accepted} with 40 descriptors");
     // Nothing is sent for a while: the turns that go by are the reactor's own doing.
+    let since = std::time::Instant::now();
     first.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     assert!(is_timeout(&first.read(&mut [0]).unwrap_err()));
     first.set_read_timeout(Some(PATIENCE)).unwrap();
     let [turns_then, pauses_then, _] = ask(&mut first);
     let (turned, paused) = (turns_then - turns, pauses_then - pauses);
     assert!(paused > 0, "it tried again");
+    let most = 2 + since.elapsed().as_millis() as u64 / 100;
+    assert!(paused <= most, "{paused} attempts where each is followed by a rest of 100 ms: at most {most}");
     assert!(turned <= 4 * paused + 20, "{turned} turns for {paused} pauses: it spins");
     echo(&mut first, b"served during the shortage");
 

@@ -14,9 +14,12 @@ use support::{
     PATIENCE, Server, codec, connect, connect_narrow, is_timeout, patterns, read_n, read_to_end, serve,
     turn_until, wire,
 };
-use turnwheel::{Broadcast, Framed, Limits, Listen, Reactor, Reason, SlowMember};
+use turnwheel::{Broadcast, Framed, Limit, Limits, Listen, Reactor, Reason, SlowMember};
 
 const U32: &str = "len:u32be";
+
+/// A send buffer that is soon full.
+const NARROW: usize = 32 * 1024;
 
 /// Reads one message behind a 4-byte length. `None` at the end, however it comes.
 fn read_message(stream: &mut TcpStream) -> Option<Vec<u8>> {
@@ -33,9 +36,9 @@ fn read_message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-fn serve_room(room: fn() -> Broadcast) -> Server {
+fn serve_room(send_buffer: usize, room: fn() -> Broadcast) -> Server {
     serve(Limits::default(), move |reactor| {
-        let at = Listen::new("127.0.0.1:0").send_buffer(32 * 1024);
+        let at = Listen::new("127.0.0.1:0").send_buffer(send_buffer);
         Ok(vec![reactor.listen(at, Framed::new(codec(U32), room()))?])
     })
 }
@@ -73,8 +76,11 @@ fn one_room_has_members_with_different_framings_and_nobody_can_forge_lines() {
 
 #[test]
 fn twenty_members_that_send_much_in_one_turn_cut_nobody() {
-    let mut reactor = Reactor::new().unwrap();
-    let room = Framed::new(codec(U32), Broadcast::to_others());
+    let mut limits = Limits::default();
+    // All that is sent in the turn is more than one member may have waiting.
+    limits.output_hard = Limit::At(1 << 20);
+    let mut reactor = Reactor::with_limits(limits).unwrap();
+    let room = Framed::new(codec("len:u32be,max=64KiB"), Broadcast::to_others());
     let at = reactor.listen("127.0.0.1:0", room).unwrap().local_addr().unwrap();
     let mut members: Vec<TcpStream> = (0..20).map(|_| connect(at)).collect();
     turn_until(&mut reactor, "all members", |r| r.stats().accepted == 20);
@@ -124,7 +130,7 @@ fn paced(server: &Server, messages: &[Vec<u8>]) -> (Vec<TcpStream>, TcpStream) {
 
 #[test]
 fn a_slow_member_is_cut_and_the_others_miss_nothing() {
-    let server = serve_room(Broadcast::to_others);
+    let server = serve_room(NARROW, Broadcast::to_others);
     let messages = patterns(100, 60_000);
     let (good, mut slow) = paced(&server, &messages);
     let stats = server.wait_for("the cut", |s| s.closed(&Reason::OutputLimit) == 1);
@@ -141,7 +147,7 @@ fn a_slow_member_is_cut_and_the_others_miss_nothing() {
 
 #[test]
 fn a_slow_member_misses_messages_where_that_is_wanted_and_they_are_counted() {
-    let server = serve_room(|| Broadcast::to_others().slow_member(SlowMember::Skip));
+    let server = serve_room(NARROW, || Broadcast::to_others().slow_member(SlowMember::Skip));
     let messages = patterns(100, 60_000);
     let (mut good, mut slow) = paced(&server, &messages);
     let stats = server.wait_for("the count", |s| s.messages_in == 100);
@@ -158,11 +164,11 @@ fn a_slow_member_misses_messages_where_that_is_wanted_and_they_are_counted() {
 
 #[test]
 fn a_slow_member_holds_up_the_senders_where_that_is_wanted_and_nobody_misses_anything() {
-    let server = serve_room(|| Broadcast::to_others().slow_member(SlowMember::PauseSenders));
+    let server = serve_room(1 << 20, || Broadcast::to_others().slow_member(SlowMember::PauseSenders));
     let messages = patterns(400, 60_000);
-    let mut slow = connect_narrow(server.addr(), 32 * 1024);
+    let mut slow = connect(server.addr());
     let mut fast = connect(server.addr());
-    let mut sender = connect_narrow(server.addr(), 32 * 1024);
+    let mut sender = connect(server.addr());
     server.wait_for("all members", |s| s.accepted == 3);
     let all = |stream: &mut TcpStream, messages: &[Vec<u8>]| {
         for (n, message) in messages.iter().enumerate() {
@@ -195,7 +201,7 @@ fn a_slow_member_holds_up_the_senders_where_that_is_wanted_and_nobody_misses_any
 
 #[test]
 fn thirty_members_get_each_of_two_hundred_messages_of_everyone_once_and_in_one_order() {
-    let server = serve_room(Broadcast::to_all);
+    let server = serve_room(NARROW, Broadcast::to_all);
     let members: Vec<TcpStream> = (0..30).map(|_| connect(server.addr())).collect();
     server.wait_for("all members", |s| s.accepted == 30);
     let threads: Vec<_> = members
@@ -240,7 +246,7 @@ fn thirty_members_get_each_of_two_hundred_messages_of_everyone_once_and_in_one_o
 
 #[test]
 fn members_come_and_go_amid_messages_and_each_gets_what_was_sent_while_it_was_there() {
-    let server = serve_room(Broadcast::to_others);
+    let server = serve_room(NARROW, Broadcast::to_others);
     let mut sender = connect(server.addr());
     let mut members: Vec<(TcpStream, u64)> = Vec::new();
     for n in 0..150u64 {

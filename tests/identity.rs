@@ -122,7 +122,6 @@ fn a_key_opens_nothing_in_another_reactor() {
 }
 
 #[test]
-#[ignore = "a key does not know its reactor yet"]
 fn a_key_opens_nothing_in_another_reactor_that_has_a_handler_of_the_same_type() {
     let mut first = Reactor::new().unwrap();
     let key = first.add(Echo).unwrap();

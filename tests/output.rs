@@ -71,12 +71,12 @@ fn clients_that_send_and_do_not_read_hold_little_memory_and_lose_nothing() {
     let limits = Limits::default();
     let most = (limits.output_high + limits.read_buffer) as u64;
     let server = serve(limits, |reactor| {
-        let at = Listen::new("127.0.0.1:0").send_buffer(16 * 1024).receive_buffer(16 * 1024);
+        let at = Listen::new("127.0.0.1:0").send_buffer(128 * 1024).receive_buffer(128 * 1024);
         Ok(vec![reactor.listen(at, Echo)?])
     });
     const SIZE: usize = 2 << 20;
     let mut good = connect(server.addr());
-    let mut deaf: Vec<_> = (0..20).map(|_| (connect_narrow(server.addr(), 16 * 1024), 0)).collect();
+    let mut deaf: Vec<_> = (0..20).map(|_| (connect_narrow(server.addr(), 128 * 1024), 0)).collect();
     // They send until nothing goes any more, and read nothing.
     for (n, (client, sent)) in deaf.iter_mut().enumerate() {
         let data = pattern(n as u64, SIZE);

@@ -20,8 +20,8 @@ use crate::connection::{Connection, Phase, Table};
 use crate::group::Groups;
 use crate::id::{ConnId, Generations};
 use crate::input::Kept;
-use crate::limits::Limits;
-use crate::pool::{Pool, SMALL};
+use crate::limits::{LEAST_READ, Limits};
+use crate::pool::Pool;
 use crate::stats::Stats;
 use crate::sys::Time;
 use crate::timer::Deadlines;
@@ -166,10 +166,12 @@ impl Core {
         c.phase == Phase::Open && !c.held_up() && !(c.out.pending() > 0 && self.tight())
     }
 
-    /// The most to read at once: one buffer, or little while memory is tight.
+    /// The most to read at once: one buffer, but no more than an echo of it may wait; little while memory is tight.
     #[inline]
-    pub(crate) fn read_budget(&self) -> usize {
-        if self.tight() { self.limits.read_buffer.min(SMALL) } else { self.limits.read_buffer }
+    pub(crate) fn read_budget(&self, id: ConnId) -> usize {
+        let pending = self.conns.get(id).map_or(0, |c| c.out.pending());
+        let room = self.limits.output_high.saturating_sub(pending).max(LEAST_READ);
+        if self.tight() { self.limits.read_buffer.min(LEAST_READ) } else { self.limits.read_buffer.min(room) }
     }
 
     /// Whether a visit would get something done.

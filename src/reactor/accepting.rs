@@ -104,7 +104,7 @@ impl<S: Sys> Loop<S> {
         let id = ListenerId { slot: slot as u32, generation: doors.generations.next(slot) };
         if let Err(e) = self.sys.add_listener(&mut socket, Token::Listener(id).pack()) {
             self.sys.close_listener(socket);
-            return Err(e);
+            return Err(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")));
         }
         entry.insert(Door { id, socket, site, address: address.clone(), ready: true, unknown_errors: 0 });
         self.engine.retain(site);

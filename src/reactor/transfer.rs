@@ -84,7 +84,7 @@ impl<S: Sys> Loop<S> {
 
     /// Reads once into the shared buffer, and delivers. Once more if a hint says that a short read may not be all.
     fn read(&mut self, id: ConnId) {
-        let budget = self.engine.core.read_budget();
+        let budget = self.engine.core.read_budget(id);
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..2 {
             let space = &mut buffer[FRONT..FRONT + budget];
