@@ -36,7 +36,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    common::serve(&arguments.options, |reactor| {
+    let mut limits = arguments.options.limits();
+    limits.fit(&arguments.frame);
+    common::serve(&arguments.options, limits, |reactor| {
         let room = if arguments.include_sender { Broadcast::to_all() } else { Broadcast::to_others() };
         let room = reactor.add(Framed::new(arguments.frame, room))?;
         common::listen_all(reactor, &arguments.addresses, room)

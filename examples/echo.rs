@@ -27,7 +27,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    common::serve(&arguments.options, |reactor| {
+    common::serve(&arguments.options, arguments.options.limits(), |reactor| {
         let echo = reactor.add(Echo)?;
         common::listen_all(reactor, &arguments.addresses, echo)
     })

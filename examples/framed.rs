@@ -33,7 +33,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    common::serve(&arguments.options, |reactor| {
+    let mut limits = arguments.options.limits();
+    limits.fit(&arguments.frame);
+    common::serve(&arguments.options, limits, |reactor| {
         let framed = reactor.add(Framed::new(arguments.frame, Echo))?;
         common::listen_all(reactor, &arguments.addresses, framed)
     })

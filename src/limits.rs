@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::codec::Codec;
+
 /// A bound that may be switched off, but only by saying so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit<T> {
@@ -207,6 +209,34 @@ impl Limits {
             });
         }
         Ok(())
+    }
+
+    /// Raises what must be raised for messages of `codec` to pass both ways: input kept and output waiting, of each
+    /// connection and in all. Nothing is lowered.
+    ///
+    /// ```
+    /// use turnwheel::Limits;
+    /// use turnwheel::codec::LengthDelimited;
+    ///
+    /// let codec = LengthDelimited::u32_be(64 * 1024 * 1024).unwrap();
+    /// let mut limits = Limits::default();
+    /// limits.fit(&codec);
+    /// assert!(limits.input_kept > 64 * 1024 * 1024);
+    /// limits.check().unwrap();
+    /// ```
+    pub fn fit<C: Codec>(&mut self, codec: &C) {
+        let whole = codec.max_message().saturating_add(codec.max_overhead());
+        let raise = |limit: &mut Limit<usize>, least: usize| {
+            if limit.get() < least {
+                *limit = Limit::At(least);
+            }
+        };
+        self.input_kept = self.input_kept.max(whole);
+        raise(&mut self.output_hard, self.output_high.saturating_add(whole));
+        raise(&mut self.input_total, self.input_kept);
+        if let Limit::At(hard) = self.output_hard {
+            raise(&mut self.output_total, hard);
+        }
     }
 
     /// Whether messages of up to `max` bytes with up to `overhead` bytes of framing can pass both ways.

@@ -11,6 +11,9 @@ pub(crate) const SMALL: usize = 2 * 1024;
 /// Buffers that grew beyond this are freed, not kept; nothing is coalesced beyond it either.
 pub(crate) const LARGE: usize = 64 * 1024;
 
+/// Empty buffers kept while nothing is in use.
+const AT_REST: usize = 1024 * 1024;
+
 /// What a buffer is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
@@ -54,8 +57,19 @@ impl Pool {
     }
 
     /// Takes a buffer back.
-    pub(crate) fn give(&mut self, mut buffer: Vec<u8>, purpose: Use) {
-        self.release(purpose, buffer.capacity());
+    pub(crate) fn give(&mut self, buffer: Vec<u8>, purpose: Use) {
+        let capacity = buffer.capacity();
+        if capacity == 0 {
+            return;
+        }
+        self.release(purpose, capacity);
+        self.put_by(buffer);
+        if self.output == 0 && self.input == 0 {
+            self.trim();
+        }
+    }
+
+    fn put_by(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         if !(SMALL..=LARGE).contains(&capacity) || self.idle + capacity > self.limit {
             return;
@@ -66,6 +80,14 @@ impl Pool {
             self.small.push(buffer);
         } else {
             self.large.push(buffer);
+        }
+    }
+
+    /// After a burst, when nothing is in use: frees most of what was put by, so that the allocator can give it back.
+    fn trim(&mut self) {
+        while self.idle > AT_REST {
+            let Some(buffer) = self.large.pop().or_else(|| self.small.pop()) else { return };
+            self.idle -= buffer.capacity();
         }
     }
 
@@ -137,6 +159,19 @@ mod tests {
         let again = pool.take(50_000, Use::Input).unwrap();
         assert_eq!((again.len(), again.capacity()), (0, a_capacity));
         assert_eq!((pool.input(), pool.idle()), (a_capacity, 0));
+    }
+
+    #[test]
+    fn after_a_burst_most_is_freed() {
+        let mut pool = Pool::new(usize::MAX);
+        let taken: Vec<_> = (0..100).map(|_| pool.take(LARGE, Use::Output).unwrap()).collect();
+        let other = pool.take(1, Use::Input).unwrap();
+        for b in taken {
+            pool.give(b, Use::Output);
+        }
+        assert_eq!(pool.idle(), 100 * LARGE, "something is still in use");
+        pool.give(other, Use::Input);
+        assert!(pool.idle() <= AT_REST);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 // The library reads the clock through its seam only; a program may do as it likes.
 #![allow(clippy::disallowed_methods)]
 
+use std::io::Result;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -25,29 +26,43 @@ pub(crate) struct Options {
     stats: Option<Duration>,
 }
 
-fn seconds(text: &str) -> Result<Limit<Duration>, String> {
+fn seconds(text: &str) -> std::result::Result<Limit<Duration>, String> {
     if text == "off" {
         return Ok(Limit::Unlimited);
     }
     interval(text).map(Limit::At).map_err(|e| e + ", or \"off\"")
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+fn interval(text: &str) -> std::result::Result<Duration, String> {
     let duration = text.parse().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
     duration
         .filter(|d| *d >= Duration::from_millis(1))
         .ok_or_else(|| "expected seconds, at least 0.001".to_string())
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a number, at least 1".to_string())
 }
 
-/// Makes a reactor with these options, lets `set_up` put handlers behind the addresses, and turns until Ctrl-C or
-/// SIGTERM. A second signal ends what the first one waits for.
-pub(crate) fn serve(options: &Options, set_up: impl FnOnce(&mut Reactor) -> std::io::Result<()>) -> ExitCode {
+impl Options {
+    /// The default limits, with what the options change.
+    pub(crate) fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.connections = Limit::At(self.max_connections);
+        limits.idle_timeout = self.idle_timeout;
+        limits
+    }
+}
+
+/// Makes a reactor, lets `set_up` put handlers behind the addresses, and turns until Ctrl-C or SIGTERM. A second signal
+/// ends what the first one waits for.
+pub(crate) fn serve(
+    options: &Options,
+    limits: Limits,
+    set_up: impl FnOnce(&mut Reactor) -> Result<()>,
+) -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match try_serve(options, set_up) {
+    match try_serve(options, limits, set_up) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -58,11 +73,9 @@ pub(crate) fn serve(options: &Options, set_up: impl FnOnce(&mut Reactor) -> std:
 
 fn try_serve(
     options: &Options,
-    set_up: impl FnOnce(&mut Reactor) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let mut limits = Limits::default();
-    limits.connections = Limit::At(options.max_connections);
-    limits.idle_timeout = options.idle_timeout;
+    limits: Limits,
+    set_up: impl FnOnce(&mut Reactor) -> Result<()>,
+) -> Result<()> {
     let mut reactor = Reactor::with_limits(limits)?;
     let stopper = reactor.stopper();
     ctrlc::set_handler(move || {
@@ -85,7 +98,7 @@ fn try_serve(
     Ok(())
 }
 
-fn run(reactor: &mut Reactor, stats: Option<Duration>) -> std::io::Result<()> {
+fn run(reactor: &mut Reactor, stats: Option<Duration>) -> Result<()> {
     let Some(interval) = stats else { return reactor.run() };
     let mut next = Instant::now() + interval;
     while reactor.last_shutdown().is_none() {
@@ -103,7 +116,7 @@ pub(crate) fn listen_all<H: turnwheel::Handler>(
     reactor: &mut Reactor,
     addresses: &[String],
     key: turnwheel::Key<H>,
-) -> std::io::Result<()> {
+) -> Result<()> {
     for at in addresses {
         for address in reactor.listen_on(at, key)?.addresses() {
             println!("listening on {address}");

@@ -1,0 +1,554 @@
+#!/usr/bin/env python3
+"""Real clients at the example servers: nc, socat, telnet, and Python's socket and asyncio.
+
+    cargo build --release --examples
+    python3 tests/clients.py [target/release/examples [WORD OF A CHECK]...]
+
+A client program that is not installed is skipped.
+"""
+
+import asyncio
+import contextlib
+import os
+import pickle
+import re
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.dont_write_bytecode = True
+
+import harness
+from harness import HOST, Server, Skip, echoed, need, pattern, receive, receive_all, run, wait_for
+
+MIB = 1024 * 1024
+
+
+def program(name):
+    return os.path.join(harness.EXAMPLES, name)
+
+
+def need_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        raise Skip(f"no IPv6 here: {error}") from None
+
+
+def need_nc():
+    """The one of OpenBSD: others have no -N and no -U."""
+    need("nc")
+    if b"-N" not in (done := run(["nc", "-h"])).stdout + done.stderr:
+        raise Skip("this nc has no -N")
+
+
+class Talk:
+    """A client program whose standard input and output are ours."""
+
+    def __init__(self, *command):
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self.seen = b""
+        self.reader = threading.Thread(target=self._collect, daemon=True)
+        self.reader.start()
+
+    def _collect(self):
+        while piece := os.read(self.process.stdout.fileno(), 65536):
+            self.seen += piece
+
+    def say(self, data):
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def sees(self, text, within=5):
+        return wait_for(lambda: text in self.seen, within)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait(timeout=5)
+        self.reader.join(5)
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+
+
+# ---- What a server says
+
+def the_first_line_on_stdout_tells_the_port():
+    told = []
+    for name in ("echo", "broadcast", "framed"):
+        with Server(name) as server:
+            assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", server.addresses[0]), server.addresses
+            server.connect().close()
+            told.append(server.addresses[0])
+    return ", ".join(told)
+
+
+def several_addresses_are_served_at_once():
+    need_ipv6()
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "echo.sock")
+        with Server("echo", "--stats", "60", at=(f"{HOST}:0", "[::1]:0", f"unix:{path}")) as server:
+            assert server.addresses[2] == f"unix:{path}", server.addresses
+            clients = [client_of(address) for address in server.addresses]
+            assert all(map(echoed, clients))
+            for client in clients:
+                client.close()
+            count = server.stop_well()
+            assert count["accepted"] == 3, count
+            assert not os.path.exists(path), "the file of the Unix socket is left behind"
+            return ", ".join(server.addresses[:2]) + " and a Unix socket"
+
+
+def client_of(address):
+    if address.startswith("unix:"):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(10)
+        client.connect(address.removeprefix("unix:"))
+        return client
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=10)
+
+
+def statistics_are_printed_at_the_interval():
+    with Server("echo", "--stats", "0.2") as server:
+        with server.connect() as client:
+            assert echoed(client, b"twelve bytes")
+            time.sleep(1.1)
+            lines = [line for line in server.errors().splitlines() if line.startswith("open ")]
+        assert wait_for(lambda: "peer_closed 1" in server.errors())
+        count = server.stop_well()
+    assert 4 <= len(lines) <= 6, f"{len(lines)} lines in 1.1 s"
+    assert "open 1 accepted 1 " in lines[-1], lines[-1]
+    assert count["in"] == count["out"] == 12 and count["peer_closed"] == 1, count
+    return lines[-1]
+
+
+def help_mentions_each_option():
+    common = ["--idle-timeout", "--max-connections", "--stats", "--help", "HOST:PORT", "unix:PATH"]
+    more = {"echo": [], "framed": ["--frame"], "broadcast": ["--frame", "--include-sender"]}
+    for name, own in more.items():
+        done = run([program(name), "--help"])
+        text = done.stdout.decode()
+        assert done.returncode == 0 and not done.stderr, f"{name}: {done}"
+        missing = [word for word in common + own if word not in text]
+        assert not missing, f"{name} --help does not mention {missing}"
+
+
+def a_wrong_option_says_what_is_accepted():
+    wrong = {
+        ("framed", "--frame", "bogus"): ["accepted", "raw", "lines", "len:u32be", "dec:", "varint", "netstring",
+                                         "delim:", "fixed:"],
+        ("framed", "--frame", "len:u31"): ["u31", "accepted", "u32"],
+        ("broadcast", "--frame", "lines,max=many"): ["many"],
+        ("broadcast", "--frame", "dec:0"): ["0"],
+        ("echo", "--stats", "0"): ["seconds", "0.001"],
+        ("echo", "--idle-timeout", "soon"): ["seconds", "off"],
+        ("echo", "--max-connections", "0"): ["at least 1"],
+    }
+    for (name, *options), words in wrong.items():
+        done = run([program(name), *options])
+        text = done.stderr.decode()
+        assert done.returncode == 2, f"{name} {options}: exit code {done.returncode}"
+        missing = [word for word in words if word not in text]
+        assert not missing, f"{name} {options} does not say {missing}: {text}"
+        assert not done.stdout, done.stdout
+    text = run([program("framed"), "--frame", "bogus"]).stderr.decode()
+    return text.splitlines()[0].removeprefix("error: ")
+
+
+# ---- Limits from the command line
+
+def more_connections_than_allowed_wait_their_turn():
+    with Server("echo", "--max-connections", "2", "--stats", "60") as server:
+        clients = [server.connect() for _ in range(5)]
+        for number, client in enumerate(clients):
+            client.sendall(b"client %d" % number)
+        at_once = 0
+        for number, client in enumerate(clients):
+            # As many as are allowed have been answered; the others wait until one of those goes.
+            time.sleep(0.1)
+            served = [not_yet(other) for other in clients[number:]].count(False)
+            at_once = max(at_once, served)
+            assert receive(client, 8) == b"client %d" % number
+            client.close()
+        count = server.stop_well()
+        warnings = [line for line in server.errors().splitlines() if " WARN " in line]
+    assert at_once == 2, f"{at_once} at a time"
+    assert count["accepted"] == 5 and count["refused"] == 0, count
+    assert any("2 connections, as many as allowed" in line for line in warnings), warnings
+    return f"5 served, {at_once} at a time"
+
+
+def not_yet(client):
+    client.setblocking(False)
+    try:
+        client.recv(1, socket.MSG_PEEK)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        client.settimeout(10)
+
+
+def an_idle_connection_is_ended():
+    with Server("echo", "--idle-timeout", "0.3", "--stats", "60") as server:
+        with server.connect() as busy, server.connect() as idle:
+            began = time.monotonic()
+            ended = threading.Event()
+
+            def watch():
+                with contextlib.suppress(ConnectionError):
+                    receive_all(idle)
+                ended.set()
+
+            threading.Thread(target=watch, daemon=True).start()
+            took = None
+            while time.monotonic() < began + 1.2:
+                assert echoed(busy, b"here"), "a busy connection was ended"
+                if ended.is_set() and took is None:
+                    took = time.monotonic() - began
+                time.sleep(0.02)
+        count = server.stop_well()
+    assert took is not None and 0.25 < took < 0.8, f"ended after {took}"
+    assert count["idle_timeout"] == 1, count
+    return f"after {took:.2f} s"
+
+
+def without_an_idle_timeout_nobody_is_ended():
+    with Server("echo", "--idle-timeout", "off") as server, server.connect() as client:
+        time.sleep(0.5)
+        assert echoed(client)
+
+
+# ---- Echo
+
+def nc_gets_its_line_back():
+    need_nc()
+    with Server("echo") as server:
+        done = run(["nc", "-N", HOST, str(server.port)], input=b"hello\n")
+    assert done.stdout == b"hello\n" and done.returncode == 0, done
+
+
+def nc_gets_its_line_back_over_ipv6():
+    need_nc()
+    need_ipv6()
+    with Server("echo", at=("[::1]:0",)) as server:
+        done = run(["nc", "-6", "-N", "::1", str(server.port)], input=b"hello\n")
+    assert done.stdout == b"hello\n" and done.returncode == 0, done
+
+
+def over_a_unix_socket(*command, data):
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "echo.sock")
+        with Server("echo", at=(f"unix:{path}",)) as server:
+            done = run([word.replace("PATH", path) for word in command], input=data)
+            assert server.stop()[0] == 0
+    assert done.stdout == data, f"{len(done.stdout)} of {len(data)} bytes: {done.stderr}"
+
+
+def nc_gets_a_file_back_over_a_unix_socket():
+    need_nc()
+    over_a_unix_socket("nc", "-N", "-U", "PATH", data=pattern(MIB))
+
+
+def socat_gets_a_file_back_over_a_unix_socket():
+    need("socat")
+    over_a_unix_socket("socat", "-t", "10", "-", "UNIX-CONNECT:PATH", data=pattern(MIB))
+
+
+def nc_gets_a_big_file_back_after_it_finished_sending():
+    need_nc()
+    data = pattern(8 * MIB)
+    with Server("echo", "--stats", "60") as server:
+        done = run(["nc", "-N", HOST, str(server.port)], input=data, within=30)
+        assert done.stdout == data, f"{len(done.stdout)} of {len(data)} bytes"
+        count = server.stop_well()
+    assert count["in"] == count["out"] == len(data) and count["peer_closed"] == 1, count
+
+
+def socat_gets_a_big_file_back_after_it_finished_sending():
+    need("socat")
+    data = pattern(8 * MIB)
+    for address in (HOST, "::1"):
+        if address == "::1":
+            need_ipv6()
+        bracketed = f"[{address}]" if ":" in address else address
+        with Server("echo", at=(f"{bracketed}:0",)) as server:
+            family = "TCP6" if ":" in address else "TCP4"
+            done = run(["socat", "-t", "20", "-", f"{family}:{bracketed}:{server.port}"], input=data, within=30)
+        assert done.stdout == data, f"{address}: {len(done.stdout)} of {len(data)} bytes"
+
+
+def a_slow_reader_gets_everything_after_it_finished_sending():
+    """The end of its input reaches the server long before its answers are read."""
+    data = pattern(4 * MIB)
+    with Server("echo") as server, server.connect(receive_buffer=32 * 1024) as client:
+        def send():
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        back = bytearray()
+        while piece := client.recv(100_000):
+            back += piece
+            time.sleep(0.005)
+        sender.join(10)
+    assert back == data, f"{len(back)} of {len(data)} bytes"
+
+
+def python_sockets_are_served_over_each_family():
+    need_ipv6()
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "echo.sock")
+        with Server("echo", at=(f"{HOST}:0", "[::1]:0", f"unix:{path}")) as server:
+            for address in server.addresses:
+                with client_of(address) as client:
+                    for message in (b"Hello, world", b"", b"\0" * 1000, bytes(range(256))):
+                        client.sendall(message)
+                        assert receive(client, len(message)) == message, address
+                    client.shutdown(socket.SHUT_WR)
+                    assert receive_all(client) == b"", address
+
+
+def five_hundred_asyncio_clients_are_served_at_once():
+    number, rounds = 500, 4
+
+    async def one(port, name):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        for turn in range(rounds):
+            message = b"client %d turn %d\n" % (name, turn)
+            writer.write(message)
+            await writer.drain()
+            assert await reader.readline() == message
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+    async def everyone(port):
+        await asyncio.wait_for(asyncio.gather(*(one(port, name) for name in range(number))), 30)
+
+    with Server("echo", "--stats", "60") as server:
+        began = time.monotonic()
+        asyncio.run(everyone(server.port))
+        took = time.monotonic() - began
+        count = server.stop_well()
+    assert count["accepted"] == count["peer_closed"] == number, count
+    return f"{number} clients, {number * rounds} lines in {took:.2f} s"
+
+
+# ---- Chat
+
+def two_people(telnet, *options):
+    """What each of two saw when the first had said something, then the second."""
+    with Server("broadcast", "--frame", "lines", *options) as server:
+        command = telnet(server.port)
+        with Talk(*command) as ann, Talk(*command) as bob:
+            if command[0] == "telnet":
+                assert ann.sees(b"Connected") and bob.sees(b"Connected"), "no connection"
+            assert in_the_room(server, 2)
+            ann.say(b"hello bob\r\n")
+            assert bob.sees(b"hello bob"), f"bob saw {bob.seen}"
+            bob.say(b"hello ann\r\n")
+            assert ann.sees(b"hello ann"), f"ann saw {ann.seen}"
+            time.sleep(0.2)
+            return ann.seen, bob.seen
+
+
+def in_the_room(server, number):
+    """Whether the server has so many connections: each has a descriptor, besides those that an idle server has."""
+    def sockets():
+        links = (os.path.join(f"/proc/{server.pid}/fd", name) for name in os.listdir(f"/proc/{server.pid}/fd"))
+        return sum(os.readlink(link).startswith("socket:") for link in links if os.path.lexists(link))
+
+    # The listener, and what signals wake is a pair.
+    return wait_for(lambda: sockets() >= number + 1) and not time.sleep(0.2)
+
+
+def a_chat_reaches_the_others_and_not_the_sender(telnet):
+    ann, bob = two_people(telnet)
+    assert b"hello bob" not in ann and b"hello ann" not in bob, f"ann saw {ann}, bob saw {bob}"
+
+
+def a_chat_with_include_sender_reaches_all(telnet):
+    ann, bob = two_people(telnet, "--include-sender")
+    for seen in (ann, bob):
+        assert seen.count(b"hello bob") == 1 and seen.count(b"hello ann") == 1, f"ann saw {ann}, bob saw {bob}"
+
+
+def nc_chats_with_the_others():
+    need_nc()
+    a_chat_reaches_the_others_and_not_the_sender(lambda port: ["nc", HOST, str(port)])
+
+
+def nc_chats_with_all():
+    need_nc()
+    a_chat_with_include_sender_reaches_all(lambda port: ["nc", HOST, str(port)])
+
+
+def telnet_chats_with_the_others():
+    need("telnet")
+    a_chat_reaches_the_others_and_not_the_sender(lambda port: ["telnet", HOST, str(port)])
+
+
+def socat_chats_with_all():
+    need("socat")
+    a_chat_with_include_sender_reaches_all(lambda port: ["socat", "-", f"TCP4:{HOST}:{port}"])
+
+
+def lines_with_and_without_carriage_return_chat_together():
+    with Server("broadcast", "--frame", "lines") as server:
+        with server.connect() as ann, server.connect() as bob, server.connect() as eve:
+            assert in_the_room(server, 3)
+            ann.sendall(b"from telnet\r\n")
+            assert receive(bob, 12) == b"from telnet\n" and receive(eve, 12) == b"from telnet\n"
+            bob.sendall(b"from nc\n")
+            assert receive(ann, 8) == b"from nc\n" and receive(eve, 8) == b"from nc\n"
+            # In pieces, and several at once.
+            for piece in (b"one\r", b"\ntw", b"o\nthree\n"):
+                eve.sendall(piece)
+                time.sleep(0.02)
+            assert receive(ann, 14) == b"one\ntwo\nthree\n" == receive(bob, 14)
+
+
+def a_room_of_asyncio_clients_hears_everything_in_order():
+    number, messages = 30, 20
+
+    async def one(port, name, ready):
+        reader, writer = await asyncio.open_connection(HOST, port)
+        await ready.wait()
+        for turn in range(messages):
+            writer.write(b"%d %d\n" % (name, turn))
+            await writer.drain()
+        heard = {}
+        for _ in range((number - 1) * messages):
+            sender, turn = map(int, (await reader.readline()).split())
+            assert turn == heard.get(sender, -1) + 1, f"{turn} after {heard.get(sender)} of {sender}"
+            heard[sender] = turn
+        assert name not in heard and len(heard) == number - 1
+        writer.close()
+
+    async def everyone(server):
+        ready = asyncio.Event()
+        tasks = [asyncio.create_task(one(server.port, name, ready)) for name in range(number)]
+        while not await asyncio.to_thread(in_the_room, server, number):
+            pass
+        ready.set()
+        await asyncio.wait_for(asyncio.gather(*tasks), 30)
+
+    with Server("broadcast", "--frame", "lines") as server:
+        asyncio.run(everyone(server))
+    return f"{number} clients, {number * messages * (number - 1)} deliveries"
+
+
+# ---- Messages
+
+def the_line_for_framed_in_its_documentation_works():
+    need_nc()
+    with Server("framed") as server:
+        done = run(["bash", "-c", rf"printf '\0\0\0\005hello' | timeout 10 nc -N {HOST} {server.port}"])
+    assert done.stdout == b"\0\0\0\5hello", done
+
+
+def messages_behind_a_length_come_back_whole():
+    with Server("framed", "--frame", "len:u32be", "--stats", "60") as server, server.connect() as client:
+        messages = [b"", b"a", pattern(1000), pattern(300_000), pattern(MIB)]
+        stream = b"".join(struct.pack(">I", len(m)) + m for m in messages)
+        sender = threading.Thread(target=client.sendall, args=(stream,), daemon=True)
+        sender.start()
+        for message in messages:
+            (size,) = struct.unpack(">I", receive(client, 4))
+            assert size == len(message) and receive(client, size) == message
+        sender.join(10)
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == b""
+        count = server.stop_well()
+    assert count["messages_in"] == len(messages), count
+
+
+def pickles_behind_a_padded_header_come_back_in_small_pieces():
+    """As the tutorials do it: a header of ten characters, and reading seven bytes at a time."""
+    objects = [{1: "hey", 2: "there"}, "Welcome to the server!", list(range(1000)), None, b"\0" * 12345]
+    with Server("framed", "--frame", "dec:10") as server, server.connect() as client:
+        for thing in objects:
+            message = pickle.dumps(thing)
+            client.sendall(bytes(f"{len(message):<10}", "utf-8") + message)
+        client.shutdown(socket.SHUT_WR)
+        back, full = [], b""
+        while piece := client.recv(7):
+            full += piece
+            while len(full) >= 10 and len(full) >= 10 + int(full[:10]):
+                end = 10 + int(full[:10])
+                back.append(pickle.loads(full[10:end]))
+                full = full[end:]
+    assert full == b"" and back == objects, f"{len(back)} objects of {len(objects)}, {len(full)} bytes more"
+
+
+def every_framing_on_the_command_line_carries_messages():
+    spoken = {
+        "raw": b"anything",
+        "lines": b"one\ntwo\n",
+        "lines:crlf": b"one\r\ntwo\r\n",
+        "len:u8": b"\3one",
+        "len:u16le": b"\3\0one",
+        "len:u32be,max=512KiB": b"\0\0\0\3one",
+        "len:u32be,inclusive": b"\0\0\0\7one",
+        "dec:4": b"3   one",
+        "varint": b"\3one",
+        "netstring": b"3:one,",
+        "delim:\\0": b"one\0two\0",
+        "delim:;,max=100": b"one;two;",
+        "fixed:3": b"onetwo",
+    }
+    for spec, stream in spoken.items():
+        with Server("framed", "--frame", spec) as server, server.connect() as client:
+            for byte in stream:
+                client.sendall(bytes([byte]))
+            client.shutdown(socket.SHUT_WR)
+            assert (back := receive_all(client)) == stream, f"{spec}: {back}"
+    return f"{len(spoken)} specs"
+
+
+CHECKS = [
+    the_first_line_on_stdout_tells_the_port,
+    several_addresses_are_served_at_once,
+    statistics_are_printed_at_the_interval,
+    help_mentions_each_option,
+    a_wrong_option_says_what_is_accepted,
+    more_connections_than_allowed_wait_their_turn,
+    an_idle_connection_is_ended,
+    without_an_idle_timeout_nobody_is_ended,
+    nc_gets_its_line_back,
+    nc_gets_its_line_back_over_ipv6,
+    nc_gets_a_file_back_over_a_unix_socket,
+    socat_gets_a_file_back_over_a_unix_socket,
+    nc_gets_a_big_file_back_after_it_finished_sending,
+    socat_gets_a_big_file_back_after_it_finished_sending,
+    a_slow_reader_gets_everything_after_it_finished_sending,
+    python_sockets_are_served_over_each_family,
+    five_hundred_asyncio_clients_are_served_at_once,
+    nc_chats_with_the_others,
+    nc_chats_with_all,
+    telnet_chats_with_the_others,
+    socat_chats_with_all,
+    lines_with_and_without_carriage_return_chat_together,
+    a_room_of_asyncio_clients_hears_everything_in_order,
+    the_line_for_framed_in_its_documentation_works,
+    messages_behind_a_length_come_back_whole,
+    pickles_behind_a_padded_header_come_back_in_small_pieces,
+    every_framing_on_the_command_line_carries_messages,
+]
+
+if __name__ == "__main__":
+    sys.exit(harness.main(CHECKS, __doc__))
