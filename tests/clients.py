@@ -502,7 +502,7 @@ def every_framing_on_the_command_line_carries_messages():
         "lines:crlf": b"one\r\ntwo\r\n",
         "len:u8": b"\3one",
         "len:u16le": b"\3\0one",
-        "len:u32be,max=512KiB": b"\0\0\0\3one",
+        "len:u32be,max=4MiB": b"\0\0\0\3one",
         "len:u32be,inclusive": b"\0\0\0\7one",
         "dec:4": b"3   one",
         "varint": b"\3one",

@@ -217,6 +217,9 @@ def main(checks, description):
     for check in chosen:
         name = check.__name__.replace("_", " ")
         verdict, detail = attempt(check)
+        detail = " / ".join(detail.strip().splitlines())
+        # The end of what a server said tells the most.
+        detail = detail if len(detail) <= 800 else f"{detail[:400]} ... {detail[-400:]}"
         tally[verdict] += 1
         print(f"{verdict}: {name}{': ' if detail else ''}{detail}", flush=True)
     print(f"{tally['ok']} passed, {tally['FAILED']} failed, {tally['skipped']} skipped")
