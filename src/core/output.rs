@@ -211,7 +211,15 @@ impl Core {
     }
 
     /// What follows from a write, or the attempt: the watermarks, and the clock of what still waits.
+    #[inline]
     pub(crate) fn after_write(&mut self, id: ConnId) {
+        // All is written and nothing was held up: the usual case.
+        if self.conns.get(id).is_some_and(|c| c.high || c.out.pending() > 0) {
+            self.settle_write(id);
+        }
+    }
+
+    fn settle_write(&mut self, id: ConnId) {
         let (low, stall) = (self.limits.output_low, self.limits.write_stall.get());
         let Some(c) = self.conns.get_mut(id) else { return };
         let pending = c.out.pending();

@@ -49,7 +49,10 @@ impl<S: Sys> Loop<S> {
         if c.can_write() {
             self.flush(id);
         }
-        self.progress(id);
+        let Some(c) = self.engine.core.conns.get_mut(id) else { return };
+        if c.fin_wanted {
+            self.progress(id);
+        }
         let Some(c) = self.engine.core.conns.get_mut(id) else { return };
         if std::mem::take(&mut c.drain_due) && !c.high {
             self.engine.drain(id);
