@@ -132,8 +132,9 @@ pub(crate) struct Connection {
     pub(crate) reset: bool,
     /// The handler has a state for it: `on_open` returned.
     pub(crate) opened: bool,
-    /// In the list of those not read because all output together is large.
+    /// Not read because all output together is large; and in the list of those who are, or were.
     pub(crate) starved: bool,
+    pub(crate) listed: bool,
     /// In the queue of connections with work; in the list of those with output to write at the end of the turn.
     pub(crate) queued: bool,
     pub(crate) dirty: bool,
@@ -179,6 +180,7 @@ impl Connection {
             reset: false,
             opened: false,
             starved: false,
+            listed: false,
             queued: false,
             dirty: false,
         }

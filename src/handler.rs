@@ -43,7 +43,7 @@ use crate::stats::Stats;
 ///     }
 ///
 ///     fn on_end(&mut self, cx: &mut Context<'_>, count: &mut u64) {
-///         cx.send(format!("{count} bytes\n").as_bytes());
+///         cx.send(format!("{count} bytes\n"));
 ///         cx.close();
 ///     }
 /// }
@@ -67,7 +67,9 @@ pub trait Handler: 'static {
     }
 
     /// What waits for the peer had passed [`Limits::output_high`](crate::Limits::output_high) and has fallen to
-    /// [`Limits::output_low`](crate::Limits::output_low): go on sending. At most once in a turn.
+    /// [`Limits::output_low`](crate::Limits::output_low): go on sending. At most once in a turn. To send something
+    /// long, send pieces while [`Context::wants_more`] says so, and go on here; who stops earlier than that is not
+    /// called.
     fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let _ = (cx, state);
     }
@@ -116,8 +118,8 @@ impl<'a> Net<'a> {
     }
 
     /// Sends a message to any connection, in the framing of that one. It is written at the end of the turn.
-    pub fn send_to(&mut self, id: ConnId, message: &[u8]) -> Sent {
-        self.core.send(id, message)
+    pub fn send_to(&mut self, id: ConnId, message: impl AsRef<[u8]>) -> Sent {
+        self.core.send(id, message.as_ref())
     }
 
     /// [`send_to`](Net::send_to) without copying, where the receiver is not framed and the bytes are many.
@@ -207,8 +209,8 @@ impl<'a> Net<'a> {
     /// Sends a message to every member of a group, to each in its own framing, in the order of sending. Written at the
     /// end of the turn, one write for each member. Answers how many members it will reach, which leaves out those whose
     /// framing cannot carry it (counted).
-    pub fn broadcast(&mut self, group: Group, message: &[u8]) -> usize {
-        self.core.broadcast(group, message, self.current, None)
+    pub fn broadcast(&mut self, group: Group, message: impl AsRef<[u8]>) -> usize {
+        self.core.broadcast(group, message.as_ref(), self.current, None)
     }
 
     /// A snapshot of the reactor's counters.
@@ -260,7 +262,7 @@ impl<'a> Context<'a> {
     }
 
     /// Sends a message to the peer, in the connection's framing. It is written as soon as the callback has returned.
-    pub fn send(&mut self, message: &[u8]) -> Sent {
+    pub fn send(&mut self, message: impl AsRef<[u8]>) -> Sent {
         self.net.send_to(self.id, message)
     }
 
@@ -296,7 +298,7 @@ impl<'a> Context<'a> {
     }
 
     /// Stops reading until [`resume`](Context::resume) or [`Net::resume_id`]: the peer's sends back up, and nothing is
-    /// lost.
+    /// lost. Meanwhile neither the idle nor the message timeout runs: ending it is up to the handler.
     pub fn pause(&mut self) {
         self.net.pause_id(self.id);
     }
@@ -356,8 +358,18 @@ impl<'a> Context<'a> {
         self.net.leave_id(group, self.id)
     }
 
+    /// Sends to another connection; see [`Net::send_to`].
+    pub fn send_to(&mut self, id: ConnId, message: impl AsRef<[u8]>) -> Sent {
+        self.net.send_to(id, message)
+    }
+
+    /// Sends to every member of a group, this connection included if it is one; see [`Net::broadcast`].
+    pub fn broadcast(&mut self, group: Group, message: impl AsRef<[u8]>) -> usize {
+        self.net.broadcast(group, message)
+    }
+
     /// [`broadcast`](Net::broadcast) to every member but this connection.
-    pub fn broadcast_others(&mut self, group: Group, message: &[u8]) -> usize {
-        self.net.core.broadcast(group, message, Some(self.id), Some(self.id))
+    pub fn broadcast_others(&mut self, group: Group, message: impl AsRef<[u8]>) -> usize {
+        self.net.core.broadcast(group, message.as_ref(), Some(self.id), Some(self.id))
     }
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 
 /// Names one connection for ever: the slot it is in, and the slot's generation. When the connection has ended, its id
-/// names nothing.
+/// names nothing. It means something only to the reactor it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
     pub(crate) slot: u32,
@@ -33,7 +33,7 @@ impl fmt::Display for ListenerId {
     }
 }
 
-/// Names one group of connections for ever.
+/// Names one group of connections for ever. Like a [`ConnId`], it means something only to the reactor it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group {
     pub(crate) slot: u32,

@@ -100,7 +100,7 @@ pub struct Limits {
     pub input_kept: usize,
     /// All kept input together. Default 256 MiB.
     pub input_total: Limit<usize>,
-    /// No byte either way for this long ends a connection. Default 10 minutes.
+    /// No byte either way for this long, while we read, ends a connection. Default 10 minutes.
     pub idle_timeout: Limit<Duration>,
     /// From a message's first byte to its last, not counting the time in which we did not read. Default 30 s.
     pub message_timeout: Limit<Duration>,

@@ -150,6 +150,19 @@ impl From<SocketAddr> for Listen {
     }
 }
 
+impl From<(&str, u16)> for Listen {
+    /// A host and a port; an IPv6 address without brackets.
+    fn from((host, port): (&str, u16)) -> Self {
+        Self::from(Endpoint::Tcp { host: host.to_owned(), port })
+    }
+}
+
+impl From<(std::net::IpAddr, u16)> for Listen {
+    fn from((ip, port): (std::net::IpAddr, u16)) -> Self {
+        Self::from(SocketAddr::new(ip, port))
+    }
+}
+
 impl From<Endpoint> for Listen {
     fn from(endpoint: Endpoint) -> Self {
         Self::with(Ok(Source::Endpoint(endpoint)))

@@ -25,7 +25,7 @@ struct Give {
 
 impl Give {
     fn give(&self, cx: &mut Context<'_>, len: usize) {
-        assert!(cx.send(&pattern(len as u64, len)).is_queued());
+        assert!(cx.send(pattern(len as u64, len)).is_queued());
         if self.close {
             cx.close();
             assert!(!cx.send(b"too late").is_queued());

@@ -31,16 +31,16 @@ impl Handler for Haunted {
     fn on_open(&mut self, cx: &mut Context<'_>) {
         assert!(!self.live.contains(&cx.id()) && !self.gone.contains(&cx.id()), "an id came twice");
         self.live.push(cx.id());
-        cx.send(&label(cx.id()));
+        cx.send(label(cx.id()));
     }
     fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {
         for &id in &self.gone {
-            assert_eq!(cx.send_to(id, &label(id)), Sent::Closed);
+            assert_eq!(cx.send_to(id, label(id)), Sent::Closed);
             assert!(!cx.is_open(id) && !cx.close_id(id) && !cx.abort_id(id));
             assert!(cx.peer_of(id).is_none() && cx.pending_of(id).is_none());
         }
         for &id in &self.live {
-            cx.send_to(id, &label(id));
+            cx.send_to(id, label(id));
         }
     }
     fn on_close(&mut self, net: &mut Net<'_>, _state: (), closed: &Closed) {

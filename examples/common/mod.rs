@@ -80,6 +80,7 @@ fn try_serve(
     let stopper = reactor.stopper();
     ctrlc::set_handler(move || {
         // The first begins a shutdown, the second ends its grace; a loop that cannot be woken ends with the process.
+        eprintln!("stopping: connections have a moment to finish; once more ends them at once");
         if stopper.stop().is_err() {
             std::process::exit(130);
         }
@@ -89,7 +90,7 @@ fn try_serve(
     run(&mut reactor, options.stats)?;
     let report = reactor.last_shutdown().unwrap_or_default();
     eprintln!(
-        "stopped: {} connections ended well, {} were cut ({} bytes lost)",
+        "stopped: {} connections ended well, {} were cut ({} bytes unsent)",
         report.clean, report.cut, report.bytes_lost
     );
     if options.stats.is_some() {
@@ -101,8 +102,7 @@ fn try_serve(
 fn run(reactor: &mut Reactor, stats: Option<Duration>) -> Result<()> {
     let Some(interval) = stats else { return reactor.run() };
     let mut next = Instant::now() + interval;
-    while reactor.last_shutdown().is_none() {
-        reactor.turn(Some(next.saturating_duration_since(Instant::now())))?;
+    while !reactor.turn(Some(next.saturating_duration_since(Instant::now())))?.stopped {
         if Instant::now() >= next {
             eprintln!("{}", reactor.stats());
             next += interval;

@@ -32,6 +32,12 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {}
 
+impl From<BuildError> for std::io::Error {
+    fn from(error: BuildError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidInput, error)
+    }
+}
+
 /// Refuses a maximum of 0, and clips one that no memory could hold.
 pub(super) fn check_max(max: usize) -> Result<usize, BuildError> {
     if max == 0 {

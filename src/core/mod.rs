@@ -148,8 +148,10 @@ impl Core {
         if input && c.phase == Phase::Open && !c.held_up() && !c.starved {
             if let Some(c) = self.conns.get_mut(id) {
                 c.starved = true;
+                if !std::mem::replace(&mut c.listed, true) {
+                    self.starved.push(id);
+                }
             }
-            self.starved.push(id);
             self.sync_clock(id);
         }
     }
@@ -320,6 +322,16 @@ impl Core {
         self.logged >= self.limits.output_high
     }
 
+    /// Notes that a connection is read again.
+    #[inline]
+    pub(crate) fn feed(&mut self, id: ConnId) {
+        if let Some(c) = self.conns.get_mut(id)
+            && std::mem::take(&mut c.starved)
+        {
+            self.sync_clock(id);
+        }
+    }
+
     /// Lets those be read again that were not because all output together was large.
     pub(crate) fn feed_starved(&mut self) {
         if self.starved.is_empty() || self.tight() {
@@ -327,9 +339,9 @@ impl Core {
         }
         for id in std::mem::take(&mut self.starved) {
             if let Some(c) = self.conns.get_mut(id) {
-                c.starved = false;
+                c.listed = false;
             }
-            self.sync_clock(id);
+            self.feed(id);
             self.enqueue_if_work(id);
         }
     }

@@ -91,7 +91,9 @@ impl Core {
         }
         let Self { conns, framings, pool, limits, .. } = self;
         let Some(c) = conns.get_mut(id) else { return Sent::Closed };
-        let before = c.out.pending();
+        // What is borrowed goes out in front of it.
+        let borrowed = if self.delivery.conn == Some(id) { self.delivery.borrowed.len() } else { 0 };
+        let before = c.out.pending() + borrowed;
         let queued = match framings.get(c.site as usize).filter(|f| !f.is_raw()) {
             None => c.out.push(data, pool).map_err(Refusal::from),
             Some(framing) => c
@@ -104,7 +106,8 @@ impl Core {
                 })
                 .map(|_| ()),
         };
-        if queued.is_ok() && c.out.pending() < limits.output_high && self.delivery.conn == Some(id) {
+        if queued.is_ok() && c.out.pending() + borrowed < limits.output_high && self.delivery.conn == Some(id)
+        {
             // What `sent` would do comes to this.
             self.stats.messages_out += 1;
             self.delivery.answered = true;
@@ -120,10 +123,8 @@ impl Core {
         self.groups.live.is_empty()
             && self.pool.output().saturating_add(len) <= self.limits.output_total.get()
             && self.conns.get(id).is_some_and(|c| {
-                let pending = c.out.pending();
-                pending > 0
-                    && c.takes_output()
-                    && pending.saturating_add(len) <= self.limits.output_hard.get()
+                let room = self.limits.output_hard.get().saturating_sub(self.pending(c));
+                c.out.pending() > 0 && c.takes_output() && len <= room
             })
     }
 
@@ -162,6 +163,7 @@ impl Core {
                 Sent::Queued
             }
             Err(Refusal::Unencodable) => {
+                log::debug!("{id}: its framing cannot carry a message");
                 self.stats.unencodable += 1;
                 Sent::Unencodable
             }

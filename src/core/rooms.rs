@@ -133,7 +133,7 @@ impl Core {
         if let Some(id) = except {
             self.take_logs(id);
         }
-        if !self.make_room(message.len()) {
+        if message.len() > self.limits.output_total.get() || !self.make_room(message.len()) {
             return self.refuse_broadcast(group);
         }
         self.settle_overfull(group, message.len());
@@ -154,6 +154,10 @@ impl Core {
         }
         stats.messages_out += reached as u64;
         stats.unencodable += missed as u64;
+        if missed > 0 {
+            let len = message.len();
+            log::debug!("{group}: the framing of {missed} members cannot carry a message of {len} bytes");
+        }
         self.logged += grown;
         if let Some(id) = sender.filter(|_| reached > 0) {
             self.note_sender(group, id);
@@ -248,6 +252,14 @@ impl Core {
         if c.out.pending() > limits.output_high {
             self.note_slow(group, place);
         }
+        self.hold_to_total(id);
+    }
+
+    /// After something was queued for a connection without asking first: keeps all output within its limit.
+    fn hold_to_total(&mut self, id: ConnId) {
+        if !self.make_room(0) {
+            self.kill(id, Reason::TotalOutputLimit);
+        }
     }
 
     /// Bytes that logs hold for a connection and that it has not taken.
@@ -303,6 +315,7 @@ impl Core {
                 self.note_slow(m.group, m.place);
             }
         }
+        self.hold_to_total(id);
     }
 
     /// What logs hold for a connection: one piece for each group's range, or one for each message where several groups

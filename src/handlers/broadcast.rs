@@ -12,7 +12,6 @@ use crate::id::Group;
 /// its own it relays bytes as they come, so that the pieces of two senders may mix.
 ///
 /// ```
-/// use std::rc::Rc;
 /// use turnwheel::codec::Lines;
 /// use turnwheel::{Broadcast, Framed, Reactor};
 ///
@@ -42,7 +41,8 @@ impl Broadcast {
         Self { include_sender: true, ..Self::to_others() }
     }
 
-    /// What to do about members that do not read fast enough. Without this, they are cut.
+    /// What to do about members that do not read fast enough. Without this, they are cut. (A group of your own,
+    /// given to [`in_group`](Broadcast::in_group), has the policy it was made with.)
     pub const fn slow_member(mut self, policy: SlowMember) -> Self {
         self.policy = policy;
         self

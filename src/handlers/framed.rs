@@ -73,8 +73,11 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
             match self.codec.decode(&mut state.decoder, rest) {
                 Ok(Decoded::Message { start, end, consumed }) => {
                     cx.count_message();
-                    let (Some(message), Some(behind)) = (rest.get(start..end), rest.get(consumed..)) else {
-                        return cx.fail(FrameError::Malformed("the codec found a message beyond its input"));
+                    let behind = rest.get(consumed..).filter(|_| consumed > 0);
+                    let (Some(message), Some(behind)) = (rest.get(start..end), behind) else {
+                        return cx.fail(FrameError::Malformed(
+                            "the codec found a message that is not in its input",
+                        ));
                     };
                     rest = behind;
                     self.handler.on_data(cx, &mut state.inner, message);

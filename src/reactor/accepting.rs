@@ -42,6 +42,8 @@ pub(super) struct Doors<S: Sys> {
     refused: u64,
     /// Someone has come since a lingering connection was last dropped to make a place.
     hot: bool,
+    /// A place has been made that way and is not taken yet.
+    made: bool,
 }
 
 impl<S: Sys> Doors<S> {
@@ -53,6 +55,7 @@ impl<S: Sys> Doors<S> {
             full: false,
             refused: 0,
             hot: false,
+            made: false,
         }
     }
 
@@ -85,7 +88,7 @@ impl<S: Sys> Doors<S> {
     /// Full at the limit, and then until a sixty-fourth of it has come free.
     fn is_full(&self, core: &Core) -> bool {
         let max = core.limits.connections.get();
-        let enough = if self.full { max - (max / 64).max(1) } else { max - 1 };
+        let enough = if self.full && !self.made { max - (max / 64).max(1) } else { max - 1 };
         core.conns.len() > enough
     }
 }
@@ -145,7 +148,8 @@ impl<S: Sys> Loop<S> {
     /// Takes up to `most` waiting connections at one listener.
     pub(super) fn accept_at(&mut self, id: ListenerId, most: usize) {
         for _ in 0..most {
-            if self.doors.paused.is_some() || !self.make_place() {
+            let ready = self.doors.slots.get(id.slot as usize).is_some_and(|d| d.id == id && d.ready);
+            if !ready || self.doors.paused.is_some() || !self.make_place() {
                 return;
             }
             let Some(door) = self.doors.slots.get_mut(id.slot as usize).filter(|d| d.id == id && d.ready)
@@ -186,9 +190,9 @@ impl<S: Sys> Loop<S> {
             let then = if refuse { "more are refused" } else { "more wait" };
             log::warn!("{max} connections, as many as allowed: {then}{}", suppressed(n));
         }
-        if !refuse && std::mem::take(&mut self.doors.hot) && core.drop_oldest_lingering() {
+        if !refuse && std::mem::take(&mut self.doors.hot) && !core.stopping && core.drop_oldest_lingering() {
             // Its place is for whoever has come, without waiting for more to come free.
-            self.doors.full = false;
+            self.doors.made = true;
         }
         refuse
     }
@@ -214,10 +218,15 @@ impl<S: Sys> Loop<S> {
             self.streams.resize_with(slot + 1, || None);
         }
         self.streams[slot] = Some(stream);
+        self.doors.made = false;
         core.stats.accepted += 1;
         core.deadlines.set(id.slot, core.now.after(core.limits.idle_timeout.get()));
         self.engine.retain(site);
-        log::debug!("{id} accepted");
+        if log::log_enabled!(log::Level::Debug)
+            && let Some(peer) = self.engine.core.conns.get(id).map(|c| c.peer.address())
+        {
+            log::debug!("{id} accepted from {peer}");
+        }
         self.engine.open(id);
         self.after_call(id, &[]);
         self.engine.core.enqueue_if_work(id);

@@ -86,6 +86,8 @@ impl<S: Sys> Loop<S> {
                 c.dirty = false;
                 if c.can_write() {
                     self.flush(id);
+                } else {
+                    self.engine.core.after_write(id);
                 }
                 self.progress(id);
                 self.engine.core.enqueue_if_work(id);

@@ -33,6 +33,13 @@ use turn::{Loop, StopFlag};
 
 /// An event loop with its listeners, connections and handlers, on the thread that turns it.
 ///
+/// It is not `Send`, because handlers need not be: make it on the thread that turns it. What may go to other threads is
+/// a [`Stopper`].
+///
+/// To end in good order, [`shutdown`](Reactor::shutdown) it or ask a [`Stopper`]. A reactor that is merely dropped
+/// closes its sockets and drops the handlers and their states without calling [`on_close`](Handler::on_close); the
+/// same goes for one that a panic has gone through ([`PanicPolicy::Propagate`]), which must not be turned again.
+///
 /// ```no_run
 /// use turnwheel::{Echo, Reactor};
 ///
@@ -220,10 +227,7 @@ impl Reactor {
     /// # Errors
     /// Only when waiting for events itself fails.
     pub fn run(&mut self) -> io::Result<()> {
-        let before = self.inner.stopping.done();
-        while self.inner.stopping.done() == before {
-            self.inner.turn(None)?;
-        }
+        while !self.inner.turn(None)?.stopped {}
         Ok(())
     }
 
@@ -236,8 +240,8 @@ impl Reactor {
         self.inner.turn(timeout)
     }
 
-    /// How long an outer loop may sleep on the descriptors alone: zero while there is work that none of them will
-    /// announce, `None` when nothing is due.
+    /// For how long nothing is due that no descriptor will announce: zero while there is such work, `None` when nothing
+    /// is. [`turn`](Reactor::turn) never sleeps longer than this; an outer loop should call it no later.
     pub fn next_deadline(&mut self) -> Option<Duration> {
         self.inner.look_at_clock();
         let at = self.inner.next_deadline();

@@ -68,6 +68,8 @@ impl<S: Sys> Loop<S> {
         if !core.may_read(c) {
             return;
         }
+        core.feed(id);
+        let Some(c) = core.conns.get(id) else { return };
         if c.deferred {
             return self.deliver_deferred(id);
         }
@@ -87,9 +89,9 @@ impl<S: Sys> Loop<S> {
 
     /// Reads once into the shared buffer, and delivers. Once more if a hint says that a short read may not be all.
     fn read(&mut self, id: ConnId) {
-        let budget = self.engine.core.read_budget(id);
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..2 {
+            let budget = self.engine.core.read_budget(id);
             let space = &mut buffer[FRONT..FRONT + budget];
             let Some(n) = self.read_into(id, space) else { break };
             self.deliver(id, &mut buffer, n);
@@ -270,8 +272,12 @@ impl<S: Sys> Loop<S> {
         let core = &mut self.engine.core;
         let (now, limit) = (core.now, core.limits.linger_input);
         let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
-        let received = self.sys.read(stream, &mut self.buffer[FRONT..]);
         let Some(c) = core.conns.get_mut(id) else { return };
+        let most = core.limits.read_buffer.min(limit.saturating_sub(c.written as usize));
+        if most == 0 {
+            return core.finish(id, Reason::Handler);
+        }
+        let received = self.sys.read(stream, &mut self.buffer[FRONT..FRONT + most]);
         match received {
             Ok(received) if received.len > 0 => {
                 c.active = now;
@@ -280,9 +286,6 @@ impl<S: Sys> Loop<S> {
                 core.stats.bytes_in += received.len as u64;
                 if received.drained && !c.hinted {
                     c.readable = false;
-                }
-                if c.written as usize > limit {
-                    core.finish(id, Reason::Handler);
                 }
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {

@@ -37,6 +37,8 @@ pub struct Turn {
     pub events: usize,
     /// There is work that no descriptor will announce: call again at once.
     pub more: bool,
+    /// A shutdown has ended with this turn: the listeners and connections that there were are gone.
+    pub stopped: bool,
 }
 
 /// Asks for a shutdown from other threads: how often it was asked, and what wakes the loop.
@@ -95,7 +97,7 @@ impl<S: Sys> Loop<S> {
     pub(super) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
         self.wait(timeout)?;
         let core = &mut self.engine.core;
-        let began = core.now;
+        let (began, shutdowns) = (core.now, self.stopping.done());
         core.turn = core.turn.wrapping_add(1);
         core.stats.turns += 1;
         let events = self.sort_events();
@@ -112,7 +114,7 @@ impl<S: Sys> Loop<S> {
         self.check_stopped();
         let core = &mut self.engine.core;
         core.longest_turn = core.longest_turn.max(core.now.nanos_since(began));
-        Ok(Turn { events, more: self.has_more() })
+        Ok(Turn { events, more: self.has_more(), stopped: self.stopping.done() > shutdowns })
     }
 
     /// When the loop must turn though nothing is ready: now while there is work, or at the next deadline.

@@ -180,7 +180,7 @@ fn a_member_of_several_groups_gets_their_messages_in_the_order_of_sending() {
 #[test]
 fn a_slow_member_is_cut_and_counted_and_costs_the_others_nothing() {
     let mut rig = room_within(tight_limits(), SlowMember::Cut, |cx, group, data| {
-        cx.broadcast(group, &[data, &bytes(60)].concat());
+        cx.broadcast(group, [data, &bytes(60)].concat());
     });
     let [slow, sender, good] = peers(&mut rig);
     rig.sys().set_room(slow, 0);
@@ -195,7 +195,7 @@ fn a_slow_member_is_cut_and_counted_and_costs_the_others_nothing() {
 #[test]
 fn a_member_that_is_skipped_misses_whole_messages_and_each_is_counted() {
     let mut rig = room_within(tight_limits(), SlowMember::Skip, |cx, group, data| {
-        cx.broadcast(group, &[data, &bytes(60)].concat());
+        cx.broadcast(group, [data, &bytes(60)].concat());
     });
     let [slow, sender] = peers(&mut rig);
     rig.sys().set_room(slow, 10);
@@ -218,7 +218,7 @@ fn a_member_that_is_skipped_misses_whole_messages_and_each_is_counted() {
 #[test]
 fn a_slow_member_pauses_the_senders_until_it_has_caught_up() {
     let mut rig = room_within(tight_limits(), SlowMember::PauseSenders, |cx, group, data| {
-        cx.broadcast(group, &[data, &bytes(500)].concat());
+        cx.broadcast(group, [data, &bytes(500)].concat());
     });
     let [slow, sender, other] = peers(&mut rig);
     rig.sys().set_room(slow, 0);
@@ -239,7 +239,7 @@ fn a_slow_member_pauses_the_senders_until_it_has_caught_up() {
 fn a_slow_member_that_goes_lets_the_senders_go_on() {
     for how in 0..3 {
         let mut rig = room_within(tight_limits(), SlowMember::PauseSenders, |cx, group, data| {
-            cx.broadcast(group, &[data, &bytes(500)].concat());
+            cx.broadcast(group, [data, &bytes(500)].concat());
         });
         let [slow, sender] = peers(&mut rig);
         rig.sys().set_room(slow, 0);
@@ -262,7 +262,7 @@ fn a_slow_member_that_goes_lets_the_senders_go_on() {
 #[test]
 fn a_large_message_is_held_once_for_all_who_cannot_take_it() {
     let mut rig = room_within(Limits::default(), SlowMember::Cut, |cx, group, _| {
-        cx.broadcast(group, &bytes(64 * 1024));
+        cx.broadcast(group, bytes(64 * 1024));
     });
     let all: Vec<usize> = (0..100).map(|_| rig.connect()).collect();
     for &p in &all {
@@ -281,7 +281,7 @@ fn a_large_message_is_held_once_for_all_who_cannot_take_it() {
 #[test]
 fn what_the_kernel_takes_at_once_counts_against_nobody_however_much_it_is() {
     let mut rig = room_within(tight_limits(), SlowMember::Cut, |cx, group, _| {
-        cx.broadcast(group, &bytes(1000));
+        cx.broadcast(group, bytes(1000));
     });
     let all: [usize; 40] = peers(&mut rig);
     for &p in &all {
@@ -298,7 +298,7 @@ fn what_the_kernel_takes_at_once_counts_against_nobody_however_much_it_is() {
 fn nor_does_it_count_beyond_what_is_written_to_one_connection_in_a_turn() {
     let limits = Limits { write_per_turn: 8192, ..tight_limits() };
     let mut rig = room_within(limits, SlowMember::Cut, |cx, group, _| {
-        cx.broadcast(group, &bytes(1000));
+        cx.broadcast(group, bytes(1000));
     });
     let all: [usize; 40] = peers(&mut rig);
     for &p in &all {
@@ -316,8 +316,8 @@ fn nor_does_it_for_a_member_of_two_groups() {
         match on {
             On::Open => assert!(cx.join(x) && cx.join(y)),
             On::Data(_) => {
-                cx.broadcast(x, &bytes(1000));
-                cx.broadcast(y, &bytes(1000));
+                cx.broadcast(x, bytes(1000));
+                cx.broadcast(y, bytes(1000));
             }
             _ => {}
         }
@@ -344,7 +344,7 @@ fn nor_does_it_when_many_leave_at_once_and_each_is_announced() {
         }
     };
     let mut rig = puppet_to_the_last(tight_limits(), act, move |net, _| {
-        net.broadcast(there.get().unwrap(), &bytes(1000));
+        net.broadcast(there.get().unwrap(), bytes(1000));
     });
     let all: Vec<usize> = (0..30).map(|_| rig.connect()).collect();
     for &p in &all[1..] {

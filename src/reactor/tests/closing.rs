@@ -27,7 +27,7 @@ fn what_was_sent_before_the_peers_fin_is_answered_in_full() {
 fn a_close_with_input_waiting_sends_fin_and_reads_it_away_before_the_descriptor_goes() {
     let mut rig = puppet(|cx, on| {
         if let On::Data(_) = on {
-            cx.send(&bytes(1000));
+            cx.send(bytes(1000));
             cx.close();
         }
     });
@@ -84,7 +84,7 @@ fn a_failed_write_still_lets_what_the_peer_sent_before_be_read() {
     let unsent = std::rc::Rc::clone(&seen);
     let act = |cx: &mut Context<'_>, on: On<'_>| {
         if let On::Data(b"go") = on {
-            cx.send(&bytes(100));
+            cx.send(bytes(100));
         }
     };
     let mut rig = puppet_to_the_last(limits(), act, move |_, closed| unsent.set(closed.unsent));
@@ -132,7 +132,7 @@ fn send_and_close_in_one_callback_delivers_whatever_the_kernel_takes_at_a_time()
     for step in [1, 7, 999, 4096] {
         let mut rig = puppet(|cx, on| {
             if on == On::Open {
-                cx.send(&bytes(5000));
+                cx.send(bytes(5000));
                 cx.close();
             }
         });
@@ -154,7 +154,7 @@ fn send_and_close_in_one_callback_delivers_whatever_the_kernel_takes_at_a_time()
 #[test]
 fn an_abort_resets_and_counts_what_was_lost() {
     let mut rig = puppet(|cx, on| match on {
-        On::Open => drop(cx.send(&bytes(100))),
+        On::Open => drop(cx.send(bytes(100))),
         _ => cx.abort(),
     });
     let a = rig.sys().connect(0);
@@ -187,7 +187,7 @@ fn a_half_close_by_the_peer_leaves_our_half() {
 fn a_half_close_by_us_leaves_the_peers_half() {
     let mut rig = puppet(|cx, on| match on {
         On::Open => {
-            cx.send(&bytes(100));
+            cx.send(bytes(100));
             cx.shutdown_write();
             assert_eq!(cx.send(b"no"), crate::Sent::Closed);
         }

@@ -40,9 +40,9 @@ impl Chaos {
             };
             let n = self.dice.roll(300) as usize;
             match self.dice.roll(16) {
-                0..3 => drop(net.send_to(id, &bytes(n))),
+                0..3 => drop(net.send_to(id, bytes(n))),
                 3 => drop(net.send_bytes_to(id, bytes(n * 20).into())),
-                4..7 => drop(net.broadcast(group, &bytes(n))),
+                4..7 => drop(net.broadcast(group, bytes(n))),
                 7..10 => drop(net.join_id(group, id)),
                 10 => drop(net.leave_id(group, id)),
                 11 => drop(net.close_id(id)),

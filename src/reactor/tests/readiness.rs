@@ -190,7 +190,7 @@ fn write_interest_is_never_lost_wherever_a_write_stops() {
     for stop in 0..=100 {
         let mut rig = puppet(|cx, on| {
             if let On::Data(_) = on {
-                cx.send(&bytes(100));
+                cx.send(bytes(100));
             }
         });
         let a = rig.connect();
@@ -251,7 +251,7 @@ fn no_more_is_written_to_one_connection_in_a_turn_than_its_budget() {
     let limits = Limits { write_per_turn: 1000, ..limits() };
     let mut rig = puppet_within(limits, |cx, on| {
         if let On::Data(_) = on {
-            cx.send(&bytes(3500));
+            cx.send(bytes(3500));
         }
     });
     let a = rig.connect();

@@ -131,8 +131,8 @@ fn reading_resumes_at_the_low_mark_and_not_before() {
 fn beyond_the_hard_limit_a_send_is_refused_whole_and_the_connection_is_cut() {
     let mut rig = puppet_within(tight_limits(), |cx, on| {
         if let On::Data(_) = on {
-            assert_eq!(cx.send(&bytes(8000)), Sent::Queued);
-            assert_eq!(cx.send(&bytes(193)), Sent::Full);
+            assert_eq!(cx.send(bytes(8000)), Sent::Queued);
+            assert_eq!(cx.send(bytes(193)), Sent::Full);
             assert_eq!(cx.send(b"x"), Sent::Full);
         }
     });
@@ -151,7 +151,7 @@ fn a_framed_send_beyond_the_hard_limit_counts_its_framing() {
     let a = rig.connect();
     let id = rig.id(a);
     for _ in 0..128 {
-        assert_eq!(rig.net().send_to(id, &bytes(60)), Sent::Queued);
+        assert_eq!(rig.net().send_to(id, bytes(60)), Sent::Queued);
     }
     assert_eq!(rig.net().send_to(id, b""), Sent::Full);
     rig.settle();
@@ -246,7 +246,7 @@ fn while_the_total_is_tight_those_with_output_waiting_are_not_read_and_the_other
 fn on_drain_comes_once_when_the_low_mark_is_reached() {
     let mut rig = puppet_within(tight_limits(), |cx, on| {
         if let On::Data(_) = on {
-            cx.send(&bytes(5000));
+            cx.send(bytes(5000));
         }
     });
     let a = rig.connect();
@@ -264,7 +264,7 @@ fn on_drain_comes_once_when_the_low_mark_is_reached() {
 #[test]
 fn on_drain_comes_at_most_once_in_a_turn_even_if_it_fills_up_again() {
     let mut rig = puppet_within(tight_limits(), |cx, on| match on {
-        On::Data(_) | On::Drain => drop(cx.send(&bytes(5000))),
+        On::Data(_) | On::Drain => drop(cx.send(bytes(5000))),
         _ => {}
     });
     let a = rig.connect();

@@ -54,7 +54,7 @@ fn a_client_whose_event_has_not_been_seen_yet_is_taken_all_the_same() {
 fn at_the_end_of_the_grace_whoever_is_left_is_aborted_and_counted() {
     let limits = Limits { shutdown_grace: 3 * SECOND, ..limits() };
     let mut rig = puppet_within(limits, |cx, on| match on {
-        On::Open => drop(cx.send(&bytes(100))),
+        On::Open => drop(cx.send(bytes(100))),
         On::Data(_) => cx.close(),
         _ => {}
     });
@@ -135,7 +135,7 @@ fn a_shutdown_around_busy_clients_leaves_nobody_half_answered() {
     for moment in 0..20 {
         let mut rig = puppet(|cx, on| match on {
             On::Data(data) => {
-                cx.send(&[data, data].concat());
+                cx.send([data, data].concat());
             }
             On::End | On::Shutdown => cx.close(),
             _ => {}

@@ -81,7 +81,7 @@ fn the_clock_of_a_message_stops_while_too_much_output_waits() {
     rig.say(a, "begun");
     let id = rig.id(a);
     for _ in 0..70 {
-        rig.net().send_to(id, &bytes(60));
+        rig.net().send_to(id, bytes(60));
     }
     rig.settle();
     rig.pass(100 * SECOND);
@@ -112,7 +112,7 @@ fn the_clock_of_a_message_stops_while_all_output_together_is_too_much() {
     rig.say(a, "answered\nbegun");
     let hog_id = rig.id(hog);
     for _ in 0..350 {
-        rig.net().send_to(hog_id, &bytes(60));
+        rig.net().send_to(hog_id, bytes(60));
     }
     rig.settle();
     rig.sys().send(a, b" and");
