@@ -66,7 +66,7 @@ pub(crate) struct Log {
 impl Log {
     fn append(&mut self, number: u64, framing: &Framing, message: &[u8], pool: &mut Pool) -> bool {
         let room = framing.room(message.len());
-        if self.entries.is_empty() {
+        if self.block.capacity() == 0 {
             let Some(block) = pool.take(room, Use::Output) else { return false };
             self.block = block;
         }

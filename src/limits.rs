@@ -60,7 +60,7 @@ pub enum PanicPolicy {
     /// `panic = "abort"` ends all the same.)
     #[default]
     CloseConnection,
-    /// The panic goes on through the reactor to whoever runs it.
+    /// The panic goes on through the reactor to whoever runs it. The reactor must not be turned again.
     Propagate,
 }
 

@@ -10,6 +10,7 @@ mod handling;
 mod identity;
 mod logging;
 mod readiness;
+mod regressions;
 mod sending;
 mod stopping;
 mod timing;
