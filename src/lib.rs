@@ -35,6 +35,8 @@
 //!
 //! Everything else is in [`architecture`].
 
+#![forbid(unsafe_code)]
+
 mod closed;
 pub mod codec;
 mod connection;

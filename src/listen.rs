@@ -290,6 +290,15 @@ mod tests {
     }
 
     #[test]
+    fn a_host_and_a_port_need_not_be_written_as_one() {
+        let endpoint = |listen: Listen| listen.into_parts().unwrap().0.to_string();
+        assert_eq!(endpoint(("127.0.0.1", 7000).into()), "127.0.0.1:7000");
+        assert_eq!(endpoint(("::1", 7000).into()), "[::1]:7000");
+        let ip = std::net::IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(endpoint((ip, 7).into()), "127.0.0.1:7");
+    }
+
+    #[test]
     fn a_bad_address_is_told_when_it_is_used() {
         let error = Listen::new("localhost").backlog(5).into_parts().unwrap_err();
         assert!(

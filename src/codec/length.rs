@@ -175,6 +175,22 @@ impl Codec for LengthDelimited {
     #[inline]
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let stripped = self.start != 0;
+        if stripped && self.offset == 0 && self.adjustment == 0 && message.len() <= self.max_body {
+            // The usual header: the length field, counting the message, and nothing else. Eight bytes at once are one
+            // store; what the field does not need is cut off again.
+            let value = message.len() as u64;
+            let field = if self.big_endian {
+                value.wrapping_shl(self.shift).to_be_bytes()
+            } else {
+                value.to_le_bytes()
+            };
+            let field_end = out.len().saturating_add(self.header);
+            out.reserve(message.len().saturating_add(16));
+            out.extend_from_slice(&field);
+            out.truncate(field_end);
+            out.extend_from_slice(message);
+            return Ok(());
+        }
         let body_at = if stripped { 0 } else { self.header };
         let Some(body) = message.get(body_at..) else {
             return Err(EncodeError::Other("message is shorter than the header it must bring"));
@@ -186,15 +202,8 @@ impl Codec for LengthDelimited {
             return Err(EncodeError::Other("message is shorter than the length adjustment"));
         };
         out.reserve(self.header.saturating_add(body.len()).saturating_add(8));
-        if stripped && self.offset == 0 {
-            // The usual header is the length field and nothing else.
-            out.extend_from_slice(bytes.get(..self.header).unwrap_or_default());
-            out.extend_from_slice(body);
-            return Ok(());
-        }
         let prefix = if stripped { Some(&*self.prefix) } else { message.get(..self.offset) };
         out.extend_from_slice(prefix.unwrap_or_default());
-        // Eight bytes at once are one store; what the field does not need is cut off again.
         let field_end = out.len().saturating_add(self.width());
         out.extend_from_slice(&bytes);
         out.truncate(field_end);

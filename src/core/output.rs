@@ -11,6 +11,7 @@ use crate::codec::{EncodeError, Framing};
 use crate::connection::{Connection, Phase};
 use crate::id::ConnId;
 use crate::outbox::NoMemory;
+use crate::pool::Pool;
 
 /// What became of a message given to [`send`](crate::Context::send).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,57 +76,70 @@ impl From<EncodeError> for Refusal {
     }
 }
 
+/// Queues a message in its receiver's framing, where `before` bytes wait and `hard` may.
+#[inline]
+fn queue(
+    c: &mut Connection,
+    framings: &[Framing],
+    pool: &mut Pool,
+    data: &[u8],
+    before: usize,
+    hard: usize,
+) -> Result<(), Refusal> {
+    let Some(framing) = framings.get(c.site as usize).filter(|f| !f.is_raw()) else {
+        return Ok(c.out.push(data, pool)?);
+    };
+    let encode = |tail: &mut Vec<u8>| {
+        let start = tail.len();
+        framing.encode(data, tail)?;
+        if before + (tail.len() - start) > hard { Err(Refusal::Full) } else { Ok(()) }
+    };
+    c.out.push_with(framing.room(data.len()), pool, encode).map(|_| ())
+}
+
 impl Core {
     /// Sends to a connection, framed as its handler says.
     #[inline]
     pub(crate) fn send(&mut self, id: ConnId, data: &[u8]) -> Sent {
-        if !self.send_plainly(id, data.len()) {
-            if self.borrow(id, data) {
-                self.count_sent(id);
-                return Sent::Queued;
+        let Self { conns, groups, framings, pool, limits, delivery, stats, .. } = self;
+        let (own, hard) = (delivery.conn == Some(id), limits.output_hard.get());
+        let room = pool.output().saturating_add(data.len()) <= limits.output_total.get();
+        let plain =
+            |c: &&mut Connection| room && groups.live.is_empty() && c.out.pending() > 0 && c.takes_output();
+        // The second and later messages of a callback: they go behind others, with nothing to settle.
+        if let Some(c) = conns.get_mut(id).filter(plain) {
+            // What is borrowed goes out in front of it.
+            let borrowed = if own { delivery.borrowed.len() } else { 0 };
+            let before = c.out.pending() + borrowed;
+            if before.saturating_add(data.len()) <= hard {
+                let queued = queue(c, framings, pool, data, before, hard);
+                if own && queued.is_ok() && c.out.pending() + borrowed < limits.output_high {
+                    // What `sent` would do comes to this.
+                    stats.messages_out += 1;
+                    delivery.answered = true;
+                    return Sent::Queued;
+                }
+                return self.sent(id, queued);
             }
-            if !self.may_send(id, data.len()) {
-                return self.refused(id);
-            }
-            self.begin_waiting(id);
         }
-        let Self { conns, framings, pool, limits, .. } = self;
-        let Some(c) = conns.get_mut(id) else { return Sent::Closed };
-        // What is borrowed goes out in front of it.
-        let borrowed = if self.delivery.conn == Some(id) { self.delivery.borrowed.len() } else { 0 };
-        let before = c.out.pending() + borrowed;
-        let queued = match framings.get(c.site as usize).filter(|f| !f.is_raw()) {
-            None => c.out.push(data, pool).map_err(Refusal::from),
-            Some(framing) => c
-                .out
-                .push_with(framing.room(data.len()), pool, |tail| {
-                    let start = tail.len();
-                    framing.encode(data, tail)?;
-                    let full = before + (tail.len() - start) > limits.output_hard.get();
-                    if full { Err(Refusal::Full) } else { Ok(()) }
-                })
-                .map(|_| ()),
-        };
-        if queued.is_ok() && c.out.pending() + borrowed < limits.output_high && self.delivery.conn == Some(id)
-        {
-            // What `sent` would do comes to this.
-            self.stats.messages_out += 1;
-            self.delivery.answered = true;
-            return Sent::Queued;
-        }
-        self.sent(id, queued)
+        self.send_with_care(id, data)
     }
 
-    /// Whether `len` more bytes go behind others that wait for `id` without anything to settle first: the common case
-    /// of the second and later messages of a callback.
-    #[inline]
-    fn send_plainly(&self, id: ConnId, len: usize) -> bool {
-        self.groups.live.is_empty()
-            && self.pool.output().saturating_add(len) <= self.limits.output_total.get()
-            && self.conns.get(id).is_some_and(|c| {
-                let room = self.limits.output_hard.get().saturating_sub(self.pending(c));
-                c.out.pending() > 0 && c.takes_output() && len <= room
-            })
+    /// Sends where something may have to be settled first, or need not be copied.
+    fn send_with_care(&mut self, id: ConnId, data: &[u8]) -> Sent {
+        if self.borrow(id, data) {
+            self.count_sent(id);
+            return Sent::Queued;
+        }
+        if !self.may_send(id, data.len()) {
+            return self.refused(id);
+        }
+        self.begin_waiting(id);
+        let before = self.conns.get(id).map_or(0, |c| self.pending(c));
+        let Self { conns, framings, pool, limits, .. } = self;
+        let Some(c) = conns.get_mut(id) else { return Sent::Closed };
+        let queued = queue(c, framings, pool, data, before, limits.output_hard.get());
+        self.sent(id, queued)
     }
 
     /// Sends bytes by reference; framed connections get an encoded copy.

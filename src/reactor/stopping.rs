@@ -95,13 +95,13 @@ impl<S: Sys> Loop<S> {
         self.stopping.until = Some(core.now.after(grace));
         self.stopping.report = Report::default();
         log::info!("shutting down, {} connections open", core.conns.len());
+        core.stopping = true;
         for id in self.listeners() {
             let most = self.engine.core.limits.connections.get();
             self.doors.note_ready(id);
             self.accept_at(id, most);
             self.close_door(id);
         }
-        self.engine.core.stopping = true;
         let open: Vec<ConnId> =
             self.engine.core.conns.iter().filter(|c| c.phase == Phase::Open).map(|c| c.id).collect();
         for id in open {

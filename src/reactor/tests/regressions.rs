@@ -200,3 +200,59 @@ fn short_rests_of_a_broadcast_keep_to_the_total() {
     let held = rig.stats().output_held;
     assert!(held <= 64 * 1024, "{held} B held of 65536");
 }
+
+/// A codec that finds messages and takes none of their bytes.
+struct Stuck;
+
+impl crate::codec::Codec for Stuck {
+    type State = ();
+
+    fn decode(&self, _: &mut (), data: &[u8]) -> Result<crate::codec::Decoded, crate::codec::FrameError> {
+        Ok(crate::codec::Decoded::Message { start: 0, end: data.len(), consumed: 0 })
+    }
+
+    fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), crate::codec::EncodeError> {
+        out.extend_from_slice(message);
+        Ok(())
+    }
+
+    fn max_message(&self) -> usize {
+        100
+    }
+
+    fn max_overhead(&self) -> usize {
+        0
+    }
+}
+
+#[test]
+fn a_codec_that_consumes_nothing_ends_its_connection() {
+    let mut rig = rig(limits(), Framed::new(Stuck, Echo));
+    let a = rig.connect();
+    rig.say(a, "once");
+    assert_eq!(rig.heard(a), "");
+    assert_ne!(rig.phase(a), Phase::Open);
+}
+
+#[test]
+fn after_our_fin_no_more_is_read_than_the_limit() {
+    let limits = Limits { linger_input: 1000, ..limits() };
+    let mut rig = puppet_within(limits, hang_up);
+    let a = rig.connect();
+    rig.say(a, "bye");
+    rig.say(a, bytes(5000));
+    rig.settle();
+    assert_eq!(rig.stats().bytes_in, 3 + 1000);
+    assert_eq!(rig.stats().open, 0);
+}
+
+#[test]
+fn the_turn_that_ends_a_shutdown_says_so() {
+    let mut rig = rig(limits(), Echo);
+    rig.connect();
+    assert!(!rig.turn().stopped);
+    rig.inner.begin_shutdown(Duration::from_secs(1));
+    rig.fin(0);
+    let stopped = (0..20).filter(|_| rig.turn().stopped).count();
+    assert_eq!(stopped, 1);
+}
