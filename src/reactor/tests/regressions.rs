@@ -249,10 +249,8 @@ fn after_our_fin_no_more_is_read_than_the_limit() {
 #[test]
 fn the_turn_that_ends_a_shutdown_says_so() {
     let mut rig = rig(limits(), Echo);
-    rig.connect();
     assert!(!rig.turn().stopped);
     rig.inner.begin_shutdown(Duration::from_secs(1));
-    rig.fin(0);
     let stopped = (0..20).filter(|_| rig.turn().stopped).count();
     assert_eq!(stopped, 1);
 }
