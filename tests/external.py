@@ -537,7 +537,7 @@ def signals_end_it_in_good_order():
                     figures.append(took)
                     assert code == 0, f"{number.name} {options}: exit code {code}"
                     assert took < 2, f"{number.name} {options} with {clients} clients took {took:.1f} s"
-                    said = f"stopped: {clients} connections ended well, 0 were cut (0 bytes lost)"
+                    said = f"stopped: {clients} connections ended well, 0 were cut (0 bytes unsent)"
                     assert said in server.errors(), server.errors()
     return f"in {max(figures) * 1000:.0f} ms at most"
 
@@ -563,9 +563,9 @@ def a_second_signal_ends_it_at_once():
     assert code == 0, f"exit code {code}"
     assert took < 1, f"{took:.1f} s"
     assert "1 connections ended well, 1 were cut" in errors, errors
-    lost = int(re.search(r"\((\d+) bytes lost\)", errors)[1])
+    lost = int(re.search(r"\((\d+) bytes unsent\)", errors)[1])
     assert lost > 0, errors
-    return f"{took * 1000:.0f} ms, {lost} bytes lost, and said so"
+    return f"{took * 1000:.0f} ms, {lost} bytes unsent, and said so"
 
 
 def stuff(client, longest=2.0):
