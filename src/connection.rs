@@ -206,6 +206,12 @@ impl Connection {
         self.phase == Phase::Open && !input && self.out.pending() == 0
     }
 
+    /// Whether there may be input to use: bytes, or the end of them.
+    #[inline]
+    pub(crate) const fn has_input(&self) -> bool {
+        self.readable || self.deferred || self.peer_fin && !self.ended
+    }
+
     /// Whether the kernel may take bytes.
     #[inline]
     pub(crate) fn can_be_written(&self) -> bool {

@@ -144,8 +144,7 @@ impl Core {
         if self.has_work(c) {
             return self.enqueue(id);
         }
-        let input = c.readable || c.deferred || c.peer_fin && !c.ended;
-        if input && c.phase == Phase::Open && !c.held_up() && !c.starved {
+        if c.has_input() && c.phase == Phase::Open && !c.held_up() && !c.starved {
             if let Some(c) = self.conns.get_mut(id) {
                 c.starved = true;
                 if !std::mem::replace(&mut c.listed, true) {
@@ -181,12 +180,11 @@ impl Core {
     pub(crate) fn has_work(&self, c: &Connection) -> bool {
         match c.phase {
             Phase::Open => {
-                let input = c.readable || c.deferred || c.peer_fin && !c.ended;
                 c.can_write()
                     || c.suspect
                     || c.drain_due
                     || c.fin_wanted && !c.fin_sent && !c.broken && c.out.pending() == 0
-                    || input && self.may_read(c)
+                    || c.has_input() && self.may_read(c)
             }
             Phase::Flushing => c.can_write() || c.suspect || c.out.pending() == 0,
             Phase::Lingering => c.readable,

@@ -266,9 +266,7 @@ impl Core {
             c.unsent += rest.len() as u64;
             return self.kill_for_memory(id);
         }
-        if !self.make_room(0) {
-            self.kill(id, Reason::TotalOutputLimit);
-        }
+        self.hold_to_total(id);
     }
 
     /// Whether `data` is part of what was just delivered on the same, unframed connection, with nothing waiting before
@@ -344,6 +342,13 @@ impl Core {
             }
         }
         true
+    }
+
+    /// After something was queued for a connection without asking first: keeps all output within its limit.
+    pub(super) fn hold_to_total(&mut self, id: ConnId) {
+        if !self.make_room(0) {
+            self.kill(id, Reason::TotalOutputLimit);
+        }
     }
 
     /// Keeps all kept input together within its limit, by cutting those who hold the most of it, and at last `id`, who

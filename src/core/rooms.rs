@@ -255,13 +255,6 @@ impl Core {
         self.hold_to_total(id);
     }
 
-    /// After something was queued for a connection without asking first: keeps all output within its limit.
-    fn hold_to_total(&mut self, id: ConnId) {
-        if !self.make_room(0) {
-            self.kill(id, Reason::TotalOutputLimit);
-        }
-    }
-
     /// Bytes that logs hold for a connection and that it has not taken.
     pub(crate) fn untaken(&self, id: ConnId) -> usize {
         if self.groups.live.is_empty() {

@@ -1,6 +1,7 @@
 //! Faults that were found once, each with the scene it was found in.
 //!
 //! Small limits throughout, so that a few connections reach them.
+
 use super::*;
 use crate::codec::Lines;
 use crate::group::SlowMember;
@@ -13,6 +14,17 @@ fn hog_limits() -> Limits {
         output_high: 29 * 1024,
         output_low: 1024,
         write_stall: Limit::Unlimited,
+        ..limits()
+    }
+}
+
+/// Fifty members may not have their hard limit each.
+fn crowd_limits() -> Limits {
+    Limits {
+        output_total: Limit::At(64 * 1024),
+        output_hard: Limit::At(30 * 1024),
+        output_high: 28 * 1024,
+        output_low: 1024,
         ..limits()
     }
 }
@@ -142,7 +154,6 @@ fn the_hard_limit_counts_what_is_written_from_where_it_lies() {
             while cx.send([b'x'; 100]).is_queued() {
                 n += 100;
             }
-            eprintln!("queued {n}");
             assert!(n <= 8192, "{n} of 8192");
         }
     });
@@ -154,14 +165,7 @@ fn the_hard_limit_counts_what_is_written_from_where_it_lies() {
 
 #[test]
 fn copies_out_of_two_groups_logs_keep_to_the_total() {
-    let limits = Limits {
-        output_total: Limit::At(64 * 1024),
-        output_hard: Limit::At(30 * 1024),
-        output_high: 28 * 1024,
-        output_low: 1024,
-        ..limits()
-    };
-    let mut rig = puppet_within(limits, |_, _| {});
+    let mut rig = puppet_within(crowd_limits(), |_, _| {});
     let (g, h) = (rig.net().group().unwrap(), rig.net().group().unwrap());
     for _ in 0..50 {
         let a = rig.connect();
@@ -180,14 +184,7 @@ fn copies_out_of_two_groups_logs_keep_to_the_total() {
 #[test]
 fn short_rests_of_a_broadcast_keep_to_the_total() {
     // Every member leaves less than a quarter of the block unwritten: copies.
-    let limits = Limits {
-        output_total: Limit::At(64 * 1024),
-        output_hard: Limit::At(30 * 1024),
-        output_high: 28 * 1024,
-        output_low: 1024,
-        ..limits()
-    };
-    let mut rig = puppet_within(limits, |_, _| {});
+    let mut rig = puppet_within(crowd_limits(), |_, _| {});
     let g = rig.net().group().unwrap();
     for _ in 0..50 {
         let a = rig.connect();
