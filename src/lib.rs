@@ -55,6 +55,8 @@ mod pool;
 mod reactor;
 mod stats;
 mod sys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod throttle;
 mod timer;
 

@@ -72,7 +72,7 @@ const FLOORS: [&[&str]; 6] = [
     &["core", "handler"],
     &["engine", "handlers"],
     &["reactor"],
-    &["lib", "architecture"],
+    &["lib", "architecture", "testing"],
 ];
 
 fn floor(module: &str) -> usize {

@@ -95,7 +95,7 @@ impl<S: Sys> Doors<S> {
 
 impl<S: Sys> Loop<S> {
     /// Registers a listener for the handler at `site`.
-    pub(super) fn open_door(
+    pub(crate) fn open_door(
         &mut self,
         mut socket: S::Listener,
         site: u32,
@@ -116,7 +116,7 @@ impl<S: Sys> Loop<S> {
     }
 
     /// Closes a listener; what waits in its queue is lost. False when it is gone already.
-    pub(super) fn close_door(&mut self, id: ListenerId) -> bool {
+    pub(crate) fn close_door(&mut self, id: ListenerId) -> bool {
         if self.doors.slots.get(id.slot as usize).is_none_or(|d| d.id != id) {
             return false;
         }

@@ -9,7 +9,7 @@ mod stopping;
 #[cfg(test)]
 mod tests;
 mod transfer;
-mod turn;
+pub(crate) mod turn;
 
 use std::io;
 use std::net::SocketAddr;

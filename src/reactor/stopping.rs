@@ -90,7 +90,7 @@ impl<S: Sys> Loop<S> {
     }
 
     /// Takes what still waits, closes the listeners, and tells every handler.
-    pub(super) fn begin_shutdown(&mut self, grace: Duration) {
+    pub(crate) fn begin_shutdown(&mut self, grace: Duration) {
         let core = &mut self.engine.core;
         self.stopping.until = Some(core.now.after(grace));
         self.stopping.report = Report::default();

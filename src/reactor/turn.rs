@@ -55,11 +55,11 @@ pub(super) struct LogGates {
     slow_call: Throttle,
 }
 
-pub(super) struct Loop<S: Sys> {
-    pub(super) sys: S,
-    pub(super) engine: Engine,
+pub(crate) struct Loop<S: Sys> {
+    pub(crate) sys: S,
+    pub(crate) engine: Engine,
     /// By slot.
-    pub(super) streams: Vec<Option<S::Stream>>,
+    pub(crate) streams: Vec<Option<S::Stream>>,
     pub(super) doors: Doors<S>,
     events: Vec<Ready>,
     /// `FRONT` bytes, then what is read.
@@ -72,7 +72,7 @@ pub(super) struct Loop<S: Sys> {
 }
 
 impl<S: Sys> Loop<S> {
-    pub(super) fn new(mut sys: S, mut limits: Limits, generations: Generations) -> io::Result<Self> {
+    pub(crate) fn new(mut sys: S, mut limits: Limits, generations: Generations) -> io::Result<Self> {
         limits.check()?;
         fit_descriptors(&mut sys, &mut limits);
         let stop = Arc::new(StopFlag { asked: AtomicU8::new(0), waker: sys.waker() });
@@ -94,7 +94,7 @@ impl<S: Sys> Loop<S> {
     }
 
     /// One turn. Waits no longer than `timeout` (or for ever), and not at all while there is work.
-    pub(super) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
+    pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
         self.wait(timeout)?;
         let core = &mut self.engine.core;
         let (began, shutdowns) = (core.now, self.stopping.done());
@@ -118,7 +118,7 @@ impl<S: Sys> Loop<S> {
     }
 
     /// When the loop must turn though nothing is ready: now while there is work, or at the next deadline.
-    pub(super) fn next_deadline(&self) -> Time {
+    pub(crate) fn next_deadline(&self) -> Time {
         let core = &self.engine.core;
         if self.has_more() {
             return core.now;

@@ -9,7 +9,8 @@
 //! edge is never lost: after a call answered `WouldBlock` (or said *drained*), readiness is reported again.
 
 pub(crate) mod mio;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used))]
 pub(crate) mod script;
 mod socket;
 pub(crate) mod trouble;
