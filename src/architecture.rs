@@ -4,7 +4,7 @@
 //! Imports only point down; a test holds that.
 //!
 //! ```text
-//!  floor 5   lib.rs, this chapter                                               examples/   tests/
+//!  floor 5   lib.rs, this chapter, testing/ (a feature)                         examples/   tests/
 //!  floor 4   reactor/     the public face and the loop
 //!  floor 3   engine.rs    sans-IO: bytes in → callbacks → bytes out             handlers/{echo,broadcast,framed}.rs
 //!  floor 2   core/        what callbacks act on: dues, groups, lists of work     handler.rs  Handler, Net, Context
@@ -14,7 +14,9 @@
 //! ```
 //!
 //! Every outside effect (the clock, waiting, accepting, reading, writing, closing) goes through one trait, the *seam*.
-//! One file behind it names sockets. Tests put a scripted world in its place and drive the same loop with it.
+//! One file behind it names sockets. Tests put another world in its place and drive the same loop with it: a scripted
+//! one, in which each call answers what the test says, and on top of it a seeded one, in which chance says it. The
+//! feature `testing` gives both to users, behind handlers and not behind the seam.
 //!
 //! # Storage is split by who touches it
 //! ```text

@@ -288,7 +288,10 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::property_tests::hold;
 
     fn connection() -> Connection {
         let listener = ListenerId { slot: 0, generation: 0 };
@@ -311,6 +314,46 @@ mod tests {
         assert!(table.get(a).is_none() && table.get_mut(a).is_none() && table.remove(a).is_none());
         assert!(table.get(b).is_some());
         assert_eq!(table.len(), 1);
+    }
+
+    /// Each id against when it was given: it names its own connection while that lives, and then nothing, until its
+    /// slot has had as many other users as there are generations.
+    #[test]
+    fn a_dead_id_names_nothing_until_generations_go_round() {
+        let masks = prop::sample::select(vec![1, 3, 7, crate::id::GENERATION_MASK]);
+        // Insert, or remove one of those that live.
+        let ops = prop::collection::vec(prop::option::of(0..100usize), 0..60);
+        hold(400, (masks, ops), |(mask, ops)| {
+            let mut table = Table::new(Generations::masked(mask));
+            // Every id ever given, the number of its slot's use, and whether it lives.
+            let mut given: Vec<(ConnId, u64, bool)> = Vec::new();
+            for op in ops {
+                let live: Vec<usize> = (0..given.len()).filter(|&i| given[i].2).collect();
+                match op.and_then(|n| live.get(n % live.len().max(1))) {
+                    Some(&i) => {
+                        assert_eq!(table.remove(given[i].0).unwrap().bytes_in, i as u64);
+                        given[i].2 = false;
+                    }
+                    None => {
+                        let new = Connection { bytes_in: given.len() as u64, ..connection() };
+                        let id = table.insert(new).unwrap();
+                        let uses = given.iter().filter(|(other, ..)| other.slot == id.slot).count();
+                        given.push((id, uses as u64, true));
+                    }
+                }
+                let live = given.iter().filter(|(.., live)| *live).count();
+                assert_eq!((table.len(), table.iter().count()), (live, live));
+                for &(id, number, lives) in &given {
+                    let now = given.iter().position(|(other, _, live)| *live && other.slot == id.slot);
+                    assert_eq!(table.id_at(id.slot), now.map(|i| given[i].0));
+                    let round = now.filter(|&i| (given[i].1 - number).is_multiple_of(u64::from(mask) + 1));
+                    assert!(!lives || now.is_some_and(|i| given[i].1 == number));
+                    let found = table.get(id).map(|c| c.bytes_in as usize);
+                    assert_eq!(found, round, "{id} of {given:?}");
+                    assert_eq!(table.get_mut(id).map(|c| c.bytes_in as usize), round);
+                }
+            }
+        });
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::core::Core;
 use crate::handler::{Context, Handler, Net};
 use crate::id::ConnId;
 use crate::limits::PanicPolicy;
+use crate::throttle::{Throttle, suppressed};
 
 /// A handler added to a reactor: what it can be reached by, and put behind listeners with.
 #[derive(Debug)]
@@ -120,13 +121,15 @@ pub(crate) struct Engine {
     pub(crate) core: Core,
     seats: Slab<Seat>,
     panics: PanicPolicy,
+    /// Of the lines that tell of panics, which peers may provoke.
+    gate: Throttle,
     number: u32,
 }
 
 impl Engine {
     pub(crate) fn new(core: Core) -> Self {
         let number = REACTORS.fetch_add(1, Ordering::Relaxed);
-        Self { core, seats: Slab::new(), panics: PanicPolicy::default(), number }
+        Self { core, seats: Slab::new(), panics: PanicPolicy::default(), gate: Throttle::default(), number }
     }
 
     pub(crate) const fn set_panic_policy(&mut self, policy: PanicPolicy) {
@@ -295,9 +298,13 @@ impl Engine {
             .copied()
             .or_else(|| panic.downcast_ref::<String>().map(|s| s.as_str()));
         let text = text.unwrap_or("(no text)");
-        match id {
-            Some(id) => log::error!("{id}: a callback of {} panicked: {text}", self.name_of(id)),
-            None => log::error!("a handler panicked when it was dropped: {text}"),
+        let passed = self.gate.pass(self.core.now);
+        match (id, passed) {
+            (_, None) => {}
+            (Some(id), Some(n)) => {
+                log::error!("{id}: a callback of {} panicked: {text}{}", self.name_of(id), suppressed(n));
+            }
+            (None, Some(n)) => log::error!("a handler panicked when it was dropped: {text}{}", suppressed(n)),
         }
         if let Some(id) = id {
             self.core.kill(id, Reason::HandlerPanic);

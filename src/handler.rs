@@ -117,6 +117,12 @@ impl<'a> Net<'a> {
         Self { core, current: None }
     }
 
+    /// Everything that verbs act on, for whoever watches a handler.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) const fn core(&self) -> &Core {
+        self.core
+    }
+
     /// Sends a message to any connection, in the framing of that one. It is written at the end of the turn.
     pub fn send_to(&mut self, id: ConnId, message: impl AsRef<[u8]>) -> Sent {
         self.core.send(id, message.as_ref())
@@ -135,8 +141,8 @@ impl<'a> Net<'a> {
         self.core.begin_close(id, why)
     }
 
-    /// Ends a connection at once, with a reset; what waits for it is thrown away (and counted). False when it has ended
-    /// already.
+    /// Ends a connection at once, with a reset; what waits for it is thrown away (and counted). One that is closing,
+    /// and for which nothing waits any more, is not reset but only waits no longer. False when it has ended already.
     pub fn abort_id(&mut self, id: ConnId) -> bool {
         let alive = self.core.conns.get(id).is_some_and(|c| c.phase != Phase::Dead);
         self.core.kill(id, Reason::Handler);

@@ -115,21 +115,25 @@ impl Generations {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::property_tests::hold;
 
     #[test]
     fn tokens_come_back_as_they_were() {
-        for slot in [0, 1, 77, MAX_SLOTS as u32 - 1] {
-            for generation in [0, 1, 2, GENERATION_MASK - 1] {
-                let c = Token::Connection(ConnId { slot, generation });
-                let l = Token::Listener(ListenerId { slot, generation });
-                assert_eq!(Token::unpack(c.pack()), c);
-                assert_eq!(Token::unpack(l.pack()), l);
-                assert_ne!(c.pack(), l.pack());
-                assert_ne!(c.pack(), usize::MAX, "the waker's token");
-                assert_ne!(l.pack(), usize::MAX, "the waker's token");
+        let slots = MAX_SLOTS as u32;
+        let slot = prop_oneof![0..slots, 0..4u32, slots - 4..slots];
+        let generation = prop_oneof![0..=GENERATION_MASK, 0..4u32, GENERATION_MASK - 3..=GENERATION_MASK];
+        hold(2_000, (slot, generation), |(slot, generation)| {
+            let connection = Token::Connection(ConnId { slot, generation });
+            let listener = Token::Listener(ListenerId { slot, generation });
+            assert_eq!(Token::unpack(connection.pack()), connection);
+            assert_eq!(Token::unpack(listener.pack()), listener);
+            for token in [connection.pack(), listener.pack()] {
+                assert_ne!(token, usize::MAX, "the waker's token");
             }
-        }
+        });
     }
 
     #[test]

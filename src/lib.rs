@@ -32,6 +32,8 @@
 //! - [`Framed`] with a codec of [`codec`] makes a handler of messages out of a handler of bytes.
 //! - [`Broadcast`] is a room; [`Net::group`] and [`Net::broadcast`] are what it is made of.
 //! - [`Closed`] and [`Reason`] say why a connection ended, [`Stats`] counts everything.
+//! - The module `testing` (feature `testing`) tests handlers and codecs of yours: with no socket, and in the worst of
+//!   worlds.
 //!
 //! Everything else is in [`architecture`].
 
@@ -50,8 +52,12 @@ mod id;
 mod input;
 mod limits;
 mod listen;
+#[cfg(test)]
+mod log_tests;
 mod outbox;
 mod pool;
+#[cfg(test)]
+mod property_tests;
 mod reactor;
 mod stats;
 mod sys;

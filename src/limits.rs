@@ -94,15 +94,17 @@ pub struct Limits {
     pub output_low: usize,
     /// Cut a connection whose waiting output would pass this. Default 2 MiB.
     pub output_hard: Limit<usize>,
-    /// All waiting output together; shared blocks count once. Default 256 MiB.
+    /// All waiting output together, counted in whole buffers of 2 KiB and more; shared blocks count once. One that is
+    /// not some 100 KiB above [`output_hard`](Limits::output_hard) cuts before that does. Default 256 MiB.
     pub output_total: Limit<usize>,
     /// Input kept for one connection because its message is not whole yet. Default 1 MiB + 64 KiB.
     pub input_kept: usize,
-    /// All kept input together. Default 256 MiB.
+    /// All kept input together, counted in whole buffers. Default 256 MiB.
     pub input_total: Limit<usize>,
     /// No byte either way for this long, while we read, ends a connection. Default 10 minutes.
     pub idle_timeout: Limit<Duration>,
-    /// From a message's first byte to its last, not counting the time in which we did not read. Default 30 s.
+    /// From a message's first byte to its last, not counting the time in which we did not read; what has arrived by
+    /// then is read first. Default 30 s.
     pub message_timeout: Limit<Duration>,
     /// Output waits and the peer takes none of it. Default 30 s.
     pub write_stall: Limit<Duration>,
@@ -196,8 +198,10 @@ impl Limits {
             let hard = self.output_hard.get();
             return refuse("output_total", self.output_total.get(), "at least", "output_hard", hard);
         }
-        if self.input_total.get() < self.input_kept {
-            return refuse("input_total", self.input_total.get(), "at least", "input_kept", self.input_kept);
+        let least = room_to_keep(self.input_kept);
+        if self.input_total.get() < least {
+            let other = "2 x input_kept + 4 KiB (buffers grow by doubling)";
+            return refuse("input_total", self.input_total.get(), "at least", other, least);
         }
         if self.linger_total < self.linger_quiet {
             return Err(LimitsError::Contradiction {
@@ -233,7 +237,7 @@ impl Limits {
         };
         self.input_kept = self.input_kept.max(whole);
         raise(&mut self.output_hard, self.output_high.saturating_add(whole));
-        raise(&mut self.input_total, self.input_kept);
+        raise(&mut self.input_total, room_to_keep(self.input_kept));
         if let Limit::At(hard) = self.output_hard {
             raise(&mut self.output_total, hard);
         }
@@ -382,6 +386,11 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 /// As much as this is read at once however much output waits, as long as it is less than the high-water mark.
 pub(crate) const LEAST_READ: usize = 2 * KIB;
+/// What the buffer of so much input may take while it grows: twice as much, and one of the least size besides.
+const fn room_to_keep(kept: usize) -> usize {
+    kept.saturating_mul(2).saturating_add(4 * KIB)
+}
+
 /// For what is allocated when the reactor is made.
 const MOST_AT_ONCE: usize = 64 * MIB;
 
@@ -410,7 +419,7 @@ mod tests {
         let said = refused(|l| l.output_total = Limit::At(1));
         assert!(said.contains("output_total is 1") && said.contains("2097152"), "{said}");
         let said = refused(|l| l.input_total = Limit::At(5));
-        assert!(said.contains("input_total is 5") && said.contains("1114112"), "{said}");
+        assert!(said.contains("input_total is 5") && said.contains("2232320"), "{said}");
         let said = refused(|l| l.linger_total = Duration::from_secs(1));
         assert!(said.contains("1000") && said.contains("2000"), "{said}");
         let said = Limits::default().check_framing(4 * MIB, 4).unwrap_err().to_string();

@@ -268,7 +268,7 @@ impl Outbox {
     }
 
     /// Bytes of memory held by this connection alone: shared blocks are left out.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn held(&self) -> usize {
         self.sum(|s| match s {
             Segment::Owned(v) => v.capacity(),
@@ -318,7 +318,10 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::property_tests::hold;
 
     fn written(outbox: &Outbox, lead: &[u8], trail: &[u8]) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); SLICES];
@@ -326,75 +329,140 @@ mod tests {
         slices[..n].iter().flat_map(|s| s.to_vec()).collect()
     }
 
-    /// Random pushes of every kind and partial writes, against a plain queue of bytes.
-    #[test]
-    fn agrees_with_a_plain_queue_of_bytes() {
-        let mut seed = 42u64;
-        let mut random = move |n: usize| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (seed >> 33) as usize % n
-        };
-        let mut pool = Pool::new(1 << 20);
-        let mut outbox = Outbox::default();
-        let mut model: VecDeque<u8> = VecDeque::new();
-        let mut next = 0u8;
-        for round in 0..30_000 {
-            let size = [0, 1, 3, 100, 5_000, 70_000][random(if round % 50 == 0 { 6 } else { 4 })];
-            let data: Vec<u8> = (0..size)
-                .map(|_| {
-                    next = next.wrapping_add(1);
-                    next
-                })
-                .collect();
-            match random(7) {
-                0 => outbox.push(&data, &mut pool).unwrap(),
-                1 => outbox.push_bytes(Bytes::from(data.clone()), &mut pool).unwrap(),
-                2 => {
-                    let block = Rc::new(data.clone());
-                    let other = Rc::clone(&block);
-                    pool.charge(Use::Output, block.capacity());
-                    outbox.push_block(&block, 0..size, &mut pool).unwrap();
-                    pool.give_shared(block);
-                    pool.give_shared(other);
-                }
-                3 => {
-                    let failed: Result<usize, NoMemory> = outbox.push_with(size, &mut pool, |b| {
-                        b.extend_from_slice(&data);
-                        Err(NoMemory)
-                    });
-                    assert_eq!(failed, Err(NoMemory));
-                }
-                4 => {
-                    let n: Result<usize, NoMemory> = outbox.push_with(0, &mut pool, |b| {
-                        b.extend_from_slice(&data);
-                        Ok(())
-                    });
-                    assert_eq!(n, Ok(size));
-                }
-                _ => {
-                    let front: Vec<u8> = model.iter().copied().take(100_000).collect();
-                    let shown = written(&outbox, b"", b"");
-                    assert_eq!(shown[..shown.len().min(100_000)], front[..shown.len().min(100_000)]);
-                    let n = random(shown.len().max(1) + 1).min(model.len());
-                    outbox.advance(n, &mut pool);
-                    model.drain(..n);
-                    if random(3) == 0 {
-                        outbox.shrink(&mut pool);
-                    }
-                    assert_eq!(outbox.pending(), model.len());
-                    continue;
-                }
-            }
-            // The third kind queued nothing; all others queued `data`.
-            if outbox.pending() != model.len() {
-                model.extend(&data);
-            }
-            assert_eq!(outbox.pending(), model.len());
+    #[derive(Clone, Debug)]
+    enum Op {
+        Push(usize),
+        Bytes(usize),
+        /// A part of a shared block, for both outboxes.
+        Block(usize, usize),
+        With(usize, bool),
+        Front(usize),
+        Advance(usize),
+        /// All but so much is written.
+        Leave(usize),
+        Shrink,
+        Clear,
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<(bool, Op)>> {
+        let small = || prop_oneof![0..200usize, 2_040..2_060usize, 4_090..4_100usize];
+        let size = move || prop_oneof![12 => small(), 1 => Just(40_000)];
+        let op = prop_oneof![
+            3 => size().prop_map(Op::Push),
+            2 => size().prop_map(Op::Bytes),
+            2 => (size(), 0..3_000usize).prop_map(|(size, from)| Op::Block(size, from)),
+            2 => (size(), any::<bool>()).prop_map(|(size, fails)| Op::With(size, fails)),
+            1 => size().prop_map(Op::Front),
+            4 => (0..5_000usize).prop_map(Op::Advance),
+            2 => (0..3_000usize).prop_map(Op::Leave),
+            2 => Just(Op::Shrink),
+            1 => Just(Op::Clear),
+        ];
+        prop::collection::vec((any::<bool>(), op), 0..40)
+    }
+
+    /// Two outboxes on one pool, and two plain queues of bytes.
+    #[derive(Default)]
+    struct Pair {
+        real: [Outbox; 2],
+        model: [VecDeque<u8>; 2],
+        next: u8,
+    }
+
+    impl Pair {
+        fn fresh(&mut self, size: usize) -> Vec<u8> {
+            let bytes = (0..size).map(|i| self.next.wrapping_add((i % 251) as u8)).collect();
+            self.next = self.next.wrapping_add((size % 251) as u8);
+            bytes
         }
-        let rest = outbox.clear(&mut pool);
-        assert_eq!(rest, model.len());
-        assert_eq!(pool.output(), 0, "every buffer came back");
-        assert_eq!(outbox.held(), 0);
+
+        fn apply(&mut self, which: usize, op: Op, pool: &mut Pool) {
+            match op {
+                Op::Push(size) => {
+                    let data = self.fresh(size);
+                    self.real[which].push(&data, pool).unwrap();
+                    self.model[which].extend(data);
+                }
+                Op::Bytes(size) => {
+                    let data = self.fresh(size);
+                    self.model[which].extend(&data);
+                    self.real[which].push_bytes(data.into(), pool).unwrap();
+                }
+                Op::Block(size, from) => {
+                    let block = Rc::new(self.fresh(size));
+                    pool.charge(Use::Output, block.capacity());
+                    for (range, i) in [(0..size, which), (from.min(size)..size, 1 - which)] {
+                        self.real[i].push_block(&block, range.clone(), pool).unwrap();
+                        self.model[i].extend(&block[range]);
+                    }
+                    pool.give_shared(block);
+                }
+                Op::With(size, fails) => {
+                    let data = self.fresh(size);
+                    let done = self.real[which].push_with(size / 2, pool, |tail| {
+                        tail.extend_from_slice(&data);
+                        if fails { Err(NoMemory) } else { Ok(()) }
+                    });
+                    assert_eq!(done, if fails { Err(NoMemory) } else { Ok(size) });
+                    self.model[which].extend(data.iter().filter(|_| !fails));
+                }
+                Op::Front(size) => {
+                    // Only ever done where nothing of what it goes in front of is written.
+                    if self.real[which].queue.as_ref().is_none_or(|q| q.written == 0) {
+                        let data = self.fresh(size.max(1));
+                        self.real[which].push_front(&data, pool).unwrap();
+                        data.iter().rev().for_each(|byte| self.model[which].push_front(*byte));
+                    }
+                }
+                Op::Advance(n) => self.advance(which, n.min(self.model[which].len()), pool),
+                Op::Leave(n) => self.advance(which, self.model[which].len().saturating_sub(n), pool),
+                Op::Shrink => self.real[which].shrink(pool),
+                Op::Clear => {
+                    assert_eq!(self.real[which].clear(pool), self.model[which].len());
+                    self.model[which].clear();
+                }
+            }
+        }
+
+        fn advance(&mut self, which: usize, n: usize, pool: &mut Pool) {
+            self.real[which].advance(n, pool);
+            self.model[which].drain(..n);
+        }
+
+        /// The slices describe what waits, between what goes before and behind it, as far as the budget goes.
+        fn check(&mut self, lead: &[u8], trail: &[u8], budget: usize) {
+            for (real, model) in self.real.iter().zip(&mut self.model) {
+                assert_eq!(real.pending(), model.len());
+                assert_eq!(real.queue.is_some(), !model.is_empty(), "an empty outbox owns nothing");
+                let all = [lead, model.make_contiguous(), trail].concat();
+                if let Some(single) = real.single(lead, trail) {
+                    assert!(single == all);
+                }
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let n = real.gather(lead, trail, budget, &mut slices);
+                let shown: Vec<u8> = slices[..n].iter().flat_map(|s| s.to_vec()).collect();
+                assert!(slices[..n].iter().all(|s| !s.is_empty()));
+                assert!(all.starts_with(&shown) && (n == SLICES || shown.len() == all.len().min(budget)));
+            }
+        }
+    }
+
+    #[test]
+    fn any_pushes_and_partial_writes_agree_with_a_plain_queue_of_bytes() {
+        let shown = (0..3usize, 0..3usize, prop_oneof![0..300usize, Just(5_000), Just(usize::MAX)]);
+        hold(250, (ops(), shown), |(ops, (lead, trail, budget))| {
+            let mut pool = Pool::new(1 << 20);
+            let mut pair = Pair::default();
+            for (second, op) in ops {
+                pair.apply(usize::from(second), op, &mut pool);
+                pair.check(&b"lead"[..lead], &b"trail"[..trail], budget);
+                assert!(pool.output() >= pair.real.iter().map(Outbox::held).sum());
+            }
+            for (real, model) in pair.real.iter_mut().zip(&pair.model) {
+                assert_eq!(real.clear(&mut pool), model.len());
+            }
+            assert_eq!(pool.output(), 0, "every buffer came back");
+        });
     }
 
     /// Up to four slices of up to eight bytes, and every number of bytes taken from them.

@@ -38,6 +38,11 @@ impl Throttle {
     }
 }
 
+/// " (n more suppressed)", or nothing.
+pub(crate) fn suppressed(n: u64) -> String {
+    if n == 0 { String::new() } else { format!(" ({n} more suppressed)") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

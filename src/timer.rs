@@ -129,46 +129,81 @@ impl Deadlines {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    #[test]
-    fn agrees_with_a_sorted_map() {
-        let mut seed = 1u64;
-        let mut random = move |n: u64| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (seed >> 33) % n
-        };
-        let mut real = Deadlines::default();
-        let mut model: BTreeMap<u32, u64> = BTreeMap::new();
-        for _ in 0..20_000 {
-            let slot = random(50) as u32;
-            match random(4) {
-                0 => {
-                    real.clear(slot);
-                    model.remove(&slot);
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::property_tests::hold;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        Set(u32, u64),
+        BringForward(u32, u64),
+        Clear(u32),
+        /// Time goes on to this, and each slot that is due sets its next deadline so much later, or none.
+        Advance(u64, Option<u64>),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let time = || prop_oneof![8 => 0..60u64, 1 => Just(u64::MAX), 1 => Just(u64::MAX - 1)];
+        let op = prop_oneof![
+            4 => (0..20u32, time()).prop_map(|(slot, at)| Op::Set(slot, at)),
+            2 => (0..20u32, time()).prop_map(|(slot, at)| Op::BringForward(slot, at)),
+            2 => (0..20u32).prop_map(Op::Clear),
+            1 => (0..60u64, prop::option::of(1..30u64)).prop_map(|(to, again)| Op::Advance(to, again)),
+        ];
+        prop::collection::vec(op, 0..80)
+    }
+
+    /// Everything that is due by `now` and nothing else, in the order of deadlines.
+    fn advance(real: &mut Deadlines, model: &mut BTreeMap<u32, u64>, now: u64, again: Option<u64>) {
+        while let Some((Time(at), slot)) = real.next().filter(|(at, _)| at.0 <= now) {
+            assert_eq!(model.remove(&slot), Some(at));
+            assert!(model.values().all(|other| *other >= at), "an earlier one waits");
+            match again {
+                Some(later) => {
+                    model.insert(slot, now + later);
+                    real.set(slot, Time(now + later));
                 }
-                1 => {
-                    let at = random(1000);
-                    real.bring_forward(slot, Time(at));
-                    let old = model.get(&slot).copied().unwrap_or(u64::MAX);
-                    model.insert(slot, old.min(at));
-                }
-                _ => {
-                    let at = random(1000);
-                    real.set(slot, Time(at));
-                    model.insert(slot, at);
-                }
+                None => real.set(slot, Time::NEVER),
             }
-            real.check_invariants();
-            let least = model.values().min().copied();
-            assert_eq!(real.next().map(|(t, _)| t.0), least);
-            if let Some((at, slot)) = real.next() {
-                assert_eq!(model[&slot], at.0);
-            }
-            assert_eq!(real.get(slot).0, model.get(&slot).copied().unwrap_or(u64::MAX));
         }
+        assert!(model.values().all(|at| *at > now), "due and not told");
+    }
+
+    #[test]
+    fn any_changes_agree_with_a_sorted_map() {
+        hold(400, ops(), |ops| {
+            let mut real = Deadlines::default();
+            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+            for op in ops {
+                match op {
+                    Op::Set(slot, at) => {
+                        real.set(slot, Time(at));
+                        model.insert(slot, at);
+                    }
+                    Op::BringForward(slot, at) => {
+                        real.bring_forward(slot, Time(at));
+                        let old = model.get(&slot).copied().unwrap_or(u64::MAX);
+                        model.insert(slot, old.min(at));
+                    }
+                    Op::Clear(slot) => {
+                        real.clear(slot);
+                        model.remove(&slot);
+                    }
+                    Op::Advance(now, again) => advance(&mut real, &mut model, now, again),
+                }
+                model.retain(|_, at| *at != u64::MAX);
+                real.check_invariants();
+                assert_eq!(real.next().map(|(at, _)| at.0), model.values().min().copied());
+                assert_eq!(real.heap.len(), model.len());
+                for slot in 0..21 {
+                    assert_eq!(real.get(slot).0, model.get(&slot).copied().unwrap_or(u64::MAX));
+                }
+            }
+        });
     }
 
     #[test]

@@ -72,7 +72,7 @@ const FLOORS: [&[&str]; 6] = [
     &["core", "handler"],
     &["engine", "handlers"],
     &["reactor"],
-    &["lib", "architecture", "testing"],
+    &["lib", "architecture", "testing", "property_tests", "log_tests"],
 ];
 
 fn floor(module: &str) -> usize {

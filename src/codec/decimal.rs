@@ -127,43 +127,17 @@ const MAX_WIDTH: usize = 19;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod tests {
-    use super::super::tests::{Step, differ, error_of, exhaust, messages_of, round_trip_sizes, whole};
+    use super::super::oracle_tests::decimal;
+    use super::super::tests::{differ, error_of, exhaust, messages_of, round_trip_sizes, whole};
     use super::*;
-
-    /// Is there a good header that begins with these bytes? Tried with regular-expression eyes: ` *[0-9]+ *`.
-    fn oracle(rest: &[u8], width: usize, max: u64) -> Step {
-        let text = &rest[..width.min(rest.len())];
-        for end in 1..=text.len() {
-            let part = String::from_utf8_lossy(&text[..end]);
-            let number = part.trim_matches(' ');
-            if number.contains(' ') && number.chars().all(|c| c == ' ' || c.is_ascii_digit()) {
-                return Step::Fail(FrameError::Malformed("decimal header has a space inside the number"));
-            }
-            if !number.chars().all(|c| c.is_ascii_digit()) {
-                return Step::Fail(FrameError::Malformed("decimal header has neither digit nor space"));
-            }
-            if end == width && number.is_empty() {
-                return Step::Fail(FrameError::Malformed("decimal header has no digit"));
-            }
-        }
-        if rest.len() < width {
-            return Step::Wait;
-        }
-        let len = String::from_utf8_lossy(text).trim_matches(' ').parse::<u64>().unwrap();
-        if len > max {
-            return Step::Fail(FrameError::TooLong { len, max });
-        }
-        let end = width + len as usize;
-        if rest.len() < end { Step::Wait } else { Step::Message(rest[width..end].to_vec(), end) }
-    }
 
     #[test]
     fn agrees_with_the_oracle_however_it_is_cut() {
         for width in 1..=4 {
             let codec = DecimalHeader::new(width, 3).unwrap();
-            exhaust(&codec, b"01 ", 6, |rest| oracle(rest, width, 3));
-            exhaust(&codec, b"2 -\xff", 4, |rest| oracle(rest, width, 3));
-            differ(&codec, b"0012  4", |rest| oracle(rest, width, 3));
+            exhaust(&codec, b"01 ", 6, |rest| decimal(rest, width, 3));
+            exhaust(&codec, b"2 -\xff", 4, |rest| decimal(rest, width, 3));
+            differ(&codec, b"0012  4", |rest| decimal(rest, width, 3));
         }
     }
 

@@ -158,31 +158,21 @@ const MAX_DELIMITER: usize = 64;
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod tests {
-    use super::super::tests::{
-        Event, Step, differ, error_of, exhaust, round_trip, round_trip_sizes, same_however_cut, whole,
-    };
+    use super::super::oracle_tests::delimited;
+    use super::super::tests::{differ, error_of, exhaust, round_trip, round_trip_sizes, whole};
     use super::*;
+    use crate::testing::prove_cuts;
 
     const MAX: usize = 2;
     const DELIMITERS: [&[u8]; 6] = [b"a", b"aa", b"ab", b"aba", b"aab", b"\0\n"];
-
-    fn oracle(rest: &[u8], delimiter: &[u8], discard: bool) -> Step {
-        match rest.windows(delimiter.len()).position(|window| window == delimiter) {
-            Some(at) if at <= MAX => Step::Message(rest[..at].to_vec(), at + delimiter.len()),
-            None if rest.len() < MAX + delimiter.len() => Step::Wait,
-            _ if !discard => Step::Fail(FrameError::TooLong { len: 3, max: 2 }),
-            Some(at) => Step::Skip(at + delimiter.len()),
-            None => Step::Wait,
-        }
-    }
 
     #[test]
     fn agrees_with_the_oracle_however_it_is_cut() {
         for delimiter in DELIMITERS {
             let codec = Delimited::new(delimiter, MAX).unwrap();
             let alphabet: &[u8] = if delimiter[0] == b'a' { b"abc" } else { b"\0\na" };
-            exhaust(&codec, alphabet, 6, |rest| oracle(rest, delimiter, false));
-            differ(&codec, alphabet, |rest| oracle(rest, delimiter, false));
+            exhaust(&codec, alphabet, 6, |rest| delimited(rest, delimiter, MAX, false));
+            differ(&codec, alphabet, |rest| delimited(rest, delimiter, MAX, false));
         }
     }
 
@@ -191,16 +181,16 @@ mod tests {
         for delimiter in DELIMITERS {
             let codec = Delimited::new(delimiter, MAX).unwrap().discard_too_long();
             let alphabet: &[u8] = if delimiter[0] == b'a' { b"abc" } else { b"\0\na" };
-            exhaust(&codec, alphabet, 6, |rest| oracle(rest, delimiter, true));
-            differ(&codec, alphabet, |rest| oracle(rest, delimiter, true));
+            exhaust(&codec, alphabet, 6, |rest| delimited(rest, delimiter, MAX, true));
+            differ(&codec, alphabet, |rest| delimited(rest, delimiter, MAX, true));
         }
     }
 
     #[test]
     fn a_message_too_long_is_counted_once_and_hardly_kept() {
         let codec = Delimited::new(b"--", 2).unwrap().discard_too_long();
-        let skipped = [Event::Message(b"a".into()), Event::Skip, Event::Message(b"b".into())];
-        assert_eq!(same_however_cut(&codec, b"a--xx-xx--b--").events, skipped);
+        let decoding = prove_cuts(&codec, b"a--xx-xx--b--");
+        assert_eq!((decoding.messages, decoding.skipped), (vec![b"a".to_vec(), b"b".to_vec()], vec![3]));
         assert_eq!(whole(&codec, &[b'x'; 1000]).left, 1);
         assert_eq!(
             error_of(&Delimited::new(b"--", 2).unwrap(), b"xxxx"),

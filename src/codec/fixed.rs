@@ -68,16 +68,14 @@ impl Codec for FixedSize {
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod tests {
-    use super::super::tests::{Step, exhaust, round_trip};
+    use super::super::oracle_tests::fixed;
+    use super::super::tests::{exhaust, round_trip};
     use super::*;
 
     #[test]
     fn agrees_with_the_oracle_however_it_is_cut() {
         for size in 1..=3 {
-            exhaust(&FixedSize::new(size).unwrap(), &[0, 0xff], 6, |rest| match rest.get(..size) {
-                Some(message) => Step::Message(message.to_vec(), size),
-                None => Step::Wait,
-            });
+            exhaust(&FixedSize::new(size).unwrap(), &[0, 0xff], 6, |rest| fixed(rest, size));
         }
     }
 

@@ -1,63 +1,17 @@
-//! Tests of the binary length field: an oracle in 128-bit arithmetic, and every header of two bytes.
+//! Tests of the binary length field: the oracle's 128-bit arithmetic, and every header of two bytes.
 
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::super::tests::{
-    Step, differ, error_of, exhaust, messages_of, round_trip, round_trip_sizes, whole,
-};
+use super::super::oracle_tests::Length;
+use super::super::tests::{differ, error_of, exhaust, messages_of, round_trip, round_trip_sizes, whole};
 use super::*;
 
-/// Options as plain numbers, and a decoder that knows nothing of the codec's precomputed ones.
-#[derive(Clone, Copy, Debug)]
-struct Plain {
-    max: usize,
-    offset: usize,
-    width: usize,
-    big: bool,
-    adjustment: i64,
-    strip: bool,
-}
-
-impl Plain {
-    fn codec(self) -> LengthDelimited {
-        let builder = LengthDelimited::builder(self.max)
-            .length_field_offset(self.offset)
-            .length_field_length(self.width)
-            .length_adjustment(self.adjustment)
-            .initial_bytes_to_strip(if self.strip { self.offset + self.width } else { 0 });
-        if self.big { builder.big_endian() } else { builder.little_endian() }.build().unwrap()
-    }
-
-    fn oracle(self, rest: &[u8]) -> Step {
-        let header = self.offset + self.width;
-        if rest.len() < header {
-            return Step::Wait;
-        }
-        let mut value = 0i128;
-        for i in 0..self.width {
-            let at = if self.big { self.offset + i } else { header - 1 - i };
-            value = value * 256 + i128::from(rest[at]);
-        }
-        let body = value + i128::from(self.adjustment);
-        let message = if self.strip { body } else { body + header as i128 };
-        if body < 0 {
-            return Step::Fail(FrameError::Malformed("length is less than what it must count"));
-        }
-        if message > self.max as i128 {
-            return Step::Fail(FrameError::TooLong { len: message as u64, max: self.max as u64 });
-        }
-        let total = header + body as usize;
-        let start = if self.strip { header } else { 0 };
-        if rest.len() < total { Step::Wait } else { Step::Message(rest[start..total].to_vec(), total) }
-    }
-}
-
-const PLAIN: Plain = Plain { max: 3, offset: 0, width: 1, big: true, adjustment: 0, strip: true };
+const PLAIN: Length = Length { max: 3, offset: 0, width: 1, big: true, adjustment: 0, strip: true };
 
 #[test]
 fn agrees_with_the_oracle_however_it_is_cut() {
-    let two = Plain { width: 2, ..PLAIN };
-    for plain in [PLAIN, two, Plain { big: false, ..two }] {
+    let two = Length { width: 2, ..PLAIN };
+    for plain in [PLAIN, two, Length { big: false, ..two }] {
         exhaust(&plain.codec(), &[0, 1, 2, 0x80], 6, |rest| plain.oracle(rest));
     }
 }
@@ -66,7 +20,7 @@ fn agrees_with_the_oracle_however_it_is_cut() {
 fn agrees_with_the_oracle_for_all_options_together() {
     for (width, offset, adjustment) in [(1, 1, 0), (1, 0, 2), (2, 1, -3), (3, 0, -1), (8, 2, 1), (8, 0, -8)] {
         for (big, strip) in [(true, true), (true, false), (false, true), (false, false)] {
-            let plain = Plain { max: 13, offset, width, big, adjustment, strip };
+            let plain = Length { max: 13, offset, width, big, adjustment, strip };
             exhaust(&plain.codec(), &[0, 4, 0xff], 4, |rest| plain.oracle(rest));
             differ(&plain.codec(), &[0, 0, 0, 0, 1, 2, 3, 13], |rest| plain.oracle(rest));
         }
@@ -131,9 +85,9 @@ fn round_trips() {
     );
     for width in 1..=8 {
         for adjustment in [-2, 0] {
-            let plain = Plain { max: 100, width, adjustment, ..PLAIN };
+            let plain = Length { max: 100, width, adjustment, ..PLAIN };
             round_trip_sizes(&plain.codec());
-            round_trip_sizes(&Plain { big: false, ..plain }.codec());
+            round_trip_sizes(&Length { big: false, ..plain }.codec());
         }
     }
 }
@@ -153,7 +107,7 @@ fn a_length_that_the_field_cannot_carry_is_refused() {
 
 #[test]
 fn a_message_may_be_its_whole_frame() {
-    let plain = Plain { max: 6, offset: 1, width: 2, strip: false, ..PLAIN };
+    let plain = Length { max: 6, offset: 1, width: 2, strip: false, ..PLAIN };
     let codec = plain.codec();
     let mut wire = Vec::new();
     codec.encode(b"a??bcd", &mut wire).unwrap();
@@ -167,7 +121,7 @@ fn a_message_may_be_its_whole_frame() {
 
 #[test]
 fn a_message_below_the_adjustment_cannot_be_said() {
-    let codec = Plain { adjustment: 2, ..PLAIN }.codec();
+    let codec = Length { adjustment: 2, ..PLAIN }.codec();
     assert!(matches!(codec.encode(b"a", &mut Vec::new()), Err(EncodeError::Other(_))));
     round_trip(&codec, &[b"ab", b"abc"]);
     assert_eq!(whole(&codec, b"\0ab").left, 0);

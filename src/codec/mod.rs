@@ -18,8 +18,14 @@ mod length;
 mod length_builder;
 mod lines;
 mod netstring;
+#[cfg(test)]
+pub(crate) mod oracle_tests;
+#[cfg(test)]
+mod props_tests;
 mod raw;
 mod scan;
+#[cfg(test)]
+pub(crate) mod shape_tests;
 mod size;
 mod spec;
 #[cfg(test)]

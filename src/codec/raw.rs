@@ -66,21 +66,18 @@ impl Codec for Raw {
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod tests {
-    use super::super::tests::{Event, every_cutting, feed};
     use super::*;
+    use crate::testing::decode_cut;
 
     #[test]
     fn no_byte_is_lost_however_the_input_is_cut() {
         let codec = Raw::new(2).unwrap();
-        every_cutting(b"abcdef", |cuts| {
-            let mut all = Vec::new();
-            for event in feed(&codec, b"abcdef", cuts).events {
-                let Event::Message(piece) = event else { panic!("raw skips nothing") };
-                assert!((1..=2).contains(&piece.len()));
-                all.extend(piece);
-            }
-            assert_eq!(all, b"abcdef");
-        });
+        for mask in 0..1 << 5 {
+            let cuts: Vec<usize> = (1..6).filter(|at| mask >> (at - 1) & 1 != 0).collect();
+            let decoding = decode_cut(&codec, b"abcdef", &cuts);
+            assert!(decoding.messages.iter().all(|piece| (1..=2).contains(&piece.len())));
+            assert_eq!(decoding.messages.concat(), b"abcdef");
+        }
     }
 
     #[test]

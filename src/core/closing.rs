@@ -3,6 +3,8 @@
 //! Knows neither sockets nor handlers. Invariant: a connection that leaves `Open` is in no group and gets no input, and
 //! `why` is set; one that is `Dead` holds no buffer, is in `doomed`, and never comes back.
 
+use std::time::Duration;
+
 use super::Core;
 use crate::closed::Reason;
 use crate::connection::Phase;
@@ -138,7 +140,7 @@ impl Core {
         let now = self.now;
         let Some(c) = self.conns.get(id) else { return };
         let pending = c.out.pending() > 0;
-        let reading = self.may_read(c) && !c.deferred;
+        let reading = self.may_read(c) && !c.deferred && !c.clock_stopped;
         let l = &self.limits;
         let mut next = Time::NEVER;
         let mut due = |since: Time, limit| {
@@ -152,10 +154,15 @@ impl Core {
                 let over = due(c.active, l.linger_quiet) | due(c.stalled, l.linger_total);
                 over.then_some(Verdict::Finish)
             }
+            // A write, or our FIN, that is still to be tried is not the peer's fault.
+            Phase::Flushing if !pending || c.writable => {
+                due(now, SOON);
+                None
+            }
             Phase::Flushing => {
                 due(c.stalled, l.write_stall.get()).then_some(Verdict::Kill(Reason::WriteStall))
             }
-            Phase::Open if pending && due(c.stalled, l.write_stall.get()) => {
+            Phase::Open if pending && !c.writable && due(c.stalled, l.write_stall.get()) => {
                 Some(Verdict::Kill(Reason::WriteStall))
             }
             Phase::Open if !reading => {
@@ -166,12 +173,16 @@ impl Core {
             Phase::Open => {
                 let unfinished = c.kept.is_some() && due(c.message, l.message_timeout.get());
                 let idle = due(c.active, l.idle_timeout.get());
-                let why = if unfinished {
-                    Some(Reason::MessageTimeout)
-                } else {
-                    idle.then_some(Reason::IdleTimeout)
-                };
-                why.map(Verdict::Close)
+                match (unfinished, idle) {
+                    (false, false) => None,
+                    // Part of the time went by here. What the peer may have sent meanwhile is read first.
+                    _ if c.readable => {
+                        due(now, SOON);
+                        None
+                    }
+                    (true, _) => Some(Verdict::Close(Reason::MessageTimeout)),
+                    (false, true) => Some(Verdict::Close(Reason::IdleTimeout)),
+                }
             }
         };
         self.deadlines.set(id.slot, next);
@@ -194,6 +205,9 @@ impl Core {
         }
     }
 }
+
+/// When to judge a connection again that may have input waiting.
+const SOON: Duration = Duration::from_millis(1);
 
 enum Verdict {
     Kill(Reason),

@@ -9,6 +9,8 @@
 mod closing;
 mod holding;
 mod output;
+#[cfg(test)]
+mod props_tests;
 mod rooms;
 
 use std::collections::VecDeque;

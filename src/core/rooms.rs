@@ -134,9 +134,9 @@ impl Core {
             self.take_logs(id);
         }
         if message.len() > self.limits.output_total.get() || !self.make_room(message.len()) {
-            return self.refuse_broadcast(group);
+            return self.refuse_broadcast(group, except);
         }
-        self.settle_overfull(group, message.len());
+        self.settle_overfull(group, message.len(), except);
         let place = except.and_then(|id| self.place(group, id));
         let Self { groups, framings, pool, stats, .. } = self;
         let number = groups.number();
@@ -166,13 +166,14 @@ impl Core {
     }
 
     /// There is no room for a message within the total of all output: those who may not miss one are cut.
-    fn refuse_broadcast(&mut self, group: Group) -> usize {
+    fn refuse_broadcast(&mut self, group: Group, except: Option<ConnId>) -> usize {
         let Some(room) = self.groups.get(group) else { return 0 };
+        let members: Vec<ConnId> =
+            room.members.iter().map(|m| m.conn).filter(|&id| Some(id) != except).collect();
         if room.policy == SlowMember::Skip {
-            self.stats.skipped += room.members.len() as u64;
+            self.stats.skipped += members.len() as u64;
             return 0;
         }
-        let members: Vec<ConnId> = room.members.iter().map(|m| m.conn).collect();
         for id in members {
             self.kill(id, Reason::TotalOutputLimit);
         }
@@ -191,7 +192,7 @@ impl Core {
     }
 
     /// Before a log would pass the hard limit inside one callback: settles it as what its members have waiting.
-    fn settle_overfull(&mut self, group: Group, len: usize) {
+    fn settle_overfull(&mut self, group: Group, len: usize, except: Option<ConnId>) {
         let hard = self.limits.output_hard.get();
         let Some(room) = self.groups.get(group) else { return };
         if room.length_with(len) <= hard {
@@ -201,7 +202,7 @@ impl Core {
         let members: Vec<ConnId> = room.members.iter().map(|m| m.conn).collect();
         for id in members {
             let waiting = self.conns.get(id).map_or(0, |c| c.out.pending()) + self.untaken(id);
-            if !skips && waiting.saturating_add(len) > hard {
+            if !skips && Some(id) != except && waiting.saturating_add(len) > hard {
                 self.kill(id, Reason::OutputLimit);
             } else {
                 self.take_logs(id);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::turn::{Loop, suppressed};
+use super::turn::Loop;
 use crate::closed::Reason;
 use crate::connection::Connection;
 use crate::core::Core;
@@ -16,7 +16,8 @@ use crate::endpoint::Address;
 use crate::id::{Generations, ListenerId, Token};
 use crate::limits::AtCapacity;
 use crate::sys::trouble::{AcceptTrouble, of_accept};
-use crate::sys::{CloseHow, Sys, Time};
+use crate::sys::{CloseHow, Planted, Sys, Time};
+use crate::throttle::suppressed;
 
 /// Errors of an unknown kind in a row, before a listener rests.
 const UNKNOWN_IN_A_ROW: u32 = 10;
@@ -31,7 +32,7 @@ struct Door<L> {
 }
 
 /// All listeners.
-pub(super) struct Doors<S: Sys> {
+pub(crate) struct Doors<S: Sys> {
     slots: Slab<Door<S::Listener>>,
     generations: Generations,
     /// Accepting rests until then.
@@ -67,7 +68,7 @@ impl<S: Sys> Doors<S> {
     }
 
     /// When accepting goes on, if it rests.
-    pub(super) fn paused_until(&self) -> Time {
+    pub(crate) fn paused_until(&self) -> Time {
         self.paused.unwrap_or(Time::NEVER)
     }
 
@@ -83,6 +84,12 @@ impl<S: Sys> Doors<S> {
         if self.paused.take().is_some() {
             log::info!("accepting again, {} connections open", core.conns.len());
         }
+    }
+
+    /// Whether it is for a reason that nobody is accepted.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn rest(&self, core: &Core) -> bool {
+        self.paused.is_some() || core.limits.at_capacity == AtCapacity::Pause && self.is_full(core)
     }
 
     /// Full at the limit, and then until a sixty-fourth of it has come free.
@@ -127,7 +134,7 @@ impl<S: Sys> Loop<S> {
         true
     }
 
-    pub(super) fn listeners(&self) -> Vec<ListenerId> {
+    pub(crate) fn listeners(&self) -> Vec<ListenerId> {
         self.doors.slots.iter().map(|(_, d)| d.id).collect()
     }
 
@@ -169,6 +176,11 @@ impl<S: Sys> Loop<S> {
                 }
             }
         }
+        if self.sys.planted(Planted::AcceptShareForgets)
+            && let Some(door) = self.doors.slots.get_mut(id.slot as usize)
+        {
+            door.ready = false;
+        }
     }
 
     /// Whether one more connection may be taken: there is room, or the policy is to take and refuse. The connection
@@ -176,7 +188,8 @@ impl<S: Sys> Loop<S> {
     fn make_place(&mut self) -> bool {
         let core = &mut self.engine.core;
         let max = core.limits.connections.get();
-        if !self.doors.is_full(core) {
+        let by_hand = self.sys.planted(Planted::CountedByHand) && counted_by_hand(core) < max;
+        if !self.doors.is_full(core) || by_hand {
             if std::mem::take(&mut self.doors.full) {
                 let refused = std::mem::take(&mut self.doors.refused);
                 log::debug!("below {max} connections again ({refused} refused)");
@@ -200,7 +213,9 @@ impl<S: Sys> Loop<S> {
     /// Gives an accepted stream a slot and a handler.
     fn admit(&mut self, listener: ListenerId, site: u32, mut stream: S::Stream, peer: Address) {
         let core = &mut self.engine.core;
-        let over = core.conns.len() >= core.limits.connections.get();
+        let max = core.limits.connections.get();
+        let by_hand = self.sys.planted(Planted::CountedByHand) && counted_by_hand(core) < max;
+        let over = core.conns.len() >= max && !by_hand;
         let id = if over { None } else { core.conns.insert(Connection::new(site, listener, peer, core.now)) };
         let Some(id) = id else {
             self.doors.refused += 1;
@@ -285,4 +300,10 @@ impl<S: Sys> Loop<S> {
             );
         }
     }
+}
+
+/// A planted mistake: how many connections there ought to be.
+#[cold]
+fn counted_by_hand(core: &Core) -> usize {
+    core.stats.accepted.saturating_sub(core.stats.closed_total()) as usize
 }

@@ -11,7 +11,8 @@ use crate::closed::Reason;
 use crate::core::owed;
 use crate::id::{ConnId, Group};
 use crate::outbox::{Outbox, SLICES};
-use crate::sys::Sys;
+use crate::sys::trouble::is_full;
+use crate::sys::{Planted, Sys};
 
 impl<S: Sys> Loop<S> {
     /// Writes `lead`, then what waits for the connection, then `trail`, as far as the kernel takes it and the turn's
@@ -47,12 +48,13 @@ impl<S: Sys> Loop<S> {
                     let of_queue = (taken - of_lead).min(c.out.pending());
                     led += of_lead;
                     trailed += taken - of_lead - of_queue;
-                    c.out.advance(of_queue, &mut core.pool);
+                    let more = self.sys.planted(Planted::AdvanceByOneMore) && of_queue < c.out.pending();
+                    c.out.advance(of_queue + usize::from(more), &mut core.pool);
                     if led == lead.len() && trailed == trail.len() && c.out.pending() == 0 {
                         break;
                     }
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                Err(e) if is_full(&e) => {
                     c.writable = false;
                     c.out.shrink(&mut core.pool);
                 }
@@ -71,6 +73,9 @@ impl<S: Sys> Loop<S> {
     /// Writes what waits for a connection.
     pub(super) fn flush(&mut self, id: ConnId) {
         self.write(id, &[], &[]);
+        if self.sys.planted(Planted::NoResume) && self.engine.core.conns.get(id).is_some_and(|c| c.high) {
+            return;
+        }
         self.engine.core.after_write(id);
     }
 
@@ -101,9 +106,11 @@ impl<S: Sys> Loop<S> {
     pub(super) fn flush_groups(&mut self) {
         self.engine.core.logged = 0;
         self.merge_logs();
-        for group in std::mem::take(&mut self.engine.core.groups.live) {
+        // They stay live meanwhile: whoever is cut is told what its groups had for it.
+        for group in self.engine.core.groups.live.clone() {
             self.flush_group(group);
         }
+        self.engine.core.groups.live.clear();
     }
 
     /// What a connection gets from several groups goes through its outbox, in the order of sending.
@@ -129,7 +136,10 @@ impl<S: Sys> Loop<S> {
         let Some(room) = self.engine.core.groups.get_mut(group) else { return };
         let blocks: Vec<Rc<Vec<u8>>> = room.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
         // Backwards: a member that is cut is replaced by one that has been served.
-        for place in (0..room.members.len() as u32).rev() {
+        let members = room.members.len() as u32;
+        let from_the_front = self.sys.planted(Planted::LiveList);
+        for n in 0..members {
+            let place = if from_the_front { n } else { members - 1 - n };
             self.flush_member(group, place, &blocks);
         }
         let core = &mut self.engine.core;

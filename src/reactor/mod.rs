@@ -4,6 +4,9 @@
 //! does could be done between any two turns.
 
 mod accepting;
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod audit;
 mod flushing;
 mod stopping;
 #[cfg(test)]

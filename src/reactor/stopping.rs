@@ -25,7 +25,7 @@ pub struct Report {
 
 /// Whether a shutdown is under way, and how it goes.
 #[derive(Debug, Default)]
-pub(super) struct Stopping {
+pub(crate) struct Stopping {
     until: Option<Time>,
     report: Report,
     /// What the last shutdown came to.
@@ -46,7 +46,7 @@ impl Stopping {
         self.heeded
     }
 
-    pub(super) const fn is_under_way(&self) -> bool {
+    pub(crate) const fn is_under_way(&self) -> bool {
         self.until.is_some()
     }
 
@@ -54,7 +54,7 @@ impl Stopping {
         self.done
     }
 
-    pub(super) const fn last(&self) -> Option<Report> {
+    pub(crate) const fn last(&self) -> Option<Report> {
         self.last
     }
 

@@ -9,7 +9,7 @@ use super::turn::{FRONT, Loop};
 use crate::closed::Reason;
 use crate::connection::{Connection, Phase};
 use crate::id::ConnId;
-use crate::sys::Sys;
+use crate::sys::{Planted, Sys};
 
 /// Visits in a row that a hint asked for and that came to nothing, before a connection is given up.
 const FRUITLESS: u8 = 64;
@@ -28,6 +28,12 @@ impl<S: Sys> Loop<S> {
                 self.progress(id);
             }
             Phase::Open => self.visit_open(id),
+        }
+        if self.sys.planted(Planted::FreeAtOnce) {
+            self.free_at_once(id);
+        }
+        if self.sys.planted(Planted::BudgetForgets) {
+            return;
         }
         self.engine.core.enqueue_if_work(id);
     }
@@ -109,6 +115,7 @@ impl<S: Sys> Loop<S> {
     fn read_into(&mut self, id: ConnId, space: &mut [u8]) -> Option<usize> {
         let stream = self.streams.get_mut(id.slot as usize)?.as_mut()?;
         let received = self.sys.read(stream, space);
+        let short = self.sys.planted(Planted::ShortReadIsLast);
         let core = &mut self.engine.core;
         let now = core.now;
         let c = core.conns.get_mut(id)?;
@@ -126,7 +133,8 @@ impl<S: Sys> Loop<S> {
                 c.bytes_in += received.len as u64;
                 c.active = now;
                 c.fruitless = 0;
-                if received.drained && !c.hinted {
+                let last = received.drained || short && received.len < space.len();
+                if last && !c.hinted {
                     c.readable = false;
                 }
                 core.stats.bytes_in += received.len as u64;
@@ -218,8 +226,9 @@ impl<S: Sys> Loop<S> {
     }
 
     fn progress_close(&mut self, id: ConnId) {
+        let no_flush = self.sys.planted(Planted::CloseWithoutFlush);
         let core = &mut self.engine.core;
-        let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
+        let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0 || no_flush) else { return };
         let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.broken);
         match c.phase {
             Phase::Open if fin_sent && c.ended => core.finish(id, Reason::PeerClosed),
@@ -239,7 +248,9 @@ impl<S: Sys> Loop<S> {
             // The peer's FIN is read and ours goes with the close; or nothing can be sent any more.
             Phase::Flushing if no_need => core.finish(id, Reason::PeerClosed),
             Phase::Flushing => {
-                if fin_sent || self.send_fin(id) {
+                if self.sys.planted(Planted::NoLinger) {
+                    self.engine.core.finish(id, Reason::Handler);
+                } else if fin_sent || self.send_fin(id) {
                     self.engine.core.linger(id);
                 } else {
                     self.engine.core.finish(id, Reason::PeerReset);

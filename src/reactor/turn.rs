@@ -17,8 +17,8 @@ use crate::core::Core;
 use crate::engine::Engine;
 use crate::id::{ConnId, Generations, Token};
 use crate::limits::{Limit, Limits};
-use crate::sys::{CloseHow, Ready, Sys, Time, Wake};
-use crate::throttle::Throttle;
+use crate::sys::{CloseHow, Planted, Ready, Sys, Time, Wake};
+use crate::throttle::{Throttle, suppressed};
 
 /// Room in front of what is read, for an unfinished message to be put before it.
 pub(super) const FRONT: usize = 4 * 1024;
@@ -60,13 +60,13 @@ pub(crate) struct Loop<S: Sys> {
     pub(crate) engine: Engine,
     /// By slot.
     pub(crate) streams: Vec<Option<S::Stream>>,
-    pub(super) doors: Doors<S>,
+    pub(crate) doors: Doors<S>,
     events: Vec<Ready>,
     /// `FRONT` bytes, then what is read.
     pub(super) buffer: Vec<u8>,
     graves: Vec<ConnId>,
     pub(super) stop: Arc<StopFlag>,
-    pub(super) stopping: Stopping,
+    pub(crate) stopping: Stopping,
     pub(super) gates: LogGates,
     catching_up: u32,
 }
@@ -75,6 +75,9 @@ impl<S: Sys> Loop<S> {
     pub(crate) fn new(mut sys: S, mut limits: Limits, generations: Generations) -> io::Result<Self> {
         limits.check()?;
         fit_descriptors(&mut sys, &mut limits);
+        if sys.planted(Planted::WrongWatermark) {
+            limits.output_low = limits.output_high;
+        }
         let stop = Arc::new(StopFlag { asked: AtomicU8::new(0), waker: sys.waker() });
         let mut core = Core::new(limits, generations);
         core.set_now(sys.now());
@@ -106,6 +109,9 @@ impl<S: Sys> Loop<S> {
         }
         self.check_stop();
         self.accept();
+        if self.sys.planted(Planted::JudgedFirst) {
+            self.judge_unheard();
+        }
         self.visit_ready();
         self.check_timers();
         self.tell();
@@ -157,7 +163,15 @@ impl<S: Sys> Loop<S> {
         core.stats.events += events.len() as u64;
         for ready in &events {
             match Token::unpack(ready.token) {
-                Token::Connection(id) => note_event(core, id, ready.bits),
+                Token::Connection(id) => {
+                    let slot = id.slot;
+                    let planted = self.sys.planted(Planted::NoGenerations);
+                    let id = if planted { core.conns.id_at(slot).unwrap_or(id) } else { id };
+                    note_event(core, id, ready.bits);
+                    if ready.bits & Ready::HINT != 0 && self.sys.planted(Planted::HintCloses) {
+                        core.finish(id, Reason::PeerClosed);
+                    }
+                }
                 Token::Listener(id) => {
                     if !self.doors.note_ready(id) {
                         core.stats.stale_events += 1;
@@ -181,12 +195,18 @@ impl<S: Sys> Loop<S> {
         let core = &mut self.engine.core;
         let overdue = core.deadlines.next().map_or(Duration::ZERO, |(at, _)| core.now.since(at));
         let busy = !core.ready.is_empty() || self.events.len() >= core.limits.events_per_turn;
-        if overdue > LATE && busy && self.catching_up < CATCH_UP {
+        if overdue <= LATE {
+            self.catching_up = 0;
+        } else if busy && self.catching_up < CATCH_UP {
             // We were away; what the peers sent meanwhile is read before anyone is judged.
             self.catching_up += 1;
             return;
         }
-        self.catching_up = 0;
+        self.judge_overdue();
+    }
+
+    fn judge_overdue(&mut self) {
+        let core = &mut self.engine.core;
         for _ in 0..core.limits.timeouts_per_turn {
             match core.deadlines.next() {
                 Some((at, slot)) if at <= core.now => match core.conns.id_at(slot) {
@@ -209,7 +229,7 @@ impl<S: Sys> Loop<S> {
             let why = c.why.as_deref().cloned().unwrap_or(Reason::Handler);
             let closed =
                 Closed { who: id, why, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent };
-            core.stats.closed[closed.why.index()] += 1;
+            core.stats.closed[closed.why.index()] += 1 + u64::from(self.sys.planted(Planted::ToldTwice));
             core.stats.bytes_unsent += closed.unsent;
             self.stopping.count(&closed);
             self.log_closed(&closed);
@@ -271,7 +291,30 @@ impl<S: Sys> Loop<S> {
         }
     }
 
-    pub(super) fn look_at_clock(&mut self) {
+    /// A planted mistake: judges without a look at whether input waits.
+    #[cold]
+    fn judge_unheard(&mut self) {
+        let core = &mut self.engine.core;
+        while let Some((_, slot)) = core.deadlines.next().filter(|(at, _)| *at <= core.now) {
+            let Some(id) = core.conns.id_at(slot) else { return };
+            let readable = core.conns.get_mut(id).is_some_and(|c| std::mem::take(&mut c.readable));
+            core.judge(id);
+            if let Some(c) = core.conns.get_mut(id) {
+                c.readable = readable;
+            }
+        }
+    }
+
+    /// A planted mistake.
+    #[cold]
+    pub(super) fn free_at_once(&mut self, id: ConnId) {
+        if self.engine.core.conns.get(id).is_some_and(|c| c.phase == Phase::Dead) {
+            self.graves.push(id);
+            self.reap();
+        }
+    }
+
+    pub(crate) fn look_at_clock(&mut self) {
         let now = self.sys.now();
         self.engine.core.set_now(now);
     }
@@ -303,11 +346,6 @@ fn note_event(core: &mut Core, id: ConnId, bits: u8) {
     } else {
         core.enqueue_if_work(id);
     }
-}
-
-/// " (n more suppressed)", or nothing.
-pub(super) fn suppressed(n: u64) -> String {
-    if n == 0 { String::new() } else { format!(" ({n} more suppressed)") }
 }
 
 /// Descriptors that stay free for everything that is not a connection.

@@ -12,7 +12,13 @@ pub(crate) mod mio;
 #[cfg(any(test, feature = "testing"))]
 #[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used))]
 pub(crate) mod script;
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) mod sim;
 mod socket;
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests;
 pub(crate) mod trouble;
 
 use std::fmt;
@@ -90,10 +96,53 @@ pub(crate) trait Wake: Send + Sync + fmt::Debug {
     fn wake(&self) -> io::Result<()>;
 }
 
+/// Mistakes that the loop makes when the world asks for them, so that whoever looks for mistakes can be tested. The
+/// real world never does, and a build for it does not contain them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Planted {
+    /// A short read is taken for the last one, whatever the seam says.
+    ShortReadIsLast,
+    /// A listener whose share of the turn is used up is forgotten.
+    AcceptShareForgets,
+    /// An event is for whoever is in the slot.
+    NoGenerations,
+    /// The slot of a connection whose fate is known is freed at once.
+    FreeAtOnce,
+    /// After a partial write one byte too many is forgotten.
+    AdvanceByOneMore,
+    /// A close does not wait for what is to be written.
+    CloseWithoutFlush,
+    /// A close does not wait for the peer's.
+    NoLinger,
+    /// A hint is believed.
+    HintCloses,
+    /// A connection that was not read because of its output is never read again.
+    NoResume,
+    /// A death is told twice.
+    ToldTwice,
+    /// Members are counted before and served from the front, while some are cut.
+    LiveList,
+    /// Reading goes on at the high-water mark.
+    WrongWatermark,
+    /// Deadlines are judged before the input that came while the loop was away.
+    JudgedFirst,
+    /// Open connections are counted by hand.
+    CountedByHand,
+    /// What the read budget leaves is forgotten.
+    BudgetForgets,
+}
+
 /// Everything the loop may ask of the outside world.
 pub(crate) trait Sys {
     type Listener;
     type Stream;
+
+    /// Whether the loop is to make this mistake.
+    #[inline]
+    fn planted(&self, bug: Planted) -> bool {
+        let _ = bug;
+        false
+    }
 
     /// The monotonic clock. It may stand still; the loop clamps it should it step back.
     fn now(&mut self) -> Time;

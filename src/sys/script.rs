@@ -5,6 +5,7 @@
 //! edge-triggered as epoll's, or in *strict* mode as mio promises it: no second edge before `WouldBlock`. Knows nothing
 //! of the loop. Invariant: a due edge is never lost, however late, doubled or disguised the test lets it come.
 
+mod acts;
 mod peer;
 
 use std::collections::VecDeque;
@@ -14,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use peer::fail;
 #[cfg_attr(not(test), allow(unused_imports))]
-pub(crate) use peer::{Answer, EAGAIN, ECONNRESET, EPIPE, Peer};
-use peer::{Sent, fail};
+pub(crate) use peer::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, End, Peer};
 
 use super::{CloseHow, Ready, Received, Sys, Time, Wake};
 use crate::endpoint::Address;
@@ -39,6 +40,9 @@ pub(crate) enum Call {
 #[derive(Debug, Default)]
 struct Backlog {
     token: Option<usize>,
+    closed: bool,
+    /// Strict mode: whether a client gives an edge.
+    armed: bool,
     waiting: VecDeque<usize>,
     answers: VecDeque<i32>,
 }
@@ -69,10 +73,14 @@ pub(crate) struct Script {
     pub(crate) descriptors: Option<(usize, usize)>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) trace: Vec<Call>,
+    /// Calls are not written down.
+    pub(crate) untraced: bool,
     /// Looks at the clock, ever.
     pub(crate) looks: usize,
     listeners: Vec<Backlog>,
     events: VecDeque<Ready>,
+    /// How many events have left the queue.
+    gone: usize,
     bell: Arc<Bell>,
     rung: usize,
 }
@@ -96,19 +104,6 @@ impl Script {
         Self { clock: 1_000_000_000, capacity: 1024, ..Self::default() }
     }
 
-    /// A client connects to a listener.
-    pub(crate) fn connect(&mut self, listener: usize) -> usize {
-        let peer = Peer { room: usize::MAX, readable_armed: true, ..Peer::default() };
-        self.peers.push(peer);
-        let backlog = &mut self.listeners[listener];
-        let first = backlog.waiting.is_empty();
-        backlog.waiting.push_back(self.peers.len() - 1);
-        if let Some(token) = backlog.token.filter(|_| first || !self.strict) {
-            self.inject(token, Ready::READABLE);
-        }
-        self.peers.len() - 1
-    }
-
     /// The next accepts of a listener fail with these errors.
     pub(crate) fn accepts_fail(&mut self, listener: usize, errors: &[i32]) {
         self.listeners[listener].answers.extend(errors);
@@ -117,47 +112,41 @@ impl Script {
         }
     }
 
+    /// The next accept of a listener fails with this error, of which no event tells.
+    pub(crate) fn accept_fails(&mut self, listener: &Listener, error: i32) {
+        self.listeners[listener.0].answers.push_back(error);
+    }
+
+    pub(crate) fn listener_token(&self, listener: &Listener) -> Option<usize> {
+        self.listeners[listener.0].token
+    }
+
+    pub(crate) fn note_poll(&mut self, timeout: Option<Duration>) {
+        self.note(Call::Poll(timeout));
+    }
+
+    /// The peer's pending error has been told in another way.
+    pub(crate) fn forget_error(&mut self, peer: usize) {
+        self.peers[peer].error = None;
+    }
+
+    /// Whether one can connect to a listener.
+    pub(crate) fn is_listening(&self, listener: usize) -> bool {
+        self.listeners.get(listener).is_some_and(|l| !l.closed)
+    }
+
+    /// Connections that wait at listeners that are open.
+    pub(crate) fn all_waiting(&self) -> usize {
+        self.listeners.iter().filter(|l| l.token.is_some()).map(|l| l.waiting.len()).sum()
+    }
+
     pub(crate) fn waiting(&self, listener: usize) -> usize {
         self.listeners[listener].waiting.len()
     }
 
-    pub(crate) fn send(&mut self, peer: usize, data: &[u8]) {
-        match self.peers[peer].sent.back_mut() {
-            Some(Sent::Bytes(b)) => b.extend(data),
-            _ => self.peers[peer].sent.push_back(Sent::Bytes(data.iter().copied().collect())),
-        }
-        self.arrived(peer, Ready::READABLE);
-    }
-
-    pub(crate) fn send_urgent(&mut self, peer: usize) {
-        self.peers[peer].sent.push_back(Sent::Urgent);
-        self.arrived(peer, Ready::READABLE | Ready::HINT);
-    }
-
-    pub(crate) fn fin(&mut self, peer: usize) {
-        self.peers[peer].sent.push_back(Sent::Fin);
-        self.arrived(peer, Ready::READABLE | Ready::HINT);
-    }
-
-    pub(crate) fn reset(&mut self, peer: usize) {
-        self.peers[peer].sent.push_back(Sent::Reset);
-        self.peers[peer].error = Some(ECONNRESET);
-        self.peers[peer].dead = true;
-        self.arrived(peer, Ready::READABLE | Ready::WRITABLE | Ready::HINT | Ready::ERROR);
-    }
-
-    /// Lets the kernel take this many more bytes, and no more.
-    pub(crate) fn set_room(&mut self, peer: usize, room: usize) {
-        self.peers[peer].room = room;
-        if room > 0 && std::mem::take(&mut self.peers[peer].writable_armed) {
-            self.arrived(peer, Ready::WRITABLE);
-        }
-    }
-
     /// Bytes sent to the loop that it has not read.
     pub(crate) fn unread(&self, peer: usize) -> usize {
-        let len = |s: &Sent| if let Sent::Bytes(b) = s { b.len() } else { 0 };
-        self.peers[peer].sent.iter().map(len).sum()
+        self.peers[peer].unread()
     }
 
     /// The token a stream was registered with, even if it is closed.
@@ -168,6 +157,19 @@ impl Script {
     /// Adds an event of the test's own: stale, doubled, or simply untrue.
     pub(crate) fn inject(&mut self, token: usize, bits: u8) {
         self.events.push_back(Ready { token, bits });
+    }
+
+    /// Takes up to `most` events out of the queue, oldest first.
+    pub(crate) fn take_events(&mut self, most: usize) -> impl Iterator<Item = Ready> {
+        let n = self.events.len().min(most);
+        self.gone += n;
+        self.events.drain(..n)
+    }
+
+    /// Whether a wake-up has come since this was last asked.
+    pub(crate) fn take_wake(&mut self) -> bool {
+        let rung = self.bell.0.load(Ordering::SeqCst);
+        std::mem::replace(&mut self.rung, rung) != rung
     }
 
     /// Streams that the loop has accepted and not closed.
@@ -184,18 +186,50 @@ impl Script {
         let p = &mut self.peers[peer];
         let Some(token) = p.token.filter(|_| p.closed.is_none()) else { return };
         let first = bits & Ready::READABLE == 0 || std::mem::take(&mut p.readable_armed);
-        if self.strict && !first {
+        let bits = if self.strict && !first { bits & Ready::WRITABLE } else { bits };
+        if bits == 0 {
             return;
         }
-        match self.events.iter_mut().find(|e| e.token == token) {
+        // An event tells of all that is so, whatever it comes from. None but epoll promises that.
+        let bits = bits
+            | match self.strict {
+                false => p.all_ready(),
+                true if bits & Ready::READABLE == 0 => 0,
+                true => p.hints(),
+            };
+        let queued = self.peers[peer].event.and_then(|at| at.checked_sub(self.gone));
+        match queued.and_then(|at| self.events.get_mut(at)) {
             Some(event) => event.bits |= bits,
-            None => self.inject(token, bits),
+            None => {
+                self.peers[peer].event = Some(self.gone + self.events.len());
+                self.inject(token, bits);
+            }
         }
     }
 
     fn note(&mut self, call: Call) {
-        self.trace.push(call);
+        if !self.untraced {
+            self.trace.push(call);
+        }
     }
+}
+
+/// Peers that have one IP address.
+const PORTS: usize = 25_000;
+const FIRST_PORT: usize = 40_000;
+
+/// The address of a peer.
+fn address_of(peer: usize) -> Address {
+    let [high, low] = ((peer / PORTS) as u16).to_be_bytes();
+    Address::Tcp(SocketAddr::from(([127, high, low, 1], (FIRST_PORT + peer % PORTS) as u16)))
+}
+
+/// The peer that has an address.
+pub(crate) fn peer_at(address: &Address) -> Option<usize> {
+    let Some(SocketAddr::V4(at)) = address.tcp() else { return None };
+    let [_, high, low, _] = at.ip().octets();
+    let port = usize::from(at.port()).checked_sub(FIRST_PORT)?;
+    Some(usize::from(u16::from_be_bytes([high, low])) * PORTS + port)
 }
 
 /// What a traced call came to.
@@ -215,11 +249,9 @@ impl Sys for Script {
 
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
         self.note(Call::Poll(timeout));
-        let rung = self.bell.0.load(Ordering::SeqCst);
-        let woken = std::mem::replace(&mut self.rung, rung) != rung;
+        let woken = self.take_wake();
         if !self.is_quiet() {
-            let n = self.events.len().min(self.capacity);
-            ready.extend(self.events.drain(..n));
+            ready.extend(self.take_events(self.capacity));
         } else if let Some(timeout) = timeout.filter(|_| self.sleeps && !woken) {
             let ms = u64::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
             self.clock = self.clock.saturating_add(ms.saturating_mul(1_000_000));
@@ -249,12 +281,22 @@ impl Sys for Script {
     }
 
     fn add_listener(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {
-        self.listeners[listener.0].token = Some(token);
+        let backlog = &mut self.listeners[listener.0];
+        backlog.token = Some(token);
+        backlog.armed = backlog.waiting.is_empty();
+        if !backlog.armed {
+            self.inject(token, Ready::READABLE);
+        }
         Ok(())
     }
 
     fn close_listener(&mut self, listener: Listener) {
-        self.listeners[listener.0].token = None;
+        let backlog = &mut self.listeners[listener.0];
+        (backlog.token, backlog.closed) = (None, true);
+        for peer in backlog.waiting.drain(..) {
+            self.peers[peer].cut_off = true;
+            self.peers[peer].ends_with(End::Reset);
+        }
         self.note(Call::CloseListener(listener.0));
     }
 
@@ -264,10 +306,11 @@ impl Sys for Script {
             Some(number) => fail(number),
             None => backlog.waiting.pop_front().map_or_else(|| fail(EAGAIN), Ok),
         };
+        backlog.armed |= outcome(&taken) == Err(EAGAIN);
         self.note(Call::Accept(listener.0, outcome(&taken)));
         let peer = taken?;
         self.peers[peer].accepted = true;
-        Ok((Stream(peer), Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 40_000 + peer as u16)))))
+        Ok((Stream(peer), address_of(peer)))
     }
 
     fn add_stream(&mut self, stream: &mut Stream, token: usize) -> io::Result<()> {
@@ -278,14 +321,14 @@ impl Sys for Script {
         }
         peer.token = Some(token);
         let waits = if peer.sent.is_empty() { 0 } else { Ready::READABLE };
-        let hint = peer.sent.iter().any(|s| !matches!(s, Sent::Bytes(_)));
-        peer.readable_armed = waits == 0;
-        self.inject(token, Ready::WRITABLE | waits | if hint { Ready::HINT } else { 0 });
+        peer.readable_armed = true;
+        self.arrived(stream.0, Ready::WRITABLE | waits);
         Ok(())
     }
 
     fn read(&mut self, stream: &mut Stream, buf: &mut [u8]) -> io::Result<Received> {
         let (peer, strict) = (&mut self.peers[stream.0], self.strict);
+        let unix = peer.unix;
         let answer = peer.reads.pop_front();
         let done = match answer {
             Some(Answer::Fail(number)) => fail(number),
@@ -298,7 +341,8 @@ impl Sys for Script {
         if blocked && answer.is_some() {
             self.arrived(stream.0, Ready::READABLE);
         }
-        done.map(|len| Received { len, drained: !strict && len < buf.len() && answer.is_none() })
+        let drained = |len| !strict && !unix && len < buf.len() && answer.is_none();
+        done.map(|len| Received { len, drained: drained(len) })
     }
 
     fn write(&mut self, stream: &mut Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -312,11 +356,15 @@ impl Sys for Script {
             Some(Answer::AtMost(most)) => peer.write(bufs, most),
             None => peer.write(bufs, usize::MAX),
         };
-        let blocked = outcome(&done) == Err(EAGAIN);
+        let blocked = matches!(outcome(&done), Err(EAGAIN | ENOBUFS));
         peer.writable_armed |= blocked && answer.is_none();
+        let unheard = peer.deaf && !peer.dead && done.is_ok();
         self.note(Call::Write(stream.0, outcome(&done)));
         if blocked && answer.is_some() {
             self.arrived(stream.0, Ready::WRITABLE);
+        }
+        if unheard {
+            self.reset(stream.0);
         }
         done
     }
@@ -328,7 +376,15 @@ impl Sys for Script {
         if let Some(number) = peer.shutdown.take() {
             return fail(number);
         }
+        if peer.dead && !peer.unix {
+            return fail(ENOTCONN);
+        }
         peer.got_fin = true;
+        peer.ends_with(End::Fin);
+        if !self.strict {
+            let bits = peer.all_ready();
+            self.arrived(stream.0, bits);
+        }
         Ok(())
     }
 
@@ -338,8 +394,10 @@ impl Sys for Script {
     }
 
     fn close(&mut self, stream: Stream, how: CloseHow) {
-        let before = self.peers[stream.0].closed.replace(how);
+        let peer = &mut self.peers[stream.0];
+        let before = peer.closed.replace(how);
         assert_eq!(before, None, "closed twice");
+        peer.was_closed(how);
         self.note(Call::Close(stream.0, how));
     }
 }

@@ -1,4 +1,5 @@
-//! What an error of `accept` means for the listener. Pure knowledge of the systems' error numbers.
+//! What an error of `accept` means for the listener, and which errors of a write pass. Pure knowledge of the systems'
+//! error numbers.
 
 use std::io::{self, ErrorKind};
 
@@ -49,6 +50,13 @@ pub(crate) fn of_accept(error: &io::Error) -> AcceptTrouble {
     }
 }
 
+/// Whether a write failed because there is no room now: the socket's, or the system's (which some report for a while
+/// when buffers are short, and which libuv treats alike).
+#[inline]
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(NUMBERS.0[2])
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -66,5 +74,7 @@ mod tests {
             assert_eq!(of(n), AcceptTrouble::Dead, "{n}");
         }
         assert_eq!(of(5), AcceptTrouble::Unknown);
+        let full = |n| is_full(&io::Error::from_raw_os_error(n));
+        assert!(full(11) && full(105) && !full(12) && !full(32));
     }
 }

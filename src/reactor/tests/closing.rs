@@ -106,7 +106,7 @@ fn each_error_of_a_write_has_its_reason() {
         (EPIPE, Reason::PeerReset),
         (ECONNRESET, Reason::PeerReset),
         (110, Reason::Io(std::io::ErrorKind::TimedOut)),
-        (105, Reason::Io(std::io::Error::from_raw_os_error(105).kind())),
+        (113, Reason::Io(std::io::ErrorKind::HostUnreachable)),
     ] {
         let mut rig = puppet(echo);
         let a = rig.connect();
@@ -115,6 +115,17 @@ fn each_error_of_a_write_has_its_reason() {
         rig.fin(a);
         assert_eq!((rig.closed(&why), rig.stats().bytes_unsent), (1, 5), "errno {number}");
     }
+}
+
+#[test]
+fn a_write_for_which_the_system_has_no_buffers_waits_for_room() {
+    let mut rig = puppet(echo);
+    let a = rig.connect();
+    rig.sys().peers[a].writes.push_back(Answer::Fail(105));
+    rig.say(a, "hello");
+    rig.fin(a);
+    assert_eq!(rig.heard(a), "hello");
+    assert_eq!(rig.closed(&Reason::PeerClosed), 1);
 }
 
 #[test]

@@ -1,39 +1,7 @@
 //! What peers can provoke in the log is limited.
 
-use std::sync::Mutex;
-
-use log::{Level, LevelFilter, Log, Metadata, Record};
-
 use super::*;
-
-/// Keeps the lines of `warn` and above of the thread that asked for them, for tests run side by side.
-struct Keeper;
-
-static LINES: Mutex<Vec<(std::thread::ThreadId, String)>> = Mutex::new(Vec::new());
-
-impl Log for Keeper {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= Level::Warn
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            LINES.lock().unwrap().push((std::thread::current().id(), record.args().to_string()));
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-/// The lines that this thread has logged since it last asked.
-fn lines() -> Vec<String> {
-    let _ = log::set_logger(&Keeper);
-    log::set_max_level(LevelFilter::Warn);
-    let mut all = LINES.lock().unwrap();
-    let (mine, others) = all.drain(..).partition(|(id, _)| *id == std::thread::current().id());
-    *all = others;
-    mine.into_iter().map(|(_, line): (_, String)| line).collect()
-}
+use crate::log_tests::lines;
 
 #[test]
 fn a_thousand_bad_clients_are_a_dozen_lines() {

@@ -6,8 +6,10 @@ mod accepting;
 mod broadcasting;
 mod closing;
 mod delivering;
+mod grouping;
 mod handling;
 mod identity;
+mod limiting;
 mod logging;
 mod readiness;
 mod regressions;
@@ -294,32 +296,7 @@ impl Rig {
 
     /// What must hold between any two turns.
     fn check(&mut self) {
-        let core = &self.inner.engine.core;
-        let streams = self.inner.streams.iter().flatten().count();
-        assert_eq!(streams, core.conns.len(), "a slot for each stream");
-        let stats = core.snapshot();
-        assert_eq!(stats.accepted + stats.refused, stats.open + stats.closed_total(), "{stats}");
-        let max = core.limits.connections.get();
-        assert!(core.conns.len() <= max, "{} connections of {max}", core.conns.len());
-        let kept: usize = core.conns.iter().map(|c| c.kept_len()).sum();
-        assert!(core.pool.input() >= kept, "{} B counted of {kept} B kept", core.pool.input());
-        let held: usize = core.conns.iter().map(|c| c.out.held()).sum();
-        assert!(core.pool.output() >= held, "{} B counted of {held} B held", core.pool.output());
-        for c in core.conns.iter() {
-            assert!(c.phase != Phase::Dead || c.out.pending() == 0, "the dead hold nothing");
-            assert!(c.phase == Phase::Open || c.groups.is_empty() && c.why.is_some(), "{c:?}");
-            assert!(
-                c.phase != Phase::Dead || core.doomed.contains(&c.id),
-                "a death that nobody will tell: {c:?}"
-            );
-            if !self.inner.engine.core.has_work(c) {
-                continue;
-            }
-            assert!(c.queued || c.dirty, "work that nobody will do: {c:?}");
-        }
-        if core.conns.iter().all(|c| c.out.pending() == 0) && core.groups.live.is_empty() {
-            assert_eq!(core.pool.output(), 0, "every buffer came back");
-        }
+        self.inner.audit().unwrap();
         self.check_progress();
     }
 

@@ -29,9 +29,9 @@ fn crowd_limits() -> Limits {
     }
 }
 
-#[test]
-fn who_was_not_read_for_want_of_room_is_not_judged_by_a_stopped_clock() {
-    let mut rig = rig(hog_limits(), Framed::new(Lines::lf(60).unwrap(), Echo));
+/// A client with an unfinished message, and another one for whom so much waits that the first is not read.
+fn beside_a_hog(limits: Limits) -> (Rig, usize, ConnId) {
+    let mut rig = rig(limits, Framed::new(Lines::lf(60).unwrap(), Echo));
     let (a, hog) = (rig.connect(), rig.connect());
     for p in [a, hog] {
         rig.sys().set_room(p, 0);
@@ -43,6 +43,12 @@ fn who_was_not_read_for_want_of_room_is_not_judged_by_a_stopped_clock() {
         rig.net().send_to(hog_id, bytes(60));
     }
     rig.settle();
+    (rig, a, hog_id)
+}
+
+#[test]
+fn who_was_not_read_for_want_of_room_is_not_judged_by_a_stopped_clock() {
+    let (mut rig, a, _) = beside_a_hog(hog_limits());
     rig.say(a, " and");
     assert_eq!(rig.sys().unread(a), 4, "starved");
     rig.room(a, 10_000); // its output drains, the hog's does not
@@ -250,4 +256,171 @@ fn the_turn_that_ends_a_shutdown_says_so() {
     rig.inner.begin_shutdown(Duration::from_secs(1));
     let stopped = (0..20).filter(|_| rig.turn().stopped).count();
     assert_eq!(stopped, 1);
+}
+
+#[test]
+fn what_a_group_owes_to_a_member_that_is_cut_while_it_is_flushed_is_counted() {
+    let limits = Limits {
+        output_high: 256,
+        output_low: 64,
+        output_hard: Limit::At(400),
+        output_total: Limit::At(6_000),
+        ..limits()
+    };
+    let mut rig = puppet_within(limits, echo);
+    let (a, b) = (rig.connect(), rig.connect());
+    let (id_a, id_b) = (rig.id(a), rig.id(b));
+    rig.sys().set_room(a, 0);
+    rig.sys().set_room(b, 0);
+    let group = rig.net().group().unwrap();
+    // Served last to first: `a`, whose part then takes all output over the total, and costs `b` its connection.
+    assert!(rig.net().join_id(group, id_b) && rig.net().join_id(group, id_a));
+    rig.net().send_to(id_b, b"1");
+    rig.settle();
+    rig.net().broadcast(group, b"12345678");
+    rig.settle();
+    assert_eq!(rig.closed(&crate::closed::Reason::TotalOutputLimit), 1);
+    assert_eq!(rig.stats().bytes_unsent, 9);
+}
+
+#[test]
+fn who_is_left_out_of_a_broadcast_is_not_cut_for_it() {
+    let limits = Limits {
+        output_high: 256,
+        output_low: 64,
+        output_hard: Limit::At(400),
+        output_total: Limit::At(600),
+        ..limits()
+    };
+    // Longer than may wait for one, and longer than may wait in all.
+    for len in [500, 700] {
+        let group = std::rc::Rc::new(std::cell::Cell::new(None));
+        let own = std::rc::Rc::clone(&group);
+        let mut rig = puppet_within(limits.clone(), move |cx, on| match on {
+            On::Open => {
+                own.set(own.get().or_else(|| cx.group()));
+                assert!(own.get().is_some_and(|g| cx.join(g)));
+            }
+            On::Data(_) => assert_eq!(cx.broadcast_others(own.get().unwrap(), bytes(len)), 0),
+            _ => {}
+        });
+        let (a, b) = (rig.connect(), rig.connect());
+        rig.say(a, "go");
+        assert_eq!(rig.phase(a), Phase::Open, "{len}");
+        assert_eq!(rig.stats().open, 1, "{len}: the other one missed it, and is cut");
+        assert_eq!(rig.sys().peers[b].closed, Some(crate::sys::CloseHow::Reset));
+    }
+}
+
+#[test]
+fn after_a_jump_the_time_to_catch_up_is_given_once() {
+    let limits = Limits { timeouts_per_turn: 1, events_per_turn: 1, ..limits() };
+    let mut rig = puppet_within(limits, echo);
+    rig.sys().capacity = 1;
+    let all: Vec<usize> = (0..10).map(|_| rig.connect()).collect();
+    let token = rig.sys().token(all[0]);
+    rig.sys().clock += 86_400 * 1_000_000_000;
+    let mut turns = 0;
+    while rig.inner.engine.core.conns.iter().any(|c| c.phase == Phase::Open) {
+        // There is always something else to do.
+        rig.sys().inject(token, crate::sys::Ready::READABLE);
+        rig.turn();
+        turns += 1;
+        assert!(turns < 64 + 64, "{turns} turns");
+    }
+}
+
+#[test]
+fn who_has_input_waiting_is_not_idle_though_we_were_slow() {
+    let limits = Limits { idle_timeout: Limit::At(SECOND), read_buffer: 4, ..limits() };
+    let mut rig = puppet_within(limits, |_, _| {});
+    let a = rig.connect();
+    rig.sys().send(a, b"0123456789");
+    // Each look at the clock, one of them behind the callback, takes longer than a peer may be idle.
+    rig.sys().tick = 1_200_000_000;
+    for _ in 0..3 {
+        rig.turn();
+    }
+    assert_eq!(rig.log(), ["0 open", "0 0123", "0 4567", "0 89"]);
+}
+
+#[test]
+fn a_message_whose_end_waits_is_not_unfinished_though_we_were_slow() {
+    let limits = Limits { message_timeout: Limit::At(SECOND), ..limits() };
+    let mut rig = rig(limits, Framed::new(Lines::lf(600).unwrap(), Echo));
+    let a = rig.connect();
+    rig.say(a, "begun");
+    rig.sys().send(a, &bytes(100));
+    rig.sys().send(a, b"ended\n");
+    // Longer than the message may take, and not so long that it would be called an absence.
+    rig.sys().clock += 3_000_000_000;
+    rig.settle();
+    assert_eq!(rig.sys().peers[a].got.len(), 111);
+    assert_eq!(rig.phase(a), Phase::Open);
+}
+
+#[test]
+fn a_close_that_has_not_been_tried_is_no_stalled_write() {
+    let limits = Limits { write_stall: Limit::At(MS), ..limits() };
+    let mut rig = puppet_within(limits, |cx, on| {
+        if let On::Data(_) = on {
+            let other = cx.connections().find(|&c| c != cx.id()).unwrap();
+            assert!(cx.close_id(other));
+        }
+    });
+    let (a, b) = (rig.connect(), rig.connect());
+    rig.sys().send(a, b"go");
+    // The callback takes so long that the deadline of the close falls into its turn.
+    rig.sys().tick = 50_000_000;
+    rig.turn();
+    rig.sys().tick = 0;
+    rig.settle();
+    assert_eq!(rig.phase(b), Phase::Lingering);
+    assert!(rig.sys().peers[b].got_fin);
+}
+
+#[test]
+fn the_clock_of_a_message_is_not_judged_while_it_stands() {
+    // Where nothing can be read for want of room, the clock of an unfinished message stands. The room may be there
+    // again before anyone is told: whoever is judged in between has all the time that was left.
+    let limits = Limits { message_timeout: Limit::At(30 * SECOND), ..hog_limits() };
+    let (mut rig, a, hog_id) = beside_a_hog(limits);
+    rig.say(a, " more");
+    let id = rig.id(a);
+    assert!(rig.inner.engine.core.conns.get(id).unwrap().clock_stopped);
+    rig.net().abort_id(hog_id);
+    rig.inner.engine.core.judge(id);
+    assert_eq!(rig.phase(a), Phase::Open);
+}
+
+#[test]
+fn handlers_that_panic_do_not_flood_the_log() {
+    crate::log_tests::lines();
+    let mut rig = puppet(|_, on| {
+        if let On::Data(_) = on {
+            std::panic::resume_unwind(Box::new("no luck"));
+        }
+    });
+    crate::log_tests::lines();
+    for _ in 0..200 {
+        let a = rig.connect();
+        rig.say(a, "x");
+    }
+    let said = crate::log_tests::lines();
+    assert!((10..=13).contains(&said.len()), "{said:#?}");
+}
+
+#[test]
+fn a_message_within_all_limits_is_kept_however_it_comes() {
+    let codec = crate::codec::LengthDelimited::u32_be(90_000).unwrap();
+    let mut limits = Limits { input_kept: 1, input_total: Limit::At(1), ..limits() };
+    limits.fit(&codec);
+    limits.check().unwrap();
+    let mut rig = rig(limits, Framed::new(codec, Echo));
+    let a = rig.connect();
+    let message = [&90_000u32.to_be_bytes()[..], &bytes(90_000)].concat();
+    rig.say(a, &message[..70_000]);
+    rig.say(a, &message[70_000..]);
+    assert_eq!(rig.stats().reasons().find(|(_, n)| *n > 0), None);
+    assert_eq!(rig.sys().peers[a].got, message);
 }

@@ -1,0 +1,59 @@
+//! What must hold between any two turns, recounted from the structures themselves.
+//!
+//! For tests and simulations only. Knows no world. Invariant: it changes nothing, and trusts no counter that it can
+//! count again.
+
+use super::turn::Loop;
+use crate::connection::{Connection, Phase};
+use crate::pool::LARGE;
+use crate::sys::Sys;
+
+impl<S: Sys> Loop<S> {
+    /// Recounts everything.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let core = &self.engine.core;
+        let (streams, conns) = (self.streams.iter().flatten().count(), core.conns.len());
+        require(streams == conns, || format!("N6: {streams} streams in {conns} slots"))?;
+        let stats = core.snapshot();
+        let reconciled = stats.accepted + stats.refused == stats.open + stats.closed_total();
+        require(reconciled, || format!("N6: the counters do not add up: {stats}"))?;
+        let max = core.limits.connections.get();
+        require(conns <= max, || format!("N6: {conns} connections of {max}"))?;
+        self.audit_memory()?;
+        core.conns.iter().try_for_each(|c| self.audit_connection(c))
+    }
+
+    fn audit_memory(&self) -> Result<(), String> {
+        let core = &self.engine.core;
+        let (pool, limits) = (&core.pool, &core.limits);
+        let kept: usize = core.conns.iter().map(Connection::kept_len).sum();
+        require(pool.input() >= kept, || format!("N9: {} B counted of {kept} B kept", pool.input()))?;
+        let held: usize = core.conns.iter().map(|c| c.out.held()).sum();
+        require(pool.output() >= held, || format!("N9: {} B counted of {held} B held", pool.output()))?;
+        let most = limits.output_total.get().saturating_add(limits.read_buffer + LARGE);
+        require(pool.output() <= most, || format!("N9: {} B of output, {most} B allowed", pool.output()))?;
+        let most = limits.input_total.get().saturating_add(limits.read_buffer + LARGE);
+        require(pool.input() <= most, || format!("N9: {} B of input, {most} B allowed", pool.input()))?;
+        let idle = core.groups.live.is_empty() && core.conns.iter().all(|c| c.out.pending() == 0);
+        require(!idle || pool.output() == 0, || format!("N9: {} B for nobody", pool.output()))
+    }
+
+    fn audit_connection(&self, c: &Connection) -> Result<(), String> {
+        let core = &self.engine.core;
+        let dead = c.phase == Phase::Dead;
+        let told = |what: &str| format!("{what}: {c:?}");
+        require(!dead || c.out.pending() == 0, || told("N9: the dead hold something"))?;
+        let gone = c.groups.is_empty() && c.why.is_some();
+        require(c.phase == Phase::Open || gone, || told("N5: closing without a reason, or in a group"))?;
+        require(!dead || core.doomed.contains(&c.id), || told("N5: a death that nobody will tell"))?;
+        let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);
+        require(c.out.pending() <= most, || told("N9: too much waits"))?;
+        let busy = core.has_work(c);
+        require(!busy || c.queued || c.dirty, || told("N7: work that nobody will do"))
+    }
+}
+
+/// An error with this text, unless it holds.
+pub(crate) fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(text()) }
+}

@@ -1,0 +1,69 @@
+//! What may become of an event between its being due and its being told.
+//!
+//! Knows nothing of what made it due. Invariant: each due event is told at least once, with all its bits, though not
+//! all at once, and not before others that came later.
+
+use super::{Fault, Sim, State};
+use crate::sys::Ready;
+
+/// A millisecond, in nanoseconds.
+const MS: usize = 1_000_000;
+
+impl Sim {
+    /// Sends due events on their way, each as it pleases chance.
+    pub(super) fn launch(&mut self) {
+        let due: Vec<Ready> = self.script.take_events(usize::MAX).collect();
+        for ready in due {
+            let peer = self.live.get(&ready.token).copied().flatten().unwrap_or(usize::MAX);
+            let mut parts = vec![ready];
+            if self.strikes(Fault::EdgeSplit, peer).is_some() {
+                // The other half may overtake this one; a hint stays with the readiness it explains.
+                let apart = |bits| Ready { token: ready.token, bits };
+                parts = [ready.bits & Ready::WRITABLE, ready.bits & !Ready::WRITABLE].map(apart).to_vec();
+                parts.retain(|r| r.bits != 0);
+            }
+            if self.strikes(Fault::EdgeDouble, peer).is_some() {
+                parts.push(ready);
+            }
+            if let Some(dice) = self.strikes(Fault::EdgeNoise, peer) {
+                let bits = dice.between(1, 15) as u8;
+                parts.push(Ready { token: ready.token, bits });
+            }
+            for part in parts {
+                let late = self.strikes(Fault::EdgeLate, peer).map_or(0, |dice| dice.size(200 * MS));
+                self.flight.push((self.script.clock.saturating_add(late as u64), part));
+            }
+        }
+        if !self.dead.is_empty()
+            && let Some(dice) = self.odds.strikes(Fault::EdgeStale, State::None)
+        {
+            let (token, bits) = (dice.pick(&self.dead), dice.between(1, 15) as u8);
+            self.flight.push((self.script.clock, Ready { token, bits }));
+        }
+    }
+
+    /// Tells the events that are due, up to what fits.
+    pub(super) fn land(&mut self, ready: &mut Vec<Ready>) {
+        if let Some(dice) = self.odds.strikes(Fault::EdgeOrder, State::None) {
+            dice.shuffle(&mut self.flight);
+        }
+        let (clock, capacity) = (self.script.clock, self.script.capacity);
+        let Self { flight, live, facts, stale, .. } = self;
+        flight.retain(|&(at, event)| {
+            if at > clock || ready.len() >= capacity {
+                return true;
+            }
+            match live.get(&event.token) {
+                None => *stale += 1,
+                Some(&Some(peer)) => {
+                    let strange = event.bits & (Ready::HINT | Ready::ERROR) != 0;
+                    facts[peer].hints += u32::from(strange);
+                    facts[peer].told_readable |= strange || event.bits & Ready::READABLE != 0;
+                }
+                Some(None) => {}
+            }
+            ready.push(event);
+            false
+        });
+    }
+}

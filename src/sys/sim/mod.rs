@@ -1,0 +1,394 @@
+//! The seeded world: the scripted one, with chance for its author.
+//!
+//! At each call of the seam it may let something go wrong, and between an event's being due and its being told lies
+//! whatever a kernel may do to it. It also writes down, for each connection, the plain facts by which a run is judged.
+//! Knows nothing of the loop. Invariant: a due edge may come late, doubled, split, reordered, stale or disguised, but
+//! it comes; and what a call is made to answer, the script's pipes agree with.
+
+mod dice;
+mod edges;
+mod facts;
+mod fault;
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use dice::Dice;
+pub(crate) use facts::Facts;
+pub(crate) use fault::{Fault, Odds, State, Struck, new_struck};
+
+use super::script::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, Listener, Script, Stream};
+use super::{CloseHow, Planted, Ready, Received, Sys, Time, Wake};
+use crate::endpoint::Address;
+use crate::listen::{Bind, ListenOptions};
+
+const MS: usize = 1_000_000;
+const ETIMEDOUT: i32 = 110;
+const EHOSTUNREACH: i32 = 113;
+
+/// The scripted world, and what chance makes of it.
+#[derive(Debug)]
+pub(crate) struct Sim {
+    pub(crate) script: Script,
+    pub(crate) dice: Dice,
+    pub(crate) odds: Odds,
+    pub(crate) facts: Vec<Facts>,
+    /// The latest time that the loop was told.
+    pub(crate) seen: u64,
+    /// Events for nobody that the loop was told of.
+    pub(crate) stale: u64,
+    pub(crate) bug: Option<Planted>,
+    /// A hash of all bytes that were written.
+    pub(crate) content: u64,
+    /// Calls of the seam, ever; polls and looks at the clock left out.
+    pub(crate) calls: u64,
+    /// Events on their way, and when they are due.
+    flight: Vec<(u64, Ready)>,
+    /// Tokens of all that is registered: who they stand for (`None`: a listener), and of all that was.
+    live: BTreeMap<usize, Option<usize>>,
+    dead: Vec<usize>,
+    frozen: usize,
+    shortage: u64,
+}
+
+impl Sim {
+    pub(crate) fn new(mut dice: Dice, odds: Odds) -> Self {
+        let mut script = Script::new();
+        script.strict = dice.one_in(2);
+        Self {
+            script,
+            dice,
+            odds,
+            facts: Vec::new(),
+            seen: 0,
+            stale: 0,
+            bug: None,
+            content: 0,
+            calls: 0,
+            flight: Vec::new(),
+            live: BTreeMap::new(),
+            dead: Vec::new(),
+            frozen: 0,
+            shortage: 0,
+        }
+    }
+
+    /// From now on everything goes right.
+    pub(crate) fn heal(&mut self) {
+        self.odds.switch_all_off();
+        (self.frozen, self.shortage) = (0, 0);
+    }
+
+    /// Whether no event is on its way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.flight.is_empty() && self.script.is_quiet()
+    }
+
+    pub(crate) fn strikes(&mut self, fault: Fault, peer: usize) -> Option<&mut Dice> {
+        let state = self.facts.get(peer).map_or(State::None, |f| f.state);
+        self.odds.strikes(fault, state)
+    }
+
+    fn strikes_all(&mut self, fault: Fault) -> Option<&mut Dice> {
+        self.odds.strikes(fault, State::None)
+    }
+
+    /// A client connects.
+    pub(crate) fn connect(&mut self, listener: usize, room: usize, unix: bool) -> usize {
+        let peer = self.script.connect(listener);
+        self.script.peers[peer].unix = unix;
+        self.script.set_room(peer, room);
+        self.facts.push(Facts::default());
+        peer
+    }
+
+    /// The network gives up on a connection.
+    pub(crate) fn network_fails(&mut self, peer: usize) {
+        let error = self.dice.pick(&[ETIMEDOUT, EHOSTUNREACH, ECONNRESET]);
+        self.script.network_fails(peer, error);
+    }
+
+    /// How far a look at the clock moves it, or seems to.
+    fn tick(&mut self) -> u64 {
+        if self.frozen > 0 {
+            self.frozen -= 1;
+            return self.script.clock;
+        }
+        let mut step = self.dice.below(20_000);
+        if let Some(dice) = self.strikes_all(Fault::ClockLate) {
+            step = dice.below(500 * MS);
+        }
+        if self.strikes_all(Fault::ClockLeap).is_some() {
+            step = 864_000_000 * MS;
+        }
+        if self.strikes_all(Fault::ClockFrozen).is_some() {
+            self.frozen = 1000;
+        }
+        self.script.clock = self.script.clock.saturating_add(step as u64);
+        if self.strikes_all(Fault::ClockBack).is_some() {
+            return self.script.clock.saturating_sub(1000 * MS as u64);
+        }
+        self.script.clock
+    }
+
+    /// What an accept is made to answer, if not what is so.
+    fn accept_answer(&mut self, listener: &Listener) -> Option<i32> {
+        if self.script.clock < self.shortage {
+            return Some(24);
+        }
+        let clock = self.script.clock;
+        if let Some(dice) = self.strikes_all(Fault::AcceptShortage) {
+            let (error, time) = (dice.pick(&[24, 23, 12, ENOBUFS]), dice.size(500 * MS) as u64);
+            self.shortage = clock + time;
+            return Some(error);
+        }
+        if self.strikes_all(Fault::AcceptDead).is_some() {
+            return Some(22);
+        }
+        if let Some(dice) = self.strikes_all(Fault::AcceptGone) {
+            return Some(dice.pick(&[103, 71, 100, 1, 113, 5]));
+        }
+        if self.strikes_all(Fault::AcceptBlocked).is_some() {
+            // A later edge is owed.
+            let token = self.script.listener_token(listener)?;
+            self.script.inject(token, Ready::READABLE);
+            return Some(EAGAIN);
+        }
+        None
+    }
+
+    /// Breaks a connection in the middle of a call.
+    fn break_at_call(&mut self, peer: usize, error: i32) -> Answer {
+        self.script.network_fails(peer, error);
+        self.script.forget_error(peer);
+        Answer::Fail(error)
+    }
+
+    fn note_error(&mut self, peer: usize, error: &io::Error) {
+        self.facts[peer].errors.push(error.kind());
+    }
+}
+
+impl Sys for Sim {
+    type Listener = Listener;
+    type Stream = Stream;
+
+    fn planted(&self, bug: Planted) -> bool {
+        self.bug == Some(bug)
+    }
+
+    fn now(&mut self) -> Time {
+        let now = self.tick();
+        self.seen = self.seen.max(now);
+        Time(now)
+    }
+
+    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+        self.script.note_poll(timeout);
+        self.launch();
+        let woken = self.script.take_wake();
+        if self.strikes_all(Fault::PollEarly).is_some() {
+            return Ok(());
+        }
+        if let Some(dice) = self.strikes_all(Fault::PollLate) {
+            // The process was stopped, or the machine was.
+            let late = dice.size(60_000 * MS) as u64;
+            self.script.clock = self.script.clock.saturating_add(late);
+        }
+        self.land(ready);
+        if !ready.is_empty() || woken || timeout == Some(Duration::ZERO) {
+            return Ok(());
+        }
+        let due = self.flight.iter().map(|f| f.0).min().unwrap_or(u64::MAX);
+        let asleep = timeout.map_or(u64::MAX, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX));
+        // As the system counts: whole milliseconds, rounded up.
+        let until = self.script.clock.saturating_add(asleep.div_ceil(MS as u64).saturating_mul(MS as u64));
+        let wake = due.min(until);
+        if wake == u64::MAX {
+            return Ok(());
+        }
+        self.script.clock = self.script.clock.max(wake);
+        self.land(ready);
+        Ok(())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.script.waker()
+    }
+
+    fn descriptor_limit(&mut self) -> Option<(usize, usize)> {
+        self.script.descriptor_limit()
+    }
+
+    fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        self.script.resolve(host, port)
+    }
+
+    fn bind(&mut self, at: Bind, options: &ListenOptions) -> io::Result<Listener> {
+        self.script.bind(at, options)
+    }
+
+    fn local_addr(&self, listener: &Listener) -> io::Result<Address> {
+        self.script.local_addr(listener)
+    }
+
+    fn add_listener(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {
+        self.live.insert(token, None);
+        self.script.add_listener(listener, token)
+    }
+
+    fn close_listener(&mut self, listener: Listener) {
+        if let Some(token) = self.script.listener_token(&listener) {
+            self.live.remove(&token);
+            self.dead.push(token);
+        }
+        self.script.close_listener(listener);
+    }
+
+    fn accept(&mut self, listener: &mut Listener) -> io::Result<(Stream, Address)> {
+        self.calls += 1;
+        if let Some(error) = self.accept_answer(listener) {
+            self.script.accept_fails(listener, error);
+        }
+        self.script.accept(listener)
+    }
+
+    fn add_stream(&mut self, stream: &mut Stream, token: usize) -> io::Result<()> {
+        self.calls += 1;
+        let peer = stream.peer();
+        if let Some(dice) = self.strikes(Fault::AddFails, peer) {
+            let error = dice.pick(&[28, 12]);
+            self.facts[peer].add_failed = true;
+            self.script.peers[peer].add = Some(error);
+        } else {
+            self.live.insert(token, Some(peer));
+            let now = self.seen;
+            let f = &mut self.facts[peer];
+            (f.token, f.moved, f.heard, f.wrote) = (Some(token), now, now, now);
+            f.state = State::Open;
+        }
+        self.script.add_stream(stream, token)
+    }
+
+    fn read(&mut self, stream: &mut Stream, buf: &mut [u8]) -> io::Result<Received> {
+        self.calls += 1;
+        let peer = stream.peer();
+        let p = &self.script.peers[peer];
+        if p.has_input() && !p.dead {
+            let answer = if let Some(dice) = self.strikes(Fault::ReadBroken, peer) {
+                let error = dice.pick(&[ECONNRESET, ETIMEDOUT, EHOSTUNREACH]);
+                Some(self.break_at_call(peer, error))
+            } else if self.strikes(Fault::ReadBlocked, peer).is_some() {
+                Some(Answer::Fail(EAGAIN))
+            } else if buf.len() > 1 {
+                self.strikes(Fault::ReadShort, peer).map(|dice| Answer::AtMost(dice.size(buf.len() - 1)))
+            } else {
+                None
+            };
+            self.script.peers[peer].reads.extend(answer);
+        }
+        let done = self.script.read(stream, buf);
+        let now = self.seen;
+        let f = &mut self.facts[peer];
+        match &done {
+            Ok(Received { len: 0, .. }) => (f.ended, f.told_readable) = (true, false),
+            Ok(Received { len, drained }) => {
+                f.read += *len as u64;
+                f.read_this_turn += len;
+                (f.moved, f.heard, f.hints) = (now, now, 0);
+                f.discarded += if f.fin.is_some() { *len as u64 } else { 0 };
+                f.told_readable &= !drained;
+            }
+            Err(e) => {
+                f.told_readable &= e.kind() != ErrorKind::WouldBlock;
+                if e.kind() != ErrorKind::WouldBlock {
+                    self.note_error(peer, e);
+                }
+            }
+        }
+        done
+    }
+
+    fn write(&mut self, stream: &mut Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.calls += 1;
+        let peer = stream.peer();
+        let all: usize = bufs.iter().map(|b| b.len()).sum();
+        let p = &self.script.peers[peer];
+        if p.room() > 0 && !p.dead {
+            let answer = if let Some(dice) = self.strikes(Fault::WriteBroken, peer) {
+                let error = dice.pick(&[EPIPE, ECONNRESET, ETIMEDOUT]);
+                Some(self.break_at_call(peer, error))
+            } else if self.strikes(Fault::WriteBlocked, peer).is_some() {
+                Some(Answer::Fail(EAGAIN))
+            } else if self.strikes(Fault::WriteNoBuffers, peer).is_some() {
+                Some(Answer::Fail(ENOBUFS))
+            } else if all > 1 {
+                self.strikes(Fault::WriteShort, peer).map(|dice| Answer::AtMost(dice.size(all - 1)))
+            } else {
+                None
+            };
+            self.script.peers[peer].writes.extend(answer);
+        }
+        let done = self.script.write(stream, bufs);
+        let now = self.seen;
+        let f = &mut self.facts[peer];
+        f.blocked = done.is_err();
+        match &done {
+            Ok(n) => {
+                let taken = bufs.iter().flat_map(|b| b.iter()).take(*n);
+                self.content =
+                    taken.fold(self.content, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+                f.written += *n as u64;
+                (f.moved, f.wrote) = (now, now);
+            }
+            Err(e) if super::trouble::is_full(e) => {}
+            Err(e) => self.note_error(peer, e),
+        }
+        done
+    }
+
+    fn shutdown_write(&mut self, stream: &mut Stream) -> io::Result<()> {
+        self.calls += 1;
+        let peer = stream.peer();
+        if self.strikes(Fault::ShutdownFails, peer).is_some() {
+            self.script.network_fails(peer, ECONNRESET);
+            self.script.peers[peer].shutdown = Some(ENOTCONN);
+        }
+        let done = self.script.shutdown_write(stream);
+        match &done {
+            Ok(()) => self.facts[peer].fin = Some(self.seen),
+            // The loop takes a connection that cannot be finished for one that was reset.
+            Err(_) => self.facts[peer].errors.push(ErrorKind::ConnectionReset),
+        }
+        done
+    }
+
+    fn take_error(&mut self, stream: &mut Stream) -> io::Result<Option<io::Error>> {
+        self.calls += 1;
+        let error = self.script.take_error(stream)?;
+        if let Some(error) = &error {
+            self.note_error(stream.peer(), error);
+        }
+        Ok(error)
+    }
+
+    fn close(&mut self, stream: Stream, how: CloseHow) {
+        self.calls += 1;
+        let peer = stream.peer();
+        self.facts[peer].closed = Some(self.seen);
+        if let Some(token) = self.facts[peer].token {
+            self.live.remove(&token);
+            self.dead.push(token);
+        }
+        self.script.close(stream, how);
+        let p = &mut self.script.peers[peer];
+        if p.cut_off {
+            // A reset overtakes what is still on its way.
+            let kept = p.taken + self.dice.below(p.got.len() - p.taken + 1);
+            p.lose(kept);
+        }
+    }
+}

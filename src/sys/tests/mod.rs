@@ -1,0 +1,451 @@
+//! The scripted world held against the kernel: scenarios that are written once and played in both.
+//!
+//! A scenario is a list of steps, and each step that asks something has its answer beside it. Where the worlds differ
+//! it is the scripted one that is wrong, for the answers are Linux's. It knows nothing of the loop. Invariant: an event
+//! too many is no difference, one that is missing is.
+
+mod kernel;
+mod scenarios;
+mod scripted;
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use scenarios::{ACCEPTING, ENDING, MOVING, Scenario};
+
+use super::{CloseHow, Ready, Sys};
+use crate::listen::{Bind, ListenOptions};
+
+/// What a client finds when it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Heard {
+    Bytes(Vec<u8>),
+    End,
+    Reset,
+    Nothing,
+}
+
+/// A seam, and the clients on the other side of it. Clients are numbered as they connect.
+trait World: Sized {
+    type S: Sys;
+
+    fn sys(&mut self) -> &mut Self::S;
+
+    /// What is to come may take a while.
+    fn is_real(&self) -> bool;
+
+    /// No second edge before `WouldBlock`, and so nothing is ever *drained* and no hint is promised.
+    fn is_strict(&self) -> bool;
+
+    fn is_unix(&self) -> bool;
+
+    /// After the seam has opened its one listener.
+    fn set_listener(&mut self, listener: &<Self::S as Sys>::Listener);
+
+    fn connect(&mut self) -> io::Result<()>;
+
+    /// False: it cannot send any more.
+    fn send(&mut self, client: usize, bytes: &[u8]) -> bool;
+
+    fn send_urgent(&mut self, client: usize);
+
+    fn finish(&mut self, client: usize);
+
+    fn hang_up(&mut self, client: usize);
+
+    fn reset(&mut self, client: usize);
+
+    fn hear(&mut self, client: usize, most: usize) -> Heard;
+
+    /// How many bytes the client could hear, up to `most`.
+    fn could_hear(&mut self, client: usize, most: usize) -> usize;
+}
+
+/// What happens next, or what is asked and how it is to be answered. Steps of clients and streams are for the one that
+/// was last chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Chooses a client, and the stream that was accepted as the same number.
+    With(usize),
+    Connects,
+    IsRefused,
+    Sends(&'static str),
+    CannotSend,
+    SendsUrgent,
+    Finishes,
+    HangsUp,
+    Resets,
+    /// This many bytes have reached the client's kernel.
+    Waiting(usize),
+    Hears(&'static str),
+    /// All that filled the stream.
+    HearsAll,
+    HearsEnd,
+    HearsReset,
+    AddsListener,
+    ListenerIsTold,
+    Accepts,
+    AcceptBlocks,
+    ClosesListener,
+    Adds,
+    /// All of these bits come, since they were last asked for.
+    Told(u8),
+    /// None of these bits comes.
+    NotTold(u8),
+    /// A read with this much room.
+    Reads(usize, &'static str),
+    ReadFails(ErrorKind),
+    Writes(&'static str),
+    WriteFails(ErrorKind),
+    /// Writes until nothing more is taken, and sees that the last write is not taken whole.
+    Fills,
+    ShutsDown,
+    ShutdownFails(ErrorKind),
+    TakesError(Option<ErrorKind>),
+    Closes(CloseHow),
+}
+
+const LISTENER: usize = 1000;
+/// Nothing here takes that long unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Nothing new for so long: nothing will come.
+const QUIET: Duration = Duration::from_millis(20);
+/// As long as a kernel may keep it to itself that it has taken something.
+const LONG_QUIET: Duration = Duration::from_millis(250);
+
+/// One scenario in one world.
+struct Play<W: World> {
+    world: W,
+    listener: Option<<W::S as Sys>::Listener>,
+    streams: Vec<Option<<W::S as Sys>::Stream>>,
+    with: usize,
+    /// What was told of each stream since it was last asked for, and whether anything was of the listener.
+    told: Vec<u8>,
+    listener_told: bool,
+    filled: usize,
+}
+
+/// What a step came to: `None` as long as it may still come right.
+type Answer = Option<Result<(), String>>;
+
+fn must<T: PartialEq + std::fmt::Debug>(got: T, expected: T) -> Answer {
+    Some(if got == expected { Ok(()) } else { Err(format!("{got:?}")) })
+}
+
+/// As [`must`], where the first of what is asked for may be still on its way.
+fn comes<T: PartialEq + std::fmt::Debug>(got: T, expected: T) -> Answer {
+    if got == expected { Some(Ok(())) } else { None }
+}
+
+impl<W: World> Play<W> {
+    fn new(mut world: W, at: Bind) -> Self {
+        let options = ListenOptions { send_buffer: Some(16 * 1024), ..ListenOptions::default() };
+        let listener = world.sys().bind(at, &options).unwrap();
+        world.set_listener(&listener);
+        Self {
+            world,
+            listener: Some(listener),
+            streams: Vec::new(),
+            with: 0,
+            told: Vec::new(),
+            listener_told: false,
+            filled: 0,
+        }
+    }
+
+    /// Answers with the first step that goes wrong, and how.
+    fn run(&mut self, steps: impl Iterator<Item = Step>) -> Result<(), (usize, Step, String)> {
+        for (n, step) in steps.enumerate() {
+            let start = self.world.sys().now();
+            let answer = loop {
+                if let Some(answer) = self.answer(step) {
+                    break answer;
+                }
+                let waited = self.world.sys().now().since(start);
+                if !self.world.is_real() && self.look(Duration::ZERO) == 0 || waited > PATIENCE {
+                    break Err(format!("it never comes, but {}", self.instead(step)));
+                }
+                self.look(Duration::from_millis(1));
+            };
+            answer.map_err(|got| (n, step, got))?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what the seam tells.
+    fn look(&mut self, timeout: Duration) -> usize {
+        let mut ready = Vec::new();
+        self.world.sys().poll(&mut ready, Some(timeout)).unwrap();
+        for r in &ready {
+            match self.told.get_mut(r.token) {
+                Some(told) => *told |= r.bits,
+                None => self.listener_told |= r.token == LISTENER,
+            }
+        }
+        ready.len()
+    }
+
+    fn settle(&mut self, quiet: Duration) {
+        let quiet = if self.world.is_real() { quiet } else { Duration::ZERO };
+        while self.look(quiet) > 0 {}
+    }
+
+    fn answer(&mut self, step: Step) -> Answer {
+        match step {
+            Step::With(i) => {
+                self.with = i;
+                Some(Ok(()))
+            }
+            Step::AddsListener | Step::ListenerIsTold | Step::ClosesListener => self.of_listener(step),
+            Step::Accepts | Step::AcceptBlocks => self.of_accept(step),
+            Step::Adds | Step::Told(_) | Step::NotTold(_) => self.of_events(step),
+            Step::Reads(..) | Step::ReadFails(_) => self.of_read(step),
+            Step::Writes(_) | Step::WriteFails(_) | Step::Fills => self.of_write(step),
+            Step::ShutsDown | Step::ShutdownFails(_) | Step::TakesError(_) | Step::Closes(_) => {
+                self.of_end(step)
+            }
+            Step::Waiting(_) | Step::Hears(_) | Step::HearsAll | Step::HearsEnd | Step::HearsReset => {
+                self.of_hearing(step)
+            }
+            _ => self.of_client(step),
+        }
+    }
+
+    /// What is so while something else is waited for.
+    fn instead(&mut self, step: Step) -> String {
+        match step {
+            Step::Told(_) => format!("only the bits {:#06b}", self.told[self.with]),
+            Step::Hears(_) | Step::HearsAll | Step::HearsEnd | Step::HearsReset => {
+                format!("{:?}", self.world.hear(self.with, 64))
+            }
+            _ => "nothing does instead".to_owned(),
+        }
+    }
+
+    fn of_client(&mut self, step: Step) -> Answer {
+        let client = self.with;
+        match step {
+            Step::Connects => return must(self.world.connect().map_err(|e| e.kind()), Ok(())),
+            Step::IsRefused => {
+                return must(self.world.connect().map_err(|e| e.kind()), Err(ErrorKind::ConnectionRefused));
+            }
+            Step::Sends(text) => return must(self.world.send(client, text.as_bytes()), true),
+            Step::CannotSend => return comes(self.world.send(client, b"?"), false),
+            Step::SendsUrgent => self.world.send_urgent(client),
+            Step::Finishes => self.world.finish(client),
+            Step::HangsUp => self.world.hang_up(client),
+            Step::Resets => self.world.reset(client),
+            _ => unreachable!("{step:?}"),
+        }
+        Some(Ok(()))
+    }
+
+    fn of_hearing(&mut self, step: Step) -> Answer {
+        let client = self.with;
+        match step {
+            Step::Waiting(n) => comes(self.world.could_hear(client, n), n),
+            Step::Hears(text) => {
+                comes(self.world.could_hear(client, text.len()), text.len())?.ok()?;
+                let text = Heard::Bytes(text.as_bytes().to_vec());
+                must(self.world.hear(client, 64), text)
+            }
+            Step::HearsAll => {
+                if let Heard::Bytes(some) = self.world.hear(client, self.filled) {
+                    self.filled -= some.len();
+                }
+                comes(self.filled, 0)
+            }
+            _ => {
+                let end = if step == Step::HearsEnd { Heard::End } else { Heard::Reset };
+                match self.world.hear(client, 64) {
+                    Heard::Nothing => None,
+                    heard => must(heard, end),
+                }
+            }
+        }
+    }
+
+    fn of_listener(&mut self, step: Step) -> Answer {
+        match step {
+            Step::AddsListener => {
+                let listener = self.listener.as_mut().unwrap();
+                self.world.sys().add_listener(listener, LISTENER).unwrap();
+                Some(Ok(()))
+            }
+            Step::ListenerIsTold => comes(std::mem::take(&mut self.listener_told), true),
+            _ => {
+                let listener = self.listener.take().unwrap();
+                self.world.sys().close_listener(listener);
+                Some(Ok(()))
+            }
+        }
+    }
+
+    fn of_accept(&mut self, step: Step) -> Answer {
+        let listener = self.listener.as_mut().unwrap();
+        match self.world.sys().accept(listener) {
+            Ok((stream, _)) => {
+                self.streams.push(Some(stream));
+                self.told.push(0);
+                must("it accepts", if step == Step::Accepts { "it accepts" } else { "" })
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => comes(Step::AcceptBlocks, step),
+            Err(e) => Some(Err(e.to_string())),
+        }
+    }
+
+    fn of_events(&mut self, step: Step) -> Answer {
+        match step {
+            Step::Told(bits) => {
+                let bits = if self.world.is_strict() { bits & !(Ready::HINT | Ready::ERROR) } else { bits };
+                comes(self.told[self.with] & bits, bits)?.ok()?;
+                self.told[self.with] = 0;
+                Some(Ok(()))
+            }
+            Step::NotTold(bits) => {
+                self.settle(QUIET);
+                let told = std::mem::take(&mut self.told[self.with]);
+                if told & bits == 0 { Some(Ok(())) } else { Some(Err(format!("the bits {told:#06b}"))) }
+            }
+            _ => {
+                let stream = self.streams[self.with].as_mut().unwrap();
+                self.world.sys().add_stream(stream, self.with).unwrap();
+                Some(Ok(()))
+            }
+        }
+    }
+
+    fn of_read(&mut self, step: Step) -> Answer {
+        let (room, expected) = match step {
+            Step::Reads(room, text) => (room, Ok(text)),
+            Step::ReadFails(kind) => (16, Err(kind)),
+            _ => unreachable!("{step:?}"),
+        };
+        let says_drained = !self.world.is_strict() && !self.world.is_unix();
+        let (mut buf, stream) = ([0; 64], self.streams[self.with].as_mut().unwrap());
+        match self.world.sys().read(stream, &mut buf[..room]) {
+            Ok(received) if received.drained != (says_drained && received.len < room) => {
+                Some(Err(format!("{received:?}")))
+            }
+            Ok(received) => must(Ok(str::from_utf8(&buf[..received.len]).unwrap()), expected),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => comes(Err(e.kind()), expected),
+            Err(e) => must(Err(e.kind()), expected),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
+        let stream = self.streams[self.with].as_mut().unwrap();
+        self.world.sys().write(stream, &[IoSlice::new(bytes)]).map_err(|e| e.kind())
+    }
+
+    fn of_write(&mut self, step: Step) -> Answer {
+        match step {
+            Step::Writes(text) => must(self.write(text.as_bytes()), Ok(text.len())),
+            Step::WriteFails(kind) => must(self.write(b"?"), Err(kind)),
+            _ => {
+                let (block, mut whole) = (vec![b'#'; 1 << 20], true);
+                loop {
+                    while let Ok(n) = self.write(&block) {
+                        self.filled += n;
+                        whole = n == block.len();
+                    }
+                    // What was under way to the client has made room when it arrived.
+                    self.told[self.with] = 0;
+                    self.settle(if self.world.is_unix() { QUIET } else { LONG_QUIET });
+                    if self.told[self.with] & Ready::WRITABLE == 0 {
+                        break;
+                    }
+                }
+                must((self.filled > 0, whole), (true, false))
+            }
+        }
+    }
+
+    fn of_end(&mut self, step: Step) -> Answer {
+        let (stream, sys) = (&mut self.streams[self.with], self.world.sys());
+        if let Step::Closes(how) = step {
+            sys.close(stream.take().unwrap(), how);
+            return Some(Ok(()));
+        }
+        let stream = stream.as_mut().unwrap();
+        match step {
+            Step::ShutsDown => must(sys.shutdown_write(stream).map_err(|e| e.kind()), Ok(())),
+            Step::ShutdownFails(kind) => must(sys.shutdown_write(stream).map_err(|e| e.kind()), Err(kind)),
+            Step::TakesError(kind) => match sys.take_error(stream).unwrap().map(|e| e.kind()) {
+                None => comes(None, kind),
+                told => must(told, kind),
+            },
+            _ => unreachable!("{step:?}"),
+        }
+    }
+}
+
+/// A path for a Unix socket, for one scenario.
+fn path() -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("turnwheel-world-{}-{n}", std::process::id()))
+}
+
+/// The worlds, as the table has them.
+const WORLDS: [&str; 6] = ["tcp", "epoll", "strict", "unix", "epoll", "strict"];
+
+/// Plays a scenario in one of the worlds. `None`: it is not for this one.
+fn play(scenario: &Scenario, world: usize) -> Option<Result<(), (usize, Step, String)>> {
+    let (unix, mode) = (world >= 3, world % 3);
+    let on = scenario.on;
+    if if unix { !on.unix } else { !on.tcp } || mode == 2 && !on.strict {
+        return None;
+    }
+    let at = if unix { Bind::Unix(path()) } else { Bind::Tcp("127.0.0.1:0".parse().unwrap()) };
+    let steps = scenario.from.iter().chain(scenario.steps).copied();
+    Some(match mode {
+        0 => Play::new(kernel::Kernel::new(unix), at).run(steps),
+        _ => Play::new(scripted::Scripted::new(unix, mode == 2), at).run(steps),
+    })
+}
+
+/// Plays all of them everywhere, prints the table, and fails with every difference.
+fn play_all(scenarios: &[Scenario]) {
+    let mut wrong = Vec::new();
+    println!("{:60} {}", "", WORLDS.map(|w| format!("{w:7}")).concat());
+    for scenario in scenarios {
+        let mut row = String::new();
+        for world in 0..WORLDS.len() {
+            let answer = play(scenario, world);
+            let word = match &answer {
+                None => "-",
+                Some(Ok(())) => "agrees",
+                Some(Err(_)) => "NO",
+            };
+            row.push_str(&format!("{word:7}"));
+            if let Some(Err((n, step, got))) = answer {
+                let kind = if world < 3 { "TCP" } else { "Unix" };
+                let mode = ["the kernel", "the scripted world", "the strict scripted world"][world % 3];
+                wrong.push(format!(
+                    "{:?}, step {n}: {step:?} is expected; {mode} ({kind}) answers {got}",
+                    scenario.name
+                ));
+            }
+        }
+        println!("{:60} {}", scenario.name, row.trim_end());
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn bytes_move_as_in_the_kernel() {
+    play_all(MOVING);
+}
+
+#[test]
+fn connections_end_as_in_the_kernel() {
+    play_all(ENDING);
+}
+
+#[test]
+fn connections_are_accepted_as_by_the_kernel() {
+    play_all(ACCEPTING);
+}

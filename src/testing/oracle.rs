@@ -1,0 +1,433 @@
+//! What must hold after every turn of a simulated run.
+//!
+//! Knows the loop, the world's facts, and what callbacks saw; it believes only what two of them agree on. Invariant: a
+//! run that breaks one of the promises ends with an error that names it and the connection.
+//!
+//! ```text
+//! N1   what was sent comes back, or arrives: a prefix always, all of it at a good end     the handler's own check
+//! N2   a group's messages arrive in order and once; those skipped are counted             the handler's own check
+//! N3   nobody gets what another sent                                       here, and the handler's own check
+//! N4   each end has the reason that is given for it                        here, and the handler's own check
+//! N5   callbacks: on_open first, on_close last and once, never nested      watched.rs
+//! N6   every count is what the world counted; no stream is left open       here, audit.rs
+//! N7   whoever has work is in a queue, or something will wake the loop     here, audit.rs
+//! N8   no turn without effect, no more calls than there is work            here
+//! N9   memory within the limits, recounted; watermarks kept                here, audit.rs
+//! N10  no more than a budget in a turn, and nobody waits for many          here
+//! N11  nothing lives past its deadline                                     here
+//! N12  whoever waits is accepted or refused                                here, run.rs
+//! N13  a shutdown ends with its grace                                      here, run.rs
+//! N14  few lines in the log                                                tests/logs.rs
+//! N15  the same seed is the same run                                       seeds.rs
+//! N16  no panic, no overflow                                               the profile `sim`
+//! ```
+
+use std::time::Duration;
+
+use super::run::Run;
+use super::watched::Record;
+use crate::closed::{Closed, Reason};
+use crate::connection::{Connection, Phase};
+use crate::core::Core;
+use crate::handler::Handler;
+use crate::limits::{AtCapacity, Limits};
+use crate::reactor::audit::require;
+use crate::reactor::turn::Turn;
+use crate::sys::script::Call;
+use crate::sys::sim::{Facts, Sim, State};
+use crate::sys::{CloseHow, Time};
+
+/// Turns that a connection with work may wait.
+const WAITS: u32 = 3;
+/// Turns that would not wait and did nothing.
+const SPINS: u32 = 3;
+/// The same, where only deadlines are due: they may be many, and one a turn.
+const DUE_SPINS: u32 = 200;
+/// Time between two turns, in nanoseconds, after which deadlines may be judged late; by how many turns; and how late
+/// they may be judged otherwise.
+const ABSENCE: u64 = 200_000_000;
+const CATCH_UP: u32 = 128;
+const SLACK: Duration = Duration::from_secs(1);
+/// Calls that a turn may make for each connection, and for how many there may be though none are there.
+const CALLS: u64 = 8;
+const FEW: u64 = 16;
+/// Hints that come to nothing, after which a connection may be given up: one more may have come with the last bytes.
+const LIVELOCK: u32 = 63;
+
+/// What is remembered about a peer from turn to turn.
+#[derive(Debug, Default)]
+struct Seen {
+    phase: Option<Phase>,
+    since: u64,
+    read: u64,
+    /// When a byte had moved, after the turn before.
+    moved: u64,
+    /// How much waited, and how much was written till then, where it was too much to go on reading.
+    high: Option<(usize, u64)>,
+    /// Turns in a row in which it could have been read and was not.
+    waited: u32,
+    /// How much of its input was compared.
+    compared: usize,
+    /// Why it ends, once that is decided and was found to be earned.
+    why: Option<Reason>,
+    closed: Option<Closed>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    seen: Vec<Seen>,
+    /// Records whose end was judged already.
+    judged: Vec<bool>,
+    /// Calls of the seam, and bytes moved, ever.
+    called: (u64, u64),
+    /// Turns in a row that did nothing: for work that there was, and for deadlines.
+    spins: [u32; 2],
+    before: (u64, u64, bool),
+    now: u64,
+    /// For how many turns deadlines may be overdue.
+    behind: u32,
+    pub(crate) waits_to_be_accepted: bool,
+    /// Connections after the last turn; and whether there ever were as many as allowed.
+    open: usize,
+    full: bool,
+}
+
+impl Oracle {
+    pub(crate) fn closed_of(&self, peer: usize) -> Option<&Closed> {
+        self.seen.get(peer)?.closed.as_ref()
+    }
+
+    /// Checks everything that a turn may have broken.
+    pub(crate) fn check<H: Handler>(run: &mut Run<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
+        let mut oracle = std::mem::take(&mut run.oracle);
+        let done = oracle.check_turn(run, turn, calls);
+        oracle.note_states(run);
+        run.oracle = oracle;
+        done
+    }
+
+    fn check_turn<H: Handler>(&mut self, run: &Run<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
+        let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+        let tick = core.now.0 - self.now;
+        self.now = core.now.0;
+        // After an absence the loop first catches up on input, and judges a few at a time.
+        self.behind = if tick > ABSENCE { CATCH_UP } else { self.behind.saturating_sub(1) };
+        self.seen.resize_with(sim.facts.len(), Seen::default);
+        let were = self.open;
+        let came = calls.iter().filter(|c| matches!(c, Call::Accept(_, Ok(_)))).count();
+        self.full |= self.open + came >= core.limits.connections.get();
+        self.open = core.conns.len();
+        run.inner.audit()?;
+        self.check_counts(run)?;
+        self.check_calls(run, were + came)?;
+        self.check_spin(run, turn, calls)?;
+        let streams = || run.inner.streams.iter().enumerate();
+        for (slot, peer) in streams().filter_map(|(i, s)| Some((i as u32, s.as_ref()?.peer()))) {
+            let Some(c) = core.conns.id_at(slot).and_then(|id| core.conns.get(id)) else { continue };
+            self.check_peer(core, sim, c, peer).map_err(|e| format!("{e} (peer {peer}: {})", describe(c)))?;
+            if !turn.more && sim.is_quiet() {
+                check_wake_up(core, sim, c, peer)
+                    .map_err(|e| format!("{e} (peer {peer}: {})", describe(c)))?;
+            }
+        }
+        self.check_listeners(run, turn)?;
+        self.check_records(run, calls)?;
+        self.check_shutdown(run)
+    }
+
+    /// N6: what the loop counts is what the world saw.
+    fn check_counts<H: Handler>(&self, run: &Run<H>) -> Result<(), String> {
+        let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+        let (open, slots) = (sim.script.open_streams(), core.conns.len());
+        require(open == slots, || format!("N6: {open} streams open in the world, {slots} in the loop"))?;
+        let stale = core.stats.stale_events;
+        require(stale == sim.stale, || format!("N6: {stale} stale events, {} were told", sim.stale))?;
+        let failed = sim.facts.iter().filter(|f| f.add_failed).count() as u64;
+        let counted = core.stats.closed(&Reason::RegisterFailed);
+        require(failed == counted, || format!("N4: {counted} register_failed, {failed} were made to fail"))?;
+        let refused = core.stats.closed(&Reason::AtCapacity);
+        let may = core.limits.at_capacity == AtCapacity::Refuse && self.full;
+        require(refused == 0 || may, || format!("N4: {refused} refused though there was room"))
+    }
+
+    /// N8: no more calls than there are connections, and bytes.
+    fn check_calls<H: Handler>(&mut self, run: &Run<H>, conns: usize) -> Result<(), String> {
+        let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+        let now = (sim.calls, core.stats.bytes_in + core.stats.bytes_out);
+        let (calls, bytes) = (now.0 - self.called.0, now.1 - self.called.1);
+        self.called = now;
+        let most = CALLS * (conns as u64 + FEW) + bytes;
+        require(calls <= most, || format!("N8: {calls} calls for {conns} connections and {bytes} B"))
+    }
+
+    /// N8: a turn that would not wait does something.
+    fn check_spin<H: Handler>(&mut self, run: &Run<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
+        let now = (run.inner.sys.calls, run.watched().map_or(0, |w| w.calls));
+        let (calls_before, callbacks_before, more) = self.before;
+        let waited = !calls.contains(&Call::Poll(Some(Duration::ZERO)));
+        let idle = !waited && turn.events == 0 && now == (calls_before, callbacks_before);
+        let [spins, due] = self.spins;
+        self.spins = match idle {
+            false => [0, 0],
+            true if more => [spins + 1, due],
+            true => [0, due + 1],
+        };
+        self.before = (now.0, now.1, turn.more);
+        let spins = self.spins[0] >= SPINS || self.spins[1] >= DUE_SPINS;
+        require(!spins, || format!("N8: spins: {calls:?}"))
+    }
+
+    /// One connection, against what the world knows of it.
+    fn check_peer(&mut self, core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<(), String> {
+        let (facts, limits, now) = (&sim.facts[peer], &core.limits, core.now);
+        require(c.bytes_in == facts.read, || format!("N6: {} B in, {} were read", c.bytes_in, facts.read))?;
+        require(c.bytes_out == facts.written, || format!("N6: {} B out of {}", c.bytes_out, facts.written))?;
+        let most = 2 * limits.read_buffer;
+        require(facts.read_this_turn <= most, || format!("N10: read {} in a turn", facts.read_this_turn))?;
+        let seen = &mut self.seen[peer];
+        let could = c.phase == Phase::Open && core.may_read(c) && !c.deferred && facts.told_readable;
+        // Where little may wait in all, it may be too much in the middle of every turn.
+        let tight = c.out.pending() > 0 && limits.output_total.get() < 128 * 1024;
+        let idle = could && !tight && facts.read == seen.read && seen.phase == Some(Phase::Open);
+        let unread = sim.script.unread(peer) > 0;
+        seen.waited = if idle && unread { seen.waited + 1 } else { 0 };
+        seen.read = facts.read;
+        require(seen.waited <= WAITS, || format!("N10: not read for {} turns", seen.waited))?;
+        let before = seen.high.filter(|_| !c.high && c.phase == Phase::Open && !c.broken);
+        let fell = before.is_none_or(|(pending, written)| {
+            pending as u64 <= limits.output_low as u64 + (facts.written - written)
+        });
+        require(fell, || format!("N9: read on above the low-water mark: {before:?}"))?;
+        seen.high = c.high.then_some((c.out.pending(), facts.written));
+        // Where we do not read, no time passes for the peer.
+        let held = c.phase == Phase::Open && (!core.may_read(c) || c.starved || c.deferred);
+        if seen.phase != Some(c.phase) || held {
+            (seen.phase, seen.since) = (Some(c.phase), now.0);
+        }
+        let since = seen.since;
+        if self.behind > 0 { Ok(()) } else { check_not_late(limits, facts, c, since, now) }
+    }
+
+    /// N7, N12: nobody waits at a listener that does not rest.
+    fn check_listeners<H: Handler>(&mut self, run: &Run<H>, turn: Turn) -> Result<(), String> {
+        let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+        let waiting = sim.script.all_waiting();
+        // Where there are as many as allowed, only an end makes room; otherwise time does.
+        self.waits_to_be_accepted = waiting > 0 && run.inner.doors.paused_until() != Time::NEVER;
+        let quiet = !turn.more && sim.is_quiet() && waiting > 0;
+        let rests = run.inner.doors.rest(core);
+        require(!quiet || rests, || format!("N7: {waiting} wait to be accepted, and nothing will wake us"))
+    }
+
+    /// What callbacks saw: N5, the bytes of N1, and N4 for those that have ended.
+    fn check_records<H: Handler>(&mut self, run: &Run<H>, calls: &[Call]) -> Result<(), String> {
+        let Some(watched) = run.watched() else { return Err("the handler is gone".to_owned()) };
+        if let Some(broken) = watched.broken.first() {
+            return Err(broken.clone());
+        }
+        let full = self.full;
+        self.judged.resize(watched.records.len(), false);
+        for (record, judged) in watched.records.iter().zip(&mut self.judged).filter(|(_, judged)| !**judged) {
+            let peer = record.peer;
+            let told = |e: String| format!("{e} (peer {peer}: {:?})", record.closed);
+            let said = run.clients.iter().find(|c| c.peer == Some(peer)).map_or(&[][..], |c| &c.says);
+            let seen = &mut self.seen[peer];
+            let new = seen.compared..record.input.len();
+            let same = record.input.get(new.clone()) == said.get(new);
+            require(same, || told("N3: delivered what was not sent".to_owned()))?;
+            seen.compared = record.input.len();
+            let gone = run.inner.sys.facts[peer].closed.is_some();
+            // Its id may have come round.
+            let c = run.inner.engine.core.conns.get(record.id).filter(|_| !gone);
+            let why = record.closed.as_ref().map(|c| &c.why).or(c.and_then(|c| c.why.as_deref()));
+            if let Some(why) = why.filter(|&why| seen.why.as_ref() != Some(why)) {
+                require_earned(run, record, why, seen.moved).map_err(told)?;
+                seen.why = Some(why.clone());
+            }
+            seen.moved = run.inner.sys.facts[peer].moved;
+            let Some(closed) = &record.closed else {
+                require(!gone || record.panicked, || told("N5: no on_close".to_owned()))?;
+                continue;
+            };
+            *judged = true;
+            seen.closed = Some(closed.clone());
+            judge(run, record, closed).map_err(told)?;
+            let facts = &run.inner.sys.facts[peer];
+            require(gone, || told("N6: told, and not closed".to_owned()))?;
+            let graceful = calls.contains(&Call::Close(peer, CloseHow::Graceful));
+            let cut = record.aborted || record.panicked;
+            let unheard = graceful && !cut && !facts.ended && facts.errors.is_empty();
+            require(!unheard || may_stop_lingering(run, facts, full), || {
+                told("N4: closed before the peer was".to_owned())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// N13: a shutdown ends with its grace, or the turn after.
+    fn check_shutdown<H: Handler>(&mut self, run: &Run<H>) -> Result<(), String> {
+        let Some((at, grace)) = run.stopping.filter(|_| run.inner.stopping.is_under_way()) else {
+            return Ok(());
+        };
+        let over = run.inner.engine.core.now.since(Time(at)) >= grace;
+        let doomed = run.inner.engine.core.conns.iter().all(|c| c.phase == Phase::Dead);
+        require(!over || doomed, || "N13: still open at the end of the grace".to_owned())
+    }
+
+    /// Tells the world what each connection is doing, for the table of what struck when.
+    fn note_states<H: Handler>(&self, run: &mut Run<H>) {
+        let core = &run.inner.engine.core;
+        for (slot, stream) in run.inner.streams.iter().enumerate() {
+            let Some(peer) = stream.as_ref().map(|s| s.peer()) else { continue };
+            let Some(c) = core.conns.id_at(slot as u32).and_then(|id| core.conns.get(id)) else { continue };
+            run.inner.sys.facts[peer].state = match c.phase {
+                Phase::Open if c.peer_fin => State::ReadClosed,
+                Phase::Open if !core.may_read(c) => State::Paused,
+                Phase::Open => State::Open,
+                Phase::Flushing => State::Flushing,
+                Phase::Lingering | Phase::Dead => State::Lingering,
+            };
+        }
+    }
+}
+
+/// A connection without its bytes.
+fn describe(c: &Connection) -> String {
+    let mut text = format!("{} {:?}, {} B wait, {} B kept", c.id, c.phase, c.out.pending(), c.kept_len());
+    let flags = [
+        ("readable", c.readable),
+        ("writable", c.writable),
+        ("hinted", c.hinted),
+        ("suspect", c.suspect),
+        ("peer_fin", c.peer_fin),
+        ("ended", c.ended),
+        ("fin_wanted", c.fin_wanted),
+        ("fin_sent", c.fin_sent),
+        ("broken", c.broken),
+        ("deferred", c.deferred),
+        ("paused", c.paused),
+        ("high", c.high),
+        ("held", c.holds > 0),
+        ("drain_due", c.drain_due),
+        ("starved", c.starved),
+        ("queued", c.queued),
+    ];
+    for (name, _) in flags.iter().filter(|(_, on)| *on) {
+        text.push_str(", ");
+        text.push_str(name);
+    }
+    text
+}
+
+/// N7: nothing will wake the loop, so there is nothing that it could do.
+fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<(), String> {
+    let (p, facts) = (&sim.script.peers[peer], &sim.facts[peer]);
+    let unread = p.has_input() && !facts.ended && facts.errors.is_empty();
+    let high = c.high && c.out.pending() > core.limits.output_low;
+    let starved = c.out.pending() > 0 && core.tight();
+    let held = match c.phase {
+        Phase::Open => c.paused || high || c.holds > 0 || starved,
+        Phase::Flushing | Phase::Dead => true,
+        Phase::Lingering => false,
+    };
+    require(!unread || held, || format!("N7: unread input, and nothing will wake us: {facts:?}"))?;
+    let blocked = p.room() == 0 || c.phase == Phase::Dead;
+    require(c.out.pending() == 0 || blocked, || "N7: output waits, and nothing will wake us".to_owned())
+}
+
+/// N11: nothing lives past its deadline. A turn may judge only so many, and what was not read is judged later.
+fn check_not_late(
+    limits: &Limits,
+    facts: &Facts,
+    c: &Connection,
+    since: u64,
+    now: Time,
+) -> Result<(), String> {
+    let late = |from: u64, most: Duration| now.since(Time(from)) > most.saturating_add(SLACK);
+    let again = limits.idle_timeout.get().min(limits.message_timeout.get());
+    let most = match c.phase {
+        // Its own stamp may be later: it counts from when it was last read again.
+        Phase::Open => {
+            (facts.moved.max(since).max(c.active.0), limits.idle_timeout.get().saturating_add(again))
+        }
+        Phase::Flushing => (facts.wrote.max(since), limits.write_stall.get()),
+        Phase::Lingering => (since, limits.linger_total),
+        Phase::Dead => return Ok(()),
+    };
+    require(!late(most.0, most.1), || format!("N11: {:?} for too long", c.phase))
+}
+
+/// N4: a connection ends for the reason that is given.
+fn require_earned<H: Handler>(
+    run: &Run<H>,
+    record: &Record,
+    why: &Reason,
+    moved_before: u64,
+) -> Result<(), String> {
+    use std::io::ErrorKind as K;
+    let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+    let (facts, limits) = (&sim.facts[record.peer], &core.limits);
+    let ago = |at: u64| core.now.since(Time(at));
+    let reset = |kind: &K| matches!(kind, K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted);
+    let unread = sim.script.unread(record.peer) > 0;
+    let earned = match why {
+        Reason::PeerClosed => facts.ended,
+        Reason::PeerReset => facts.errors.iter().any(reset),
+        Reason::Io(kind) => facts.errors.contains(kind),
+        Reason::FrameTooLong { len, .. } => record.closed_itself || *len > limits.input_kept as u64,
+        Reason::BadFrame(_) | Reason::TruncatedFrame { .. } => record.closed_itself,
+        Reason::WriteStall => ago(facts.wrote) >= limits.write_stall.get(),
+        Reason::IdleTimeout => {
+            // What waited may have been written since the verdict.
+            ago(moved_before.max(facts.heard)) >= limits.idle_timeout.get()
+                && !(facts.told_readable && unread)
+        }
+        Reason::MessageTimeout => {
+            !(facts.told_readable && unread)
+                && record.unfinished.is_some_and(|t| ago(t.0) >= limits.message_timeout.get())
+        }
+        Reason::HandlerPanic => record.panicked,
+        Reason::Shutdown => run.stopping.is_some(),
+        Reason::ShutdownDeadline => run.stopping.is_some_and(|(at, grace)| ago(at) >= grace),
+        Reason::AtCapacity | Reason::RegisterFailed => false,
+        Reason::Livelock => facts.hints >= LIVELOCK,
+        // What the handler did, and what it sent, is for the user's check.
+        _ => true,
+    };
+    require(earned, || {
+        format!(
+            "N4: {why} was not earned: {facts:?}, unfinished since {:?}, {}",
+            record.unfinished, core.now.0
+        )
+    })
+}
+
+/// N4, N6: what is told at the end is what happened.
+fn judge<H: Handler>(run: &Run<H>, record: &Record, closed: &Closed) -> Result<(), String> {
+    let facts = &run.inner.sys.facts[record.peer];
+    let same = closed.bytes_in == facts.read && closed.bytes_out == facts.written;
+    require(same, || format!("N6: {} B read, {} B written", facts.read, facts.written))?;
+    let in_order = match &closed.why {
+        Reason::Handler => !record.aborted && record.closed_itself,
+        why => {
+            matches!(
+                why,
+                Reason::PeerClosed | Reason::Shutdown | Reason::IdleTimeout | Reason::MessageTimeout
+            )
+        }
+    };
+    require(!in_order || closed.unsent == 0, || "N4: ended in good order, and bytes were lost".to_owned())
+}
+
+/// Whether a connection whose peer has not finished had waited long enough for that.
+fn may_stop_lingering<H: Handler>(run: &Run<H>, facts: &Facts, full: bool) -> bool {
+    let (core, limits) = (&run.inner.engine.core, &run.inner.engine.core.limits);
+    if run.stopping.is_some_and(|(at, grace)| core.now.since(Time(at)) >= grace) {
+        return true;
+    }
+    let Some(fin) = facts.fin else { return false };
+    let waited = Duration::from_nanos(core.now.0 - fin);
+    waited >= limits.linger_quiet.min(limits.linger_total)
+        || facts.discarded >= limits.linger_input as u64
+        || full
+}

@@ -1,0 +1,414 @@
+//! One run: a loop with a handler in a seeded world, first while things go wrong, then while nothing does.
+//!
+//! Knows what clients do and when; what must hold is the oracle's. Invariant: a run is decided by its seed, and ends
+//! after a bounded number of turns.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::client::{Client, Gone};
+use super::knobs::{draw_limits, draw_volume};
+use super::oracle::Oracle;
+use super::watched::{Watched, text_of};
+use crate::engine::Key;
+use crate::handler::Handler;
+use crate::id::Generations;
+use crate::limits::Limits;
+use crate::listen::{Bind, ListenOptions};
+use crate::reactor::audit::require;
+use crate::reactor::turn::{Loop, Turn};
+use crate::sys::script::Call;
+use crate::sys::sim::{Dice, Fault, Odds, Sim, Struck, new_struck};
+use crate::sys::{Planted, Sys};
+
+/// Turns in which everything must be delivered once nothing goes wrong any more.
+const PATIENCE: usize = 30_000;
+const MS: usize = 1_000_000;
+/// Turns at most in which things go wrong.
+const STEPS: usize = 300;
+
+/// What is asked of a run, beside its seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) bug: Option<Planted>,
+    /// A kind of fault that is left out.
+    pub(crate) without: Option<Fault>,
+    /// Write down every call.
+    pub(crate) traced: bool,
+    /// Print what would be written down as it comes.
+    pub(crate) live: bool,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) error: Option<String>,
+    pub(crate) struck: Struck,
+    /// Of every call and what it came to.
+    pub(crate) hash: u64,
+    pub(crate) turns: usize,
+    /// Nanoseconds of the world's time.
+    pub(crate) elapsed: u64,
+    pub(crate) trace: Vec<String>,
+}
+
+/// What a user adds to a run. It is made for each seed.
+pub(crate) trait Play {
+    type H: Handler;
+    fn handler(&self, dice: &mut Dice) -> Self::H;
+    /// Changes limits that were drawn.
+    fn limits(&self, limits: &mut Limits) {
+        let _ = limits;
+    }
+    /// Whether the handler may panic.
+    fn may_panic(&self) -> bool {
+        false
+    }
+    /// What a client says, `most` bytes or thereabouts.
+    fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8>;
+    /// Whether all is well, as far as the user can tell; `over` at the end of the run.
+    fn check(&self, run: &Run<Self::H>, over: bool) -> Result<(), String>;
+}
+
+pub(crate) struct Run<H: Handler> {
+    pub(crate) inner: Loop<Sim>,
+    pub(crate) key: Key<Watched<H>>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) oracle: Oracle,
+    /// When a shutdown began, and how long it may take.
+    pub(crate) stopping: Option<(u64, Duration)>,
+    pub(crate) turns: usize,
+    listeners: usize,
+    hash: u64,
+    trace: Trace,
+}
+
+/// Plays a seed to its end.
+pub(crate) fn play<P: Play>(seed: u64, plan: impl FnOnce(&mut Dice) -> P, asked: Asked) -> Outcome {
+    let mut dice = Dice::new(seed);
+    let plan = plan(&mut dice);
+    let begun = catch_unwind(AssertUnwindSafe(|| Run::begin(dice, &plan, asked)));
+    let begun = begun.unwrap_or_else(|panic| {
+        Err(format!("what makes the handler, or says what clients say, panicked: {}", text_of(&*panic)))
+    });
+    let mut run = match begun {
+        Ok(run) => run,
+        Err(error) => {
+            let struck = new_struck();
+            return Outcome { error: Some(error), struck, hash: 0, turns: 0, elapsed: 0, trace: Vec::new() };
+        }
+    };
+    let done = run.play(&plan);
+    let trace = run.trace.lines.take().unwrap_or_default();
+    let error = done.err().map(|e| format!("{e}\n{}", run.table()));
+    Outcome {
+        error,
+        struck: run.inner.sys.odds.struck,
+        hash: run.hash,
+        turns: run.turns,
+        elapsed: run.inner.sys.seen,
+        trace,
+    }
+}
+
+impl<H: Handler> Run<H> {
+    fn begin<P: Play<H = H>>(mut dice: Dice, plan: &P, asked: Asked) -> Result<Self, String> {
+        let mut odds = Odds::draw(&mut dice);
+        asked.without.into_iter().for_each(|f| odds.switch_off(f));
+        let handler = plan.handler(&mut dice);
+        let mut limits = draw_limits(&mut dice);
+        plan.limits(&mut limits);
+        let (listeners, clients) = (dice.between(1, 3), dice.size(32));
+        let volume = draw_volume(&mut dice, &limits, clients);
+        let least = volume / 200;
+        let clients: Vec<Client> = (0..clients)
+            .map(|_| {
+                let most = dice.between(volume / 8, volume);
+                let says = plan.says(&mut dice, most);
+                Client::draw(&mut dice, says, listeners, least)
+            })
+            .collect();
+        let generations = Generations::masked(dice.pick(&[3, 7, u32::MAX]));
+        let mut sim = Sim::new(Dice::new(dice.roll()), odds);
+        sim.script.capacity = limits.events_per_turn;
+        sim.bug = asked.bug;
+        let mut inner = Loop::new(sim, limits, generations).map_err(|e| e.to_string())?;
+        let mut watched = Watched::new(handler);
+        watched.may_not_panic = !plan.may_panic();
+        let site = inner.engine.add(watched, true);
+        let site = site.map_err(|e| format!("{e}; say .limits(|limits| limits.fit(&codec))"))?;
+        let key = inner.engine.key(site);
+        for _ in 0..listeners {
+            let at = Bind::Tcp(([127, 0, 0, 1], 0).into());
+            let socket = inner.sys.bind(at, &ListenOptions::default()).map_err(|e| e.to_string())?;
+            inner.open_door(socket, site).map_err(|e| e.to_string())?;
+        }
+        let trace = Trace { lines: asked.traced.then(Vec::new), live: asked.live };
+        let oracle = Oracle::default();
+        let mut run =
+            Self { inner, key, clients, oracle, stopping: None, turns: 0, listeners, hash: 0, trace };
+        run.describe();
+        Ok(run)
+    }
+
+    /// Tells what was drawn.
+    fn describe(&mut self) {
+        let (sim, limits) = (&self.inner.sys, &self.inner.engine.core.limits);
+        self.trace.note(|| format!("{limits:?}"));
+        let strict = sim.script.strict;
+        self.trace.note(|| format!("{} listeners, strict: {strict}, {:?}", self.listeners, sim.odds));
+        for (i, client) in self.clients.iter().enumerate() {
+            self.trace.note(|| format!("client {i}: {client}"));
+        }
+    }
+
+    pub(crate) fn watched(&self) -> Option<&Watched<H>> {
+        self.inner.engine.get(self.key)
+    }
+
+    fn play<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
+        self.rough_time(plan)?;
+        self.inner.sys.heal();
+        for client in &mut self.clients {
+            if client.frozen {
+                client.leave(&mut self.inner.sys, Gone::Reset);
+            }
+        }
+        self.until_quiet(plan, false)?;
+        self.until_quiet(plan, true)?;
+        self.check_delivered()?;
+        plan.check(self, true)?;
+        for client in &mut self.clients {
+            client.leave(&mut self.inner.sys, Gone::Reset);
+        }
+        self.until_quiet(plan, true)?;
+        self.stop(plan)
+    }
+
+    /// While things go wrong: clients do this and that, and the loop turns.
+    fn rough_time<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
+        let dice = &mut self.inner.sys.dice;
+        let steps = dice.between(10, STEPS);
+        let stop_at = if dice.one_in(8) { dice.below(steps) } else { steps };
+        for step in 0..steps {
+            if step == stop_at {
+                let grace = Duration::from_millis(self.inner.sys.dice.size(5_000) as u64);
+                self.begin_shutdown(grace);
+            }
+            self.close_a_listener();
+            for i in 0..self.clients.len() {
+                if self.inner.sys.dice.one_in(2) {
+                    self.act(i);
+                }
+            }
+            let dice = &mut self.inner.sys.dice;
+            let most = if dice.one_in(8) { 20_000 * MS } else { 20 * MS };
+            let wait = Duration::from_nanos(dice.size(most) as u64);
+            self.turn(plan, wait)?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, i: usize) {
+        let client = &mut self.clients[i];
+        let before = client.doing();
+        if !client.finds_listener(&self.inner.sys) {
+            // Refused, or lost in the queue of a listener that was closed.
+            client.gone = Some(Gone::Network);
+            return;
+        }
+        client.act(&mut self.inner.sys);
+        let after = client.doing();
+        if before != after {
+            self.trace.note(|| format!("client {i}: {after:?}"));
+        }
+    }
+
+    /// Now and then.
+    fn close_a_listener(&mut self) {
+        if self.listeners > 1 && self.inner.sys.dice.one_in(500) {
+            let open = self.inner.listeners();
+            if let Some(&id) = open.first() {
+                self.trace.note(|| format!("{id} is closed"));
+                self.inner.close_door(id);
+            }
+        }
+    }
+
+    fn begin_shutdown(&mut self, grace: Duration) {
+        self.trace.note(|| format!("shutdown, {grace:?} of grace"));
+        self.inner.look_at_clock();
+        self.stopping = Some((self.inner.engine.core.now.0, grace));
+        self.inner.begin_shutdown(grace);
+    }
+
+    /// Turns until nobody has anything left to do. At the `end` everyone finishes who has said all.
+    fn until_quiet<P: Play<H = H>>(&mut self, plan: &P, end: bool) -> Result<(), String> {
+        for _ in 0..PATIENCE {
+            let mut busy = false;
+            for i in 0..self.clients.len() {
+                busy |= self.help(i, end);
+            }
+            let calls = self.inner.sys.calls;
+            let turn = self.turn(plan, Duration::from_millis(1))?;
+            busy |= turn.more || !self.inner.sys.is_quiet() || calls != self.inner.sys.calls;
+            busy |= end && self.oracle.waits_to_be_accepted;
+            if !busy {
+                return Ok(());
+            }
+        }
+        let (x, y) = self.delivered();
+        Err(format!(
+            "liveness: no rest after {PATIENCE} turns, only {x} of {y} bytes delivered; does the handler put off its \
+             data for ever, or send again each time it is drained, or do clients say too much?"
+        ))
+    }
+
+    /// Lets a client say all and read all, as far as it goes. False when that was nothing.
+    fn help(&mut self, client: usize, end: bool) -> bool {
+        let (client, sim) = (&mut self.clients[client], &mut self.inner.sys);
+        if client.gone.is_some() {
+            return false;
+        }
+        if !client.finds_listener(sim) {
+            client.gone = Some(Gone::Network);
+            return true;
+        }
+        let Some(peer) = client.peer else {
+            client.connect(sim);
+            return true;
+        };
+        let p = &sim.script.peers[peer];
+        if p.dead {
+            client.gone = Some(Gone::Network);
+            return true;
+        }
+        let before = (client.said, p.taken, client.finished);
+        client.read(sim, usize::MAX);
+        client.say(sim, usize::MAX);
+        if end && client.said == client.says.len() {
+            client.finish(sim);
+        }
+        before != (client.said, sim.script.peers[peer].taken, client.finished)
+    }
+
+    /// Bytes that well-behaved clients got, of those that were written for them.
+    fn delivered(&self) -> (u64, u64) {
+        let sim = &self.inner.sys;
+        let fine = self.clients.iter().filter(|c| c.is_here());
+        fine.fold((0, 0), |(x, y), c| {
+            let written = c.peer.map_or(0, |p| sim.facts[p].written);
+            (x + c.received(sim).len() as u64, y + written)
+        })
+    }
+
+    /// What was written for a client that stayed to the end has reached it.
+    fn check_delivered(&self) -> Result<(), String> {
+        let sim = &self.inner.sys;
+        let here = self.clients.iter().filter(|c| c.is_here());
+        for (client, peer) in here.filter_map(|c| Some((c, c.peer?))) {
+            let (got, written) = (client.received(sim).len() as u64, sim.facts[peer].written);
+            let cut = sim.script.peers[peer].cut_off;
+            require(cut || got == written, || {
+                format!("liveness: client {peer} got only {got} of {written} bytes")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Shuts down, if that has not been done; nothing may be left open.
+    fn stop<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
+        if self.stopping.is_none() {
+            self.begin_shutdown(Duration::from_millis(100));
+        }
+        for _ in 0..PATIENCE {
+            if !self.inner.stopping.is_under_way() {
+                let open = self.inner.sys.script.open_streams();
+                return require(open == 0, || format!("N6: {open} streams open after the end"));
+            }
+            self.turn(plan, Duration::from_secs(1))?;
+        }
+        Err("N13: the shutdown does not end".to_owned())
+    }
+
+    /// One turn, and everything that must hold after it.
+    fn turn<P: Play<H = H>>(&mut self, plan: &P, wait: Duration) -> Result<Turn, String> {
+        self.turns += 1;
+        for facts in &mut self.inner.sys.facts {
+            facts.read_this_turn = 0;
+        }
+        let turn = self.inner.turn(Some(wait)).map_err(|e| e.to_string())?;
+        let calls = std::mem::take(&mut self.inner.sys.script.trace);
+        for call in &calls {
+            self.hash = fold(self.hash, call);
+        }
+        let (turns, now) = (self.turns, self.inner.engine.core.now.0);
+        self.trace.note(|| format!("turn {turns} at {now} ns: {turn:?}"));
+        for call in &calls {
+            self.trace.note(|| format!("  {call:?}"));
+        }
+        self.hash = (self.hash ^ self.inner.sys.content).wrapping_mul(0x0100_0000_01b3);
+        Oracle::check(self, turn, &calls)?;
+        plan.check(self, false)?;
+        Ok(turn)
+    }
+
+    /// All connections, as they stand.
+    pub(crate) fn table(&self) -> String {
+        let mut lines = vec![format!(
+            "{:>5} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}  phase",
+            "peer", "id", "said", "read", "written", "taken", "pending"
+        )];
+        let conns = &self.inner.engine.core.conns;
+        for (i, client) in self.clients.iter().enumerate() {
+            let Some(peer) = client.peer else { continue };
+            let (p, f) = (&self.inner.sys.script.peers[peer], &self.inner.sys.facts[peer]);
+            let slot = self.inner.streams.iter().position(|s| s.as_ref().is_some_and(|s| s.peer() == peer));
+            let c = slot.and_then(|s| conns.get(conns.id_at(s as u32)?));
+            let closed = self.oracle.closed_of(peer).map_or(String::new(), |c| c.to_string());
+            let phase = c.map_or(closed, |c| format!("{:?}", c.phase));
+            let id = c.map_or("-".to_owned(), |c| c.id.to_string());
+            let pending = c.map_or(0, |c| c.out.pending());
+            let gone = client.gone.map_or(String::new(), |g| format!(", client gone: {g:?}"));
+            lines.push(format!(
+                "{peer:>5} {id:>9} {:>8} {:>8} {:>8} {:>8} {pending:>8}  {phase}{gone} (client {i})",
+                client.said, f.read, f.written, p.taken
+            ));
+        }
+        lines.join("\n")
+    }
+}
+
+/// What happened, line by line, if anyone wants to know.
+#[derive(Debug)]
+struct Trace {
+    lines: Option<Vec<String>>,
+    live: bool,
+}
+
+impl Trace {
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.live {
+            println!("{}", line());
+        } else if let Some(lines) = &mut self.lines {
+            lines.push(line());
+        }
+    }
+}
+
+/// Adds a call to the hash of a run (FNV-1a).
+fn fold(hash: u64, call: &Call) -> u64 {
+    let result = |r: &Result<usize, i32>| r.map_or_else(|e| !(e as u64), |n| n as u64);
+    let parts = match call {
+        Call::Poll(t) => [1, t.map_or(u64::MAX, |t| t.as_nanos() as u64), 0],
+        Call::Accept(l, r) => [2, *l as u64, result(r)],
+        Call::Add(p) => [3, *p as u64, 0],
+        Call::Read(p, r) => [4, *p as u64, result(r)],
+        Call::Write(p, r) => [5, *p as u64, result(r)],
+        Call::ShutdownWrite(p) => [6, *p as u64, 0],
+        Call::TakeError(p) => [7, *p as u64, 0],
+        Call::Close(p, how) => [8, *p as u64, *how as u64],
+        Call::CloseListener(l) => [9, *l as u64, 0],
+    };
+    parts.iter().fold(hash, |h, &x| (h ^ x).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,346 @@
+//! Plays many seeds on all cores, watches that each comes to an end, and tells of the first that fails.
+//!
+//! Knows nothing of what is played. Invariant: whatever happens in a seed, also if a callback never returns, the run
+//! ends with that seed in its message.
+
+// A seed in which a callback never returns can only be noticed from another thread.
+#![allow(clippy::disallowed_methods)]
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::panic;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Once};
+use std::thread;
+use std::time::Duration;
+
+use super::run::{Asked, Outcome};
+use crate::sys::sim::{Fault, Struck, new_struck};
+
+/// How often workers are looked after, and how often in a row one may be found at the same seed.
+const LOOK: Duration = Duration::from_secs(10);
+const LOOKS: u32 = 3;
+/// One seed in so many is played twice.
+const TWICE: u64 = 50;
+/// Lines of the trace that are shown of a seed that was not asked for.
+const SHOWN: usize = 60;
+/// Turns from which on a run is too long to be tried without each of the faults.
+const LONG: usize = 20_000;
+const IDLE: u64 = u64::MAX;
+
+/// Plays one seed.
+pub(crate) trait PlaySeed: Fn(u64, Asked) -> Outcome + Send + Sync + 'static {}
+impl<F: Fn(u64, Asked) -> Outcome + Send + Sync + 'static> PlaySeed for F {}
+
+/// What many seeds came to.
+#[derive(Debug)]
+pub(crate) struct Summary {
+    pub(crate) seeds: u64,
+    pub(crate) turns: u64,
+    pub(crate) struck: Struck,
+}
+
+impl Summary {
+    fn add(&mut self, other: &Self) {
+        self.seeds += other.seeds;
+        self.turns += other.turns;
+        for (sum, n) in self.struck.iter_mut().flatten().zip(other.struck.iter().flatten()) {
+            *sum += n;
+        }
+    }
+}
+
+/// What a worker has to say: that it is done, or that a seed failed.
+enum Word {
+    Done(Box<Summary>),
+    Failed(u64),
+}
+
+/// Which seeds are asked for: those of the environment, or else `otherwise`.
+///
+/// # Panics
+/// When `SIM_SEED` or `SIM_SEEDS` is no such thing.
+pub(crate) fn asked_for(otherwise: Range<u64>) -> (Range<u64>, bool) {
+    let var = |name| std::env::var(name).ok();
+    match parse(var("SIM_SEED").as_deref(), var("SIM_SEEDS").as_deref()) {
+        Ok((Some(seeds), one)) => (seeds, one),
+        Ok((None, _)) => (otherwise, false),
+        Err(text) => panic!("{text}"),
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// The seeds that are asked for, if any are, and whether it is one.
+fn parse(seed: Option<&str>, seeds: Option<&str>) -> Result<(Option<Range<u64>>, bool), String> {
+    if let Some(text) = seed.map(str::trim) {
+        let n = number(text).filter(|&n| n < IDLE);
+        let n =
+            n.ok_or_else(|| format!("SIM_SEED is {text:?}, which is no seed: a number such as 17 or 0x11"))?;
+        return Ok((Some(n..n + 1), true));
+    }
+    let Some(text) = seeds.map(str::trim) else { return Ok((None, false)) };
+    let range = text.split_once("..").and_then(|(a, b)| Some(number(a)?..number(b)?));
+    let range = range.or_else(|| number(text).map(|n| 0..n)).filter(|r| !r.is_empty());
+    let range = range.ok_or_else(|| {
+        format!(
+            "SIM_SEEDS is {text:?}, which is no range of seeds: say how many (20000), or which (500..900)"
+        )
+    })?;
+    Ok((Some(range), false))
+}
+
+/// Plays all seeds of a range. The first that fails is played again, to tell more of it.
+///
+/// # Panics
+/// When a seed fails, or does not end; the text says how to play it again.
+#[track_caller]
+pub(crate) fn play_all(seeds: Range<u64>, alone: bool, play: impl PlaySeed) -> Summary {
+    assert!(!seeds.is_empty(), "no seeds to play: {seeds:?}");
+    let play = Arc::new(play);
+    if alone { play_alone(seeds.start, &play, LOOK) } else { play_many(seeds, &play, LOOK) }
+}
+
+#[track_caller]
+fn play_many(seeds: Range<u64>, play: &Arc<impl PlaySeed>, look: Duration) -> Summary {
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let next = Arc::new(AtomicU64::new(seeds.start));
+    let at: Vec<Arc<AtomicU64>> = (0..workers).map(|_| Arc::new(AtomicU64::new(IDLE))).collect();
+    let (say, hear) = channel();
+    for place in &at {
+        let (play, next, place, say) = (Arc::clone(play), Arc::clone(&next), Arc::clone(place), say.clone());
+        let end = seeds.end;
+        thread::spawn(move || work(&*play, &next, end, &place, &say));
+    }
+    match watch(&hear, &at, look) {
+        Ok(summary) => summary,
+        Err(Trouble::Failed(seed)) => panic!("{}", tell(seed, &**play)),
+        Err(Trouble::Stuck(seed)) => panic!("{}", stuck(seed, look)),
+    }
+}
+
+/// Plays one seed, and prints what happens as it happens.
+#[track_caller]
+fn play_alone(seed: u64, play: &Arc<impl PlaySeed>, look: Duration) -> Summary {
+    let asked = Asked { live: true, ..Asked::default() };
+    let (say, hear) = channel();
+    let worker = Arc::clone(play);
+    thread::spawn(move || drop(say.send(worker(seed, asked))));
+    match hear.recv_timeout(look * LOOKS) {
+        Ok(outcome) => {
+            let time = Duration::from_nanos(outcome.elapsed);
+            println!("seed {seed}: {} turns, {time:?} of its time", outcome.turns);
+            let same = outcome.error.is_none() && play(seed, Asked::default()).hash == outcome.hash;
+            assert!(same, "{}", tell(seed, &**play));
+            Summary { seeds: 1, turns: outcome.turns as u64, struck: outcome.struck }
+        }
+        Err(RecvTimeoutError::Disconnected) => panic!("seed {seed} ended without a word"),
+        Err(RecvTimeoutError::Timeout) => panic!("{}", stuck(seed, look)),
+    }
+}
+
+fn work(play: &impl PlaySeed, next: &AtomicU64, end: u64, place: &AtomicU64, say: &Sender<Word>) {
+    let mut sum = Summary { seeds: 0, turns: 0, struck: new_struck() };
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            break;
+        }
+        place.store(seed, Ordering::Relaxed);
+        let outcome = play(seed, Asked::default());
+        let twice = seed.is_multiple_of(TWICE);
+        if outcome.error.is_some() || twice && play(seed, Asked::default()).hash != outcome.hash {
+            // Nobody begins another one.
+            next.store(end, Ordering::Relaxed);
+            let _ = say.send(Word::Failed(seed));
+            break;
+        }
+        sum.add(&Summary { seeds: 1, turns: outcome.turns as u64, struck: outcome.struck });
+    }
+    place.store(IDLE, Ordering::Relaxed);
+    let _ = say.send(Word::Done(Box::new(sum)));
+}
+
+enum Trouble {
+    Failed(u64),
+    Stuck(u64),
+}
+
+/// Waits until all workers are done. The lowest seed that failed is told of.
+fn watch(hear: &Receiver<Word>, at: &[Arc<AtomicU64>], look: Duration) -> Result<Summary, Trouble> {
+    let mut sum = Summary { seeds: 0, turns: 0, struck: new_struck() };
+    let (mut done, mut failed) = (0, None::<u64>);
+    let mut seen: Vec<(u64, u32)> = vec![(IDLE, 0); at.len()];
+    while done < at.len() {
+        match hear.recv_timeout(look) {
+            Ok(Word::Done(part)) => {
+                done += 1;
+                sum.add(&part);
+            }
+            Ok(Word::Failed(seed)) => failed = Some(failed.map_or(seed, |other| other.min(seed))),
+            Err(_) => {
+                for (place, (seed, looks)) in at.iter().zip(&mut seen) {
+                    let now = place.load(Ordering::Relaxed);
+                    *looks = if now == *seed && now != IDLE { *looks + 1 } else { 0 };
+                    *seed = now;
+                }
+                if let Some((seed, _)) = seen.iter().find(|(_, looks)| *looks >= LOOKS) {
+                    return Err(failed.map_or(Trouble::Stuck(*seed), Trouble::Failed));
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(sum), |seed| Err(Trouble::Failed(seed)))
+}
+
+/// Everything that can be told of a seed that failed.
+fn tell(seed: u64, play: &impl PlaySeed) -> String {
+    hush(true);
+    let text = tell_hushed(seed, play);
+    hush(false);
+    text
+}
+
+fn tell_hushed(seed: u64, play: &impl PlaySeed) -> String {
+    let asked = Asked { traced: true, ..Asked::default() };
+    let traced = play(seed, asked);
+    let Some(error) = traced.error else { return differs(seed, &traced.trace, &play(seed, asked).trace) };
+    let fails_without =
+        |&fault: &Fault| play(seed, Asked { without: Some(fault), ..Asked::default() }).error.is_some();
+    let needed = Fault::ALL.iter().copied().filter(|f| traced.turns < LONG && !fails_without(f));
+    let needed: Vec<Fault> = needed.collect();
+    let takes = match needed.is_empty() {
+        true => "It fails without any one kind of fault as well.".to_owned(),
+        false => format!("It does not fail without these kinds of faults: {needed:?}"),
+    };
+    let from = traced.trace.len().saturating_sub(SHOWN);
+    let trace = traced.trace[from..].join("\n");
+    format!("seed {seed}: {error}\n{takes}\nThe last of the trace:\n{trace}\n{}", again(seed))
+}
+
+/// Where two plays of the same seed part.
+fn differs(seed: u64, one: &[String], other: &[String]) -> String {
+    let parted = one.iter().zip(other).find(|(a, b)| a != b);
+    let parted = parted.map_or("only in the bytes that were sent".to_owned(), |(a, b)| {
+        format!("first where it was\n{a}\nand the second time\n{b}")
+    });
+    format!(
+        "seed {seed}: N15: not the same twice, {parted}\nIs there a HashMap, a clock or an address in the handler?\n{}",
+        again(seed)
+    )
+}
+
+thread_local! {
+    static HUSHED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps the panics of this thread from being printed while a seed that failed is played again and again.
+fn hush(on: bool) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !HUSHED.get() {
+                usual(info);
+            }
+        }));
+    });
+    HUSHED.set(on);
+}
+
+fn stuck(seed: u64, look: Duration) -> String {
+    let time = look * LOOKS;
+    format!(
+        "seed {seed}: a callback, or the check, has not returned for {time:?} (or something is very slow)\n{}",
+        again(seed)
+    )
+}
+
+/// How to play a seed again.
+fn again(seed: u64) -> String {
+    let name = thread::current().name().unwrap_or("this test").to_owned();
+    format!(
+        "Again, and everything that happens: SIM_SEED={seed} and the same command, for {name} alone, -- --nocapture"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_asked_for_in_two_ways() {
+        assert_eq!(parse(Some("17"), None), Ok((Some(17..18), true)));
+        assert_eq!(parse(Some("0x11"), Some("no matter")), Ok((Some(17..18), true)));
+        assert_eq!(parse(None, Some("20")), Ok((Some(0..20), false)));
+        assert_eq!(parse(None, Some("5..9")), Ok((Some(5..9), false)));
+        assert_eq!(parse(None, None), Ok((None, false)));
+        for wrong in ["", "x", "-1", "1.5", "18446744073709551615"] {
+            let text = parse(Some(wrong), None).unwrap_err();
+            assert!(text.contains(&format!("{wrong:?}, which is no seed")), "{text}");
+        }
+        for wrong in ["", "9..5", "5..5", "a..b", "0", ".."] {
+            let text = parse(None, Some(wrong)).unwrap_err();
+            assert!(text.contains("no range of seeds"), "{text}");
+        }
+    }
+
+    fn outcome(error: Option<&str>) -> Outcome {
+        let error = error.map(str::to_owned);
+        Outcome { error, struck: new_struck(), hash: 0, turns: 1, elapsed: 0, trace: Vec::new() }
+    }
+
+    /// What a callback that never returns looks like to others.
+    fn never() -> Outcome {
+        loop {
+            thread::park();
+        }
+    }
+
+    #[test]
+    fn every_seed_is_played() {
+        let summary = play_all(10..1010, false, |_, _| outcome(None));
+        assert_eq!((summary.seeds, summary.turns), (1000, 1000));
+    }
+
+    #[test]
+    #[should_panic(expected = "seed 77: bad luck")]
+    fn the_lowest_seed_that_fails_is_told_of() {
+        play_all(0..1000, false, |seed, _| outcome((seed == 77).then_some("bad luck")));
+    }
+
+    #[test]
+    #[should_panic(expected = "It does not fail without these kinds of faults: [EdgeLate]")]
+    fn the_faults_that_it_takes_are_told() {
+        play_all(5..6, false, |_, asked| outcome((asked.without != Some(Fault::EdgeLate)).then_some("late")));
+    }
+
+    #[test]
+    #[should_panic(expected = "seed 3: a callback, or the check, has not returned for 150ms")]
+    fn a_seed_that_does_not_end_is_told_of() {
+        let play = |seed, _| if seed == 3 { never() } else { outcome(None) };
+        play_many(0..10, &Arc::new(play), Duration::from_millis(50));
+    }
+
+    #[test]
+    #[should_panic(expected = "seed 3: a callback, or the check, has not returned for 150ms")]
+    fn a_seed_that_does_not_end_is_told_of_when_it_is_alone() {
+        play_alone(3, &Arc::new(|_, _| never()), Duration::from_millis(50));
+    }
+
+    #[test]
+    #[should_panic(expected = "seed 0: N15: not the same twice")]
+    fn what_differs_from_time_to_time_is_noticed() {
+        let n = AtomicU64::new(0);
+        play_all(0..10, false, move |_, _| Outcome {
+            hash: n.fetch_add(1, Ordering::Relaxed),
+            ..outcome(None)
+        });
+    }
+}

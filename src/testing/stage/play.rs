@@ -1,0 +1,151 @@
+//! Plays transcripts: takes steps one by one, and says what is not as they say.
+//!
+//! Knows the text of steps only as what it was parsed into. Invariant: a transcript is parsed whole before anything
+//! happens, and when it has been played nothing is left that a client received and no line mentions.
+
+use super::{Done, Fate, Stage};
+use crate::handler::Handler;
+use crate::sys::script::End;
+use crate::testing::transcript::{Act, Line, Step, parse, show};
+
+/// Says which line was played when the handler panicked in it.
+struct Playing<'a>(&'a Line<'a>);
+
+impl Drop for Playing<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("it happened in line {} of the transcript: {}", self.0.number, self.0.text);
+        }
+    }
+}
+
+impl<H: Handler> Stage<H> {
+    pub(super) fn perform(&mut self, transcript: &str) -> Done {
+        let lines = parse(transcript).map_err(|e| e.to_string())?;
+        self.rest()?;
+        for line in &lines {
+            let playing = Playing(line);
+            let place = |said| format!("line {} of the transcript: `{}`: {said}", line.number, line.text);
+            self.take(&line.step).map_err(place)?;
+            drop(playing);
+        }
+        self.nothing_unheard()
+    }
+
+    fn take(&mut self, step: &Step<'_>) -> Done {
+        match step {
+            Step::Wait(time) => self.pass(*time),
+            Step::Shutdown(grace) => {
+                let usual = self.inner.engine.core.limits.shutdown_grace;
+                self.begin_shutdown(grace.unwrap_or(usual))
+            }
+            Step::Client(name, Act::Connects) => self.bring(name).map(drop),
+            Step::Client(name, act) => {
+                let i = match self.find(name) {
+                    Ok(i) => i,
+                    Err(_) => self.bring(name)?,
+                };
+                self.act(i, act)
+            }
+        }
+    }
+
+    fn act(&mut self, i: usize, act: &Act) -> Done {
+        match act {
+            Act::Sends(bytes) | Act::Hears(bytes) if bytes.is_empty() && self.speech.is_none() => {
+                Err("no bytes here; to expect none, say `hears nothing`".to_owned())
+            }
+            Act::Sends(message) if self.speech.is_some() => self.say_from(i, message),
+            Act::Sends(bytes) => self.send_from(i, bytes),
+            Act::Hears(message) if self.speech.is_some() => self.expect_message(i, message),
+            Act::Hears(bytes) => self.expect_bytes(i, bytes),
+            Act::HearsWhatever => {
+                self.take_heard(i);
+                Ok(())
+            }
+            Act::HearsNothing => match self.unheard(i).as_slice() {
+                [] => Ok(()),
+                got => Err(format!("it has received {}", part(got, 0))),
+            },
+            Act::Connects => Ok(()),
+            Act::Closes => self.finish_from(i),
+            Act::Resets => self.reset_from(i),
+            Act::StopsReading => self.set_reading(i, false),
+            Act::ReadsOn => self.set_reading(i, true),
+            Act::IsOpen if self.fate(i) == Fate::Open => Ok(()),
+            Act::SeesEnd if self.sees(i) == Some(End::Fin) => Ok(()),
+            Act::SeesReset if self.sees(i) == Some(End::Reset) => Ok(()),
+            Act::SeesEnd | Act::SeesReset => Err(format!("it does not; {}", self.fate(i))),
+            Act::IsOpen => Err(self.fate(i).to_string()),
+            Act::IsClosed(wanted) => match self.fate(i) {
+                Fate::Ended(why) if wanted.is_none_or(|name| name == why.name()) => Ok(()),
+                fate => Err(fate.to_string()),
+            },
+        }
+    }
+
+    /// Takes these bytes from the front of what a client has received.
+    fn expect_bytes(&mut self, i: usize, expected: &[u8]) -> Done {
+        let got = self.unheard(i);
+        if got.starts_with(expected) {
+            got.drain(..expected.len());
+            return Ok(());
+        }
+        let got = got.clone();
+        Err(difference(expected, &got, &self.fate(i)))
+    }
+
+    /// Takes this message from the front of what a client has received.
+    fn expect_message(&mut self, i: usize, expected: &[u8]) -> Done {
+        match self.next_message(i)? {
+            Some(got) if got == expected => Ok(()),
+            Some(got) => Err(difference(expected, &got, &self.fate(i))),
+            None => {
+                let got = part(self.unheard(i), 0);
+                Err(format!("no whole message has come, but these bytes: {got} ({})", self.fate(i)))
+            }
+        }
+    }
+
+    fn nothing_unheard(&mut self) -> Done {
+        let mut left = String::new();
+        for i in 0..self.clients.len() {
+            let bytes = self.unheard(i);
+            if !bytes.is_empty() {
+                let shown = part(bytes, 0);
+                left += &format!("\n    {} received {shown}", self.clients[i].name);
+            }
+        }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the end of the transcript, and no line mentions:{left}"))
+        }
+    }
+}
+
+/// What was expected and what came, with the place where they part.
+fn difference(expected: &[u8], got: &[u8], fate: &Fate) -> String {
+    let at = expected.iter().zip(got).take_while(|(a, b)| a == b).count();
+    let (expected, got) = (part(expected, at), part(got, at));
+    format!("they part at byte {at} ({fate})\n    expected {expected}\n    received {got}")
+}
+
+/// Bytes as a transcript has them; of many, those around one.
+fn part(bytes: &[u8], around: usize) -> String {
+    const MOST: usize = 160;
+    match bytes.len() {
+        0 => "nothing".to_owned(),
+        len @ ..=MOST => format!("\"{}\" ({len} bytes)", show(bytes)),
+        len => {
+            let from = around.saturating_sub(MOST / 2).min(len - MOST);
+            format!(
+                "... \"{}\" ... ({MOST} of {len} bytes, from byte {from})",
+                show(&bytes[from..from + MOST])
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

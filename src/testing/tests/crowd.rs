@@ -1,0 +1,481 @@
+//! How the loop scales: up to a million connections in a world that does next to nothing.
+//!
+//! Each poll of this world brings pings in a shuffled order, so that no two in a row are for neighbours in memory; its
+//! clock goes on by 4.5 us a look, of which there is one an event. The same calls made by a bare loop cost what the
+//! world costs, and that is subtracted. Time is only measured and shown, never judged.
+//!
+//! ```text
+//! cargo test --release --lib crowd -- --ignored --nocapture     # nanoseconds and memory
+//! python3 tests/scale.py                                        # instructions as well
+//! ```
+
+// Nobody but this file measures real time.
+#![allow(clippy::disallowed_methods)]
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::closed::Reason;
+use crate::endpoint::Address;
+use crate::handlers::Echo;
+use crate::id::Generations;
+use crate::limits::{Limit, Limits};
+use crate::listen::{Bind, ListenOptions};
+use crate::reactor::turn::Loop;
+use crate::sys::{CloseHow, Ready, Received, Sys, Time, Wake};
+
+const PING: usize = 64;
+/// How far the clock goes on at a look, in nanoseconds.
+const TICK: u64 = 4_500;
+const SECOND: u64 = 1_000_000_000;
+
+/// The far end of one connection.
+#[derive(Clone, Copy)]
+struct Peer {
+    token: usize,
+    pings: u32,
+    echoes: u32,
+}
+
+struct Crowd {
+    clock: u64,
+    peers: Vec<Peer>,
+    /// In which order the peers speak, round after round.
+    order: Vec<u32>,
+    next: usize,
+    /// Pings that are still to come.
+    due: usize,
+    accepted: usize,
+    fins: usize,
+    closed: usize,
+    events_per_turn: usize,
+}
+
+struct Stream(u32);
+
+#[derive(Debug)]
+struct Silent;
+
+impl Wake for Silent {
+    fn wake(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Crowd {
+    /// A world in which this many connections wait to be accepted. All its memory is in use from the start.
+    fn new(connections: usize) -> Self {
+        let mut order: Vec<u32> = (0..connections as u32).collect();
+        let mut state = 1u64;
+        for i in (1..connections).rev() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            order.swap(i, (state >> 33) as usize % (i + 1));
+        }
+        Self {
+            clock: SECOND,
+            peers: vec![Peer { token: usize::MAX, pings: 0, echoes: 0 }; connections],
+            order,
+            next: 0,
+            due: 0,
+            accepted: 0,
+            fins: 0,
+            closed: 0,
+            events_per_turn: Limits::default().events_per_turn,
+        }
+    }
+
+    /// What a peer's latest ping begins with.
+    fn mark(&self, stream: &Stream) -> [u8; 8] {
+        (u64::from(stream.0) << 32 | u64::from(self.peers[stream.0 as usize].pings)).to_le_bytes()
+    }
+}
+
+impl Sys for Crowd {
+    type Listener = ();
+    type Stream = Stream;
+
+    fn now(&mut self) -> Time {
+        self.clock += TICK;
+        Time(self.clock)
+    }
+
+    #[inline(never)]
+    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+        // Nobody twice.
+        let n = self.due.min(self.events_per_turn).min(self.peers.len());
+        self.due -= n;
+        for _ in 0..n {
+            let peer = &mut self.peers[self.order[self.next] as usize];
+            self.next = if self.next + 1 == self.order.len() { 0 } else { self.next + 1 };
+            peer.pings += 1;
+            ready.push(Ready { token: peer.token, bits: Ready::READABLE | Ready::WRITABLE });
+        }
+        if n == 0 {
+            self.clock += timeout.expect("nothing will ever happen").as_nanos() as u64;
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn read(&mut self, stream: &mut Stream, buf: &mut [u8]) -> io::Result<Received> {
+        let peer = self.peers[stream.0 as usize];
+        if peer.pings == peer.echoes {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let mark = self.mark(stream);
+        buf[..PING].fill(b'.');
+        buf[..mark.len()].copy_from_slice(&mark);
+        Ok(Received { len: PING, drained: true })
+    }
+
+    #[inline(never)]
+    fn write(&mut self, stream: &mut Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        assert!(bufs.len() == 1 && bufs[0].len() == PING && bufs[0].starts_with(&self.mark(stream)));
+        let peer = &mut self.peers[stream.0 as usize];
+        peer.echoes += 1;
+        assert_eq!(peer.echoes, peer.pings);
+        Ok(PING)
+    }
+
+    fn accept(&mut self, (): &mut ()) -> io::Result<(Stream, Address)> {
+        if self.accepted == self.peers.len() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.accepted += 1;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        Ok((Stream(self.accepted as u32 - 1), Address::Tcp(address)))
+    }
+
+    fn add_stream(&mut self, stream: &mut Stream, token: usize) -> io::Result<()> {
+        self.peers[stream.0 as usize].token = token;
+        Ok(())
+    }
+
+    fn shutdown_write(&mut self, _: &mut Stream) -> io::Result<()> {
+        self.fins += 1;
+        Ok(())
+    }
+
+    fn close(&mut self, _: Stream, _: CloseHow) {
+        self.closed += 1;
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::new(Silent)
+    }
+
+    fn descriptor_limit(&mut self) -> Option<(usize, usize)> {
+        None
+    }
+
+    fn resolve(&mut self, _: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(Vec::new())
+    }
+
+    fn bind(&mut self, _: Bind, _: &ListenOptions) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn local_addr(&self, (): &()) -> io::Result<Address> {
+        Ok(Address::Unix(None))
+    }
+
+    fn add_listener(&mut self, (): &mut (), _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn close_listener(&mut self, (): ()) {}
+
+    fn take_error(&mut self, _: &mut Stream) -> io::Result<Option<io::Error>> {
+        Ok(None)
+    }
+}
+
+/// What turns in this world.
+trait Turning {
+    fn step(&mut self);
+    fn sys(&mut self) -> &mut Crowd;
+
+    /// Accepts all who wait.
+    fn accept_all(&mut self) {
+        while self.sys().accepted < self.sys().peers.len() {
+            self.step();
+        }
+    }
+
+    /// Every peer pings this many times.
+    fn ping_all(&mut self, rounds: usize) {
+        self.sys().due = rounds * self.sys().peers.len();
+        while self.sys().due > 0 {
+            self.step();
+        }
+    }
+
+    fn check_echoes(&mut self) {
+        let pings = self.sys().peers[0].pings;
+        assert!(
+            self.sys().peers.iter().all(|p| (p.pings, p.echoes) == (pings, pings)),
+            "not all were echoed"
+        );
+    }
+}
+
+impl Turning for Loop<Crowd> {
+    fn step(&mut self) {
+        self.turn(Some(Duration::ZERO)).unwrap();
+    }
+
+    fn sys(&mut self) -> &mut Crowd {
+        &mut self.sys
+    }
+}
+
+/// The calls that the loop makes, and nothing else: what the world costs.
+struct Bare {
+    sys: Crowd,
+    streams: Vec<Option<Stream>>,
+    ready: Vec<Ready>,
+    buffer: Vec<u8>,
+}
+
+impl Bare {
+    fn new(connections: usize) -> Self {
+        let buffer = vec![0; Limits::default().read_buffer];
+        Self { sys: Crowd::new(connections), streams: Vec::new(), ready: Vec::new(), buffer }
+    }
+}
+
+impl Turning for Bare {
+    fn step(&mut self) {
+        self.ready.clear();
+        self.sys.poll(&mut self.ready, Some(Duration::ZERO)).unwrap();
+        self.sys.now();
+        for _ in 0..Limits::default().accepts_per_turn {
+            let Ok((mut stream, _)) = self.sys.accept(&mut ()) else { break };
+            self.sys.add_stream(&mut stream, self.streams.len()).unwrap();
+            self.streams.push(Some(stream));
+            self.sys.now();
+        }
+        for ready in &self.ready {
+            let stream = self.streams[ready.token].as_mut().unwrap();
+            let n = self.sys.read(stream, &mut self.buffer).unwrap().len;
+            self.sys.now();
+            self.sys.write(stream, &[IoSlice::new(&self.buffer[..n])]).unwrap();
+        }
+    }
+
+    fn sys(&mut self) -> &mut Crowd {
+        &mut self.sys
+    }
+}
+
+/// A loop with the default limits, but for the number of connections, and the echo handler.
+fn reactor(connections: usize) -> Loop<Crowd> {
+    let limits = Limits { connections: Limit::At(connections + 1), ..Limits::default() };
+    let mut inner = Loop::new(Crowd::new(connections), limits, Generations::new()).unwrap();
+    let site = inner.engine.add(Echo, true).unwrap();
+    inner.open_door((), site).unwrap();
+    inner
+}
+
+/// What a crowd did to the loop that has it.
+impl Loop<Crowd> {
+    /// Everyone speaks, and a quarter of the idle timeout later all the timeouts come due that were set before: each is
+    /// looked at once and set anew, and no one is ended. Answers how long the looking took.
+    fn recheck_all(&mut self) -> Duration {
+        let idle = self.engine.core.limits.idle_timeout.get().as_nanos() as u64;
+        let (first, _) = self.engine.core.deadlines.next().unwrap();
+        self.sys.clock = first.0 - idle / 4;
+        let began = self.sys.clock;
+        self.ping_all(1);
+        self.sys.clock = first.0 + 2 * (self.sys.clock - began) + SECOND;
+        let (now, turns) = (self.sys.clock, self.engine.core.stats.turns);
+        let took = timed(|| {
+            while self.engine.core.deadlines.next().unwrap().0.0 <= now {
+                self.step();
+            }
+        });
+        let (turns, most) = (self.engine.core.stats.turns - turns, self.engine.core.limits.timeouts_per_turn);
+        assert_eq!(turns as usize, self.sys.peers.len().div_ceil(most), "turns to look at all");
+        took
+    }
+
+    /// Nobody speaks any more: all are ended, no more in a turn than the limit says.
+    fn end_all(&mut self) {
+        let (n, most) = (self.engine.core.conns.len(), self.engine.core.limits.timeouts_per_turn);
+        self.sys.clock += 2 * self.engine.core.limits.idle_timeout.get().as_nanos() as u64;
+        let mut turns = 0;
+        while self.engine.core.conns.len() > 0 {
+            let before = (self.sys.fins, self.sys.closed);
+            self.turn(None).unwrap();
+            assert!(self.sys.fins - before.0 <= most && self.sys.closed - before.1 <= most);
+            turns += 1;
+            // Each is judged twice: when it is idle, and when it has lingered long enough.
+            assert!(turns <= 2 * n.div_ceil(most) + 4, "{turns} turns");
+        }
+        let stats = self.engine.core.snapshot();
+        assert_eq!(stats.closed(&Reason::IdleTimeout), n as u64);
+        assert_eq!((self.sys.fins, self.sys.closed, stats.accepted), (n, n, n as u64));
+    }
+
+    fn check_crowd(&mut self) {
+        self.check_echoes();
+        let stats = self.engine.core.snapshot();
+        let n = self.sys.peers.len() as u64;
+        let bytes = PING as u64 * n * u64::from(self.sys.peers[0].pings);
+        assert_eq!((stats.open, stats.accepted, stats.closed_total()), (n, n, 0), "connections were lost");
+        assert_eq!(
+            (stats.bytes_in, stats.bytes_out, stats.output_held, stats.input_held),
+            (bytes, bytes, 0, 0)
+        );
+    }
+}
+
+/// Bytes of memory in use, without what is mapped from files, where that can be learnt. (The sum over the mappings: the
+/// figures in `statm` may lag behind by a quarter of a megabyte.)
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("Anonymous:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<usize>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+/// Nanoseconds for each of `n`.
+fn each(took: Duration, n: usize) -> f64 {
+    took.as_nanos() as f64 / n as f64
+}
+
+fn timed(what: impl FnOnce()) -> Duration {
+    let began = Instant::now();
+    what();
+    began.elapsed()
+}
+
+/// Measurements of one kind.
+#[derive(Default)]
+struct Figures(Vec<f64>);
+
+impl Figures {
+    fn median(&mut self) -> f64 {
+        self.0.sort_by(f64::total_cmp);
+        self.0[self.0.len() / 2]
+    }
+}
+
+/// How often everything is measured.
+const TIMES: usize = 7;
+
+/// Nanoseconds of an accept, and of an end by timeout, of this many connections.
+fn lives(n: usize) -> (f64, f64) {
+    let (mut accepts, mut ends) = (Figures::default(), Figures::default());
+    for _ in 0..TIMES {
+        let (mut inner, mut bare) = (reactor(n), Bare::new(n));
+        let both = each(timed(|| inner.accept_all()), n);
+        accepts.0.push(both - each(timed(|| bare.accept_all()), n));
+        // From now on the deadlines are in the order of pings, and so are the ends.
+        inner.recheck_all();
+        ends.0.push(each(timed(|| inner.end_all()), n));
+    }
+    (accepts.median(), ends.median())
+}
+
+/// One row of the table: everything about this many connections.
+fn row(n: usize) -> String {
+    let mut inner = reactor(n);
+    let empty = resident();
+    inner.accept_all();
+    let accepted = resident();
+    inner.ping_all(1);
+    let busy = resident();
+
+    let mut bare = Bare::new(n);
+    bare.accept_all();
+    bare.ping_all(1);
+    let rounds = 1_000_000usize.div_ceil(n);
+    let (mut ours, mut boths, mut worlds) = (Figures::default(), Figures::default(), Figures::default());
+    for _ in 0..TIMES {
+        let both = each(timed(|| inner.ping_all(rounds)), n * rounds);
+        let world = each(timed(|| bare.ping_all(rounds)), n * rounds);
+        ours.0.push(both - world);
+        boths.0.push(both);
+        worlds.0.push(world);
+    }
+    inner.check_crowd();
+    bare.check_echoes();
+    let mut rechecks = Figures::default();
+    for _ in 0..TIMES {
+        rechecks.0.push(each(inner.recheck_all(), n));
+    }
+    inner.check_crowd();
+    drop((inner, bare));
+
+    let (accept, end) = lives(n);
+    let (idle, more) = (accepted.saturating_sub(empty) / n, busy.saturating_sub(accepted) / n);
+    let (ours, both, world) = (ours.median(), boths.median(), worlds.median());
+    let recheck = rechecks.median();
+    format!(
+        "| {n} | {idle} | {more} | {ours:.0} | {both:.0} | {world:.0} | {accept:.0} | {recheck:.0} | {end:.0} |"
+    )
+}
+
+/// One run for a counter of instructions, where what it does more than another tells: `accept` all; and let all `ping`
+/// so many times; and once more, and look at all timeouts (`check`); and `end` all.
+fn run_to(until: &str, n: usize, rounds: usize) {
+    let mut inner = reactor(n);
+    inner.accept_all();
+    if until != "accept" {
+        inner.ping_all(rounds);
+    }
+    if until == "check" || until == "end" {
+        inner.recheck_all();
+    }
+    inner.check_crowd();
+    if until == "end" {
+        inner.end_all();
+    }
+}
+
+fn run_bare_to(until: &str, n: usize, rounds: usize) {
+    let mut bare = Bare::new(n);
+    bare.accept_all();
+    if until != "accept" {
+        bare.ping_all(rounds);
+    }
+    bare.check_echoes();
+}
+
+/// With `CROWD_RUN` one run (see `run_to`), otherwise the table.
+#[test]
+#[ignore = "takes a minute and half a gigabyte: by hand, built for release"]
+fn scale() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse().ok());
+    if let Ok(until) = std::env::var("CROWD_RUN") {
+        let n = number("CROWD_CONNECTIONS").expect("CROWD_CONNECTIONS is a number");
+        let run = if std::env::var("CROWD_BARE").is_ok() { run_bare_to } else { run_to };
+        return run(&until, n, number("CROWD_ROUNDS").expect("CROWD_ROUNDS is a number"));
+    }
+    println!(
+        "| connections | resident bytes each, idle | more after pings | ns an event, ours | reactor and world \
+         | world alone | ns an accept | ns a re-check | ns an end by timeout |\n|---|---|---|---|---|---|---|---|---|"
+    );
+    let all = [1_000, 10_000, 100_000, 1_000_000];
+    for n in number("CROWD_CONNECTIONS").map_or(all.to_vec(), |n| vec![n]) {
+        println!("{}", row(n));
+    }
+}
+
+#[test]
+fn a_crowd_is_served_looked_at_and_ended() {
+    let mut inner = reactor(2_000);
+    inner.accept_all();
+    inner.ping_all(3);
+    inner.audit().unwrap();
+    inner.recheck_all();
+    inner.recheck_all();
+    inner.check_crowd();
+    inner.audit().unwrap();
+    inner.end_all();
+    inner.audit().unwrap();
+    run_bare_to("ping", 2_000, 1);
+}

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""How the loop scales with the number of connections, as tables for Markdown: memory and nanoseconds as measured here
+and now, and instructions as counted by valgrind, which are the same wherever this is run.
+
+    python3 tests/scale.py             # builds, and takes some minutes and half a gigabyte
+    python3 tests/scale.py 1000 10000  # other numbers of connections
+
+The connections are simulated (`src/testing/tests/crowd.rs`): each figure is for the reactor alone, the world's share
+being subtracted, and all timeouts are on. A last table has a ping of real clients to the echo server, and to a minimal
+loop by hand. Without valgrind only the first table is printed.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+
+import harness
+import minimal
+
+TEST = "testing::tests::crowd::scale"
+SIZES = [1_000, 10_000, 100_000, 1_000_000]
+LEAST_EVENTS = 200_000
+# A run under valgrind that takes longer than this is stuck.
+LONGEST = 900
+
+
+def build():
+    """Builds the tests and the example servers for release; answers the path of the tests."""
+    subprocess.run(["cargo", "build", "--release", "--examples", "--quiet"], check=True)
+    command = ["cargo", "test", "--release", "--lib", "--no-run", "--quiet", "--message-format=json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+    tests = [m["executable"] for m in messages if m.get("executable") and m["profile"]["test"]]
+    assert len(tests) == 1, tests
+    return tests[0]
+
+
+def run_test(tests, under=(), **variables):
+    command = [*under, tests, TEST, "--exact", "--ignored", "--nocapture"]
+    environment = dict(os.environ, **{name: str(value) for name, value in variables.items()})
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=LONGEST, check=False)
+    output = done.stdout.decode(errors="replace")
+    assert done.returncode == 0 and "1 passed" in output, output + done.stderr.decode(errors="replace")
+    return output
+
+
+# ---- Instructions
+
+def counted(tests, until, connections, rounds=0, bare=False):
+    """The instructions of one run of the simulation."""
+    variables = {"CROWD_RUN": until, "CROWD_CONNECTIONS": connections, "CROWD_ROUNDS": rounds}
+    if bare:
+        variables["CROWD_BARE"] = 1
+    with tempfile.TemporaryDirectory(prefix="turnwheel-") as scratch:
+        path = os.path.join(scratch, "counted")
+        run_test(tests, ("valgrind", "--tool=callgrind", f"--callgrind-out-file={path}"), **variables)
+        with open(path, encoding="ascii", errors="replace") as file:
+            return int(re.search(r"^summary: (\d+)", file.read(), re.MULTILINE)[1])
+
+
+def accepting(tests, connections):
+    return counted(tests, "accept", connections) - counted(tests, "accept", connections, bare=True)
+
+
+def instructions(tests, sizes):
+    """Rows of the second table, and the instructions of an event by number of connections."""
+    rows, an_event = [], {}
+    fewer, before = 1, accepting(tests, 1)
+    for n in sizes:
+        rounds = max(2, LEAST_EVENTS // n)
+        events = rounds * n
+        accepts = {bare: counted(tests, "accept", n, bare=bare) for bare in (False, True)}
+        pings = {bare: counted(tests, "ping", n, rounds, bare=bare) for bare in (False, True)}
+        both, world = ((pings[bare] - accepts[bare]) / events for bare in (False, True))
+        # One round less, because looking at the timeouts begins with one.
+        checks = counted(tests, "check", n, rounds - 1)
+        ends = counted(tests, "end", n, rounds - 1)
+        accept = accepts[False] - accepts[True]
+        an_event[n] = both - world
+        rows.append([
+            f"{n}", f"{both - world:.0f}", f"{both:.0f}", f"{world:.0f}", f"{(accept - before) / (n - fewer):.0f}",
+            f"{(checks - pings[False]) / n:.0f}", f"{(ends - checks) / n:.0f}",
+        ])
+        fewer, before = n, accept
+        print(f"counted with {n} connections", file=sys.stderr, flush=True)
+    return rows, an_event
+
+
+def table(heads, rows):
+    for row in [heads, ["---"] * len(heads), *rows]:
+        print(f"| {' | '.join(row)} |")
+
+
+def main():
+    if sys.argv[1:] and not all(word.isdecimal() for word in sys.argv[1:]):
+        print(__doc__)
+        return 0 if sys.argv[1] in ("-h", "--help") else 2
+    sizes = sorted({int(word) for word in sys.argv[1:]} or SIZES)
+    tests = build()
+    harness.EXAMPLES = os.path.join(os.path.dirname(tests), "..", "examples")
+    print("Resident bytes of a connection, and nanoseconds (medians of 7):\n")
+    heads, rows = None, []
+    for n in sizes:
+        # Each in a process of its own: memory that was used before would hide what is used now.
+        lines = [line for line in run_test(tests, CROWD_CONNECTIONS=n).splitlines() if line.startswith("| ")]
+        heads, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+        rows.append(row)
+    table(heads, rows)
+    if shutil.which("valgrind") is None:
+        print("\nInstructions: skipped, no valgrind here")
+        return 0
+    rows, an_event = instructions(tests, sizes)
+    print("\nInstructions; an accept is one of those beyond the row above:\n")
+    table(["connections", "an event, ours", "reactor and world", "world alone", "an accept", "a re-check",
+           "an end by timeout"], rows)
+    print(f"\nAn event with {sizes[-1]} connections takes {an_event[sizes[-1]] / an_event[sizes[0]]:.3f} times the "
+          f"instructions of one with {sizes[0]}.")
+    print(f"\nInstructions for a ping of one of {minimal.CONNECTIONS} real clients, outside the kernel:\n")
+    pings = {program: f"{minimal.instructions_a_ping(program):.0f}" for program in ("echo", "minimal")}
+    table(list(pings), [list(pings.values())])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
