@@ -267,6 +267,11 @@ impl Groups {
         self.rooms.get_mut(group.slot as usize).filter(|r| r.id == group)
     }
 
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Room> {
+        self.rooms.iter().map(|(_, r)| r)
+    }
+
     pub(crate) fn remove(&mut self, group: Group) -> Option<Room> {
         self.get(group)?;
         self.rooms.try_remove(group.slot as usize)

@@ -60,7 +60,7 @@ impl Core {
         c.unsent += lost as u64;
         let peer_gone = matches!(why, Reason::PeerClosed | Reason::PeerReset);
         c.reset = !peer_gone && (c.phase == Phase::Open || c.unsent > 0);
-        if c.why.is_none() || c.phase == Phase::Flushing && lost > 0 {
+        if c.why.is_none() || c.phase == Phase::Flushing && c.unsent > 0 && !c.broken {
             c.why = Some(Box::new(why));
         }
         c.phase = Phase::Dead;

@@ -20,6 +20,7 @@ impl<S: Sys> Loop<S> {
         let max = core.limits.connections.get();
         require(conns <= max, || format!("N6: {conns} connections of {max}"))?;
         self.audit_memory()?;
+        self.audit_holds()?;
         core.conns.iter().try_for_each(|c| self.audit_connection(c))
     }
 
@@ -28,6 +29,10 @@ impl<S: Sys> Loop<S> {
         let (pool, limits) = (&core.pool, &core.limits);
         let kept: usize = core.conns.iter().map(Connection::kept_len).sum();
         require(pool.input() >= kept, || format!("N9: {} B counted of {kept} B kept", pool.input()))?;
+        let buffers: usize = core.conns.iter().filter_map(|c| c.kept.as_ref()).map(|k| k.held()).sum();
+        require(pool.input() == buffers, || {
+            format!("N9: {} B of input counted, {buffers} B in buffers", pool.input())
+        })?;
         let held: usize = core.conns.iter().map(|c| c.out.held()).sum();
         require(pool.output() >= held, || format!("N9: {} B counted of {held} B held", pool.output()))?;
         let most = limits.output_total.get().saturating_add(limits.read_buffer + LARGE);
@@ -36,6 +41,35 @@ impl<S: Sys> Loop<S> {
         require(pool.input() <= most, || format!("N9: {} B of input, {most} B allowed", pool.input()))?;
         let idle = core.groups.live.is_empty() && core.conns.iter().all(|c| c.out.pending() == 0);
         require(!idle || pool.output() == 0, || format!("N9: {} B for nobody", pool.output()))
+    }
+
+    /// Who is slow, and who is held up by that, in each group.
+    fn audit_holds(&self) -> Result<(), String> {
+        let core = &self.engine.core;
+        let mut holds = std::collections::BTreeMap::new();
+        for room in core.groups.iter() {
+            let slow = room.members.iter().filter(|m| m.slow).count();
+            require(slow == room.slow as usize, || {
+                format!("N9: {slow} slow members, {} counted", room.slow)
+            })?;
+            require(slow > 0 || room.waiting.is_empty(), || "N9: held up by nobody".to_owned())?;
+            for (place, m) in room.members.iter().enumerate() {
+                let c = core.conns.get(m.conn);
+                require(!m.slow || c.is_some_and(|c| c.high), || format!("N9: slow, and not high: {c:?}"))?;
+                let named = |m: &crate::connection::Membership| {
+                    m.place as usize == place
+                        && core.groups.get(m.group).is_some_and(|r| std::ptr::eq(r, room))
+                };
+                let same = c.is_some_and(|c| c.groups.iter().any(named));
+                require(same, || format!("N3: a member that does not know of it: {c:?}"))?;
+            }
+            room.waiting.iter().for_each(|id| *holds.entry(*id).or_insert(0) += 1);
+        }
+        core.conns.iter().filter(|c| c.phase == Phase::Open).try_for_each(|c| {
+            let n = holds.get(&c.id).copied().unwrap_or(0);
+            // Among those who wait may be some who have gone; where generations are few, their ids come round.
+            require(c.holds <= n, || format!("N9: waits for {n} groups: {c:?}"))
+        })
     }
 
     fn audit_connection(&self, c: &Connection) -> Result<(), String> {
@@ -48,6 +82,14 @@ impl<S: Sys> Loop<S> {
         require(!dead || core.doomed.contains(&c.id), || told("N5: a death that nobody will tell"))?;
         let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);
         require(c.out.pending() <= most, || told("N9: too much waits"))?;
+        if c.phase == Phase::Open {
+            let stopped = c.held_up() || c.starved;
+            require(c.clock_stopped == stopped, || {
+                told("N11: its clock does not stand while it is not read")
+            })?;
+            let high = c.high || c.broken || c.out.pending() < core.limits.output_high;
+            require(high, || told("N9: above the high-water mark, and read"))?;
+        }
         let busy = core.has_work(c);
         require(!busy || c.queued || c.dirty, || told("N7: work that nobody will do"))
     }

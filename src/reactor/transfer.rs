@@ -41,15 +41,9 @@ impl<S: Sys> Loop<S> {
     fn visit_open(&mut self, id: ConnId) {
         let core = &mut self.engine.core;
         let Some(c) = core.conns.get(id) else { return };
-        if c.suspect {
-            if core.may_read(c) {
-                // The read will tell.
-                if let Some(c) = core.conns.get_mut(id) {
-                    c.suspect = false;
-                }
-            } else {
-                self.ask_for_error(id);
-            }
+        // Where it is read, the read will tell.
+        if c.suspect && !(c.readable && core.may_read(c)) {
+            self.ask_for_error(id);
         }
         let Some(c) = self.engine.core.conns.get(id) else { return };
         if c.can_write() {
@@ -133,6 +127,7 @@ impl<S: Sys> Loop<S> {
                 c.bytes_in += received.len as u64;
                 c.active = now;
                 c.fruitless = 0;
+                c.suspect = false;
                 let last = received.drained || short && received.len < space.len();
                 if last && !c.hinted {
                     c.readable = false;
@@ -141,7 +136,7 @@ impl<S: Sys> Loop<S> {
                 Some(received.len)
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                c.readable = false;
+                (c.readable, c.suspect) = (false, false);
                 if std::mem::take(&mut c.hinted) {
                     c.fruitless = c.fruitless.saturating_add(1);
                     if c.fruitless >= FRUITLESS {

@@ -24,6 +24,7 @@ mod seeds;
 mod simulation;
 mod stage;
 mod transcript;
+mod verdict;
 mod watched;
 
 #[cfg(test)]

@@ -25,6 +25,7 @@
 use std::time::Duration;
 
 use super::run::Run;
+use super::verdict::{judge, may_stop_lingering, require_earned};
 use super::watched::Record;
 use crate::closed::{Closed, Reason};
 use crate::connection::{Connection, Phase};
@@ -51,21 +52,25 @@ const SLACK: Duration = Duration::from_secs(1);
 /// Calls that a turn may make for each connection, and for how many there may be though none are there.
 const CALLS: u64 = 8;
 const FEW: u64 = 16;
-/// Hints that come to nothing, after which a connection may be given up: one more may have come with the last bytes.
-const LIVELOCK: u32 = 63;
 
 /// What is remembered about a peer from turn to turn.
 #[derive(Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     phase: Option<Phase>,
     since: u64,
     read: u64,
     /// When a byte had moved, after the turn before.
-    moved: u64,
+    pub(super) moved: u64,
     /// How much waited, and how much was written till then, where it was too much to go on reading.
     high: Option<(usize, u64)>,
     /// Turns in a row in which it could have been read and was not.
     waited: u32,
+    /// When a turn last ended after which nothing waited; and one after which it was held up.
+    pub(super) idle_out: u64,
+    pub(super) held_at: u64,
+    drains: u64,
+    /// It has fallen to the low-water mark: how often it had been told of that, and for how many turns it was not.
+    fell: Option<(u64, u32)>,
     /// How much of its input was compared.
     compared: usize,
     /// Why it ends, once that is decided and was found to be earned.
@@ -142,6 +147,19 @@ impl Oracle {
         require(open == slots, || format!("N6: {open} streams open in the world, {slots} in the loop"))?;
         let stale = core.stats.stale_events;
         require(stale == sim.stale, || format!("N6: {stale} stale events, {} were told", sim.stale))?;
+        let moved = |of: fn(&Facts) -> u64| sim.facts.iter().map(of).sum::<u64>();
+        let (read, written) = (moved(|f| f.read), moved(|f| f.written));
+        let (i, o) = (core.stats.bytes_in, core.stats.bytes_out);
+        require((i, o) == (read, written), || format!("N6: {i} B in, {o} B out of {read} and {written}"))?;
+        if let Some(w) = run.watched() {
+            let unsent: u64 = w.records.iter().filter_map(|r| r.closed.as_ref()).map(|c| c.unsent).sum();
+            let counted = core.stats.bytes_unsent;
+            // Of a connection whose on_open panicked nobody is told.
+            let told = w.panics > 0 || unsent == counted;
+            require(told, || format!("N6: {counted} B unsent, {unsent} were told"))?;
+            let counted = core.stats.panics;
+            require(w.panics == counted, || format!("N6: {counted} panics counted of {}", w.panics))?;
+        }
         let failed = sim.facts.iter().filter(|f| f.add_failed).count() as u64;
         let counted = core.stats.closed(&Reason::RegisterFailed);
         require(failed == counted, || format!("N4: {counted} register_failed, {failed} were made to fail"))?;
@@ -184,7 +202,13 @@ impl Oracle {
         require(c.bytes_out == facts.written, || format!("N6: {} B out of {}", c.bytes_out, facts.written))?;
         let most = 2 * limits.read_buffer;
         require(facts.read_this_turn <= most, || format!("N10: read {} in a turn", facts.read_this_turn))?;
+        let was_high = self.seen[peer].high.is_some();
         let seen = &mut self.seen[peer];
+        if c.high || c.phase != Phase::Open || c.broken {
+            seen.fell = None;
+        } else if was_high {
+            seen.fell = Some((u64::MAX, 0));
+        }
         let could = c.phase == Phase::Open && core.may_read(c) && !c.deferred && facts.told_readable;
         // Where little may wait in all, it may be too much in the middle of every turn.
         let tight = c.out.pending() > 0 && limits.output_total.get() < 128 * 1024;
@@ -199,6 +223,12 @@ impl Oracle {
         });
         require(fell, || format!("N9: read on above the low-water mark: {before:?}"))?;
         seen.high = c.high.then_some((c.out.pending(), facts.written));
+        if c.out.pending() == 0 {
+            seen.idle_out = now.0;
+        }
+        if c.phase == Phase::Open && (c.held_up() || c.starved) {
+            seen.held_at = now.0;
+        }
         // Where we do not read, no time passes for the peer.
         let held = c.phase == Phase::Open && (!core.may_read(c) || c.starved || c.deferred);
         if seen.phase != Some(c.phase) || held {
@@ -241,10 +271,14 @@ impl Oracle {
             let c = run.inner.engine.core.conns.get(record.id).filter(|_| !gone);
             let why = record.closed.as_ref().map(|c| &c.why).or(c.and_then(|c| c.why.as_deref()));
             if let Some(why) = why.filter(|&why| seen.why.as_ref() != Some(why)) {
-                require_earned(run, record, why, seen.moved).map_err(told)?;
+                require_earned(run, record, why, seen).map_err(told)?;
                 seen.why = Some(why.clone());
             }
             seen.moved = run.inner.sys.facts[peer].moved;
+            if c.is_some_and(|c| c.phase == Phase::Open) {
+                require_drained(record, seen).map_err(told)?;
+                seen.drains = record.drains;
+            }
             let Some(closed) = &record.closed else {
                 require(!gone || record.panicked, || told("N5: no on_close".to_owned()))?;
                 continue;
@@ -291,6 +325,19 @@ impl Oracle {
     }
 }
 
+/// N9: who has fallen to the low-water mark is told.
+fn require_drained(record: &Record, seen: &mut Seen) -> Result<(), String> {
+    let Some((before, turns)) = &mut seen.fell else { return Ok(()) };
+    // It may have been told in the very turn.
+    *before = (*before).min(seen.drains);
+    *turns += 1;
+    if record.drains > *before {
+        seen.fell = None;
+        return Ok(());
+    }
+    require(*turns <= WAITS, || "N9: below the low-water mark, and not told".to_owned())
+}
+
 /// A connection without its bytes.
 fn describe(c: &Connection) -> String {
     let mut text = format!("{} {:?}, {} B wait, {} B kept", c.id, c.phase, c.out.pending(), c.kept_len());
@@ -331,6 +378,8 @@ fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<
         Phase::Lingering => false,
     };
     require(!unread || held, || format!("N7: unread input, and nothing will wake us: {facts:?}"))?;
+    let asked = !facts.told_error || !p.has_error() || matches!(c.phase, Phase::Dead | Phase::Lingering);
+    require(asked, || format!("N7: an error waits, and nobody asks: {facts:?}"))?;
     let blocked = p.room() == 0 || c.phase == Phase::Dead;
     require(c.out.pending() == 0 || blocked, || "N7: output waits, and nothing will wake us".to_owned())
 }
@@ -355,79 +404,4 @@ fn check_not_late(
         Phase::Dead => return Ok(()),
     };
     require(!late(most.0, most.1), || format!("N11: {:?} for too long", c.phase))
-}
-
-/// N4: a connection ends for the reason that is given.
-fn require_earned<H: Handler>(
-    run: &Run<H>,
-    record: &Record,
-    why: &Reason,
-    moved_before: u64,
-) -> Result<(), String> {
-    use std::io::ErrorKind as K;
-    let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
-    let (facts, limits) = (&sim.facts[record.peer], &core.limits);
-    let ago = |at: u64| core.now.since(Time(at));
-    let reset = |kind: &K| matches!(kind, K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted);
-    let unread = sim.script.unread(record.peer) > 0;
-    let earned = match why {
-        Reason::PeerClosed => facts.ended,
-        Reason::PeerReset => facts.errors.iter().any(reset),
-        Reason::Io(kind) => facts.errors.contains(kind),
-        Reason::FrameTooLong { len, .. } => record.closed_itself || *len > limits.input_kept as u64,
-        Reason::BadFrame(_) | Reason::TruncatedFrame { .. } => record.closed_itself,
-        Reason::WriteStall => ago(facts.wrote) >= limits.write_stall.get(),
-        Reason::IdleTimeout => {
-            // What waited may have been written since the verdict.
-            ago(moved_before.max(facts.heard)) >= limits.idle_timeout.get()
-                && !(facts.told_readable && unread)
-        }
-        Reason::MessageTimeout => {
-            !(facts.told_readable && unread)
-                && record.unfinished.is_some_and(|t| ago(t.0) >= limits.message_timeout.get())
-        }
-        Reason::HandlerPanic => record.panicked,
-        Reason::Shutdown => run.stopping.is_some(),
-        Reason::ShutdownDeadline => run.stopping.is_some_and(|(at, grace)| ago(at) >= grace),
-        Reason::AtCapacity | Reason::RegisterFailed => false,
-        Reason::Livelock => facts.hints >= LIVELOCK,
-        // What the handler did, and what it sent, is for the user's check.
-        _ => true,
-    };
-    require(earned, || {
-        format!(
-            "N4: {why} was not earned: {facts:?}, unfinished since {:?}, {}",
-            record.unfinished, core.now.0
-        )
-    })
-}
-
-/// N4, N6: what is told at the end is what happened.
-fn judge<H: Handler>(run: &Run<H>, record: &Record, closed: &Closed) -> Result<(), String> {
-    let facts = &run.inner.sys.facts[record.peer];
-    let same = closed.bytes_in == facts.read && closed.bytes_out == facts.written;
-    require(same, || format!("N6: {} B read, {} B written", facts.read, facts.written))?;
-    let in_order = match &closed.why {
-        Reason::Handler => !record.aborted && record.closed_itself,
-        why => {
-            matches!(
-                why,
-                Reason::PeerClosed | Reason::Shutdown | Reason::IdleTimeout | Reason::MessageTimeout
-            )
-        }
-    };
-    require(!in_order || closed.unsent == 0, || "N4: ended in good order, and bytes were lost".to_owned())
-}
-
-/// Whether a connection whose peer has not finished had waited long enough for that.
-fn may_stop_lingering<H: Handler>(run: &Run<H>, facts: &Facts, full: bool) -> bool {
-    let (core, limits) = (&run.inner.engine.core, &run.inner.engine.core.limits);
-    if run.stopping.is_some_and(|(at, grace)| core.now.since(Time(at)) >= grace) {
-        return true;
-    }
-    let Some(fin) = facts.fin else { return false };
-    let waited = Duration::from_nanos(core.now.0 - fin);
-    waited >= limits.linger_quiet.min(limits.linger_total)
-        || facts.discarded >= limits.linger_input as u64
-        || full
 }

@@ -30,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) panicked: bool,
     /// A callback of its own began its close.
     pub(crate) closed_itself: bool,
+    /// How often it was told that its output has drained.
+    pub(crate) drains: u64,
     /// A callback aborted it, its own or another's.
     pub(crate) aborted: bool,
     pub(crate) closed: Option<Closed>,
@@ -46,11 +48,13 @@ pub(crate) struct Watched<H> {
     pub(crate) may_not_panic: bool,
     /// Callbacks, ever.
     pub(crate) calls: u64,
+    /// Callbacks that panicked.
+    pub(crate) panics: u64,
 }
 
 impl<H: Handler> Watched<H> {
     pub(crate) const fn new(inner: H) -> Self {
-        Self { inner, records: Vec::new(), broken: Vec::new(), may_not_panic: false, calls: 0 }
+        Self { inner, records: Vec::new(), broken: Vec::new(), may_not_panic: false, calls: 0, panics: 0 }
     }
 
     /// What became of a client, by its number in the world; `None` if it never got to the handler.
@@ -94,6 +98,7 @@ impl<H: Handler> Watched<H> {
     fn go_on<T>(&mut self, index: usize, done: std::thread::Result<T>) -> T {
         done.unwrap_or_else(|panic| {
             self.records[index].panicked = true;
+            self.panics += 1;
             if self.may_not_panic {
                 let text = text_of(&*panic);
                 self.broken.push(format!("{}: the handler panicked: {text}", self.records[index].id));
@@ -135,6 +140,18 @@ impl<H: Handler> Watched<H> {
         }
     }
 
+    /// Input is only told of where it may be read, and its end only where no write has failed.
+    fn note_input(&mut self, index: usize, cx: &Context<'_>, end: bool) {
+        let core = cx.core();
+        let c = core.conns.get(cx.id());
+        if !c.is_some_and(|c| core.may_read(c)) {
+            self.complain(index, "input while it is held up");
+        }
+        if end && c.is_some_and(|c| c.broken) {
+            self.complain(index, "a clean end after a write that failed");
+        }
+    }
+
     fn note_rest(&mut self, index: usize, cx: &Context<'_>, given: usize) {
         let delivery = &cx.core().delivery;
         let rest = delivery.rest.min(given);
@@ -173,6 +190,7 @@ impl<H: Handler> Handler for Watched<H> {
             ended: false,
             panicked: false,
             closed_itself: false,
+            drains: 0,
             aborted: false,
             closed: None,
         });
@@ -181,6 +199,7 @@ impl<H: Handler> Handler for Watched<H> {
 
     fn on_data(&mut self, cx: &mut Context<'_>, state: &mut Self::State, data: &[u8]) {
         let (index, inner) = state;
+        self.note_input(*index, cx, false);
         self.note_data(*index, data);
         self.around(cx, *index, |h, cx| h.on_data(cx, inner, data));
         self.note_rest(*index, cx, data.len());
@@ -188,6 +207,7 @@ impl<H: Handler> Handler for Watched<H> {
 
     fn on_end(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let (index, inner) = state;
+        self.note_input(*index, cx, true);
         if std::mem::replace(&mut self.records[*index].ended, true) {
             self.complain(*index, "a second end");
         }
@@ -196,6 +216,7 @@ impl<H: Handler> Handler for Watched<H> {
 
     fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let (index, inner) = state;
+        self.records[*index].drains += 1;
         self.around(cx, *index, |h, cx| h.on_drain(cx, inner));
     }
 

@@ -424,3 +424,29 @@ fn a_message_within_all_limits_is_kept_however_it_comes() {
     assert_eq!(rig.stats().reasons().find(|(_, n)| *n > 0), None);
     assert_eq!(rig.sys().peers[a].got, message);
 }
+
+#[test]
+fn a_reset_behind_the_end_of_input_is_noticed() {
+    let mut rig = puppet(|_, _| {});
+    let a = rig.connect();
+    rig.fin(a);
+    assert_eq!(rig.phase(a), Phase::Open);
+    rig.reset(a);
+    assert_eq!((rig.closed(&Reason::PeerReset), rig.sys().open_streams()), (1, 0));
+}
+
+#[test]
+fn a_close_whose_last_answer_cannot_be_written_is_no_good_end() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(data) = on {
+            cx.send(data);
+            cx.close();
+        }
+    });
+    let a = rig.connect();
+    let fails = [crate::sys::script::Answer::AtMost(2), crate::sys::script::Answer::Fail(32)];
+    rig.sys().peers[a].writes.extend(fails);
+    rig.say(a, "hello");
+    rig.settle();
+    assert_eq!((rig.closed(&Reason::PeerReset), rig.stats().bytes_unsent), (1, 3));
+}

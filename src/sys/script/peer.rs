@@ -120,6 +120,11 @@ impl Peer {
         self.sent.push_back(Sent::Urgent);
     }
 
+    /// Whether an error waits for a call that sees it.
+    pub(crate) const fn has_error(&self) -> bool {
+        self.error.is_some()
+    }
+
     /// Whether an urgent byte was not read up to, which another one would make an ordinary byte.
     pub(crate) fn has_urgent(&self) -> bool {
         !self.unix && self.sent.contains(&Sent::Urgent)

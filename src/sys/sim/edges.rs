@@ -58,6 +58,7 @@ impl Sim {
                 Some(&Some(peer)) => {
                     let strange = event.bits & (Ready::HINT | Ready::ERROR) != 0;
                     facts[peer].hints += u32::from(strange);
+                    facts[peer].told_error |= event.bits & Ready::ERROR != 0;
                     facts[peer].told_readable |= strange || event.bits & Ready::READABLE != 0;
                 }
                 Some(None) => {}

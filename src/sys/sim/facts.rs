@@ -33,6 +33,8 @@ pub(crate) struct Facts {
     pub(crate) told_readable: bool,
     /// The last write was answered `WouldBlock`.
     pub(crate) blocked: bool,
+    /// It was said that an error waits, and nothing that would tell it was called since.
+    pub(crate) told_error: bool,
     pub(crate) add_failed: bool,
     /// When it was closed.
     pub(crate) closed: Option<u64>,

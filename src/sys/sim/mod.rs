@@ -293,6 +293,8 @@ impl Sys for Sim {
         let done = self.script.read(stream, buf);
         let now = self.seen;
         let f = &mut self.facts[peer];
+        // An end of input that was read first hides the error.
+        f.told_error &= matches!(done, Ok(Received { len: 0, .. }));
         match &done {
             Ok(Received { len: 0, .. }) => (f.ended, f.told_readable) = (true, false),
             Ok(Received { len, drained }) => {
@@ -369,6 +371,7 @@ impl Sys for Sim {
     fn take_error(&mut self, stream: &mut Stream) -> io::Result<Option<io::Error>> {
         self.calls += 1;
         let error = self.script.take_error(stream)?;
+        self.facts[stream.peer()].told_error = false;
         if let Some(error) = &error {
             self.note_error(stream.peer(), error);
         }

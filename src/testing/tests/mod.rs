@@ -29,8 +29,8 @@ fn seeds_of_all_kinds() {
     assert!(summary.seeds < ENOUGH || empty.is_empty(), "never happened: {empty:?}");
 }
 
-/// Seeds that have found a fault of the reactor, each the first that does so without what mended it. What a seed plays
-/// changes with whatever is drawn; the scenes themselves are in `reactor/tests/regressions.rs`.
+/// Seeds that have found a fault of the reactor. What a seed plays changes with whatever is drawn; the scenes
+/// themselves are in `reactor/tests/regressions.rs`.
 const FOUND: [(u64, &str); 4] = [
     (8_950, "the time to catch up after an absence was given again and again"),
     (339, "a peer was judged idle, or its message unfinished, though input waited"),
