@@ -293,11 +293,7 @@ impl Engine {
             resume_unwind(panic);
         }
         self.core.stats.panics += 1;
-        let text = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(|s| s.as_str()));
-        let text = text.unwrap_or("(no text)");
+        let text = text_of(&*panic);
         let passed = self.gate.pass(self.core.now);
         match (id, passed) {
             (_, None) => {}
@@ -310,6 +306,12 @@ impl Engine {
             self.core.kill(id, Reason::HandlerPanic);
         }
     }
+}
+
+/// What a panic says.
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }
 
 impl std::fmt::Debug for Engine {

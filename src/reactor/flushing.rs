@@ -112,8 +112,10 @@ impl<S: Sys> Loop<S> {
         self.engine.core.logged = 0;
         self.merge_logs();
         // They stay live meanwhile: whoever is cut is told what its groups had for it.
-        for group in self.engine.core.groups.live.clone() {
+        let mut next = 0;
+        while let Some(&group) = self.engine.core.groups.live.get(next) {
             self.flush_group(group);
+            next += 1;
         }
         self.engine.core.groups.live.clear();
     }

@@ -96,10 +96,22 @@ pub(crate) trait Wake: Send + Sync + fmt::Debug {
     fn wake(&self) -> io::Result<()>;
 }
 
-/// Mistakes that the loop makes when the world asks for them, so that whoever looks for mistakes can be tested. The
-/// real world never does, and a build for it does not contain them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Planted {
+/// Defines the mistakes, and the list of them.
+macro_rules! planted {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Mistakes that the loop makes when the world asks for them, so that whoever looks for mistakes can be tested.
+        /// The real world never does, and a build for it does not contain them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Planted { $($(#[$doc])* $name,)* }
+
+        #[cfg(test)]
+        impl Planted {
+            pub(crate) const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+planted! {
     /// A short read is taken for the last one, whatever the seam says.
     ShortReadIsLast,
     /// A listener whose share of the turn is used up is forgotten.

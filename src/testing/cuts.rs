@@ -4,12 +4,13 @@
 //! Knows neither sockets nor the loop, and codecs only by their trait. Invariant: what is tried follows from the input
 //! alone, so a proof that fails once fails always.
 
-use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::codec::{Codec, Decoded, FrameError};
+use crate::engine::text_of;
+use crate::sys::sim::Dice;
 
 /// What came of some input.
 #[derive(Clone, PartialEq, Eq)]
@@ -169,9 +170,9 @@ fn each_cutting(len: usize, mut check: impl FnMut(&[usize])) {
         }
         return;
     }
-    let mut random = Random(len as u64);
+    let mut dice = Dice::new(len as u64);
     for place in 1..len.min(SINGLE) {
-        check(&[if len <= SINGLE { place } else { 1 + random.below(len - 1) }]);
+        check(&[if len <= SINGLE { place } else { dice.between(1, len - 1) }]);
     }
     if len <= PAIRS {
         for first in 1..len {
@@ -183,10 +184,10 @@ fn each_cutting(len: usize, mut check: impl FnMut(&[usize])) {
         // Pieces of about 1, 2, 4 bytes, and so on up to half of the input.
         let most = 2 << (round as u32 % len.ilog2());
         cuts.clear();
-        let mut at = 1 + random.below(most);
+        let mut at = dice.between(1, most);
         while at < len {
             cuts.push(at);
-            at += 1 + random.below(most);
+            at += dice.between(1, most);
         }
         check(&cuts);
     }
@@ -311,11 +312,6 @@ fn feed<'a, C: Codec>(codec: &C, input: &'a [u8], cuts: &[usize]) -> Found<'a> {
     panic!("the contract of Codec is broken at byte {}: {broken}\n{}", found.at, Shown { input, cuts })
 }
 
-fn text_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
-}
-
 impl fmt::Debug for Decoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let messages: Vec<_> = self.messages.iter().map(|message| Bytes(message)).collect();
@@ -368,19 +364,6 @@ impl fmt::Display for Shown<'_> {
             begin = end;
         }
         Ok(())
-    }
-}
-
-/// Random numbers that are the same each time (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % n as u64) as usize
     }
 }
 

@@ -126,9 +126,7 @@ impl Oracle {
         self.check_counts(run)?;
         self.check_calls(run, were + came)?;
         self.check_spin(run, turn, calls)?;
-        let streams = || run.inner.streams.iter().enumerate();
-        for (slot, peer) in streams().filter_map(|(i, s)| Some((i as u32, s.as_ref()?.peer()))) {
-            let Some(c) = core.conns.id_at(slot).and_then(|id| core.conns.get(id)) else { continue };
+        for (peer, c) in run.connections() {
             self.check_peer(core, sim, c, peer).map_err(|e| format!("{e} (peer {peer}: {})", describe(c)))?;
             if !turn.more && sim.is_quiet() {
                 check_wake_up(core, sim, c, peer)
@@ -311,16 +309,16 @@ impl Oracle {
     /// Tells the world what each connection is doing, for the table of what struck when.
     fn note_states<H: Handler>(&self, run: &mut Run<H>) {
         let core = &run.inner.engine.core;
-        for (slot, stream) in run.inner.streams.iter().enumerate() {
-            let Some(peer) = stream.as_ref().map(|s| s.peer()) else { continue };
-            let Some(c) = core.conns.id_at(slot as u32).and_then(|id| core.conns.get(id)) else { continue };
-            run.inner.sys.facts[peer].state = match c.phase {
-                Phase::Open if c.peer_fin => State::ReadClosed,
-                Phase::Open if !core.may_read(c) => State::Paused,
-                Phase::Open => State::Open,
-                Phase::Flushing => State::Flushing,
-                Phase::Lingering | Phase::Dead => State::Lingering,
-            };
+        let state_of = |c: &Connection| match c.phase {
+            Phase::Open if c.peer_fin => State::ReadClosed,
+            Phase::Open if !core.may_read(c) => State::Paused,
+            Phase::Open => State::Open,
+            Phase::Flushing => State::Flushing,
+            Phase::Lingering | Phase::Dead => State::Lingering,
+        };
+        let states: Vec<_> = run.connections().map(|(peer, c)| (peer, state_of(c))).collect();
+        for (peer, state) in states {
+            run.inner.sys.facts[peer].state = state;
         }
     }
 }

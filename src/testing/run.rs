@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::client::{Client, Gone};
 use super::knobs::{draw_limits, draw_volume};
 use super::oracle::Oracle;
-use super::watched::{Watched, text_of};
-use crate::engine::Key;
+use super::watched::Watched;
+use crate::connection::Connection;
+use crate::engine::{Key, text_of};
 use crate::handler::Handler;
 use crate::id::Generations;
 use crate::limits::Limits;
@@ -18,12 +19,11 @@ use crate::listen::{Bind, ListenOptions};
 use crate::reactor::audit::require;
 use crate::reactor::turn::{Loop, Turn};
 use crate::sys::script::Call;
-use crate::sys::sim::{Dice, Fault, Odds, Sim, Struck, new_struck};
+use crate::sys::sim::{Dice, Fault, MS, Odds, Sim, Struck, fold, new_struck};
 use crate::sys::{Planted, Sys};
 
 /// Turns in which everything must be delivered once nothing goes wrong any more.
 const PATIENCE: usize = 30_000;
-const MS: usize = 1_000_000;
 /// Turns at most in which things go wrong.
 const STEPS: usize = 300;
 
@@ -160,6 +160,13 @@ impl<H: Handler> Run<H> {
         for (i, client) in self.clients.iter().enumerate() {
             self.trace.note(|| format!("client {i}: {client}"));
         }
+    }
+
+    /// The connections, each with its client's number in the world.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (usize, &Connection)> {
+        let (streams, conns) = (&self.inner.streams, &self.inner.engine.core.conns);
+        let here = streams.iter().enumerate().filter_map(|(slot, s)| Some((slot as u32, s.as_ref()?.peer())));
+        here.filter_map(|(slot, peer)| Some((peer, conns.get(conns.id_at(slot)?)?)))
     }
 
     pub(crate) fn watched(&self) -> Option<&Watched<H>> {
@@ -340,14 +347,14 @@ impl<H: Handler> Run<H> {
         let turn = self.inner.turn(Some(wait)).map_err(|e| e.to_string())?;
         let calls = std::mem::take(&mut self.inner.sys.script.trace);
         for call in &calls {
-            self.hash = fold(self.hash, call);
+            self.hash = fold_call(self.hash, call);
         }
         let (turns, now) = (self.turns, self.inner.engine.core.now.0);
         self.trace.note(|| format!("turn {turns} at {now} ns: {turn:?}"));
         for call in &calls {
             self.trace.note(|| format!("  {call:?}"));
         }
-        self.hash = (self.hash ^ self.inner.sys.content).wrapping_mul(0x0100_0000_01b3);
+        self.hash = fold(self.hash, self.inner.sys.content);
         Oracle::check(self, turn, &calls)?;
         plan.check(self, false)?;
         Ok(turn)
@@ -359,12 +366,10 @@ impl<H: Handler> Run<H> {
             "{:>5} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}  phase",
             "peer", "id", "said", "read", "written", "taken", "pending"
         )];
-        let conns = &self.inner.engine.core.conns;
         for (i, client) in self.clients.iter().enumerate() {
             let Some(peer) = client.peer else { continue };
             let (p, f) = (&self.inner.sys.script.peers[peer], &self.inner.sys.facts[peer]);
-            let slot = self.inner.streams.iter().position(|s| s.as_ref().is_some_and(|s| s.peer() == peer));
-            let c = slot.and_then(|s| conns.get(conns.id_at(s as u32)?));
+            let c = self.connections().find(|(p, _)| *p == peer).map(|(_, c)| c);
             let closed = self.oracle.closed_of(peer).map_or(String::new(), |c| c.to_string());
             let phase = c.map_or(closed, |c| format!("{:?}", c.phase));
             let id = c.map_or("-".to_owned(), |c| c.id.to_string());
@@ -396,8 +401,8 @@ impl Trace {
     }
 }
 
-/// Adds a call to the hash of a run (FNV-1a).
-fn fold(hash: u64, call: &Call) -> u64 {
+/// Adds a call to the hash of a run.
+fn fold_call(hash: u64, call: &Call) -> u64 {
     let result = |r: &Result<usize, i32>| r.map_or_else(|e| !(e as u64), |n| n as u64);
     let parts = match call {
         Call::Poll(t) => [1, t.map_or(u64::MAX, |t| t.as_nanos() as u64), 0],
@@ -410,5 +415,5 @@ fn fold(hash: u64, call: &Call) -> u64 {
         Call::Close(p, how) => [8, *p as u64, *how as u64],
         Call::CloseListener(l) => [9, *l as u64, 0],
     };
-    parts.iter().fold(hash, |h, &x| (h ^ x).wrapping_mul(0x0100_0000_01b3))
+    parts.into_iter().fold(hash, fold)
 }

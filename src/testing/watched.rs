@@ -3,13 +3,13 @@
 //! Knows what the inner handler was given, and not what it means. Invariant: every callback goes through to the inner
 //! handler unchanged, and a broken promise is written down and not a panic, which the reactor would catch.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::closed::{Closed, Reason};
 use crate::codec::Framing;
 use crate::connection::{Connection, Phase};
 use crate::core::Core;
+use crate::engine::text_of;
 use crate::handler::{Context, Handler, Net};
 use crate::id::ConnId;
 use crate::sys::Time;
@@ -164,12 +164,6 @@ impl<H: Handler> Watched<H> {
             record.unfinished = Some(cx.core().now);
         }
     }
-}
-
-/// What a panic says.
-pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }
 
 impl<H: Handler> Handler for Watched<H> {

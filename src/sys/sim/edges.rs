@@ -3,11 +3,8 @@
 //! Knows nothing of what made it due. Invariant: each due event is told at least once, with all its bits, though not
 //! all at once, and not before others that came later.
 
-use super::{Fault, Sim, State};
+use super::{Fault, MS, Sim, State};
 use crate::sys::Ready;
-
-/// A millisecond, in nanoseconds.
-const MS: usize = 1_000_000;
 
 impl Sim {
     /// Sends due events on their way, each as it pleases chance.

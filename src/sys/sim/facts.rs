@@ -31,8 +31,6 @@ pub(crate) struct Facts {
     pub(crate) hints: u32,
     /// It was said to be readable, and no read has shown since that it is not.
     pub(crate) told_readable: bool,
-    /// The last write was answered `WouldBlock`.
-    pub(crate) blocked: bool,
     /// It was said that an error waits, and nothing that would tell it was called since.
     pub(crate) told_error: bool,
     pub(crate) add_failed: bool,

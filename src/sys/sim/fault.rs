@@ -73,7 +73,6 @@ pub(crate) struct Odds {
 }
 
 impl Odds {
-    /// Nothing goes wrong.
     /// About half the kinds are off, the others of any strength.
     pub(crate) fn draw(dice: &mut Dice) -> Self {
         let seed = dice.roll();

@@ -25,7 +25,8 @@ use super::{CloseHow, Planted, Ready, Received, Sys, Time, Wake};
 use crate::endpoint::Address;
 use crate::listen::{Bind, ListenOptions};
 
-const MS: usize = 1_000_000;
+/// A millisecond, in nanoseconds.
+pub(crate) const MS: usize = 1_000_000;
 const ETIMEDOUT: i32 = 110;
 const EHOSTUNREACH: i32 = 113;
 
@@ -170,6 +171,11 @@ impl Sim {
     fn note_error(&mut self, peer: usize, error: &io::Error) {
         self.facts[peer].errors.push(error.kind());
     }
+}
+
+/// Adds a number to a hash (FNV-1a, a word at a time).
+pub(crate) const fn fold(hash: u64, x: u64) -> u64 {
+    (hash ^ x).wrapping_mul(0x0100_0000_01b3)
 }
 
 impl Sys for Sim {
@@ -337,12 +343,10 @@ impl Sys for Sim {
         let done = self.script.write(stream, bufs);
         let now = self.seen;
         let f = &mut self.facts[peer];
-        f.blocked = done.is_err();
         match &done {
             Ok(n) => {
                 let taken = bufs.iter().flat_map(|b| b.iter()).take(*n);
-                self.content =
-                    taken.fold(self.content, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+                self.content = taken.fold(self.content, |h, b| fold(h, u64::from(*b)));
                 f.written += *n as u64;
                 (f.moved, f.wrote) = (now, now);
             }

@@ -15,26 +15,8 @@ fn find(bug: Planted) -> Option<(u64, String)> {
 
 #[test]
 fn every_planted_mistake_is_found() {
-    use Planted::*;
-    let all = [
-        ShortReadIsLast,
-        AcceptShareForgets,
-        NoGenerations,
-        FreeAtOnce,
-        AdvanceByOneMore,
-        CloseWithoutFlush,
-        NoLinger,
-        HintCloses,
-        NoResume,
-        ToldTwice,
-        LiveList,
-        WrongWatermark,
-        JudgedFirst,
-        CountedByHand,
-        BudgetForgets,
-    ];
     let mut missed = Vec::new();
-    for bug in all {
+    for &bug in Planted::ALL {
         match find(bug) {
             Some((seed, text)) => {
                 println!("{bug:?}: seed {seed}: {}", text.chars().take(70).collect::<String>());
