@@ -4,6 +4,7 @@
 //! cargo run --release --example echo                          # listens on 127.0.0.1:7000
 //! nc 127.0.0.1 7000                                           # type a line, see it again
 //! cargo run --release --example echo -- [::1]:7000 unix:/tmp/echo.sock --stats 5
+//! systemd-socket-activate -l 7000 target/release/examples/echo    # takes over the listeners of a supervisor
 //! ```
 
 mod common;
@@ -17,8 +18,9 @@ use turnwheel::Echo;
 #[derive(Parser)]
 #[command(name = "echo")]
 struct Arguments {
-    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH
-    #[arg(value_name = "ADDR", default_value = "127.0.0.1:7000")]
+    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH [default: 127.0.0.1:7000, unless a supervisor has given
+    /// listeners by LISTEN_FDS]
+    #[arg(value_name = "ADDR")]
     addresses: Vec<String>,
 
     #[command(flatten)]
@@ -29,6 +31,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     common::serve(&arguments.options, arguments.options.limits(), |reactor| {
         let echo = reactor.add(Echo)?;
+        let inherited = common::listen_inherited(reactor, echo)?;
+        if inherited == 0 && arguments.addresses.is_empty() {
+            return common::listen_all(reactor, &["127.0.0.1:7000".to_owned()], echo);
+        }
         common::listen_all(reactor, &arguments.addresses, echo)
     })
 }

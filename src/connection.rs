@@ -1,7 +1,8 @@
 //! One connection as the core sees it: what we owe the peer, how far its life has gone, and what holds it up.
 //!
-//! Knows neither sockets nor handlers' states. Invariant: the phase only moves forward (`Open` → `Flushing` →
-//! `Lingering` → `Dead`, steps may be left out), and the table's length is the number of connections there are.
+//! Knows neither sockets nor handlers' states. Invariant: the phase only moves forward (`Connecting` → `Open` →
+//! `Flushing` → `Lingering` → `Dead`, steps may be left out), and the table's length is the number of connections there
+//! are.
 //!
 //! ```text
 //!            close, fail, timeouts           all written            peer's FIN, quiet, limit
@@ -16,14 +17,17 @@ use slab::Slab;
 
 use crate::closed::Reason;
 use crate::endpoint::Address;
-use crate::id::{ConnId, Generations, Group, ListenerId, MAX_SLOTS};
+use crate::id::{AttemptId, ConnId, Generations, Group, ListenerId, MAX_SLOTS};
 use crate::input::Kept;
 use crate::outbox::Outbox;
 use crate::sys::Time;
+use crate::timer::TimerList;
 
 /// How far a connection's life has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
+    /// It is to come about; no handler knows of it.
+    Connecting,
     /// The handler has it.
     Open,
     /// Ended by us; what was accepted for sending is still being written.
@@ -70,11 +74,36 @@ pub(crate) struct Membership {
     pub(crate) place: u32,
 }
 
+/// Where a connection came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// A listener accepted it.
+    Accepted(ListenerId),
+    /// It was asked for, or given, with this tag.
+    Connected(u64),
+}
+
+/// What few connections have, or only at their end.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// Set when the phase leaves `Open`.
+    pub(crate) why: Option<Reason>,
+    pub(crate) unsent: u64,
+    /// The attempt that it came from, or is part of.
+    pub(crate) attempt: Option<AttemptId>,
+    pub(crate) timers: TimerList,
+    /// Those whose output holds up the reading of this one; and those that this one's holds up.
+    pub(crate) feeds: Vec<ConnId>,
+    pub(crate) fed_by: Vec<ConnId>,
+}
+
 /// Everything about a connection but its socket and its handler's state.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) id: ConnId,
-    pub(crate) listener: ListenerId,
+    /// The listener's id or the tag; see `ours`.
+    origin: u64,
     pub(crate) peer: Peer,
     /// The handler's place among the handlers, and this connection's place among its states.
     pub(crate) site: u32,
@@ -82,12 +111,12 @@ pub(crate) struct Connection {
     pub(crate) out: Outbox,
     pub(crate) kept: Option<Box<Kept>>,
     pub(crate) groups: Vec<Membership>,
-    /// Set when the phase leaves `Open`.
-    pub(crate) why: Option<Box<Reason>>,
+    rare: Option<Box<Rare>>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
-    pub(crate) unsent: u64,
 
+    /// When it was accepted, or asked for.
+    pub(crate) born: Time,
     /// When a byte last moved either way. While lingering: when input last came.
     pub(crate) active: Time,
     /// Since when waiting output has made no progress. While lingering: since when.
@@ -97,12 +126,14 @@ pub(crate) struct Connection {
     /// Bytes written in the turn `turn`; while lingering: input thrown away.
     pub(crate) written: u32,
     pub(crate) turn: u32,
-    /// Groups with a slow member that hold up this sender.
+    /// What holds up the reading: groups with a slow member, and links to connections with much output.
     pub(crate) holds: u16,
     /// Visits in a row that the system asked for and that came to nothing.
     pub(crate) fruitless: u8,
 
     pub(crate) phase: Phase,
+    /// It was asked for by us.
+    ours: bool,
     /// Sticky readiness: set by events, cleared only when the seam says that nothing is left.
     pub(crate) readable: bool,
     pub(crate) writable: bool,
@@ -141,20 +172,25 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(site: u32, listener: ListenerId, peer: Address, now: Time) -> Self {
+    pub(crate) fn new(site: u32, origin: Origin, peer: Address, now: Time) -> Self {
+        let (origin, ours) = match origin {
+            Origin::Accepted(listener) => (listener.to_bits(), false),
+            Origin::Connected(tag) => (tag, true),
+        };
         Self {
             id: ConnId { slot: 0, generation: 0 },
-            listener,
+            origin,
+            ours,
             peer: peer.into(),
             site,
             state: 0,
             out: Outbox::default(),
             kept: None,
             groups: Vec::new(),
-            why: None,
+            rare: None,
             bytes_in: 0,
             bytes_out: 0,
-            unsent: 0,
+            born: now,
             active: now,
             stalled: now,
             message: now,
@@ -183,6 +219,66 @@ impl Connection {
             listed: false,
             queued: false,
             dirty: false,
+        }
+    }
+
+    /// One that is to come about.
+    pub(crate) fn dialled(site: u32, tag: u64, attempt: AttemptId, peer: Address, now: Time) -> Self {
+        let mut new = Self::new(site, Origin::Connected(tag), peer, now);
+        (new.phase, new.writable) = (Phase::Connecting, false);
+        new.rare_mut().attempt = Some(attempt);
+        new
+    }
+
+    /// It has come about.
+    pub(crate) fn begin(&mut self, peer: Address, now: Time) {
+        self.phase = Phase::Open;
+        self.peer = peer.into();
+        self.writable = true;
+        (self.born, self.active, self.stalled, self.message) = (now, now, now, now);
+    }
+
+    /// Where it came from.
+    pub(crate) const fn origin(&self) -> Origin {
+        if self.ours {
+            Origin::Connected(self.origin)
+        } else {
+            Origin::Accepted(ListenerId::from_bits(self.origin))
+        }
+    }
+
+    /// What few connections have.
+    #[inline]
+    pub(crate) fn rare(&self) -> Option<&Rare> {
+        self.rare.as_deref()
+    }
+
+    /// What few connections have, which this one has from now on.
+    pub(crate) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// The attempt that it came from, or is part of.
+    pub(crate) fn attempt(&self) -> Option<AttemptId> {
+        self.rare()?.attempt
+    }
+
+    /// Why it ends, once that is decided.
+    #[inline]
+    pub(crate) fn why(&self) -> Option<&Reason> {
+        self.rare()?.why.as_ref()
+    }
+
+    /// Bytes accepted for sending that were lost.
+    #[inline]
+    pub(crate) fn unsent(&self) -> u64 {
+        self.rare().map_or(0, |r| r.unsent)
+    }
+
+    /// Counts bytes that were accepted for sending and are lost.
+    pub(crate) fn lose(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.rare_mut().unsent += bytes as u64;
         }
     }
 
@@ -295,7 +391,7 @@ mod tests {
 
     fn connection() -> Connection {
         let listener = ListenerId { slot: 0, generation: 0 };
-        Connection::new(0, listener, Address::Unix(None), Time(0))
+        Connection::new(0, Origin::Accepted(listener), Address::Unix(None), Time(0))
     }
 
     #[test]

@@ -151,8 +151,8 @@ fn check_path(path: &Path) -> Result<(), Problem> {
     }
 }
 
-/// What is wrong with an address, or with the options given for listening on it, and what would be accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is wrong with an address, or with the options given for its use, and what would be accepted.
+#[derive(Clone, PartialEq, Eq)]
 pub struct AddressError {
     pub(crate) about: String,
     pub(crate) problem: Problem,
@@ -161,11 +161,18 @@ pub struct AddressError {
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Problem::Option(name, what) = &self.problem {
-            return write!(f, "cannot listen on {}: the {name} {what}", self.about);
+            return write!(f, "{}: the {name} {what}", self.about);
         }
         write!(f, "{:?} is not an address to use: {}; ", self.about, self.problem)?;
         f.write_str("accepted are 127.0.0.1:7000, [::1]:7000, localhost:7000")?;
         f.write_str(if cfg!(unix) { " and unix:/path" } else { "" })
+    }
+}
+
+/// The same text: it is what `main` prints of an error that it returns.
+impl fmt::Debug for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -250,6 +257,18 @@ impl Address {
             Self::Tcp(address) => Some(*address),
             Self::Unix(_) => None,
         }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl From<&Self> for Address {
+    fn from(address: &Self) -> Self {
+        address.clone()
     }
 }
 

@@ -4,109 +4,45 @@
 //! [`Core`]. Invariant: a callback runs with nothing else borrowed but the core and its own handler, never inside
 //! another one, and if it panics only its connection ends.
 
-use std::any::{Any, type_name};
-use std::marker::PhantomData;
+pub(crate) mod datagrams;
+mod site;
+
+use std::any::Any;
+use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use slab::Slab;
 
+use self::site::{Site, SiteOf};
 use crate::closed::{Closed, Reason};
-use crate::connection::Phase;
-use crate::core::Core;
-use crate::handler::{Context, Handler, Net};
-use crate::id::ConnId;
+use crate::connection::{Connection, Phase};
+use crate::context::Context;
+use crate::core::{Core, Delivery, Switch};
+use crate::handler::Handler;
+use crate::id::{ConnId, DatagramId, Key, SourceId};
 use crate::limits::PanicPolicy;
+use crate::net::Net;
 use crate::throttle::{Throttle, suppressed};
 
-/// A handler added to a reactor: what it can be reached by, and put behind listeners with.
-#[derive(Debug)]
-pub struct Key<H> {
-    /// Whose key it is.
-    reactor: u32,
-    site: u32,
-    handler: PhantomData<fn() -> H>,
+/// Whose callback, or other code of the user's, is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    Connection(ConnId),
+    Datagrams(DatagramId),
+    /// A handler's, of no connection.
+    Handler(u32),
+    /// A source's.
+    Source(SourceId),
+    /// The drop of a handler, a source or a note.
+    Dropped,
+    /// A closure from another thread.
+    Closure,
 }
 
-impl<H> Clone for Key<H> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<H> Copy for Key<H> {}
-
-/// Numbers reactors, so that a key of one does not open another.
-static REACTORS: AtomicU32 = AtomicU32::new(0);
-
-/// A handler and its connections' states, without their types.
-trait Site: Any {
-    fn open(&mut self, cx: &mut Context<'_>) -> usize;
-    fn data(&mut self, cx: &mut Context<'_>, state: usize, data: &[u8]);
-    fn end(&mut self, cx: &mut Context<'_>, state: usize);
-    fn drain(&mut self, cx: &mut Context<'_>, state: usize);
-    fn shutdown(&mut self, cx: &mut Context<'_>, state: usize);
-    fn close(&mut self, net: &mut Net<'_>, state: usize, closed: &Closed);
-    fn name(&self) -> &'static str;
-    fn handler(&self) -> &dyn Any;
-    fn handler_mut(&mut self) -> &mut dyn Any;
-}
-
-struct SiteOf<H: Handler> {
-    handler: H,
-    states: Slab<H::State>,
-}
-
-impl<H: Handler> SiteOf<H> {
-    #[inline]
-    fn with(&mut self, state: usize, call: impl FnOnce(&mut H, &mut H::State)) {
-        if let Some(state) = self.states.get_mut(state) {
-            call(&mut self.handler, state);
-        }
-    }
-}
-
-impl<H: Handler> Site for SiteOf<H> {
-    fn open(&mut self, cx: &mut Context<'_>) -> usize {
-        let state = self.handler.on_open(cx);
-        self.states.insert(state)
-    }
-
-    #[inline]
-    fn data(&mut self, cx: &mut Context<'_>, state: usize, data: &[u8]) {
-        self.with(state, |h, s| h.on_data(cx, s, data));
-    }
-
-    fn end(&mut self, cx: &mut Context<'_>, state: usize) {
-        self.with(state, |h, s| h.on_end(cx, s));
-    }
-
-    fn drain(&mut self, cx: &mut Context<'_>, state: usize) {
-        self.with(state, |h, s| h.on_drain(cx, s));
-    }
-
-    fn shutdown(&mut self, cx: &mut Context<'_>, state: usize) {
-        self.with(state, |h, s| h.on_shutdown(cx, s));
-    }
-
-    fn close(&mut self, net: &mut Net<'_>, state: usize, closed: &Closed) {
-        if let Some(state) = self.states.try_remove(state) {
-            self.handler.on_close(net, state, closed);
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        type_name::<H>()
-    }
-
-    fn handler(&self) -> &dyn Any {
-        &self.handler
-    }
-
-    fn handler_mut(&mut self) -> &mut dyn Any {
-        &mut self.handler
-    }
-}
+/// Something that was posted to a handler.
+pub(crate) type Note = Box<dyn Any + Send>;
 
 struct Seat {
     site: Box<dyn Site>,
@@ -123,13 +59,11 @@ pub(crate) struct Engine {
     panics: PanicPolicy,
     /// Of the lines that tell of panics, which peers may provoke.
     gate: Throttle,
-    number: u32,
 }
 
 impl Engine {
     pub(crate) fn new(core: Core) -> Self {
-        let number = REACTORS.fetch_add(1, Ordering::Relaxed);
-        Self { core, seats: Slab::new(), panics: PanicPolicy::default(), gate: Throttle::default(), number }
+        Self { core, seats: Slab::new(), panics: PanicPolicy::default(), gate: Throttle::default() }
     }
 
     pub(crate) const fn set_panic_policy(&mut self, policy: PanicPolicy) {
@@ -142,33 +76,39 @@ impl Engine {
         if let Some((max, overhead)) = framing.bounds() {
             self.core.limits.check_framing(max, overhead)?;
         }
-        let site = Box::new(SiteOf { handler, states: Slab::new() });
+        let site = self.seat(Box::new(SiteOf::new(handler)), keyed);
+        self.core.framings[site as usize] = framing;
+        Ok(site)
+    }
+
+    /// Gives a handler its place, where nothing is framed.
+    fn seat(&mut self, site: Box<dyn Site>, keyed: bool) -> u32 {
         let index = self.seats.insert(Seat { site, keyed, users: 0 });
-        let framings = &mut self.core.framings;
+        let Core { framings, ticks, .. } = &mut self.core;
         if index >= framings.len() {
             framings.resize_with(index + 1, Default::default);
+            ticks.resize_with(index + 1, Default::default);
         }
-        framings[index] = framing;
-        Ok(index as u32)
+        index as u32
     }
 
     /// The key to a handler that was added as keyed.
     pub(crate) const fn key<H>(&self, site: u32) -> Key<H> {
-        Key { reactor: self.number, site, handler: PhantomData }
+        Key::new(self.core.number, site)
     }
 
     /// Where a key's handler is; `None` for a key of another reactor.
     pub(crate) fn site<H>(&self, key: Key<H>) -> Option<u32> {
-        (key.reactor == self.number).then_some(key.site)
+        key.site_in(self.core.number)
     }
 
     /// The handler behind a key; `None` for a key of another reactor.
-    pub(crate) fn get<H: Handler>(&self, key: Key<H>) -> Option<&H> {
+    pub(crate) fn get<H: 'static>(&self, key: Key<H>) -> Option<&H> {
         self.seats.get(self.site(key)? as usize)?.site.handler().downcast_ref()
     }
 
     /// [`get`](Engine::get), to change it.
-    pub(crate) fn get_mut<H: Handler>(&mut self, key: Key<H>) -> Option<&mut H> {
+    pub(crate) fn get_mut<H: 'static>(&mut self, key: Key<H>) -> Option<&mut H> {
         let site = self.site(key)?;
         self.seats.get_mut(site as usize)?.site.handler_mut().downcast_mut()
     }
@@ -180,8 +120,19 @@ impl Engine {
         }
     }
 
+    /// Counts the attempts to connect that were asked for since this was last done.
+    pub(crate) fn count_attempts(&mut self) {
+        for id in std::mem::take(&mut self.core.attempts.uncounted) {
+            if let Some(site) = self.core.attempts.get(id).map(|a| a.site) {
+                self.retain(site);
+            }
+        }
+    }
+
     /// Uncounts one; a handler that nothing leads to any more is dropped.
     pub(crate) fn release(&mut self, site: u32) {
+        // What it asked for in its last callback may lead to it.
+        self.count_attempts();
         let Some(seat) = self.seats.get_mut(site as usize) else { return };
         seat.users = seat.users.saturating_sub(1);
         if seat.users > 0 || seat.keyed {
@@ -189,7 +140,8 @@ impl Engine {
         }
         if let Some(seat) = self.seats.try_remove(site as usize) {
             self.core.framings[site as usize] = Default::default();
-            self.guarded(None, move |_| drop(seat));
+            self.core.end_ticks(site);
+            self.guarded(Who::Dropped, move |_| drop(seat));
         }
     }
 
@@ -202,6 +154,7 @@ impl Engine {
             c.state = state as u32;
             c.opened = true;
         }
+        self.obey_switch(id);
     }
 
     /// Calls `on_data`.
@@ -223,6 +176,54 @@ impl Engine {
         self.tell(id, |site, cx, state| site.drain(cx, state));
     }
 
+    /// Calls `on_timer`.
+    pub(crate) fn timer(&mut self, id: ConnId, key: u64) {
+        self.core.begin_delivery(id, &[]);
+        self.tell(id, |site, cx, state| site.timer(cx, state, key));
+    }
+
+    /// Calls `on_tick`.
+    pub(crate) fn tick(&mut self, site: u32, key: u64) {
+        self.tell_handler(site, |handler, net| handler.tick(net, key));
+    }
+
+    /// Calls `on_note`. False when there is no such handler.
+    pub(crate) fn note(&mut self, site: u32, note: Note) -> bool {
+        if !self.seats.contains(site as usize) {
+            self.drop_note(note);
+            return false;
+        }
+        self.tell_handler(site, |handler, net| handler.note(net, note));
+        true
+    }
+
+    /// Calls `on_note_to`, if the connection is this handler's. False when it is not, or not open.
+    pub(crate) fn note_to(&mut self, site: u32, id: ConnId, note: Note) -> bool {
+        let told = |c: &Connection| c.site == site && c.phase == Phase::Open && c.opened;
+        if !self.core.conns.get(id).is_some_and(told) {
+            self.drop_note(note);
+            return false;
+        }
+        self.core.begin_delivery(id, &[]);
+        self.tell(id, |site, cx, state| site.note_to(cx, state, note));
+        true
+    }
+
+    /// Drops what is for nobody.
+    fn drop_note(&mut self, note: Note) {
+        self.guarded(Who::Dropped, move |_| drop(note));
+    }
+
+    /// Calls `on_connect_failed`.
+    pub(crate) fn connect_failed(&mut self, site: u32, tag: u64, error: &io::Error) {
+        self.tell_handler(site, |handler, net| handler.connect_failed(net, tag, error));
+    }
+
+    /// Calls `on_connect_retry`.
+    pub(crate) fn connect_retry(&mut self, site: u32, tag: u64, error: &io::Error, wait: Duration) {
+        self.tell_handler(site, |handler, net| handler.connect_retry(net, tag, error, wait));
+    }
+
     /// Calls `on_shutdown`.
     pub(crate) fn shutdown(&mut self, id: ConnId) {
         self.core.begin_delivery(id, &[]);
@@ -238,16 +239,33 @@ impl Engine {
         }
         let Self { core, seats, .. } = self;
         let Some(seat) = seats.get_mut(site as usize) else { return };
-        let done = catch_unwind(AssertUnwindSafe(|| seat.site.close(&mut Net::new(core), state, closed)));
-        if let Err(panic) = done {
-            self.panicked(Some(id), panic);
+        let net = &mut Net::new(core, None, Some(site));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| seat.site.close(net, state, closed))) {
+            self.panicked(Who::Connection(id), panic);
         }
     }
 
     /// The name of the handler's type, for the log.
-    pub(crate) fn name_of(&self, id: ConnId) -> &'static str {
-        let site = self.core.conns.get(id).map_or(u32::MAX, |c| c.site);
+    pub(crate) fn name_of(&self, site: u32) -> &'static str {
         self.seats.get(site as usize).map_or("?", |seat| seat.site.name())
+    }
+
+    /// What is called, in words: `#3.0: a callback of Echo`.
+    pub(crate) fn describe(&self, who: Who) -> impl fmt::Display {
+        match who {
+            Who::Connection(id) => {
+                let site = self.core.conns.get(id).map_or(u32::MAX, |c| c.site);
+                format!("{id}: a callback of {}", self.name_of(site))
+            }
+            Who::Datagrams(id) => {
+                let site = self.core.mail.get(id).map_or(u32::MAX, |m| m.site);
+                format!("{id}: a callback of {}", self.name_of(site))
+            }
+            Who::Handler(site) => format!("a callback of {}", self.name_of(site)),
+            Who::Source(id) => format!("the callback of {id}"),
+            Who::Dropped => "the drop of a handler, source or note".to_owned(),
+            Who::Closure => "a closure".to_owned(),
+        }
     }
 
     #[inline]
@@ -258,6 +276,36 @@ impl Engine {
         }
         let (site, state) = (c.site, c.state as usize);
         self.call(id, site, |site, cx| callback(site, cx, state));
+        self.obey_switch(id);
+    }
+
+    /// Hands the connection over, if its callback wished so.
+    #[inline]
+    fn obey_switch(&mut self, id: ConnId) {
+        if self.core.switch.is_some() {
+            self.switch(id);
+        }
+    }
+
+    #[cold]
+    fn switch(&mut self, id: ConnId) {
+        let Some(Switch { site, state }) = self.core.take_switch() else { return };
+        let Some(c) = self.core.conns.get(id) else { return };
+        if !c.opened {
+            return self.guarded(Who::Dropped, move |_| drop(state));
+        }
+        let Some(place) = self.seats.get_mut(site as usize).and_then(|s| s.site.welcome(state)) else {
+            return;
+        };
+        self.retain(site);
+        let Some((old, old_state)) = self.core.change_site(id, site, place as u32) else { return };
+        if let Some(seat) = self.seats.get_mut(old as usize) {
+            let gone = catch_unwind(AssertUnwindSafe(|| seat.site.dismiss(old_state as usize)));
+            if let Err(panic) = gone {
+                self.panicked(Who::Dropped, panic);
+            }
+        }
+        self.release(old);
     }
 
     /// Runs a callback for a connection. If it panics, that connection is aborted.
@@ -270,40 +318,66 @@ impl Engine {
     ) -> Option<T> {
         let Self { core, seats, .. } = self;
         let seat = seats.get_mut(site as usize)?;
-        let mut cx = Context::new(core, id);
+        let mut cx = Context::new(core, id, site);
         match catch_unwind(AssertUnwindSafe(|| callback(&mut *seat.site, &mut cx))) {
             Ok(done) => Some(done),
             Err(panic) => {
-                self.panicked(Some(id), panic);
+                self.panicked(Who::Connection(id), panic);
                 None
             }
         }
     }
 
-    /// Runs other code of the user's (the drop of a handler).
-    fn guarded(&mut self, id: Option<ConnId>, code: impl FnOnce(&mut Core)) {
-        let core = &mut self.core;
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| code(core))) {
-            self.panicked(id, panic);
+    /// Runs a callback of a handler that is for no connection.
+    fn tell_handler(&mut self, site: u32, callback: impl FnOnce(&mut dyn Site, &mut Net<'_>)) {
+        let Self { core, seats, .. } = self;
+        let Some(seat) = seats.get_mut(site as usize) else { return };
+        core.delivery = Delivery::default();
+        let mut net = Net::new(core, None, Some(site));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&mut *seat.site, &mut net))) {
+            self.panicked(Who::Handler(site), panic);
         }
     }
 
-    fn panicked(&mut self, id: Option<ConnId>, panic: Box<dyn Any + Send>) {
+    /// Runs the callback of a source. `None` when it panicked.
+    pub(crate) fn source<T>(&mut self, id: SourceId, callback: impl FnOnce(&mut Net<'_>) -> T) -> Option<T> {
+        let mut answer = None;
+        self.guarded(Who::Source(id), |core| {
+            core.delivery = Delivery::default();
+            answer = Some(callback(&mut Net::new(core, None, None)));
+        });
+        answer
+    }
+
+    /// Runs a closure.
+    pub(crate) fn run(&mut self, closure: Box<dyn FnOnce(&mut Net<'_>) + Send>) {
+        self.core.delivery = Delivery::default();
+        self.guarded(Who::Closure, |core| closure(&mut Net::new(core, None, None)));
+    }
+
+    /// Runs other code of the user's (the drop of a handler, a closure).
+    pub(crate) fn guarded(&mut self, who: Who, code: impl FnOnce(&mut Core)) {
+        let core = &mut self.core;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| code(core))) {
+            self.panicked(who, panic);
+        }
+    }
+
+    fn panicked(&mut self, who: Who, panic: Box<dyn Any + Send>) {
         if self.panics == PanicPolicy::Propagate {
             resume_unwind(panic);
         }
         self.core.stats.panics += 1;
-        let text = text_of(&*panic);
-        let passed = self.gate.pass(self.core.now);
-        match (id, passed) {
-            (_, None) => {}
-            (Some(id), Some(n)) => {
-                log::error!("{id}: a callback of {} panicked: {text}{}", self.name_of(id), suppressed(n));
-            }
-            (None, Some(n)) => log::error!("a handler panicked when it was dropped: {text}{}", suppressed(n)),
+        if let Some(n) = self.gate.pass(self.core.now) {
+            log::error!("{} panicked: {}{}", self.describe(who), text_of(&*panic), suppressed(n));
         }
-        if let Some(id) = id {
-            self.core.kill(id, Reason::HandlerPanic);
+        match who {
+            Who::Connection(id) => self.core.kill(id, Reason::HandlerPanic),
+            Who::Datagrams(id) => self.core.close_datagram_now(id),
+            Who::Handler(_) | Who::Source(_) | Who::Closure | Who::Dropped => {}
+        }
+        if let Some(wish) = self.core.switch.take() {
+            self.guarded(Who::Dropped, move |_| drop(wish));
         }
     }
 }
@@ -314,8 +388,8 @@ pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }
 
-impl std::fmt::Debug for Engine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("core", &self.core).field("handlers", &self.seats.len()).finish()
     }
 }

@@ -192,6 +192,24 @@ impl Room {
 
     /// Adds a member; says where in the list it is.
     pub(crate) fn add(&mut self, conn: ConnId, framing: u32, from: u64) -> u32 {
+        let log = self.log_in(framing);
+        self.members.push(Member { conn, log, slow: false, from });
+        (self.members.len() - 1) as u32
+    }
+
+    /// Gives the member at `place`, who has taken all it was owed, another framing.
+    pub(crate) fn reframe(&mut self, place: u32, framing: u32, from: u64) {
+        let place = place as usize;
+        let Some(old) = self.members.get(place).map(|m| m.log) else { return };
+        let log = self.log_in(framing);
+        self.logs[old as usize].users -= 1;
+        if let Some(member) = self.members.get_mut(place) {
+            (member.log, member.from) = (log, from);
+        }
+    }
+
+    /// The log of a framing, for one more to use it.
+    fn log_in(&mut self, framing: u32) -> u32 {
         let used = |l: &Log| l.users > 0 && l.framing == framing;
         let free = |l: &Log| l.users == 0 && l.entries.is_empty();
         let found = self.logs.iter().position(used).or_else(|| self.logs.iter().position(free));
@@ -201,8 +219,7 @@ impl Room {
         });
         self.logs[log].framing = framing;
         self.logs[log].users += 1;
-        self.members.push(Member { conn, log: log as u32, slow: false, from });
-        (self.members.len() - 1) as u32
+        log as u32
     }
 
     /// Removes the member at `place`; answers it and who stands in its place now.

@@ -1,20 +1,15 @@
-//! What a user writes ([`Handler`]) and what it acts on ([`Context`], [`Net`]).
+//! What a user writes: the callbacks of a protocol.
 //!
-//! Knows no sockets and no loop. Invariant: callbacks never nest. Every verb here only writes to the core's memory;
-//! what follows from it (a write, a close, another connection's callback) happens after the callback has returned.
+//! Knows no sockets and no loop. Invariant: callbacks never nest.
 
-use std::ops::{Deref, DerefMut};
+use std::any::Any;
+use std::io;
+use std::time::Duration;
 
-use bytes::Bytes;
-
-use crate::closed::{Closed, Reason};
-use crate::codec::{FrameError, Framing};
-use crate::connection::Phase;
-use crate::core::{Core, Sent};
-use crate::endpoint::Address;
-use crate::group::SlowMember;
-use crate::id::{ConnId, Group, ListenerId};
-use crate::stats::Stats;
+use crate::closed::Closed;
+use crate::codec::Framing;
+use crate::context::Context;
+use crate::net::Net;
 
 /// A protocol as a state machine: the value owns what its connections share, and its [`State`](Handler::State) is what
 /// it remembers about one of them.
@@ -60,7 +55,8 @@ pub trait Handler: 'static {
     fn on_data(&mut self, cx: &mut Context<'_>, state: &mut Self::State, data: &[u8]);
 
     /// The peer has finished sending, and all it sent has been delivered. It may still be reading. By default the
-    /// connection is closed once everything is written.
+    /// connection is closed once everything is written; where you write this callback, closing is yours. (Who still
+    /// waits for the answer of another thread keeps it open until that has come.)
     fn on_end(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let _ = state;
         cx.close();
@@ -72,6 +68,42 @@ pub trait Handler: 'static {
     /// called.
     fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let _ = (cx, state);
+    }
+
+    /// A timer of this connection has gone off; `key` is what it was [set](Context::set_timer) with.
+    fn on_timer(&mut self, cx: &mut Context<'_>, state: &mut Self::State, key: u64) {
+        let _ = (cx, state, key);
+    }
+
+    /// A timer of the handler itself has gone off, of no connection; `key` is what it was [set](Net::set_tick) with.
+    fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
+        let _ = (net, key);
+    }
+
+    /// Something was posted to the handler, by another thread perhaps. Its type is known to whoever posts.
+    fn on_note(&mut self, net: &mut Net<'_>, note: Box<dyn Any + Send>) {
+        let _ = (net, note);
+    }
+
+    /// Something was posted to the handler about this connection, by another thread perhaps: the answer to a question
+    /// that took long, say. If by then the connection is closing, nobody is told, and it is counted: a peer that
+    /// finishes sending and then reads needs an [`on_end`](Handler::on_end) that does not close while an answer is due.
+    fn on_note_to(&mut self, cx: &mut Context<'_>, state: &mut Self::State, note: Box<dyn Any + Send>) {
+        let _ = (cx, state, note);
+    }
+
+    /// A connection that was asked for with this tag does not come about. The error says what was tried, and why it
+    /// failed; its kind is that of what went wrong last, `InvalidInput` for a wrong address, `TimedOut`,
+    /// `QuotaExceeded` for a limit of the reactor's, `Interrupted` when it is shutting down. (A connection that does
+    /// come about begins with [`on_open`](Handler::on_open).)
+    fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
+        let _ = (net, tag, error);
+    }
+
+    /// Connecting has failed and is tried again after `wait` ([`Connect::retry`](crate::Connect::retry),
+    /// [`Connect::reconnect`](crate::Connect::reconnect)): to say so, perhaps.
+    fn on_connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration) {
+        let _ = (net, tag, error, wait);
     }
 
     /// The reactor is shutting down. By default the connection is closed; one that is not is aborted when the grace is
@@ -91,291 +123,5 @@ pub trait Handler: 'static {
     /// By default bytes go out as they are given; [`Framed`](crate::Framed) answers its codec's framing.
     fn framing(&self) -> Framing {
         Framing::raw()
-    }
-}
-
-/// Where a connection came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Origin {
-    /// A listener accepted it.
-    Accepted(ListenerId),
-}
-
-/// The verbs that need no current connection. A [`Context`] derefs to it; between turns,
-/// [`Reactor::net`](crate::Reactor::net) gives it.
-///
-/// An id whose connection has gone is answered with `false`, `None` or [`Sent::Closed`]; it never names another one.
-#[derive(Debug)]
-pub struct Net<'a> {
-    core: &'a mut Core,
-    current: Option<ConnId>,
-}
-
-impl<'a> Net<'a> {
-    pub(crate) const fn new(core: &'a mut Core) -> Self {
-        Self { core, current: None }
-    }
-
-    /// Everything that verbs act on, for whoever watches a handler.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) const fn core(&self) -> &Core {
-        self.core
-    }
-
-    /// Sends a message to any connection, in the framing of that one. It is written at the end of the turn.
-    pub fn send_to(&mut self, id: ConnId, message: impl AsRef<[u8]>) -> Sent {
-        self.core.send(id, message.as_ref())
-    }
-
-    /// [`send_to`](Net::send_to) without copying, where the receiver is not framed and the bytes are many.
-    pub fn send_bytes_to(&mut self, id: ConnId, message: Bytes) -> Sent {
-        self.core.send_bytes(id, message)
-    }
-
-    /// Closes a connection in good order: what was accepted for sending is written, FIN follows, and input is read and
-    /// thrown away until the peer closes too (for a limited time), so that nothing of it is lost. False when it is
-    /// ending already.
-    pub fn close_id(&mut self, id: ConnId) -> bool {
-        let why = self.core.close_reason(id);
-        self.core.begin_close(id, why)
-    }
-
-    /// Ends a connection at once, with a reset; what waits for it is thrown away (and counted). One that is closing,
-    /// and for which nothing waits any more, is not reset but only waits no longer. False when it has ended already.
-    pub fn abort_id(&mut self, id: ConnId) -> bool {
-        let alive = self.core.conns.get(id).is_some_and(|c| c.phase != Phase::Dead);
-        self.core.kill(id, Reason::Handler);
-        alive
-    }
-
-    /// Stops reading a connection until [`resume_id`](Net::resume_id): the peer's sends back up, and nothing is lost.
-    /// False when it is ending.
-    pub fn pause_id(&mut self, id: ConnId) -> bool {
-        self.core.set_paused(id, true)
-    }
-
-    /// Reads a paused connection again. False when it is ending.
-    pub fn resume_id(&mut self, id: ConnId) -> bool {
-        self.core.set_paused(id, false)
-    }
-
-    /// Whether a connection is open: neither ended nor being closed.
-    pub fn is_open(&self, id: ConnId) -> bool {
-        self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open)
-    }
-
-    /// The address of a connection's peer.
-    pub fn peer_of(&self, id: ConnId) -> Option<Address> {
-        self.core.conns.get(id).map(|c| c.peer.address())
-    }
-
-    /// How many bytes wait to be written to a connection, not counting this turn's broadcasts.
-    pub fn pending_of(&self, id: ConnId) -> Option<usize> {
-        self.core.conns.get(id).map(|c| self.core.pending(c))
-    }
-
-    /// The open connections, in no particular order.
-    pub fn connections(&self) -> impl Iterator<Item = ConnId> {
-        self.core.conns.iter().filter(|c| c.phase == Phase::Open && c.opened).map(|c| c.id)
-    }
-
-    /// Makes a group whose slow members are cut. `None` when there are [`Limits::groups`](crate::Limits::groups).
-    pub fn group(&mut self) -> Option<Group> {
-        self.group_with(SlowMember::default())
-    }
-
-    /// Makes a group with another policy for slow members.
-    pub fn group_with(&mut self, policy: SlowMember) -> Option<Group> {
-        self.core.create_group(policy)
-    }
-
-    /// Ends a group. Its members stay connected, and get what was sent to it before. False when there is none.
-    pub fn drop_group(&mut self, group: Group) -> bool {
-        self.core.drop_group(group)
-    }
-
-    /// The members of a group, in no particular order; none for a group that has been dropped.
-    pub fn members(&self, group: Group) -> impl ExactSizeIterator<Item = ConnId> {
-        self.core.groups.get(group).map_or(&[][..], |room| &room.members).iter().map(|m| m.conn)
-    }
-
-    /// Makes a connection a member of a group; a member stays one. It leaves by itself when it closes. False when there
-    /// is no such group or connection, the connection is closing, or it is in
-    /// [`Limits::groups_per_connection`](crate::Limits::groups_per_connection) groups.
-    pub fn join_id(&mut self, group: Group, id: ConnId) -> bool {
-        self.core.join(group, id)
-    }
-
-    /// Ends a membership. What was sent to the group before still arrives. False when there was none.
-    pub fn leave_id(&mut self, group: Group, id: ConnId) -> bool {
-        self.core.leave(group, id)
-    }
-
-    /// Sends a message to every member of a group, to each in its own framing, in the order of sending. Written at the
-    /// end of the turn, one write for each member. Answers how many members it will reach, which leaves out those whose
-    /// framing cannot carry it (counted).
-    pub fn broadcast(&mut self, group: Group, message: impl AsRef<[u8]>) -> usize {
-        self.core.broadcast(group, message.as_ref(), self.current, None)
-    }
-
-    /// A snapshot of the reactor's counters.
-    pub fn stats(&self) -> Stats {
-        self.core.snapshot()
-    }
-}
-
-/// What a callback acts on: its connection, and through [`Net`] everything else.
-#[derive(Debug)]
-pub struct Context<'a> {
-    net: Net<'a>,
-    id: ConnId,
-}
-
-impl<'a> Deref for Context<'a> {
-    type Target = Net<'a>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.net
-    }
-}
-
-impl DerefMut for Context<'_> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.net
-    }
-}
-
-impl<'a> Context<'a> {
-    pub(crate) const fn new(core: &'a mut Core, id: ConnId) -> Self {
-        Self { net: Net { core, current: Some(id) }, id }
-    }
-
-    /// The connection's id. It stays valid to compare and to keep; once the connection has gone it names nothing.
-    pub const fn id(&self) -> ConnId {
-        self.id
-    }
-
-    /// The peer's address.
-    pub fn peer(&self) -> Address {
-        self.net.peer_of(self.id).unwrap_or(Address::Unix(None))
-    }
-
-    /// Where the connection came from.
-    pub fn origin(&self) -> Origin {
-        let nowhere = ListenerId { slot: u32::MAX, generation: 0 };
-        Origin::Accepted(self.net.core.conns.get(self.id).map_or(nowhere, |c| c.listener))
-    }
-
-    /// Sends a message to the peer, in the connection's framing. It is written as soon as the callback has returned.
-    pub fn send(&mut self, message: impl AsRef<[u8]>) -> Sent {
-        self.net.send_to(self.id, message)
-    }
-
-    /// [`send`](Context::send) without copying, where the connection is not framed and the bytes are many.
-    pub fn send_bytes(&mut self, message: Bytes) -> Sent {
-        self.net.send_bytes_to(self.id, message)
-    }
-
-    /// How many bytes wait to be written to the peer, with those sent in this callback.
-    pub fn pending(&self) -> usize {
-        self.net.pending_of(self.id).unwrap_or(0)
-    }
-
-    /// Closes in good order; see [`Net::close_id`].
-    pub fn close(&mut self) {
-        self.net.close_id(self.id);
-    }
-
-    /// Ends at once, with a reset; see [`Net::abort_id`].
-    pub fn abort(&mut self) {
-        self.net.abort_id(self.id);
-    }
-
-    /// Closes in good order because the peer broke the protocol: the reason is the error.
-    pub fn fail(&mut self, error: FrameError) {
-        self.net.core.begin_close(self.id, error.into());
-    }
-
-    /// Sends FIN once everything is written, and goes on receiving. Sends are refused from now on. The connection ends
-    /// when the peer finishes too and [`on_end`](Handler::on_end) has been called.
-    pub fn shutdown_write(&mut self) {
-        self.net.core.shutdown_write(self.id);
-    }
-
-    /// Stops reading until [`resume`](Context::resume) or [`Net::resume_id`]: the peer's sends back up, and nothing is
-    /// lost. Meanwhile neither the idle nor the message timeout runs: ending it is up to the handler.
-    pub fn pause(&mut self) {
-        self.net.pause_id(self.id);
-    }
-
-    /// Reads again after [`pause`](Context::pause).
-    pub fn resume(&mut self) {
-        self.net.resume_id(self.id);
-    }
-
-    /// The last `n` bytes of the data are the beginning of an incomplete message: they come back in front of the next
-    /// bytes. (More than the data has means all of it; the last call of `keep` and `defer` counts.) At most
-    /// [`Limits::input_kept`](crate::Limits::input_kept), for at most
-    /// [`Limits::message_timeout`](crate::Limits::message_timeout).
-    pub fn keep(&mut self, n: usize) {
-        self.net.core.delivery.rest = n;
-        self.net.core.delivery.deferred = false;
-    }
-
-    /// The last `n` bytes of the data are not wanted now: they come back next turn, or on resume, without new bytes and
-    /// before [`on_end`](Handler::on_end). No message timeout runs on them.
-    pub fn defer(&mut self, n: usize) {
-        self.net.core.delivery.rest = n;
-        self.net.core.delivery.deferred = n > 0;
-    }
-
-    /// In [`on_end`](Handler::on_end): how many bytes of an unfinished message were kept.
-    pub fn kept(&self) -> usize {
-        self.net.core.conns.get(self.id).map_or(0, |c| c.kept_len())
-    }
-
-    /// Whether to go on with the data at hand. False once the connection is closing, paused, has too much output
-    /// waiting, or has used up its messages for this turn: then [`defer`](Context::defer) the rest.
-    pub fn wants_more(&self) -> bool {
-        self.net.core.wants_more(self.id)
-    }
-
-    /// Counts a whole message against the connection's budget for this turn, and in the statistics. For handlers that
-    /// find messages by themselves; [`Framed`](crate::Framed) does it for others.
-    pub fn count_message(&mut self) {
-        self.net.core.delivery.messages += 1;
-        self.net.core.stats.messages_in += 1;
-    }
-
-    /// Counts an over-long message that was thrown away, in the statistics.
-    pub fn count_discarded(&mut self) {
-        self.net.core.delivery.messages += 1;
-        self.net.core.stats.discarded += 1;
-    }
-
-    /// Makes this connection a member of a group; see [`Net::join_id`].
-    pub fn join(&mut self, group: Group) -> bool {
-        self.net.join_id(group, self.id)
-    }
-
-    /// Ends this connection's membership; see [`Net::leave_id`].
-    pub fn leave(&mut self, group: Group) -> bool {
-        self.net.leave_id(group, self.id)
-    }
-
-    /// Sends to another connection; see [`Net::send_to`].
-    pub fn send_to(&mut self, id: ConnId, message: impl AsRef<[u8]>) -> Sent {
-        self.net.send_to(id, message)
-    }
-
-    /// Sends to every member of a group, this connection included if it is one; see [`Net::broadcast`].
-    pub fn broadcast(&mut self, group: Group, message: impl AsRef<[u8]>) -> usize {
-        self.net.broadcast(group, message)
-    }
-
-    /// [`broadcast`](Net::broadcast) to every member but this connection.
-    pub fn broadcast_others(&mut self, group: Group, message: impl AsRef<[u8]>) -> usize {
-        self.net.core.broadcast(group, message.as_ref(), Some(self.id), Some(self.id))
     }
 }

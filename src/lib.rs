@@ -31,6 +31,10 @@
 //! - [`Reactor`] listens, turns and stops. [`Listen`] has the options of a listening socket, [`Limits`] every bound.
 //! - [`Framed`] with a codec of [`codec`] makes a handler of messages out of a handler of bytes.
 //! - [`Broadcast`] is a room; [`Net::group`] and [`Net::broadcast`] are what it is made of.
+//! - A reactor can sit inside another loop: see [`Reactor`]. [`Reactor::register`] watches anything else that the
+//!   system can watch; [`Net::snapshots`] says what the connections are doing.
+//! - [`DatagramHandler`] is the same for UDP and Unix datagrams; [`Reactor::bind`] and [`Datagrams`] open the sockets.
+//! - [`Handle`] is what other threads have of a reactor: they send, post [notes](Notes), run closures, and stop it.
 //! - [`Closed`] and [`Reason`] say why a connection ended, [`Stats`] counts everything.
 //! - The module `testing` (feature `testing`) tests handlers and codecs of yours: with no socket, and in the worst of
 //!   worlds.
@@ -39,13 +43,20 @@
 
 #![forbid(unsafe_code)]
 
+mod bind;
+mod building;
 mod closed;
 pub mod codec;
+mod connect;
 mod connection;
+mod context;
 mod core;
+mod datagram;
+mod deadlines;
 mod endpoint;
 mod engine;
 mod group;
+mod handle;
 mod handler;
 mod handlers;
 mod id;
@@ -54,11 +65,14 @@ mod limits;
 mod listen;
 #[cfg(test)]
 mod log_tests;
+mod mailbox;
+mod net;
 mod outbox;
 mod pool;
 #[cfg(test)]
 mod property_tests;
 mod reactor;
+mod snapshot;
 mod stats;
 mod sys;
 #[cfg(any(test, feature = "testing"))]
@@ -73,15 +87,29 @@ pub mod architecture;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-pub use crate::core::Sent;
+pub use crate::core::{Posted, Sent};
+pub use bind::{Datagrams, Interface};
 pub use closed::{Closed, Reason};
+pub use connect::{Backoff, Connect};
+pub use connection::Origin;
+pub use context::Context;
+pub use datagram::{DatagramContext, DatagramHandler};
 pub use endpoint::{Address, AddressError, Endpoint};
-pub use engine::Key;
 pub use group::SlowMember;
-pub use handler::{Context, Handler, Net, Origin};
+pub use handle::{Handle, Notes};
+pub use handler::Handler;
 pub use handlers::{Broadcast, Echo, Framed, FramedState};
-pub use id::{ConnId, Group, ListenerId};
+pub use id::{AttemptId, ConnId, DatagramId, Group, Key, ListenerId, SourceId, TimerId};
 pub use limits::{AtCapacity, Limit, Limits, LimitsError, PanicPolicy};
 pub use listen::{Keepalive, Listen};
-pub use reactor::{Listening, Reactor, Report, Stopper, Turn};
+pub use mailbox::HandleError;
+pub use net::Net;
+pub use reactor::{Bound, Listening, Reactor, Readiness, Report, SourceKey, Turn, Watch};
+pub use snapshot::{ConnectionPhase, Snapshot};
 pub use stats::Stats;
+
+/// Shared bytes, as [`Net::send_bytes_to`] and [`Handle::send_to`] take them.
+pub use bytes::Bytes;
+
+/// The library that waits for events, in the version whose sources [`Reactor::register`] takes.
+pub use mio;

@@ -3,9 +3,11 @@
 //! Knows nothing of connections. Invariant: what passes [`Limits::check`] can be obeyed: no limit makes another one
 //! impossible to keep.
 
-use std::fmt;
+mod error;
+
 use std::time::Duration;
 
+pub use self::error::LimitsError;
 use crate::codec::Codec;
 
 /// A bound that may be switched off, but only by saying so.
@@ -114,7 +116,7 @@ pub struct Limits {
     pub linger_total: Duration,
     /// After our FIN: how much input to read and throw away. Default 256 KiB.
     pub linger_input: usize,
-    /// How long a shutdown asked for by a [`Stopper`](crate::Stopper) waits for connections to finish. Default 10 s.
+    /// How long a shutdown asked for by a [`Handle`](crate::Handle) waits for connections to finish. Default 10 s.
     pub shutdown_grace: Duration,
     /// Connections accepted from one listener in a turn. Default 16.
     pub accepts_per_turn: usize,
@@ -135,6 +137,37 @@ pub struct Limits {
     pub groups_per_connection: usize,
     /// Empty buffers kept for reuse. Default 16 MiB.
     pub pooled: usize,
+    /// Timers that handlers set, in all. Default 1 048 576.
+    pub timers: usize,
+    /// Timers of one connection. Default 1 024.
+    pub timers_per_connection: usize,
+    /// From asking for a connection until it is there, with the lookup of its name, for all its addresses together;
+    /// a [`Connect`](crate::Connect) may say otherwise. Default 10 s.
+    pub connect_timeout: Limit<Duration>,
+    /// How long one address of several may keep the next one waiting: see [`Connect`](crate::Connect). Default 250 ms,
+    /// the Connection Attempt Delay that RFC 8305 recommends.
+    pub connect_stagger: Duration,
+    /// Connections asked for that are not there yet, or are to be made again. Default 10 000.
+    pub attempts: usize,
+    /// Names being looked up, or waiting for that. Default 256.
+    pub lookups: usize,
+    /// Connections that one may be [linked](crate::Net::link) to, and that may be linked to it. Default 256.
+    pub links_per_connection: usize,
+    /// Registered sources ([`Reactor::register`](crate::Reactor::register)). Default 1 024.
+    pub sources: usize,
+    /// A callback that takes longer than this is logged as a warning, with the handler's name and the connection, for
+    /// all others wait meanwhile. Default 50 ms.
+    pub slow_callback: Limit<Duration>,
+    /// Datagrams that wait for the kernel at one socket, with 64 bytes counted for each beside its own. Default
+    /// 256 KiB.
+    pub datagram_queue: usize,
+    /// Datagrams received from one socket in a turn; also at most so many that [`read_buffer`](Limits::read_buffer) is
+    /// reached. Default 256.
+    pub datagrams_per_turn: usize,
+    /// Commands of other threads that may wait. Default 65 536.
+    pub commands: usize,
+    /// Commands obeyed in a turn. Default 1 024.
+    pub commands_per_turn: usize,
 }
 
 impl Default for Limits {
@@ -165,6 +198,19 @@ impl Default for Limits {
             groups: 65_536,
             groups_per_connection: 256,
             pooled: 16 * MIB,
+            timers: 1024 * 1024,
+            timers_per_connection: 1024,
+            connect_timeout: Limit::At(Duration::from_secs(10)),
+            connect_stagger: Duration::from_millis(250),
+            attempts: 10_000,
+            lookups: 256,
+            links_per_connection: 256,
+            sources: 1024,
+            slow_callback: Limit::At(Duration::from_millis(50)),
+            datagram_queue: 256 * KIB,
+            datagrams_per_turn: 256,
+            commands: 65_536,
+            commands_per_turn: 1024,
         }
     }
 }
@@ -284,6 +330,8 @@ impl Limits {
             ("idle_timeout", self.idle_timeout),
             ("message_timeout", self.message_timeout),
             ("write_stall", self.write_stall),
+            ("connect_timeout", self.connect_timeout),
+            ("slow_callback", self.slow_callback),
         ];
         for (name, limit) in timeouts {
             if limit == Limit::At(Duration::ZERO) {
@@ -302,6 +350,16 @@ impl Limits {
             ("events_per_turn", self.events_per_turn),
             ("groups", self.groups),
             ("groups_per_connection", self.groups_per_connection),
+            ("timers", self.timers),
+            ("timers_per_connection", self.timers_per_connection),
+            ("attempts", self.attempts),
+            ("lookups", self.lookups),
+            ("links_per_connection", self.links_per_connection),
+            ("sources", self.sources),
+            ("datagram_queue", self.datagram_queue),
+            ("datagrams_per_turn", self.datagrams_per_turn),
+            ("commands", self.commands),
+            ("commands_per_turn", self.commands_per_turn),
         ];
         for (name, n) in sizes {
             if n == 0 {
@@ -312,6 +370,7 @@ impl Limits {
             ("linger_quiet", self.linger_quiet),
             ("linger_total", self.linger_total),
             ("accept_pause", self.accept_pause),
+            ("connect_stagger", self.connect_stagger),
         ];
         for (name, n) in [("read_buffer", self.read_buffer), ("events_per_turn", self.events_per_turn)] {
             if n > MOST_AT_ONCE {
@@ -322,63 +381,6 @@ impl Limits {
             Some((name, _)) => Err(LimitsError::Zero(name)),
             None => Ok(()),
         }
-    }
-}
-
-/// Why a [`Limits`] was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LimitsError {
-    /// This limit is zero; it must be at least 1.
-    Zero(&'static str),
-    /// This limit is zero; it must be at least 1, or `Unlimited`.
-    ZeroLimit(&'static str),
-    /// This limit is the size of something made at once, and too large for that.
-    TooLarge {
-        /// The limit at fault.
-        name: &'static str,
-        /// What it is.
-        value: u64,
-        /// The most it may be.
-        max: u64,
-    },
-    /// Two limits contradict each other: `name` is `value` but must be `relation` `other`, which is `number`.
-    Contradiction {
-        /// The limit at fault.
-        name: &'static str,
-        /// What it is.
-        value: u64,
-        /// What it must be to the other ("at least", "below").
-        relation: &'static str,
-        /// The other limit.
-        other: &'static str,
-        /// What that one is.
-        number: u64,
-    },
-}
-
-impl fmt::Display for LimitsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Zero(name) => write!(f, "limit {name} is zero; it must be at least 1"),
-            Self::ZeroLimit(name) => {
-                write!(f, "limit {name} is zero; it must be at least 1, or Limit::Unlimited")
-            }
-            Self::TooLarge { name, value, max } => {
-                write!(f, "limit {name} is {value}; it may be at most {max}")
-            }
-            Self::Contradiction { name, value, relation, other, number } => {
-                write!(f, "limit {name} is {value}, but must be {relation} {other}, which is {number}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for LimitsError {}
-
-impl From<LimitsError> for std::io::Error {
-    fn from(e: LimitsError) -> Self {
-        Self::new(std::io::ErrorKind::InvalidInput, e)
     }
 }
 
@@ -434,6 +436,8 @@ mod tests {
         assert!(refused(|l| l.connections = Limit::At(0)).contains("Limit::Unlimited"));
         assert!(refused(|l| l.idle_timeout = Limit::At(Duration::ZERO)).contains("idle_timeout"));
         assert!(refused(|l| l.read_buffer = 0).contains("read_buffer"));
+        assert!(refused(|l| l.commands = 0).contains("limit commands is zero"));
+        assert!(refused(|l| l.commands_per_turn = 0).contains("commands_per_turn"));
         assert!(refused(|l| l.events_per_turn = usize::MAX).contains("at most 67108864"));
         assert!(refused(|l| l.linger_quiet = Duration::ZERO).contains("linger_quiet"));
         let unlimited = Limits {

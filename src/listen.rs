@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::building::{from_addresses, setters};
 use crate::endpoint::{AddressError, Endpoint, Problem};
 
 /// Probing of a silent TCP peer by the kernel, so that one that vanished is noticed.
@@ -59,54 +60,32 @@ impl Listen {
         at.into()
     }
 
-    /// How many connections may wait to be accepted. Default: 4096. The system may allow fewer (`somaxconn`), which is
-    /// logged as a warning. Zero is refused.
-    pub fn backlog(mut self, connections: u32) -> Self {
-        self.options.backlog = connections;
-        self
-    }
+    setters! {
+        /// How many connections may wait to be accepted. Default: 4096. The system may allow fewer (`somaxconn`), which
+        /// is logged as a warning. Zero is refused.
+        backlog(connections: u32) = connections;
 
-    /// Whether several processes may listen on the same TCP port and share what comes (`SO_REUSEPORT`). Default: no.
-    /// Not every system has it; where it is missing, listening fails with `Unsupported`.
-    pub fn reuse_port(mut self, on: bool) -> Self {
-        self.options.reuse_port = on;
-        self
-    }
+        /// Whether several processes may listen on the same TCP port and share what comes (`SO_REUSEPORT`). Default:
+        /// no. Not every system has it; where it is missing, listening fails with `Unsupported`.
+        reuse_port(on: bool) = on;
 
-    /// Whether an IPv6 listener refuses IPv4 peers. Default: no, so that `[::]:7000` serves both.
-    pub fn v6_only(mut self, on: bool) -> Self {
-        self.options.v6_only = on;
-        self
-    }
+        /// Whether an IPv6 listener refuses IPv4 peers. Default: no, so that `[::]:7000` serves both.
+        v6_only(on: bool) = on;
 
-    /// Whether small writes are sent at once (`TCP_NODELAY`). Default: yes.
-    pub fn nodelay(mut self, on: bool) -> Self {
-        self.options.nodelay = on;
-        self
-    }
+        /// Whether small writes are sent at once (`TCP_NODELAY`). Default: yes.
+        nodelay(on: bool) = on;
 
-    /// How the kernel probes silent TCP peers; `None`: not at all. Default: [`Keepalive::default`].
-    pub fn keepalive(mut self, keepalive: Option<Keepalive>) -> Self {
-        self.options.keepalive = keepalive;
-        self
-    }
+        /// How the kernel probes silent TCP peers; `None`: not at all. Default: [`Keepalive::default`].
+        keepalive(keepalive: Option<Keepalive>) = keepalive;
 
-    /// The kernel's receive buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
-    pub fn receive_buffer(mut self, bytes: usize) -> Self {
-        self.options.receive_buffer = Some(bytes);
-        self
-    }
+        /// The kernel's receive buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
+        receive_buffer(bytes: usize) = Some(bytes);
 
-    /// The kernel's send buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
-    pub fn send_buffer(mut self, bytes: usize) -> Self {
-        self.options.send_buffer = Some(bytes);
-        self
-    }
+        /// The kernel's send buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
+        send_buffer(bytes: usize) = Some(bytes);
 
-    /// The permissions of a Unix socket's file; connecting takes the one to write. Default: `0o600`, the user only.
-    pub fn unix_mode(mut self, mode: u32) -> Self {
-        self.options.unix_mode = mode;
-        self
+        /// The permissions of a Unix socket's file; connecting takes the one to write. Default: `0o600`, the user only.
+        unix_mode(mode: u32) = mode;
     }
 
     /// What to open or take over, and how, once both have been checked.
@@ -117,8 +96,16 @@ impl Listen {
         }
         match self.options.check() {
             Ok(()) => Ok((source, self.options)),
-            Err(problem) => Err(AddressError { about: source.to_string(), problem }),
+            Err(problem) => Err(AddressError { about: format!("cannot listen on {source}"), problem }),
         }
+    }
+
+    fn of_endpoint(endpoint: Result<Endpoint, AddressError>) -> Self {
+        Self::with(endpoint.map(Source::Endpoint))
+    }
+
+    fn of_address(address: SocketAddr) -> Self {
+        Self::with(Ok(Source::Bound(Bind::Tcp(address))))
     }
 
     fn with(source: Result<Source, AddressError>) -> Self {
@@ -126,48 +113,7 @@ impl Listen {
     }
 }
 
-impl From<&str> for Listen {
-    fn from(text: &str) -> Self {
-        Self::with(text.parse().map(Source::Endpoint))
-    }
-}
-
-impl From<String> for Listen {
-    fn from(text: String) -> Self {
-        Self::from(text.as_str())
-    }
-}
-
-impl From<&String> for Listen {
-    fn from(text: &String) -> Self {
-        Self::from(text.as_str())
-    }
-}
-
-impl From<SocketAddr> for Listen {
-    fn from(address: SocketAddr) -> Self {
-        Self::with(Ok(Source::Bound(Bind::Tcp(address))))
-    }
-}
-
-impl From<(&str, u16)> for Listen {
-    /// A host and a port; an IPv6 address without brackets.
-    fn from((host, port): (&str, u16)) -> Self {
-        Self::from(Endpoint::Tcp { host: host.to_owned(), port })
-    }
-}
-
-impl From<(std::net::IpAddr, u16)> for Listen {
-    fn from((ip, port): (std::net::IpAddr, u16)) -> Self {
-        Self::from(SocketAddr::new(ip, port))
-    }
-}
-
-impl From<Endpoint> for Listen {
-    fn from(endpoint: Endpoint) -> Self {
-        Self::with(Ok(Source::Endpoint(endpoint)))
-    }
-}
+from_addresses!(Listen);
 
 impl From<std::net::TcpListener> for Listen {
     fn from(listener: std::net::TcpListener) -> Self {
@@ -252,19 +198,28 @@ impl Default for ListenOptions {
 
 impl ListenOptions {
     fn check(&self) -> Result<(), Problem> {
-        let not_zero = |name, n: Option<usize>| match n {
-            Some(0) => Err(Problem::Option(name, "must be at least 1".to_owned())),
-            _ => Ok(()),
-        };
         not_zero("backlog", Some(self.backlog as usize))?;
         not_zero("receive buffer", self.receive_buffer)?;
         not_zero("send buffer", self.send_buffer)?;
         if self.unix_mode > 0o777 {
             return Err(Problem::Option("mode", format!("must be 0 to 0o777, not {:#o}", self.unix_mode)));
         }
-        let Some(Keepalive { idle, interval, tries }) = self.keepalive else {
-            return Ok(());
-        };
+        self.keepalive.map_or(Ok(()), |keepalive| keepalive.check())
+    }
+}
+
+/// Refuses the zero of an option that counts something.
+pub(crate) fn not_zero(name: &'static str, n: Option<usize>) -> Result<(), Problem> {
+    match n {
+        Some(0) => Err(Problem::Option(name, "must be at least 1".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+impl Keepalive {
+    /// Whether every system takes these numbers.
+    pub(crate) fn check(&self) -> Result<(), Problem> {
+        let Self { idle, interval, tries } = *self;
         for (name, time) in [("keepalive's idle time", idle), ("keepalive's interval", interval)] {
             if !(1..=32_767).contains(&time.as_secs()) || time.subsec_nanos() != 0 {
                 return Err(Problem::Option(name, format!("must be 1 to 32767 whole seconds, not {time:?}")));

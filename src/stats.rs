@@ -1,6 +1,7 @@
 //! What the reactor has done so far, as plain counters.
 //!
-//! Knows nothing of how the things counted come about. Invariant: `accepted + refused == open + closed_total()`.
+//! Knows nothing of how the things counted come about. Invariant: `accepted + connected + refused == open +
+//! closed_total()`.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,11 +14,19 @@ use crate::closed::{NAMES, REASONS, Reason};
 pub struct Stats {
     /// Connections accepted and given to a handler.
     pub accepted: u64,
+    /// Connections that were asked for and came about.
+    pub connected: u64,
     /// Connections there are now, lingering ones included.
     pub open: u64,
     /// Connections refused because there were as many as allowed, or because they could not be registered. They are
     /// counted under their reasons too.
     pub refused: u64,
+    /// Sockets that are connecting now.
+    pub connecting: u64,
+    /// Attempts to connect that failed for good.
+    pub connect_failed: u64,
+    /// Times that connecting failed, or a connection ended, and was begun again.
+    pub connect_retries: u64,
     /// Ended connections by reason: see [`closed`](Stats::closed) and [`reasons`](Stats::reasons).
     pub(crate) closed: [u64; REASONS],
     /// Bytes read, on connections of any state.
@@ -46,8 +55,13 @@ pub struct Stats {
     pub accept_pauses: u64,
     /// Errors of accepting, those included that concern one waiting connection only.
     pub accept_errors: u64,
-    /// Callbacks that panicked.
+    /// Callbacks, and closures from other threads, that panicked.
     pub panics: u64,
+    /// Commands of other threads that were obeyed.
+    pub commands: u64,
+    /// Of these, the ones for a connection that was not open, a group that had been dropped, or a connection of another
+    /// handler.
+    pub commands_for_nobody: u64,
     /// The longest turn, not counting the wait.
     pub longest_turn: Duration,
     /// The longest time from one look at the clock to the next around a callback.
@@ -58,6 +72,17 @@ pub struct Stats {
     pub input_held: u64,
     /// Memory in empty buffers kept for reuse, in bytes of capacity.
     pub pooled: u64,
+    /// Datagrams received, those thrown away as too long included.
+    pub datagrams_in: u64,
+    /// Datagrams handed to the kernel.
+    pub datagrams_out: u64,
+    /// Datagrams that were to be sent and were not: too much waited, the system refused them, they are longer than any
+    /// can be or their receiver has no address there, or their socket was closed before.
+    pub datagrams_dropped: u64,
+    /// Datagrams received that were longer than their socket's maximum, and thrown away.
+    pub datagrams_truncated: u64,
+    /// Errors that the system told of datagram sockets.
+    pub datagram_errors: u64,
 }
 
 impl Stats {
@@ -101,6 +126,10 @@ impl fmt::Display for Stats {
             self.pooled,
         )?;
         let rare = [
+            ("connected", self.connected),
+            ("connecting", self.connecting),
+            ("connect_failed", self.connect_failed),
+            ("connect_retries", self.connect_retries),
             ("skipped", self.skipped),
             ("unencodable", self.unencodable),
             ("discarded", self.discarded),
@@ -108,6 +137,13 @@ impl fmt::Display for Stats {
             ("accept_pauses", self.accept_pauses),
             ("accept_errors", self.accept_errors),
             ("panics", self.panics),
+            ("datagrams_in", self.datagrams_in),
+            ("datagrams_out", self.datagrams_out),
+            ("datagrams_dropped", self.datagrams_dropped),
+            ("datagrams_truncated", self.datagrams_truncated),
+            ("datagram_errors", self.datagram_errors),
+            ("commands", self.commands),
+            ("commands_for_nobody", self.commands_for_nobody),
         ];
         for (name, n) in rare.into_iter().filter(|&(_, n)| n > 0) {
             write!(f, " {name} {n}")?;

@@ -1,230 +1,237 @@
-//! One deadline for each slot: a heap that knows where each slot stands in it.
+//! The timers that handlers set: any number for a connection, and for the handler itself.
 //!
-//! Knows neither what a slot is nor what is due. Setting, moving and clearing a deadline takes O(log n), and leaves no
-//! garbage behind however often it is done. Invariant: `heap[place[slot]].slot == slot` for each slot with a deadline,
-//! and no entry is due before its parent.
+//! Knows neither connections nor handlers, only whose a timer is. Each owner's timers hang together in a list, so that
+//! they end with it; setting and cancelling leave nothing behind. Invariant: a timer is in the list of its owner; what
+//! goes off first is what is due first, and of equal ones what was set first; none goes off before its time.
 
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::deadlines::Deadlines;
+use crate::id::{ConnId, Generations, TimerId};
 use crate::sys::Time;
 
+/// Whose a timer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Connection(ConnId),
+    /// A handler, by its place among the handlers.
+    Handler(u32),
+}
+
+/// The timers of one owner.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    at: Time,
-    slot: u32,
+pub(crate) struct TimerList {
+    head: u32,
+    pub(crate) len: u32,
 }
 
-/// The deadlines, at most one a slot.
-#[derive(Debug, Default)]
-pub(crate) struct Deadlines {
-    heap: Vec<Entry>,
-    place: Vec<u32>,
+impl Default for TimerList {
+    fn default() -> Self {
+        Self { head: NONE, len: 0 }
+    }
 }
 
-const NOWHERE: u32 = u32::MAX;
-/// Children of a node: four make the heap half as deep as two, and lie in one cache line.
-const ARITY: usize = 4;
+const NONE: u32 = u32::MAX;
+/// The shortest period: a timer that goes off in every turn would never let the loop rest.
+const SHORTEST: Duration = Duration::from_millis(1);
 
-impl Deadlines {
-    /// Sets `slot`'s deadline, in place of the one it may have had. [`Time::NEVER`] clears it.
-    pub(crate) fn set(&mut self, slot: u32, at: Time) {
-        if at == Time::NEVER {
-            return self.clear(slot);
+#[derive(Debug)]
+struct Timer {
+    id: TimerId,
+    owner: Owner,
+    key: u64,
+    after: Duration,
+    every: Option<Duration>,
+    /// Its neighbours in the owner's list.
+    prev: u32,
+    next: u32,
+    /// Where it is among those set in the callback that runs.
+    fresh: u32,
+}
+
+/// What a timer that goes off is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alarm {
+    pub(crate) id: TimerId,
+    pub(crate) owner: Owner,
+    pub(crate) key: u64,
+    /// It will not go off again.
+    pub(crate) last: bool,
+}
+
+/// All timers.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    slots: Slab<Timer>,
+    generations: Generations,
+    due: Deadlines<(Time, u64)>,
+    /// How often a timer was set, ever: who was first.
+    count: u64,
+    /// Set since the clock was last looked at: their time begins with the next look, for the callback that set them may
+    /// have run a while already.
+    fresh: Vec<u32>,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            slots: Slab::new(),
+            generations: Generations::new(),
+            due: Deadlines::default(),
+            count: 0,
+            fresh: Vec::new(),
         }
-        let s = slot as usize;
-        if s >= self.place.len() {
-            self.place.resize(s + 1, NOWHERE);
-        }
-        let i = match self.place[s] {
-            NOWHERE => {
-                self.heap.push(Entry { at, slot });
-                self.heap.len() - 1
-            }
-            i => {
-                self.heap[i as usize].at = at;
-                i as usize
-            }
-        };
-        let i = self.up(i);
-        self.down(i);
+    }
+}
+
+impl Timers {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
     }
 
-    /// Brings `slot`'s deadline forward to `at`, if it is later or not set.
+    /// Sets a timer, which goes off once, or again and again.
+    pub(crate) fn set(
+        &mut self,
+        list: &mut TimerList,
+        owner: Owner,
+        key: u64,
+        now: Time,
+        after: Duration,
+        every: Option<Duration>,
+    ) -> TimerId {
+        let entry = self.slots.vacant_entry();
+        let slot = entry.key() as u32;
+        let id = TimerId { slot, generation: self.generations.next(entry.key()) };
+        let every = every.map(|d| d.max(SHORTEST));
+        entry.insert(Timer { id, owner, key, after, every, prev: NONE, next: list.head, fresh: NONE });
+        if let Some(next) = self.slots.get_mut(list.head as usize) {
+            next.prev = slot;
+        }
+        (list.head, list.len) = (slot, list.len + 1);
+        self.begin(slot, now.after(after));
+        id
+    }
+
+    /// Whose a timer is; `None` for one that is gone.
+    pub(crate) fn owner(&self, id: TimerId) -> Option<Owner> {
+        self.slots.get(id.slot as usize).filter(|t| t.id == id).map(|t| t.owner)
+    }
+
+    /// Lets a timer go off this much later, whenever it was due. False for one that is gone.
+    pub(crate) fn rearm(&mut self, id: TimerId, now: Time, after: Duration) -> bool {
+        let Some(timer) = self.slots.get_mut(id.slot as usize).filter(|t| t.id == id) else { return false };
+        timer.after = after;
+        self.begin(id.slot, now.after(after));
+        true
+    }
+
+    /// Sets a slot's deadline, for now: see [`settle`](Timers::settle).
+    fn begin(&mut self, slot: u32, at: Time) {
+        self.due.set(slot, (at, self.count));
+        self.count += 1;
+        if let Some(timer) = self.slots.get_mut(slot as usize).filter(|t| t.fresh == NONE) {
+            timer.fresh = self.fresh.len() as u32;
+            self.fresh.push(slot);
+        }
+    }
+
+    /// A callback has returned, and the clock was looked at: the time of what it set begins now.
     #[inline]
-    pub(crate) fn bring_forward(&mut self, slot: u32, at: Time) {
-        if at < self.get(slot) {
-            self.set(slot, at);
+    pub(crate) fn settle(&mut self, now: Time) {
+        if !self.fresh.is_empty() {
+            self.settle_all(now);
         }
     }
 
-    pub(crate) fn clear(&mut self, slot: u32) {
-        let Some(&i) = self.place.get(slot as usize) else { return };
-        if i == NOWHERE {
-            return;
-        }
-        self.place[slot as usize] = NOWHERE;
-        let i = i as usize;
-        self.heap.swap_remove(i);
-        if i < self.heap.len() {
-            let i = self.up(i);
-            self.down(i);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn get(&self, slot: u32) -> Time {
-        match self.place.get(slot as usize) {
-            Some(&i) if i != NOWHERE => self.heap[i as usize].at,
-            _ => Time::NEVER,
-        }
-    }
-
-    /// The earliest deadline.
-    #[inline]
-    pub(crate) fn next(&self) -> Option<(Time, u32)> {
-        self.heap.first().map(|e| (e.at, e.slot))
-    }
-
-    fn up(&mut self, mut i: usize) -> usize {
-        let entry = self.heap[i];
-        while i > 0 {
-            let parent = (i - 1) / ARITY;
-            if self.heap[parent].at <= entry.at {
-                break;
+    #[cold]
+    fn settle_all(&mut self, now: Time) {
+        while let Some(slot) = self.fresh.pop() {
+            let Some(timer) = self.slots.get_mut(slot as usize) else { continue };
+            timer.fresh = NONE;
+            let (at, number) = self.due.get(slot);
+            let later = now.after(timer.after).max(at);
+            if later > at {
+                self.due.set(slot, (later, number));
             }
-            self.put(i, self.heap[parent]);
-            i = parent;
         }
-        self.put(i, entry);
-        i
     }
 
-    fn down(&mut self, mut i: usize) {
-        let entry = self.heap[i];
-        loop {
-            let first = i * ARITY + 1;
-            let end = (first + ARITY).min(self.heap.len());
-            let Some(least) = (first..end).min_by_key(|&c| self.heap[c].at) else { break };
-            if entry.at <= self.heap[least].at {
-                break;
+    /// What was set between turns begins when it was set.
+    #[inline]
+    pub(crate) fn settle_as_set(&mut self) {
+        self.settle(Time(0));
+    }
+
+    /// Ends a timer, which is in its owner's list. False for one that is gone.
+    pub(crate) fn cancel(&mut self, list: &mut TimerList, id: TimerId) -> bool {
+        let there = self.slots.get(id.slot as usize).is_some_and(|t| t.id == id);
+        if there {
+            self.remove(list, id.slot);
+        }
+        there
+    }
+
+    /// Ends all timers of an owner.
+    pub(crate) fn clear(&mut self, list: &mut TimerList) {
+        while self.slots.contains(list.head as usize) {
+            self.remove(list, list.head);
+        }
+    }
+
+    fn remove(&mut self, list: &mut TimerList, slot: u32) {
+        let Some(timer) = self.slots.try_remove(slot as usize) else { return };
+        self.due.clear(slot);
+        if timer.fresh != NONE {
+            self.fresh.swap_remove(timer.fresh as usize);
+            if let Some(moved) = self.fresh.get(timer.fresh as usize)
+                && let Some(other) = self.slots.get_mut(*moved as usize)
+            {
+                other.fresh = timer.fresh;
             }
-            self.put(i, self.heap[least]);
-            i = least;
         }
-        self.put(i, entry);
+        if let Some(next) = self.slots.get_mut(timer.next as usize) {
+            next.prev = timer.prev;
+        }
+        match self.slots.get_mut(timer.prev as usize) {
+            Some(prev) => prev.next = timer.next,
+            None => list.head = timer.next,
+        }
+        list.len -= 1;
     }
 
-    fn put(&mut self, i: usize, entry: Entry) {
-        self.heap[i] = entry;
-        self.place[entry.slot as usize] = i as u32;
+    /// When the first one is due.
+    #[inline]
+    pub(crate) fn next(&self) -> Time {
+        self.due.next().map_or(Time::NEVER, |((at, _), _)| at)
     }
 
-    #[cfg(test)]
-    fn check_invariants(&self) {
-        for (i, e) in self.heap.iter().enumerate() {
-            assert_eq!(self.place[e.slot as usize] as usize, i);
-            assert!(i == 0 || self.heap[(i - 1) / ARITY].at <= e.at);
+    /// How many times timers were set so far: who was set later waits for the next turn.
+    pub(crate) const fn mark(&self) -> u64 {
+        self.count
+    }
+
+    /// What goes off at `now`, if it was set before `mark`. One that goes off again gets its next time, in step with
+    /// its last one; times that have been missed are left out. One that does not is still there, to be cancelled.
+    pub(crate) fn due(&mut self, now: Time, mark: u64) -> Option<Alarm> {
+        let ((at, number), slot) = self.due.next()?;
+        if at > now || number >= mark {
+            return None;
         }
-        assert_eq!(self.place.iter().filter(|&&p| p != NOWHERE).count(), self.heap.len());
+        let timer = self.slots.get(slot as usize)?;
+        let (id, owner, key) = (timer.id, timer.owner, timer.key);
+        if let Some(every) = timer.every {
+            let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
+            let missed = now.nanos_since(at) / every;
+            let next = Time(at.0.saturating_add(every.saturating_mul(missed + 1)));
+            self.due.set(slot, (next, self.count));
+            self.count += 1;
+        }
+        Some(Alarm { id, owner, key, last: timer.every.is_none() })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::property_tests::hold;
-
-    #[derive(Clone, Copy, Debug)]
-    enum Op {
-        Set(u32, u64),
-        BringForward(u32, u64),
-        Clear(u32),
-        /// Time goes on to this, and each slot that is due sets its next deadline so much later, or none.
-        Advance(u64, Option<u64>),
-    }
-
-    fn ops() -> impl Strategy<Value = Vec<Op>> {
-        let time = || prop_oneof![8 => 0..60u64, 1 => Just(u64::MAX), 1 => Just(u64::MAX - 1)];
-        let op = prop_oneof![
-            4 => (0..20u32, time()).prop_map(|(slot, at)| Op::Set(slot, at)),
-            2 => (0..20u32, time()).prop_map(|(slot, at)| Op::BringForward(slot, at)),
-            2 => (0..20u32).prop_map(Op::Clear),
-            1 => (0..60u64, prop::option::of(1..30u64)).prop_map(|(to, again)| Op::Advance(to, again)),
-        ];
-        prop::collection::vec(op, 0..80)
-    }
-
-    /// Everything that is due by `now` and nothing else, in the order of deadlines.
-    fn advance(real: &mut Deadlines, model: &mut BTreeMap<u32, u64>, now: u64, again: Option<u64>) {
-        while let Some((Time(at), slot)) = real.next().filter(|(at, _)| at.0 <= now) {
-            assert_eq!(model.remove(&slot), Some(at));
-            assert!(model.values().all(|other| *other >= at), "an earlier one waits");
-            match again {
-                Some(later) => {
-                    model.insert(slot, now + later);
-                    real.set(slot, Time(now + later));
-                }
-                None => real.set(slot, Time::NEVER),
-            }
-        }
-        assert!(model.values().all(|at| *at > now), "due and not told");
-    }
-
-    #[test]
-    fn any_changes_agree_with_a_sorted_map() {
-        hold(400, ops(), |ops| {
-            let mut real = Deadlines::default();
-            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
-            for op in ops {
-                match op {
-                    Op::Set(slot, at) => {
-                        real.set(slot, Time(at));
-                        model.insert(slot, at);
-                    }
-                    Op::BringForward(slot, at) => {
-                        real.bring_forward(slot, Time(at));
-                        let old = model.get(&slot).copied().unwrap_or(u64::MAX);
-                        model.insert(slot, old.min(at));
-                    }
-                    Op::Clear(slot) => {
-                        real.clear(slot);
-                        model.remove(&slot);
-                    }
-                    Op::Advance(now, again) => advance(&mut real, &mut model, now, again),
-                }
-                model.retain(|_, at| *at != u64::MAX);
-                real.check_invariants();
-                assert_eq!(real.next().map(|(at, _)| at.0), model.values().min().copied());
-                assert_eq!(real.heap.len(), model.len());
-                for slot in 0..21 {
-                    assert_eq!(real.get(slot).0, model.get(&slot).copied().unwrap_or(u64::MAX));
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn far_deadlines_do_not_overflow() {
-        assert_eq!(Time(5).after(Duration::MAX), Time::NEVER);
-        assert_eq!(Time(u64::MAX - 1).after(Duration::from_secs(1)), Time::NEVER);
-        assert_eq!(Time(5).since(Time(9)), Duration::ZERO);
-        let mut d = Deadlines::default();
-        d.set(3, Time::NEVER);
-        assert_eq!(d.next(), None);
-    }
-
-    #[test]
-    fn a_million_changes_leave_nothing_behind() {
-        let mut d = Deadlines::default();
-        for i in 0..1_000_000u64 {
-            d.set(7, Time(i));
-            d.bring_forward(7, Time(i / 2));
-        }
-        d.clear(7);
-        assert_eq!(d.heap.len(), 0);
-        assert!(d.heap.capacity() < 16);
-    }
-}
+mod tests;

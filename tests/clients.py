@@ -12,6 +12,7 @@ import contextlib
 import os
 import pickle
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -520,6 +521,58 @@ def every_framing_on_the_command_line_carries_messages():
     return f"{len(spoken)} specs"
 
 
+def datagrams_come_back_over_each_family():
+    path = f"/tmp/turnwheel-udp-{os.getpid()}"
+    at = (f"{harness.HOST}:0", "[::1]:0", f"unix:{path}") if socket.has_ipv6 else (f"{harness.HOST}:0", f"unix:{path}")
+    with Server("udp_echo", "--max-size", "2000", at=at) as server:
+        for address in server.addresses:
+            if address.startswith("unix:"):
+                client = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                client.bind(f"{path}-client")
+                to = path
+            else:
+                host, port = address.rsplit(":", 1)
+                host = host.strip("[]")
+                client = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+                to = (host, int(port))
+            with client:
+                client.settimeout(10)
+                for message in (b"hello", b"", harness.pattern(2000), b"x" * 2001, b"the one before was too long"):
+                    client.sendto(message, to)
+                    if len(message) <= 2000:
+                        assert client.recvfrom(4000)[0] == message, f"{address}: {len(message)} B did not come back"
+            if os.path.exists(f"{path}-client"):
+                os.unlink(f"{path}-client")
+        assert server.sees("2000"), server.errors()
+        code, _ = server.stop()
+        assert code == 0 and not os.path.exists(path), "it does not end well"
+        return f"{len(server.addresses)} addresses"
+
+
+def a_ticker_ticks_and_passes_on_what_is_typed():
+    command = [os.path.join(harness.EXAMPLES, "ticker"), f"{harness.HOST}:0", "--every", "0.05"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ticker:
+        try:
+            first = ticker.stdout.readline().decode()
+            assert first.startswith("listening on "), first
+            port = int(first.rsplit(":", 1)[1])
+            clients = [socket.create_connection((harness.HOST, port), timeout=10) for _ in range(3)]
+            files = [client.makefile("rb") for client in clients]
+            ticks = [file.readline() for file in files]
+            assert all(ticks), ticks
+            ticker.stdin.write(b"typed by hand\n")
+            ticker.stdin.flush()
+            for file in files:
+                assert any(b"typed by hand" in file.readline() for _ in range(200)), "it was not passed on"
+            ticker.send_signal(signal.SIGINT)
+            for file, client in zip(files, clients):
+                file.close()
+                client.close()
+            assert ticker.wait(timeout=20) == 0, ticker.stderr.read()
+        finally:
+            ticker.kill()
+
+
 CHECKS = [
     the_first_line_on_stdout_tells_the_port,
     several_addresses_are_served_at_once,
@@ -548,7 +601,9 @@ CHECKS = [
     messages_behind_a_length_come_back_whole,
     pickles_behind_a_padded_header_come_back_in_small_pieces,
     every_framing_on_the_command_line_carries_messages,
+    datagrams_come_back_over_each_family,
+    a_ticker_ticks_and_passes_on_what_is_typed,
 ]
 
 if __name__ == "__main__":
-    sys.exit(harness.main(CHECKS, __doc__))
+    sys.exit(harness.main(CHECKS, __doc__, programs=("echo", "broadcast", "framed", "udp_echo", "ticker")))

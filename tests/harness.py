@@ -29,21 +29,23 @@ class Skip(Exception):
 class Server:
     """One example server, started and ready. Leaving the `with` block ends it."""
 
-    def __init__(self, program, *options, at=(f"{HOST}:0",), under=(), environment=None):
+    def __init__(self, program, *options, at=(f"{HOST}:0",), under=(), environment=None, told=None, **process):
+        """`told`: how many addresses it tells of, if not as many as it is given. The rest is for `Popen`."""
         self.scratch = tempfile.mkdtemp(prefix="turnwheel-")
         self.errors_path = os.path.join(self.scratch, "stderr")
         self.under = [word.replace("SCRATCH", self.scratch) for word in under]
         command = [*self.under, os.path.join(EXAMPLES, program), *at, *options]
         variables = dict(os.environ, RUST_LOG="warn", **(environment or {}))
         with open(self.errors_path, "wb") as errors:
+            process = {"stdin": subprocess.DEVNULL, **process}
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=variables
+                command, stdout=subprocess.PIPE, stderr=errors, env=variables, **process
             )
         self.pid = self.process.pid
         self.lines = queue.Queue()
         threading.Thread(target=self._collect, daemon=True).start()
         try:
-            self.addresses = [self._address() for _ in at]
+            self.addresses = [self._address() for _ in range(len(at) if told is None else told)]
         except BaseException:
             self.end()
             raise
@@ -55,11 +57,15 @@ class Server:
             self.lines.put(line.decode().rstrip("\n"))
         self.lines.put(None)
 
-    def _address(self):
+    def line(self, within=15):
+        """The next line on stdout; `None` if none comes."""
         try:
-            line = self.lines.get(timeout=15)
+            return self.lines.get(timeout=within)
         except queue.Empty:
-            line = None
+            return None
+
+    def _address(self):
+        line = self.line()
         assert line is not None, f"the server did not start: {self.errors()}"
         assert line.startswith("listening on "), f"first line on stdout: {line!r}"
         return line.removeprefix("listening on ")
@@ -197,7 +203,7 @@ def pattern(size, seed=1):
     return numbered[:size]
 
 
-def main(checks, description):
+def main(checks, description, programs=("echo", "broadcast", "framed")):
     """Runs the checks (all, or those whose name holds one of the given words), and says how it went."""
     global EXAMPLES
     words = sys.argv[1:]
@@ -206,7 +212,7 @@ def main(checks, description):
         return 0
     if words:
         EXAMPLES = os.path.abspath(words.pop(0))
-    missing = [name for name in ("echo", "broadcast", "framed") if not os.path.exists(os.path.join(EXAMPLES, name))]
+    missing = [name for name in programs if not os.path.exists(os.path.join(EXAMPLES, name))]
     if missing:
         print(f"no {', '.join(missing)} in {EXAMPLES}: run `cargo build --release --examples` first")
         return 2

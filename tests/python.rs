@@ -8,7 +8,9 @@ mod support;
 use std::process::{Command, Stdio};
 
 use support::{codec, serve, serve_one};
-use turnwheel::{Broadcast, Context, Echo, Framed, Handler, Limits, Reason};
+use turnwheel::{
+    Address, Broadcast, Context, DatagramContext, DatagramHandler, Echo, Framed, Handler, Limits, Reason,
+};
 
 /// What each script begins with: connects to the address it was given.
 const CONNECT: &str = r#"
@@ -183,4 +185,62 @@ for n in range(100):
     assert ra.readline() == "pong %d\n" % n
 "#;
     python(script, &server.addr().to_string());
+}
+
+/// Sends every datagram back, in capitals.
+struct Shout;
+
+impl DatagramHandler for Shout {
+    fn on_datagram(&mut self, cx: &mut DatagramContext<'_>, from: &Address, data: &[u8]) {
+        cx.send_to(from, data.to_ascii_uppercase());
+    }
+}
+
+/// As in the library reference of Python's `socketserver`, with more than one message.
+const SHOUTED_AT: &str = r#"
+import os
+if at.startswith("unix:"):
+    sock, to = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), at[5:]
+    sock.bind(to + ".client")
+else:
+    host, port = at.rsplit(":", 1)
+    sock = socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    to = (host.strip("[]"), int(port))
+sock.settimeout(20)
+for message in (b"hello world", b"", b"x" * 1400, b"the end"):
+    sock.sendto(message, to)
+    received, sender = sock.recvfrom(2048)
+    assert received == message.upper(), received
+    assert (sender if isinstance(to, str) else sender[:2]) == to, sender
+sock.connect(to)
+for n in range(100):
+    sock.send(b"again")
+    assert sock.recv(1024) == b"AGAIN"
+"#;
+
+#[test]
+fn the_datagram_client_works_over_ipv4_ipv6_and_a_unix_socket() {
+    let scratch = support::Scratch::new("pythongram");
+    let mut addresses = vec!["127.0.0.1:0".to_owned()];
+    if cfg!(unix) {
+        addresses.push(scratch.unix("shout"));
+    }
+    if std::net::UdpSocket::bind("[::1]:0").is_ok() {
+        addresses.push("[::1]:0".to_owned());
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let _server = serve(Limits::default(), move |reactor| {
+        let shout = reactor.add_datagrams(Shout);
+        for at in &addresses {
+            for address in reactor.bind_on(at, shout)?.addresses() {
+                tell.send(address.to_string()).unwrap();
+            }
+        }
+        Ok(Vec::new())
+    });
+    for at in told {
+        if !python(SHOUTED_AT, &at) {
+            return;
+        }
+    }
 }

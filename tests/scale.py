@@ -92,6 +92,14 @@ def instructions(tests, sizes):
     return rows, an_event
 
 
+def with_timers(tests, connections):
+    """The instructions of an event, the world's share included, with and without a timer for each connection."""
+    rounds = max(2, LEAST_EVENTS // connections)
+    cost = lambda kind: (counted(tests, f"{kind}ping", connections, rounds)
+                         - counted(tests, f"{kind}accept", connections)) / (rounds * connections)
+    return cost(""), cost("alarmed-")
+
+
 def table(heads, rows):
     for row in [heads, ["---"] * len(heads), *rows]:
         print(f"| {' | '.join(row)} |")
@@ -121,6 +129,9 @@ def main():
            "an end by timeout"], rows)
     print(f"\nAn event with {sizes[-1]} connections takes {an_event[sizes[-1]] / an_event[sizes[0]]:.3f} times the "
           f"instructions of one with {sizes[0]}.")
+    without, armed = with_timers(tests, min(sizes[-1], 100_000))
+    print(f"\nAn event takes {without:.0f} instructions, the world's included, and {armed:.0f} where each of "
+          f"{min(sizes[-1], 100_000)} connections has a timer that is not due.")
     print(f"\nInstructions for a ping of one of {minimal.CONNECTIONS} real clients, outside the kernel:\n")
     pings = {program: f"{minimal.instructions_a_ping(program):.0f}" for program in ("echo", "minimal")}
     table(list(pings), [list(pings.values())])

@@ -125,9 +125,9 @@ fn a_second_stop_ends_the_grace() {
     let mut server = serve_one(limits, || Stubborn);
     let mut client = connect(server.addr());
     assert_eq!(support::read_n(&mut client, 5), b"hello");
-    server.stopper.stop().unwrap();
+    server.handle.stop().unwrap();
     assert_eq!(support::read_n(&mut client, 7), b"not yet");
-    server.stopper.clone().stop().unwrap();
+    server.handle.clone().stop().unwrap();
     assert_eq!(server.join().stats.closed(&Reason::ShutdownDeadline), 1);
 }
 
@@ -138,17 +138,17 @@ fn run_returns_when_a_stop_has_ended_and_the_reactor_can_be_used_again() {
         let mut reactor = Reactor::new().unwrap();
         for _ in 0..3 {
             let at = reactor.listen("127.0.0.1:0", Echo).unwrap().local_addr().unwrap();
-            ready.send((at, reactor.stopper())).unwrap();
+            ready.send((at, reactor.handle())).unwrap();
             reactor.run().unwrap();
             assert_eq!(reactor.stats().open, 0);
         }
         reactor.stats()
     });
     for _ in 0..3 {
-        let (at, stopper) = started.recv_timeout(PATIENCE).unwrap();
+        let (at, handle) = started.recv_timeout(PATIENCE).unwrap();
         let mut client = connect(at);
         echo(&mut client, b"round");
-        stopper.stop().unwrap();
+        handle.stop().unwrap();
         assert!(support::read_to_end(&mut client).is_empty());
     }
     let stats = thread.join().unwrap();

@@ -1,16 +1,17 @@
 //! What the example servers share: options, signals, and the loop. The server itself is in each example's own file.
 
 // The library reads the clock through its seam only; a program may do as it likes.
-#![allow(clippy::disallowed_methods)]
+// Each example uses a part of this.
+#![allow(clippy::disallowed_methods, dead_code)]
 
-use std::io::Result;
+use std::io::{Result, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use turnwheel::{Limit, Limits, Reactor};
 
-/// The options that every example has.
+/// The options that every example with connections has.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// End connections on which no byte moved for this many seconds, or "off"
@@ -21,9 +22,22 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least_one)]
     max_connections: usize,
 
+    #[command(flatten)]
+    basic: Basic,
+}
+
+/// The options that every example has, whatever it serves.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Basic {
     /// Print a line of statistics on stderr every SECS seconds
     #[arg(long, value_name = "SECS", value_parser = interval)]
     stats: Option<Duration>,
+}
+
+impl From<&Options> for Basic {
+    fn from(options: &Options) -> Self {
+        options.basic
+    }
 }
 
 fn seconds(text: &str) -> std::result::Result<Limit<Duration>, String> {
@@ -33,7 +47,8 @@ fn seconds(text: &str) -> std::result::Result<Limit<Duration>, String> {
     interval(text).map(Limit::At).map_err(|e| e + ", or \"off\"")
 }
 
-fn interval(text: &str) -> std::result::Result<Duration, String> {
+/// A time in seconds, such as `0.5`.
+pub(crate) fn interval(text: &str) -> std::result::Result<Duration, String> {
     let duration = text.parse().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
     duration
         .filter(|d| *d >= Duration::from_millis(1))
@@ -57,58 +72,112 @@ impl Options {
 /// Makes a reactor, lets `set_up` put handlers behind the addresses, and turns until Ctrl-C or SIGTERM. A second signal
 /// ends what the first one waits for.
 pub(crate) fn serve(
-    options: &Options,
+    options: impl Into<Basic>,
     limits: Limits,
     set_up: impl FnOnce(&mut Reactor) -> Result<()>,
 ) -> ExitCode {
+    let options = options.into();
+    serve_in(options, limits, set_up, |mut reactor| run(&mut reactor, options.stats).map(|()| reactor))
+}
+
+/// [`serve`], in a loop of the caller's own, which turns the reactor until it has stopped and gives it back.
+pub(crate) fn serve_in(
+    options: impl Into<Basic>,
+    limits: Limits,
+    set_up: impl FnOnce(&mut Reactor) -> Result<()>,
+    drive: impl FnOnce(Reactor) -> Result<Reactor>,
+) -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match try_serve(options, limits, set_up) {
+    match try_serve(options.into(), limits, set_up, drive) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            say(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn try_serve(
-    options: &Options,
+    options: Basic,
     limits: Limits,
     set_up: impl FnOnce(&mut Reactor) -> Result<()>,
+    drive: impl FnOnce(Reactor) -> Result<Reactor>,
 ) -> Result<()> {
     let mut reactor = Reactor::with_limits(limits)?;
-    let stopper = reactor.stopper();
+    let handle = reactor.handle();
+    let mut asked = false;
     ctrlc::set_handler(move || {
         // The first begins a shutdown, the second ends its grace; a loop that cannot be woken ends with the process.
-        eprintln!("stopping: connections have a moment to finish; once more ends them at once");
-        if stopper.stop().is_err() {
+        if handle.stop().is_err() {
             std::process::exit(130);
         }
+        say(if asked {
+            "stopping: what is left ends now"
+        } else {
+            "stopping: connections have a moment to finish; once more ends them at once"
+        });
+        asked = true;
     })
     .map_err(std::io::Error::other)?;
     set_up(&mut reactor)?;
-    run(&mut reactor, options.stats)?;
+    let reactor = drive(reactor)?;
     let report = reactor.last_shutdown().unwrap_or_default();
-    eprintln!(
+    say(format_args!(
         "stopped: {} connections ended well, {} were cut ({} bytes unsent)",
         report.clean, report.cut, report.bytes_lost
-    );
+    ));
     if options.stats.is_some() {
-        eprintln!("{}", reactor.stats());
+        say(reactor.stats());
     }
     Ok(())
+}
+
+/// Writes a line to stderr, whether somebody reads it or not: a pipe that is broken ends no server.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn run(reactor: &mut Reactor, stats: Option<Duration>) -> Result<()> {
     let Some(interval) = stats else { return reactor.run() };
     let mut next = Instant::now() + interval;
-    while !reactor.turn(Some(next.saturating_duration_since(Instant::now())))?.stopped {
+    // A turn rounds its timeout down: without the millisecond it would not sleep towards the end.
+    let left = |next: Instant| next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    while !reactor.turn(Some(left(next)))?.stopped {
         if Instant::now() >= next {
-            eprintln!("{}", reactor.stats());
+            say(reactor.stats());
             next += interval;
         }
     }
     Ok(())
+}
+
+/// Takes over the listeners that a supervisor has given this process (`LISTEN_FDS`, as systemd has it) for the handler
+/// behind `key`, and says so. Answers how many there were.
+pub(crate) fn listen_inherited<H: turnwheel::Handler>(
+    reactor: &mut Reactor,
+    key: turnwheel::Key<H>,
+) -> Result<usize> {
+    let mut given = listenfd::ListenFd::from_env();
+    for n in 0..given.len() {
+        for address in reactor.listen_on(inherited(&mut given, n)?, key)?.addresses() {
+            println!("listening on {address}");
+        }
+    }
+    Ok(given.len())
+}
+
+/// The `n`th listener given: a TCP one, or a Unix one.
+fn inherited(given: &mut listenfd::ListenFd, n: usize) -> Result<turnwheel::Listen> {
+    let not_there = || std::io::Error::other(format!("LISTEN_FDS: listener {n} has been taken"));
+    let tcp = given.take_tcp_listener(n);
+    #[cfg(unix)]
+    if tcp.is_err()
+        && let Ok(Some(unix)) = given.take_unix_listener(n)
+    {
+        return Ok(unix.into());
+    }
+    let cannot = |e| std::io::Error::other(format!("LISTEN_FDS: neither a TCP nor a Unix listener: {e}"));
+    tcp.map_err(cannot)?.map(Into::into).ok_or_else(not_there)
 }
 
 /// Listens at every address for the handler behind `key`, and says so.

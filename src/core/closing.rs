@@ -20,10 +20,12 @@ impl Core {
         }
         self.take_logs(id);
         self.leave_all(id);
+        self.end_links(id);
+        self.end_timers(id);
         let now = self.now;
         let Some(c) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return false };
         c.phase = Phase::Flushing;
-        c.why.get_or_insert_with(|| Box::new(why));
+        c.rare_mut().why.get_or_insert(why);
         c.stalled = now;
         self.discard_input(id);
         self.deadlines.bring_forward(id.slot, now.after(self.limits.write_stall.get()));
@@ -55,16 +57,21 @@ impl Core {
     pub(crate) fn kill(&mut self, id: ConnId, why: Reason) {
         let untaken = self.untaken(id);
         let borrowed = self.take_borrowed(id).len();
-        let Some(c) = self.conns.get_mut(id).filter(|c| c.phase != Phase::Dead) else { return };
+        self.end_links(id);
+        let Some(c) = self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Dead))
+        else {
+            return;
+        };
         let lost = c.out.clear(&mut self.pool) + untaken + borrowed;
-        c.unsent += lost as u64;
+        c.lose(lost);
         let peer_gone = matches!(why, Reason::PeerClosed | Reason::PeerReset);
-        c.reset = !peer_gone && (c.phase == Phase::Open || c.unsent > 0);
-        if c.why.is_none() || c.phase == Phase::Flushing && c.unsent > 0 && !c.broken {
-            c.why = Some(Box::new(why));
+        c.reset = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0);
+        if c.why().is_none() || c.phase == Phase::Flushing && c.unsent() > 0 && !c.broken {
+            c.rare_mut().why = Some(why);
         }
         c.phase = Phase::Dead;
         self.leave_all(id);
+        self.end_timers(id);
         self.discard_input(id);
         self.deadlines.clear(id.slot);
         self.doomed.push(id);
@@ -74,7 +81,7 @@ impl Core {
     pub(crate) fn finish(&mut self, id: ConnId, why: Reason) {
         self.kill(id, why);
         if let Some(c) = self.conns.get_mut(id)
-            && c.unsent == 0
+            && c.unsent() == 0
         {
             c.reset = false;
         }
@@ -93,13 +100,17 @@ impl Core {
         let untaken = self.untaken(id);
         let borrowed = self.take_borrowed(id).len();
         let Some(c) = self.conns.get_mut(id) else { return };
-        c.unsent += (c.out.clear(&mut self.pool) + untaken + borrowed) as u64;
+        let lost = c.out.clear(&mut self.pool) + untaken + borrowed;
+        c.lose(lost);
         c.broken = true;
-        c.why = Some(Box::new(why));
+        c.rare_mut().why = Some(why);
         c.readable = true;
         c.hinted = true;
-        c.high = false;
+        let was_high = std::mem::take(&mut c.high);
         c.drain_due = false;
+        if was_high {
+            self.tell_feeders(id, false);
+        }
         self.leave_all(id);
         self.sync_clock(id);
         self.enqueue(id);
@@ -149,7 +160,7 @@ impl Core {
             at <= now
         };
         let verdict = match c.phase {
-            Phase::Dead => return,
+            Phase::Connecting | Phase::Dead => return self.deadlines.clear(id.slot),
             Phase::Lingering => {
                 let over = due(c.active, l.linger_quiet) | due(c.stalled, l.linger_total);
                 over.then_some(Verdict::Finish)

@@ -1,7 +1,8 @@
 //! Groups that pause their senders: who is slow, and who is held up by that.
 //!
 //! Knows nothing of logs and writing. Invariant: a group's `slow` is the number of its members marked so; while it is
-//! zero nobody waits; a connection's `holds` is the number of groups it waits for.
+//! zero nobody waits; a connection's `holds` counts the groups it waits for (and its links to
+//! connections that are high).
 
 use super::Core;
 use crate::group::SlowMember;
@@ -24,13 +25,12 @@ impl Core {
     /// Stops reading a sender until no member of `group` is slow.
     fn hold(&mut self, group: Group, id: ConnId) {
         let Self { conns, groups, .. } = self;
-        let (Some(c), Some(room)) = (conns.get_mut(id), groups.get_mut(group)) else { return };
+        let (Some(c), Some(room)) = (conns.get(id), groups.get_mut(group)) else { return };
         if c.holds > 0 && room.waiting.contains(&id) {
             return;
         }
-        c.holds += 1;
         room.waiting.push(id);
-        self.sync_clock(id);
+        self.hold_up(id);
     }
 
     /// Lets held-up senders be read again.

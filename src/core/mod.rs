@@ -6,19 +6,28 @@
 //! Invariant: a connection with work that no event will announce is in `ready` or `dirty`; a dead one is in `doomed`
 //! until it is told; `delivery` says what the callback that is running (if one is) has been given.
 
+pub(crate) mod attempts;
 mod closing;
 mod holding;
+mod letters;
+mod linking;
+mod mailboxes;
 mod output;
 #[cfg(test)]
 mod props_tests;
 mod rooms;
+mod switching;
+mod timing;
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use self::attempts::Attempts;
 use crate::codec::Framing;
 use crate::connection::{Connection, Phase, Table};
+use crate::deadlines::Deadlines;
 use crate::group::Groups;
 use crate::id::{ConnId, Generations};
 use crate::input::Kept;
@@ -26,10 +35,16 @@ use crate::limits::{LEAST_READ, Limits};
 use crate::pool::Pool;
 use crate::stats::Stats;
 use crate::sys::Time;
-use crate::timer::Deadlines;
+use crate::timer::{TimerList, Timers};
 
+pub use mailboxes::Posted;
+pub(crate) use mailboxes::{Mailbox, Stage};
 pub use output::Sent;
 pub(crate) use rooms::owed;
+pub(crate) use switching::Switch;
+
+/// Numbers reactors, so that a key of one does not open another.
+static REACTORS: AtomicU32 = AtomicU32::new(0);
 
 /// What the running callback was given, and what it said about it.
 #[derive(Debug, Default)]
@@ -59,7 +74,15 @@ pub(crate) struct Core {
     pub(crate) stats: Stats,
     pub(crate) pool: Pool,
     pub(crate) deadlines: Deadlines,
+    pub(crate) timers: Timers,
+    /// Each handler's own timers.
+    pub(crate) ticks: Vec<TimerList>,
+    pub(crate) attempts: Attempts,
+    /// Sockets that were connecting and are to be closed.
+    pub(crate) dropped: Vec<ConnId>,
     pub(crate) delivery: Delivery,
+    /// The callback that is running hands its connection over.
+    pub(crate) switch: Option<Switch>,
     pub(crate) now: Time,
     /// Nanoseconds; see [`Stats`].
     pub(crate) longest_turn: u64,
@@ -78,8 +101,14 @@ pub(crate) struct Core {
     pub(crate) lingering: VecDeque<ConnId>,
     /// Bytes in the groups' logs, counting each message once.
     pub(crate) logged: usize,
+    /// How often a callback has asked for a shutdown, since the loop last looked.
+    pub(crate) stop_wanted: u8,
     /// The reactor is being shut down.
     pub(crate) stopping: bool,
+    /// Tells reactors apart.
+    pub(crate) number: u32,
+    /// Datagram sockets.
+    pub(crate) mail: mailboxes::Mailboxes,
     shed: output::Shed,
 }
 
@@ -93,7 +122,12 @@ impl Core {
             limits,
             stats: Stats::default(),
             deadlines: Deadlines::default(),
+            timers: Timers::default(),
+            ticks: Vec::new(),
+            attempts: Attempts::default(),
+            dropped: Vec::new(),
             delivery: Delivery::default(),
+            switch: None,
             now: Time(0),
             longest_turn: 0,
             longest_call: 0,
@@ -104,7 +138,10 @@ impl Core {
             starved: Vec::new(),
             lingering: VecDeque::new(),
             logged: 0,
+            stop_wanted: 0,
             stopping: false,
+            number: REACTORS.fetch_add(1, Ordering::Relaxed),
+            mail: mailboxes::Mailboxes::new(),
             shed: output::Shed::default(),
         }
     }
@@ -112,7 +149,8 @@ impl Core {
     /// The counters, and what is counted by other means.
     pub(crate) fn snapshot(&self) -> Stats {
         Stats {
-            open: self.conns.len() as u64,
+            open: (self.conns.len() - self.dialling()) as u64,
+            connecting: self.dialling() as u64,
             output_held: self.pool.output() as u64,
             input_held: self.pool.input() as u64,
             pooled: self.pool.idle() as u64,
@@ -172,8 +210,12 @@ impl Core {
     /// The most to read at once: one buffer, but no more than an echo of it may wait; little while memory is tight.
     #[inline]
     pub(crate) fn read_budget(&self, id: ConnId) -> usize {
-        let pending = self.conns.get(id).map_or(0, |c| c.out.pending());
-        let room = self.limits.output_high.saturating_sub(pending).max(LEAST_READ);
+        let Some(c) = self.conns.get(id) else { return LEAST_READ };
+        let mut room = self.limits.output_high.saturating_sub(c.out.pending());
+        if let Some(rare) = c.rare() {
+            room = room.min(self.room_behind(&rare.feeds));
+        }
+        let room = room.max(LEAST_READ);
         if self.tight() { self.limits.read_buffer.min(LEAST_READ) } else { self.limits.read_buffer.min(room) }
     }
 
@@ -181,6 +223,7 @@ impl Core {
     #[inline]
     pub(crate) fn has_work(&self, c: &Connection) -> bool {
         match c.phase {
+            Phase::Connecting => c.readable || c.writable || c.suspect,
             Phase::Open => {
                 c.can_write()
                     || c.suspect
@@ -219,6 +262,7 @@ impl Core {
     #[inline]
     pub(crate) fn wants_more(&self, id: ConnId) -> bool {
         self.delivery.messages < self.limits.messages_per_turn
+            && self.switch.is_none()
             && self.conns.get(id).is_some_and(|c| {
                 c.phase == Phase::Open && !c.held_up() && !(self.tight() && self.pending(c) > 0)
             })

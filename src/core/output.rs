@@ -224,6 +224,7 @@ impl Core {
             c.high = true;
         }
         self.sync_clock(id);
+        self.tell_feeders(id, true);
     }
 
     /// What follows from a write, or the attempt: the watermarks, and the clock of what still waits.
@@ -250,6 +251,7 @@ impl Core {
             c.drain_due = c.phase == Phase::Open && c.opened;
             self.sync_clock(id);
             self.note_drained(id);
+            self.tell_feeders(id, false);
             self.enqueue_if_work(id);
         }
     }
@@ -259,11 +261,11 @@ impl Core {
         let Self { conns, pool, .. } = self;
         let Some(c) = conns.get_mut(id).filter(|_| !rest.is_empty()) else { return };
         if c.broken || c.phase >= Phase::Lingering {
-            c.unsent += rest.len() as u64;
+            c.lose(rest.len());
             return;
         }
         if c.out.push_front(rest, pool).is_err() {
-            c.unsent += rest.len() as u64;
+            c.lose(rest.len());
             return self.kill_for_memory(id);
         }
         self.hold_to_total(id);
@@ -322,7 +324,7 @@ impl Core {
     /// The answer to a send that [`may_send`](Core::may_send) did not let pass.
     fn refused(&self, id: ConnId) -> Sent {
         let overflowed =
-            |c: &Connection| matches!(c.why.as_deref(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
+            |c: &Connection| matches!(c.why(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
         match self.conns.get(id) {
             Some(c) if c.phase == Phase::Dead && overflowed(c) => Sent::Full,
             _ => Sent::Closed,

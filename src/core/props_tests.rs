@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::closed::Reason;
 use crate::codec::{Codec, LengthDelimited};
+use crate::connection::Origin;
 use crate::endpoint::Address;
 use crate::group::SlowMember;
 use crate::id::{Group, ListenerId};
@@ -287,8 +288,10 @@ impl World {
 
     fn open(&mut self, framed: bool) {
         let listener = ListenerId { slot: 0, generation: 0 };
-        let new = Connection::new(u32::from(framed), listener, Address::Unix(None), self.core.now);
-        let id = self.core.conns.insert(Connection { opened: true, ..new }).unwrap();
+        let (origin, now) = (Origin::Accepted(listener), self.core.now);
+        let mut new = Connection::new(u32::from(framed), origin, Address::Unix(None), now);
+        new.opened = true;
+        let id = self.core.conns.insert(new).unwrap();
         let (produced, output) = (Vec::new(), Vec::new());
         self.all.push(Model { id, framed, produced, output, phase: Phase::Open, groups: Vec::new() });
     }
@@ -497,9 +500,9 @@ impl World {
             let c = self.core.conns.remove(id).expect("told twice");
             let i = self.all.iter().position(|m| m.id == id).unwrap();
             let model = self.all.swap_remove(i);
-            assert_eq!((c.phase, c.why.is_some()), (Phase::Dead, true));
+            assert_eq!((c.phase, c.why().is_some()), (Phase::Dead, true));
             assert_eq!(
-                model.output.len() + c.unsent as usize,
+                model.output.len() + c.unsent() as usize,
                 model.produced.len(),
                 "output + lost = produced"
             );
@@ -547,15 +550,15 @@ impl World {
         assert_eq!(usize::from(c.holds), holds);
         assert_eq!(core.doomed.iter().filter(|id| **id == c.id).count(), usize::from(c.phase == Phase::Dead));
         assert!(c.phase != Phase::Dead || c.out.pending() == 0 && c.kept.is_none());
-        assert!(c.phase == Phase::Open || c.why.is_some());
+        assert!(c.phase == Phase::Open || c.why().is_some());
         assert!(c.out.pending() <= core.limits.output_hard.get());
         // The starved are looked at once the memory is free, at the end of the turn.
         assert!(!core.has_work(c) || c.queued || c.dirty || c.listed, "work that nobody will do: {c:?}");
         let pending = c.out.pending() + core.untaken(c.id);
-        let sum = model.output.len() + pending + c.unsent as usize;
+        let sum = model.output.len() + pending + c.unsent() as usize;
         assert_eq!(sum, model.produced.len(), "output + pending + lost = produced");
         assert!(model.produced.starts_with(&model.output));
-        assert!(c.unsent > 0 || model.produced[model.output.len()..].starts_with(&waiting(&c.out)));
+        assert!(c.unsent() > 0 || model.produced[model.output.len()..].starts_with(&waiting(&c.out)));
     }
 }
 

@@ -227,19 +227,19 @@ impl Core {
     ) {
         let Self { conns, groups, pool, limits, stats, now, .. } = self;
         let Some(c) = conns.get_mut(id) else { return };
-        let left = (owed.range.end - start) as u64;
+        let left = owed.range.end - start;
         // A write that failed has ended the membership, and another may stand in its place.
         let member =
             groups.get(group).filter(|r| r.members.get(place as usize).is_some_and(|m| m.conn == id));
         let Some(room) = member.filter(|_| c.takes_output()) else {
-            c.unsent += left;
+            c.lose(left);
             return;
         };
         let pending = c.out.pending();
         let Admitted::UpTo(upto, skipped) =
             admit(room.policy, limits, &room.logs[owed.log], start, owed.from, pending)
         else {
-            c.unsent += left;
+            c.lose(left);
             return self.kill(id, Reason::OutputLimit);
         };
         stats.skipped += skipped;
@@ -247,7 +247,7 @@ impl Core {
             c.stalled = *now;
         }
         if c.out.push_block(block, start..upto, pool).is_err() {
-            c.unsent += left;
+            c.lose(left);
             return self.kill_for_memory(id);
         }
         if c.out.pending() > limits.output_high {
@@ -297,7 +297,7 @@ impl Core {
             if !self.take_piece(id, piece) {
                 let lost: usize = pieces[i..].iter().map(|p| p.range.len()).sum();
                 if let Some(c) = self.conns.get_mut(id) {
-                    c.unsent += lost as u64;
+                    c.lose(lost);
                 }
                 return;
             }

@@ -2,9 +2,11 @@
 //! behind a [`Framed`](crate::Framed) whole messages.
 
 use crate::closed::Closed;
+use crate::context::Context;
 use crate::group::SlowMember;
-use crate::handler::{Context, Handler, Net};
+use crate::handler::Handler;
 use crate::id::Group;
+use crate::net::Net;
 
 /// Passes what one connection sends on to all the others, or to all.
 ///

@@ -1,7 +1,8 @@
 //! Sends back what it gets. Knows nothing of messages: behind a [`Framed`](crate::Framed) it answers each with the
 //! same.
 
-use crate::handler::{Context, Handler};
+use crate::context::Context;
+use crate::handler::Handler;
 
 /// Answers with what it got: bytes with bytes, and behind a [`Framed`](crate::Framed), messages with messages.
 ///

@@ -3,11 +3,16 @@
 //! Knows neither what messages mean nor where bytes come from. Invariant: the inner handler gets each whole message
 //! once and in order, nothing else as data, and every other callback as it comes.
 
+use std::any::Any;
+use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::closed::Closed;
 use crate::codec::{Codec, Decoded, FrameError, Framing};
-use crate::handler::{Context, Handler, Net};
+use crate::context::Context;
+use crate::handler::Handler;
+use crate::net::Net;
 
 /// A handler of messages: `on_data` of the inner handler is called once for each whole message, and what is sent to its
 /// connections is framed.
@@ -60,11 +65,18 @@ pub struct FramedState<C: Codec, S> {
     inner: S,
 }
 
+impl<C: Codec, S> FramedState<C, S> {
+    /// The state of a connection that [goes over](Context::switch) to a [`Framed`], with the inner handler's state.
+    pub fn new(inner: S) -> Self {
+        Self { decoder: C::State::default(), discarding: false, inner }
+    }
+}
+
 impl<C: Codec, H: Handler> Handler for Framed<C, H> {
     type State = FramedState<C, H::State>;
 
     fn on_open(&mut self, cx: &mut Context<'_>) -> Self::State {
-        FramedState { decoder: C::State::default(), discarding: false, inner: self.handler.on_open(cx) }
+        FramedState::new(self.handler.on_open(cx))
     }
 
     fn on_data(&mut self, cx: &mut Context<'_>, state: &mut Self::State, data: &[u8]) {
@@ -105,6 +117,30 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
 
     fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         self.handler.on_drain(cx, &mut state.inner);
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_>, state: &mut Self::State, key: u64) {
+        self.handler.on_timer(cx, &mut state.inner, key);
+    }
+
+    fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
+        self.handler.on_tick(net, key);
+    }
+
+    fn on_note(&mut self, net: &mut Net<'_>, note: Box<dyn Any + Send>) {
+        self.handler.on_note(net, note);
+    }
+
+    fn on_note_to(&mut self, cx: &mut Context<'_>, state: &mut Self::State, note: Box<dyn Any + Send>) {
+        self.handler.on_note_to(cx, &mut state.inner, note);
+    }
+
+    fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
+        self.handler.on_connect_failed(net, tag, error);
+    }
+
+    fn on_connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration) {
+        self.handler.on_connect_retry(net, tag, error, wait);
     }
 
     fn on_shutdown(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {

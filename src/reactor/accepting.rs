@@ -10,10 +10,10 @@ use slab::Slab;
 
 use super::turn::Loop;
 use crate::closed::Reason;
-use crate::connection::Connection;
+use crate::connection::{Connection, Origin};
 use crate::core::Core;
 use crate::endpoint::Address;
-use crate::id::{Generations, ListenerId, Token};
+use crate::id::{ConnId, Generations, ListenerId, Token};
 use crate::limits::AtCapacity;
 use crate::sys::trouble::{AcceptTrouble, of_accept};
 use crate::sys::{CloseHow, Planted, Sys, Time};
@@ -216,7 +216,11 @@ impl<S: Sys> Loop<S> {
         let max = core.limits.connections.get();
         let by_hand = self.sys.planted(Planted::CountedByHand) && counted_by_hand(core) < max;
         let over = core.conns.len() >= max && !by_hand;
-        let id = if over { None } else { core.conns.insert(Connection::new(site, listener, peer, core.now)) };
+        let id = if over {
+            None
+        } else {
+            core.conns.insert(Connection::new(site, Origin::Accepted(listener), peer, core.now))
+        };
         let Some(id) = id else {
             self.doors.refused += 1;
             self.count_refused(&Reason::AtCapacity);
@@ -228,11 +232,8 @@ impl<S: Sys> Loop<S> {
             self.sys.close(stream, CloseHow::Graceful);
             return self.rest(&format!("an accepted connection cannot be watched: {e}"));
         }
-        let slot = id.slot as usize;
-        if slot >= self.streams.len() {
-            self.streams.resize_with(slot + 1, || None);
-        }
-        self.streams[slot] = Some(stream);
+        self.seat(id, stream);
+        let core = &mut self.engine.core;
         self.doors.made = false;
         core.stats.accepted += 1;
         core.deadlines.set(id.slot, core.now.after(core.limits.idle_timeout.get()));
@@ -245,6 +246,15 @@ impl<S: Sys> Loop<S> {
         self.engine.open(id);
         self.after_call(id, &[]);
         self.engine.core.enqueue_if_work(id);
+    }
+
+    /// Puts a stream into its slot.
+    pub(super) fn seat(&mut self, id: ConnId, stream: S::Stream) {
+        let slot = id.slot as usize;
+        if slot >= self.streams.len() {
+            self.streams.resize_with(slot + 1, || None);
+        }
+        self.streams[slot] = Some(stream);
     }
 
     fn count_refused(&mut self, why: &Reason) {

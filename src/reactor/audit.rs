@@ -5,6 +5,7 @@
 
 use super::turn::Loop;
 use crate::connection::{Connection, Phase};
+use crate::id::ConnId;
 use crate::pool::LARGE;
 use crate::sys::Sys;
 
@@ -15,12 +16,15 @@ impl<S: Sys> Loop<S> {
         let (streams, conns) = (self.streams.iter().flatten().count(), core.conns.len());
         require(streams == conns, || format!("N6: {streams} streams in {conns} slots"))?;
         let stats = core.snapshot();
-        let reconciled = stats.accepted + stats.refused == stats.open + stats.closed_total();
+        let reconciled =
+            stats.accepted + stats.connected + stats.refused == stats.open + stats.closed_total();
         require(reconciled, || format!("N6: the counters do not add up: {stats}"))?;
         let max = core.limits.connections.get();
         require(conns <= max, || format!("N6: {conns} connections of {max}"))?;
         self.audit_memory()?;
+        self.audit_datagrams()?;
         self.audit_holds()?;
+        self.audit_attempts()?;
         core.conns.iter().try_for_each(|c| self.audit_connection(c))
     }
 
@@ -39,8 +43,27 @@ impl<S: Sys> Loop<S> {
         require(pool.output() <= most, || format!("N9: {} B of output, {most} B allowed", pool.output()))?;
         let most = limits.input_total.get().saturating_add(limits.read_buffer + LARGE);
         require(pool.input() <= most, || format!("N9: {} B of input, {most} B allowed", pool.input()))?;
-        let idle = core.groups.live.is_empty() && core.conns.iter().all(|c| c.out.pending() == 0);
+        let idle = core.groups.live.is_empty()
+            && core.conns.iter().all(|c| c.out.pending() == 0)
+            && core.mail.iter().all(|m| m.pending() == 0);
         require(!idle || pool.output() == 0, || format!("N9: {} B for nobody", pool.output()))
+    }
+
+    /// Nothing waits beyond the limit or unseen, and an empty mailbox holds nothing.
+    fn audit_datagrams(&self) -> Result<(), String> {
+        let core = &self.engine.core;
+        let (sockets, mailboxes) = (self.outlets.len(), core.mail.len());
+        require(sockets == mailboxes, || format!("N6: {sockets} datagram sockets, {mailboxes} mailboxes"))?;
+        core.mail.iter().try_for_each(|m| {
+            let told = |what: &str| format!("{what}: {m:?}");
+            require(m.cost() <= core.limits.datagram_queue, || told("N9: too much waits"))?;
+            require(m.pending() > 0 || m.out.held() + m.parked.held() == 0, || told("N9: it holds memory"))?;
+            require(!m.has_work() || m.is_awaited(), || told("N7: work that nobody will do"))?;
+            let closed = core.mail.closed.contains(&m.id);
+            require(closed == (m.stage == crate::core::Stage::Closed), || {
+                told("N5: an end that nobody will tell")
+            })
+        })
     }
 
     /// Who is slow, and who is held up by that, in each group.
@@ -66,7 +89,9 @@ impl<S: Sys> Loop<S> {
             room.waiting.iter().for_each(|id| *holds.entry(*id).or_insert(0) += 1);
         }
         core.conns.iter().filter(|c| c.phase == Phase::Open).try_for_each(|c| {
-            let n = holds.get(&c.id).copied().unwrap_or(0);
+            let high = |to: &&ConnId| core.conns.get(**to).is_some_and(|c| c.high);
+            let links = c.rare().map_or(0, |r| r.feeds.iter().filter(high).count());
+            let n = holds.get(&c.id).copied().unwrap_or(0) + links as u16;
             // Among those who wait may be some who have gone; where generations are few, their ids come round.
             require(c.holds <= n, || format!("N9: waits for {n} groups: {c:?}"))
         })
@@ -77,8 +102,8 @@ impl<S: Sys> Loop<S> {
         let dead = c.phase == Phase::Dead;
         let told = |what: &str| format!("{what}: {c:?}");
         require(!dead || c.out.pending() == 0, || told("N9: the dead hold something"))?;
-        let gone = c.groups.is_empty() && c.why.is_some();
-        require(c.phase == Phase::Open || gone, || told("N5: closing without a reason, or in a group"))?;
+        let gone = c.groups.is_empty() && c.why().is_some();
+        require(c.phase <= Phase::Open || gone, || told("N5: closing without a reason, or in a group"))?;
         require(!dead || core.doomed.contains(&c.id), || told("N5: a death that nobody will tell"))?;
         let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);
         require(c.out.pending() <= most, || told("N9: too much waits"))?;

@@ -67,7 +67,7 @@ impl<S: Sys> Loop<S> {
         if let Some(why) = failed {
             // Lost with the rest, and known before the reason is settled.
             if let Some(c) = core.conns.get_mut(id) {
-                c.unsent += (lead.len() - led) as u64;
+                c.lose(lead.len() - led);
                 led = lead.len();
             }
             core.write_failed(id, why);

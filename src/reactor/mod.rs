@@ -4,10 +4,16 @@
 //! does could be done between any two turns.
 
 mod accepting;
+mod alarms;
 #[cfg(any(test, feature = "testing"))]
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) mod audit;
+mod binding;
+mod commands;
+mod connecting;
+mod datagrams;
 mod flushing;
+mod sources;
 mod stopping;
 #[cfg(test)]
 mod tests;
@@ -16,32 +22,44 @@ pub(crate) mod turn;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+#[cfg(unix)]
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
+use crate::connect::Connect;
 use crate::endpoint::{Address, Endpoint};
-use crate::engine::Key;
-use crate::handler::{Handler, Net};
-use crate::id::{Generations, ListenerId};
+use crate::handle::{Handle, Notes};
+use crate::handler::Handler;
+use crate::id::{AttemptId, ConnId, Generations, Key, ListenerId};
 use crate::limits::{Limits, PanicPolicy};
 use crate::listen::{Bind, Listen, ListenOptions, Source};
+use crate::net::Net;
 use crate::stats::Stats;
-use crate::sys::Sys;
 use crate::sys::mio::MioSys;
+use crate::sys::{Sys, Time, at_least};
 
+pub use binding::Bound;
+pub use sources::{Readiness, SourceKey, Watch};
 pub use stopping::Report;
+use turn::Loop;
 pub use turn::Turn;
-use turn::{Loop, StopFlag};
 
 /// An event loop with its listeners, connections and handlers, on the thread that turns it.
 ///
 /// It is not `Send`, because handlers need not be: make it on the thread that turns it. What may go to other threads is
-/// a [`Stopper`].
+/// a [`Handle`].
 ///
-/// To end in good order, [`shutdown`](Reactor::shutdown) it or ask a [`Stopper`]. A reactor that is merely dropped
+/// To end in good order, [`shutdown`](Reactor::shutdown) it or ask a [`Handle`]. A reactor that is merely dropped
 /// closes its sockets and drops the handlers and their states without calling [`on_close`](Handler::on_close); the
 /// same goes for one that a panic has gone through ([`PanicPolicy::Propagate`]), which must not be turned again.
+///
+/// # In another loop
+/// On Unix a reactor is [`AsFd`], so that `poll(2)`, an epoll, glib, calloop or tokio's `AsyncFd` can watch it. Watch
+/// for *readable*, call [`turn`](Reactor::turn) with [`Duration::ZERO`] when it is, call it again at once while
+/// [`Turn::more`] says so, and never sleep longer than [`next_deadline`](Reactor::next_deadline), which is to be asked
+/// after everything else that was done with the reactor. That is all of it where readiness is a *level*. Where it is
+/// an *edge* (tokio; an epoll with `EPOLLET`), forget the readiness *before* the turn and not after it, or events that
+/// come between the two are missed. The examples `embed_poll` (a level) and `embed_tokio` (an edge) show both.
 ///
 /// ```no_run
 /// use turnwheel::{Echo, Reactor};
@@ -102,12 +120,12 @@ impl Reactor {
     }
 
     /// The handler behind a key; `None` for a key of another reactor.
-    pub fn get<H: Handler>(&self, key: Key<H>) -> Option<&H> {
+    pub fn get<H: 'static>(&self, key: Key<H>) -> Option<&H> {
         self.inner.engine.get(key)
     }
 
     /// The handler behind a key, to change it; `None` for a key of another reactor.
-    pub fn get_mut<H: Handler>(&mut self, key: Key<H>) -> Option<&mut H> {
+    pub fn get_mut<H: 'static>(&mut self, key: Key<H>) -> Option<&mut H> {
         self.inner.engine.get_mut(key)
     }
 
@@ -133,12 +151,20 @@ impl Reactor {
     /// Listens at an address for a handler added before. See [`listen`](Reactor::listen).
     ///
     /// # Errors
-    /// As for [`listen`](Reactor::listen), and `NotFound` for a key of another reactor.
+    /// As for [`listen`](Reactor::listen), and `NotFound` for a key of another reactor, or of a handler that was added
+    /// for [datagrams](Reactor::add_datagrams) only.
     pub fn listen_on<H: Handler>(&mut self, at: impl Into<Listen>, key: Key<H>) -> io::Result<Listening> {
-        let site = self.inner.engine.site(key);
-        let site = site
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the key belongs to another reactor"))?;
+        let site = self.site_of(key)?;
         self.listen_at(at.into(), site)
+    }
+
+    /// The place of a handler that connections may lead to.
+    fn site_of<H>(&self, key: Key<H>) -> io::Result<u32> {
+        let site = self.inner.engine.site(key).ok_or_else(wrong_key)?;
+        match self.inner.engine.takes_connections(site) {
+            true => Ok(site),
+            false => Err(io::Error::new(io::ErrorKind::NotFound, "the key is one for datagrams only")),
+        }
     }
 
     fn listen_at(&mut self, at: Listen, site: u32) -> io::Result<Listening> {
@@ -199,15 +225,43 @@ impl Reactor {
         Ok(())
     }
 
+    /// Asks for a connection, for a handler added before. The address is a string, a [`SocketAddr`], a stream that is
+    /// connected already, or a [`Connect`] with options. It comes about in later turns: see [`Net::connect`], which
+    /// does the same from within a callback.
+    ///
+    /// # Errors
+    /// `NotFound` for a key of another reactor, `InvalidInput` when the address or an option is wrong, `QuotaExceeded`
+    /// when [`Limits::attempts`] are asked for, and an error of no kind while the reactor is shutting down. Whatever
+    /// goes wrong later is told to [`on_connect_failed`](Handler::on_connect_failed).
+    pub fn connect<H: Handler>(
+        &mut self,
+        to: impl Into<Connect>,
+        key: Key<H>,
+        tag: u64,
+    ) -> io::Result<AttemptId> {
+        let site = self.site_of(key)?;
+        let to = to.into().checked()?;
+        self.inner.look_at_clock();
+        let core = &mut self.inner.engine.core;
+        if core.stopping {
+            return Err(io::Error::other("the reactor is shutting down"));
+        }
+        core.connect(site, to, tag).ok_or_else(|| {
+            let what = format!("{} connections are asked for, as many as allowed", core.limits.attempts);
+            io::Error::new(io::ErrorKind::QuotaExceeded, what)
+        })
+    }
+
     /// Stops listening. Accepted connections go on; those still waiting in the kernel's queue are lost. False when it
     /// has stopped already.
     pub fn close_listener(&mut self, id: ListenerId) -> bool {
         self.inner.close_door(id)
     }
 
-    /// The verbs that handlers have, for use between turns.
-    pub const fn net(&mut self) -> Net<'_> {
-        Net::new(&mut self.inner.engine.core)
+    /// The verbs that handlers have, for use between turns. It counts time from this call on.
+    pub fn net(&mut self) -> Net<'_> {
+        self.inner.look_at_clock();
+        Net::new(&mut self.inner.engine.core, None, None)
     }
 
     /// A snapshot of the counters.
@@ -215,17 +269,30 @@ impl Reactor {
         self.inner.engine.core.snapshot()
     }
 
+    /// The name of the type of the handler that has a connection; `None` when the connection has gone.
+    pub fn handler_name(&self, id: ConnId) -> Option<&'static str> {
+        let engine = &self.inner.engine;
+        engine.core.conns.get(id).map(|c| engine.name_of(c.site))
+    }
+
     /// The limits in force: those given, with the number of connections lowered to what the process may open.
     pub const fn limits(&self) -> &Limits {
         &self.inner.engine.core.limits
     }
 
-    /// What can ask this reactor to stop, from a signal handler's thread or any other.
-    pub fn stopper(&self) -> Stopper {
-        Stopper { flag: Arc::clone(&self.inner.stop) }
+    /// What other threads have of this reactor: to send and close, to run closures, and to stop it (from a signal
+    /// handler's thread, say).
+    pub fn handle(&self) -> Handle {
+        self.inner.handle()
     }
 
-    /// Turns until a shutdown that a [`Stopper`] asked for has ended.
+    /// The end through which other threads post notes of type `T` to the handler behind a key; they arrive in
+    /// [`Handler::on_note`]. `None` for a key of another reactor.
+    pub fn notes<T: Send + 'static>(&self, key: Key<impl Sized>) -> Option<Notes<T>> {
+        self.handle().notes(key)
+    }
+
+    /// Turns until a shutdown that a [`Handle`] asked for has ended.
     ///
     /// # Errors
     /// Only when waiting for events itself fails.
@@ -236,6 +303,9 @@ impl Reactor {
 
     /// One turn: waits for something to do, no longer than `timeout` (`None`: as long as it takes), and does it.
     ///
+    /// The timeout is rounded down to whole milliseconds: a turn never sleeps longer than asked, and not at all for
+    /// [`Duration::ZERO`]. How to sit in an outer loop is told at [`Reactor`].
+    ///
     /// # Errors
     /// Only when waiting for events itself fails.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
@@ -244,11 +314,12 @@ impl Reactor {
     }
 
     /// For how long nothing is due that no descriptor will announce: zero while there is such work, `None` when nothing
-    /// is. [`turn`](Reactor::turn) never sleeps longer than this; an outer loop should call it no later.
+    /// is. [`turn`](Reactor::turn) never sleeps longer than this; an outer loop should call it no later. It is rounded
+    /// up to whole milliseconds, so that who sleeps so long finds it due.
     pub fn next_deadline(&mut self) -> Option<Duration> {
         self.inner.look_at_clock();
         let at = self.inner.next_deadline();
-        (at != crate::sys::Time::NEVER).then(|| at.since(self.inner.engine.core.now))
+        (at != Time::NEVER).then(|| at_least(at.since(self.inner.engine.core.now)))
     }
 
     /// Ends in good order: takes the connections that wait, stops listening, calls
@@ -274,15 +345,35 @@ impl Reactor {
     }
 }
 
-/// The sockets that one call of [`Reactor::listen`] opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listening {
-    sockets: Vec<(ListenerId, Address)>,
+/// The descriptor of the system's event queue, to be watched by an outer loop: it is readable while events wait in it.
+/// It is to be watched and nothing else.
+#[cfg(unix)]
+impl AsFd for Reactor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.sys.as_fd()
+    }
 }
 
-impl Listening {
+#[cfg(unix)]
+impl AsRawFd for Reactor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+fn wrong_key() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the key belongs to another reactor")
+}
+
+/// The sockets that one call of [`Reactor::listen`] opened; as [`Bound`], those of [`Reactor::bind`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listening<I = ListenerId> {
+    sockets: Vec<(I, Address)>,
+}
+
+impl<I> Listening<I> {
     /// Each socket's id and the address it is bound to.
-    pub fn sockets(&self) -> &[(ListenerId, Address)] {
+    pub fn sockets(&self) -> &[(I, Address)] {
         &self.sockets
     }
 
@@ -291,26 +382,8 @@ impl Listening {
         self.sockets.iter().map(|(_, address)| address)
     }
 
-    /// The first TCP address; `None` for a Unix socket.
+    /// The first IP address; `None` for a Unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.addresses().find_map(Address::tcp)
-    }
-}
-
-/// Asks a reactor to stop, from any thread. Clones ask the same reactor.
-#[derive(Clone, Debug)]
-pub struct Stopper {
-    flag: Arc<StopFlag>,
-}
-
-impl Stopper {
-    /// Asks for a shutdown with [`Limits::shutdown_grace`]. Asked again, the grace is over: what is left is aborted.
-    ///
-    /// # Errors
-    /// When the loop cannot be woken; it sees the request at its next turn all the same.
-    pub fn stop(&self) -> io::Result<()> {
-        let more = |n: u8| Some(n.saturating_add(1));
-        let _ = self.flag.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
-        self.flag.waker.wake()
     }
 }

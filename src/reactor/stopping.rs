@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::turn::Loop;
 use crate::closed::{Closed, Reason};
 use crate::connection::Phase;
-use crate::id::ConnId;
+use crate::id::{AttemptId, ConnId};
 use crate::sys::{Sys, Time};
 
 /// What a shutdown came to.
@@ -73,9 +73,15 @@ impl Stopping {
 }
 
 impl<S: Sys> Loop<S> {
-    /// Obeys requests to stop from other threads: the first begins a shutdown, the second ends its grace.
+    /// Obeys requests to stop, from callbacks and from other threads: the first begins a shutdown, the second ends its
+    /// grace.
     pub(super) fn check_stop(&mut self) {
-        let asked = self.stop.asked.load(Ordering::Acquire);
+        let wanted = std::mem::take(&mut self.engine.core.stop_wanted);
+        if wanted > 0 {
+            let more = |n: u8| Some(n.saturating_add(wanted));
+            let _ = self.line.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        }
+        let asked = self.line.asked.load(Ordering::Acquire);
         if asked <= self.stopping.heeded {
             return;
         }
@@ -92,6 +98,7 @@ impl<S: Sys> Loop<S> {
     /// Takes what still waits, closes the listeners, and tells every handler.
     pub(crate) fn begin_shutdown(&mut self, grace: Duration) {
         let core = &mut self.engine.core;
+        core.timers.settle_as_set();
         self.stopping.until = Some(core.now.after(grace));
         self.stopping.report = Report::default();
         log::info!("shutting down, {} connections open", core.conns.len());
@@ -102,6 +109,9 @@ impl<S: Sys> Loop<S> {
             self.accept_at(id, most);
             self.close_door(id);
         }
+        let core = &mut self.engine.core;
+        let asked: Vec<AttemptId> = core.attempts.iter().map(|a| a.id).collect();
+        asked.into_iter().for_each(|id| core.attempts.want(id));
         let open: Vec<ConnId> =
             self.engine.core.conns.iter().filter(|c| c.phase == Phase::Open).map(|c| c.id).collect();
         for id in open {
@@ -109,13 +119,14 @@ impl<S: Sys> Loop<S> {
             self.after_call(id, &[]);
             self.engine.core.enqueue_if_work(id);
         }
+        self.shut_datagrams_down();
     }
 
     /// Ends a shutdown that is done, and at its deadline whatever is left.
     pub(super) fn check_stopped(&mut self) {
         let Some(until) = self.stopping.until else { return };
         let core = &mut self.engine.core;
-        if core.conns.len() == 0 {
+        if core.conns.len() + core.attempts.len() + core.mail.len() == 0 {
             let report = self.stopping.report;
             log::info!(
                 "shut down: {} clean, {} cut, {} bytes lost",
@@ -127,7 +138,7 @@ impl<S: Sys> Loop<S> {
             self.stopping.last = Some(report);
             self.stopping.done += 1;
             self.stopping.heeded = 0;
-            self.stop.asked.store(0, Ordering::Release);
+            self.line.asked.store(0, Ordering::Release);
             core.stopping = false;
             return;
         }
@@ -137,11 +148,12 @@ impl<S: Sys> Loop<S> {
         let left: Vec<(ConnId, Phase)> = core.conns.iter().map(|c| (c.id, c.phase)).collect();
         for (id, phase) in left {
             match phase {
-                Phase::Dead => {}
+                Phase::Connecting | Phase::Dead => {}
                 // Everything is with the kernel, our FIN included: that is a clean end.
                 Phase::Lingering => core.finish(id, Reason::Shutdown),
                 Phase::Open | Phase::Flushing => core.kill(id, Reason::ShutdownDeadline),
             }
         }
+        self.cut_datagrams();
     }
 }

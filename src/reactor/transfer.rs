@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use super::turn::{FRONT, Loop};
 use crate::closed::Reason;
 use crate::connection::{Connection, Phase};
+use crate::engine::Who;
 use crate::id::ConnId;
 use crate::sys::{Planted, Sys};
 
@@ -21,6 +22,7 @@ impl<S: Sys> Loop<S> {
         c.queued = false;
         match c.phase {
             Phase::Dead => return,
+            Phase::Connecting => self.check_dialled(id),
             Phase::Lingering => self.read_and_discard(id),
             Phase::Flushing => {
                 self.ask_for_error(id);
@@ -28,6 +30,9 @@ impl<S: Sys> Loop<S> {
                 self.progress(id);
             }
             Phase::Open => self.visit_open(id),
+        }
+        if self.sys.planted(Planted::LinkHoldsNobody) {
+            self.hold_nobody(id);
         }
         if self.sys.planted(Planted::FreeAtOnce) {
             self.free_at_once(id);
@@ -192,7 +197,7 @@ impl<S: Sys> Loop<S> {
     /// What follows every callback of a connection: the time is taken, what it sent to its own peer is written (`data`
     /// is what it was given, part of which may be what it sent), and a close that it asked for goes on.
     pub(super) fn after_call(&mut self, id: ConnId, data: &[u8]) {
-        self.timed_call(id);
+        self.timed_call(Who::Connection(id));
         let core = &mut self.engine.core;
         let borrowed = core.take_borrowed(id);
         let answered = std::mem::take(&mut core.delivery.answered);

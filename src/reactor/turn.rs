@@ -1,4 +1,4 @@
-//! The loop: wait → accept → read → timers → tell → flush → reap, once a turn.
+//! The loop: wait → accept → read → timers → commands → tell → flush → reap, once a turn.
 //!
 //! Owns the sockets and moves bytes between them and the engine; it knows no handler and no framing. Invariant: within
 //! a turn every phase is bounded, nothing is freed before the last one, and a connection with work that no event will
@@ -6,18 +6,21 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::accepting::Doors;
+use super::datagrams::Outlets;
+use super::sources::Sources;
 use super::stopping::Stopping;
 use crate::closed::{Closed, REASONS, Reason};
 use crate::connection::Phase;
 use crate::core::Core;
-use crate::engine::Engine;
+use crate::engine::{Engine, Who};
+use crate::handle::{Command, Line};
 use crate::id::{ConnId, Generations, Token};
 use crate::limits::{Limit, Limits};
-use crate::sys::{CloseHow, Planted, Ready, Sys, Time, Wake};
+use crate::sys::{CloseHow, Planted, Ready, Sys, Time, at_least, at_most};
 use crate::throttle::{Throttle, suppressed};
 
 /// Room in front of what is read, for an unfinished message to be put before it.
@@ -26,8 +29,6 @@ pub(super) const FRONT: usize = 4 * 1024;
 const LATE: Duration = Duration::from_secs(5);
 /// Turns that may go by while we catch up on what arrived when we were late.
 const CATCH_UP: u32 = 64;
-/// A callback that takes longer than this many nanoseconds is worth a line in the log.
-const SLOW_CALL: u64 = 50_000_000;
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,17 +36,11 @@ const SLOW_CALL: u64 = 50_000_000;
 pub struct Turn {
     /// Readiness events taken from the system.
     pub events: usize,
-    /// There is work that no descriptor will announce: call again at once.
+    /// There is work that no descriptor will announce, or the system may hold more events than fitted in a turn: call
+    /// again at once.
     pub more: bool,
     /// A shutdown has ended with this turn: the listeners and connections that there were are gone.
     pub stopped: bool,
-}
-
-/// Asks for a shutdown from other threads: how often it was asked, and what wakes the loop.
-#[derive(Debug)]
-pub(super) struct StopFlag {
-    pub(super) asked: AtomicU8,
-    pub(super) waker: Arc<dyn Wake>,
 }
 
 #[derive(Debug, Default)]
@@ -61,14 +56,25 @@ pub(crate) struct Loop<S: Sys> {
     /// By slot.
     pub(crate) streams: Vec<Option<S::Stream>>,
     pub(crate) doors: Doors<S>,
+    pub(super) sources: Sources,
+    pub(super) outlets: Outlets<S>,
     events: Vec<Ready>,
+    /// The last wait brought as many events as fit.
+    crowded: bool,
     /// `FRONT` bytes, then what is read.
     pub(super) buffer: Vec<u8>,
     graves: Vec<ConnId>,
-    pub(super) stop: Arc<StopFlag>,
+    /// What other threads want.
+    pub(super) line: Arc<Line>,
+    /// Empty but while commands are obeyed.
+    pub(super) batch: Vec<Command>,
     pub(crate) stopping: Stopping,
     pub(super) gates: LogGates,
     catching_up: u32,
+    /// We were away; what the peers sent meanwhile is read before anyone is judged.
+    pub(super) lenient: bool,
+    /// A callback that takes longer than this many nanoseconds is worth a line in the log.
+    slow_call: u64,
 }
 
 impl<S: Sys> Loop<S> {
@@ -78,26 +84,35 @@ impl<S: Sys> Loop<S> {
         if sys.planted(Planted::WrongWatermark) {
             limits.output_low = limits.output_high;
         }
-        let stop = Arc::new(StopFlag { asked: AtomicU8::new(0), waker: sys.waker() });
+        let slow_call = Time(0).after(limits.slow_callback.get()).0;
         let mut core = Core::new(limits, generations);
         core.set_now(sys.now());
+        let engine = Engine::new(core);
+        let limits = &engine.core.limits;
         Ok(Self {
-            buffer: vec![0; FRONT + core.limits.read_buffer],
-            engine: Engine::new(core),
+            buffer: vec![0; FRONT + limits.read_buffer],
+            line: Line::new(engine.core.number, limits.commands, sys.waker()),
+            batch: Vec::new(),
+            engine,
             streams: Vec::new(),
             doors: Doors::new(),
+            sources: Sources::new(),
+            outlets: Outlets::new(),
             events: Vec::new(),
+            crowded: false,
             graves: Vec::new(),
-            stop,
             stopping: Stopping::default(),
             gates: LogGates::default(),
             catching_up: 0,
+            lenient: false,
+            slow_call,
             sys,
         })
     }
 
     /// One turn. Waits no longer than `timeout` (or for ever), and not at all while there is work.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
+        self.engine.core.timers.settle_as_set();
         self.wait(timeout)?;
         let core = &mut self.engine.core;
         let (began, shutdowns) = (core.now, self.stopping.done());
@@ -113,8 +128,13 @@ impl<S: Sys> Loop<S> {
             self.judge_unheard();
         }
         self.visit_ready();
+        self.visit_datagrams();
+        self.visit_sources();
         self.check_timers();
+        self.obey_commands();
         self.tell();
+        self.connect();
+        self.flush_datagrams();
         self.flush_all();
         self.reap();
         self.check_stopped();
@@ -129,31 +149,47 @@ impl<S: Sys> Loop<S> {
         if self.has_more() {
             return core.now;
         }
-        let timers = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
-        timers.min(self.doors.paused_until()).min(self.stopping.deadline())
+        let deadlines = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
+        let timers =
+            if self.sys.planted(Planted::TimersWakeNobody) { Time::NEVER } else { core.timers.next() };
+        deadlines
+            .min(timers)
+            .min(core.attempts.next())
+            .min(core.mail.alarm)
+            .min(self.doors.paused_until())
+            .min(self.stopping.deadline())
     }
 
     fn has_more(&self) -> bool {
         let core = &self.engine.core;
-        !core.ready.is_empty()
+        self.crowded
+            || !core.ready.is_empty()
+            || !self.sources.are_quiet()
             || !core.dirty.is_empty()
             || !core.groups.live.is_empty()
             || !core.doomed.is_empty()
+            || !core.attempts.wanted.is_empty()
+            || core.mail.have_work()
             || self.doors.may_accept(core)
-            || self.stop.asked.load(Ordering::Relaxed) > self.stopping.heeded()
+            || core.stop_wanted > 0
+            || self.line.asked.load(Ordering::Relaxed) > self.stopping.heeded()
+            || self.line.commands.is_flagged()
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let wake_at = self.next_deadline();
-        let until = (wake_at != Time::NEVER).then(|| wake_at.since(self.engine.core.now));
-        let timeout = match (timeout, until) {
+        // Who asks is not kept longer; what is due is not looked for in vain.
+        let asked = timeout.map(at_most);
+        let due = (wake_at != Time::NEVER).then(|| at_least(wake_at.since(self.engine.core.now)));
+        let timeout = match (asked, due) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
         self.events.clear();
         let done = self.sys.poll(&mut self.events, timeout);
         self.look_at_clock();
-        done
+        self.crowded = done?;
+        Ok(())
     }
 
     /// Writes down what the system reported; answers how many events there were.
@@ -177,6 +213,16 @@ impl<S: Sys> Loop<S> {
                         core.stats.stale_events += 1;
                     }
                 }
+                Token::Source(id) => {
+                    if !self.sources.note_ready(id, ready.bits) {
+                        core.stats.stale_events += 1;
+                    }
+                }
+                Token::Datagram(id) => {
+                    if !core.mail.note_event(id, ready.bits) {
+                        core.stats.stale_events += 1;
+                    }
+                }
             }
         }
         self.events = events;
@@ -193,16 +239,18 @@ impl<S: Sys> Loop<S> {
 
     fn check_timers(&mut self) {
         let core = &mut self.engine.core;
-        let overdue = core.deadlines.next().map_or(Duration::ZERO, |(at, _)| core.now.since(at));
-        let busy = !core.ready.is_empty() || self.events.len() >= core.limits.events_per_turn;
+        let first = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
+        let overdue = core.now.since(first.min(core.timers.next()).min(core.attempts.next()));
+        let busy = !core.ready.is_empty() || self.crowded;
+        self.lenient = overdue > LATE && busy && self.catching_up < CATCH_UP;
         if overdue <= LATE {
             self.catching_up = 0;
-        } else if busy && self.catching_up < CATCH_UP {
-            // We were away; what the peers sent meanwhile is read before anyone is judged.
+        } else if self.lenient {
             self.catching_up += 1;
             return;
         }
         self.judge_overdue();
+        self.sound_alarms();
     }
 
     fn judge_overdue(&mut self) {
@@ -226,15 +274,15 @@ impl<S: Sys> Loop<S> {
         for id in std::mem::take(&mut self.engine.core.doomed) {
             let core = &mut self.engine.core;
             let Some(c) = core.conns.get(id) else { continue };
-            let why = c.why.as_deref().cloned().unwrap_or(Reason::Handler);
+            let why = c.why().cloned().unwrap_or(Reason::Handler);
             let closed =
-                Closed { who: id, why, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent };
+                Closed { who: id, why, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent() };
             core.stats.closed[closed.why.index()] += 1 + u64::from(self.sys.planted(Planted::ToldTwice));
             core.stats.bytes_unsent += closed.unsent;
             self.stopping.count(&closed);
             self.log_closed(&closed);
             self.engine.close(id, &closed);
-            self.timed_call(id);
+            self.timed_call(Who::Connection(id));
             self.graves.push(id);
             if self.engine.core.logs_full() {
                 self.flush_groups();
@@ -256,6 +304,7 @@ impl<S: Sys> Loop<S> {
 
     /// Closes the descriptors of those that were told, and frees their slots.
     fn reap(&mut self) {
+        self.bury_dropped();
         if self.graves.is_empty() {
             return;
         }
@@ -264,30 +313,37 @@ impl<S: Sys> Loop<S> {
             if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
                 self.sys.close(stream, if c.reset { CloseHow::Reset } else { CloseHow::Graceful });
             }
+            if let (Some(attempt), Some(why)) = (c.attempt(), c.why()) {
+                self.redial(attempt, why);
+            }
             self.engine.release(c.site);
         }
         self.doors.resume(&self.engine.core);
     }
 
     /// Looks at the clock after a callback: how long it took, and what time it is now.
-    pub(super) fn timed_call(&mut self, id: ConnId) {
+    pub(super) fn timed_call(&mut self, who: Who) {
         let before = self.engine.core.now;
         self.look_at_clock();
         let core = &mut self.engine.core;
+        if self.sys.planted(Planted::TimerFromBefore) {
+            core.timers.settle_as_set();
+        }
+        core.timers.settle(core.now);
         let took = core.now.nanos_since(before);
         if took > core.longest_call {
             core.longest_call = took;
         }
-        if took > SLOW_CALL {
-            self.log_slow_call(id, took);
+        if took > self.slow_call {
+            self.log_slow_call(who, took);
         }
     }
 
     #[cold]
-    fn log_slow_call(&mut self, id: ConnId, took: u64) {
+    fn log_slow_call(&mut self, who: Who, took: u64) {
         if let Some(n) = self.gates.slow_call.pass(self.engine.core.now) {
-            let (name, took) = (self.engine.name_of(id), Duration::from_nanos(took));
-            log::warn!("{id}: a callback of {name} took {took:?}; all others waited{}", suppressed(n));
+            let (what, took) = (self.engine.describe(who), Duration::from_nanos(took));
+            log::warn!("{what} took {took:?}; all others waited{}", suppressed(n));
         }
     }
 
@@ -312,6 +368,17 @@ impl<S: Sys> Loop<S> {
             self.graves.push(id);
             self.reap();
         }
+    }
+
+    /// A planted mistake.
+    #[cold]
+    pub(super) fn hold_nobody(&mut self, id: ConnId) {
+        let core = &mut self.engine.core;
+        let links = core.conns.get(id).and_then(|c| c.rare()).map_or(0, |r| r.feeds.len());
+        if let Some(c) = core.conns.get_mut(id).filter(|_| links > 0) {
+            c.holds = 0;
+        }
+        core.sync_clock(id);
     }
 
     pub(crate) fn look_at_clock(&mut self) {

@@ -6,8 +6,14 @@
 //! Invariant: every hint that the peer's end is closed, that an error waits or that urgent data has come sets
 //! `READABLE`, so that whoever reads until `WouldBlock` misses nothing.
 
+mod datagrams;
+mod listener;
+
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, IoSlice, Read};
-use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,8 +21,11 @@ use ::mio::event::{Event, Source};
 use ::mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
 
-use super::socket;
-use super::{CloseHow, Ready, Received, Sys, Time, Wake};
+pub(crate) use self::listener::Listener;
+use self::listener::Listening;
+use super::resolver::{Ask, Resolver, ask_system};
+use super::{CloseHow, Ready, Received, Sys, Time, Wake, dial, socket};
+use crate::connect::{ConnectOptions, Given};
 use crate::endpoint::Address;
 use crate::listen::{Bind, ListenOptions};
 
@@ -27,6 +36,12 @@ pub(crate) struct MioSys {
     events: Events,
     waker: Arc<MioWaker>,
     base: Instant,
+    /// Made when the first name is looked up.
+    resolver: Option<Resolver>,
+    ask: Ask,
+    /// What random numbers are made of.
+    seed: RandomState,
+    drawn: u64,
 }
 
 impl MioSys {
@@ -35,87 +50,22 @@ impl MioSys {
     pub(crate) fn new(events_capacity: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(MioWaker(::mio::Waker::new(poll.registry(), WAKER)?));
-        Ok(Self { poll, events: Events::with_capacity(events_capacity), waker, base: Instant::now() })
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(events_capacity),
+            waker,
+            base: Instant::now(),
+            resolver: None,
+            ask: ask_system,
+            seed: RandomState::new(),
+            drawn: 0,
+        })
     }
 
-    fn deregister(&self, source: &mut impl Source) {
+    fn deregister(&self, source: &mut (impl Source + ?Sized)) {
         match self.poll.registry().deregister(source) {
             Err(error) if error.kind() != ErrorKind::NotFound => log::debug!("cannot deregister: {error}"),
             _ => {}
-        }
-    }
-}
-
-/// A listening socket, and what the streams that it accepts are given.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    /// Goes before the socket does: see [`socket::OwnFile`].
-    #[cfg(unix)]
-    file: Option<socket::OwnFile>,
-    socket: Listening,
-    options: ListenOptions,
-}
-
-#[derive(Debug)]
-enum Listening {
-    Tcp(::mio::net::TcpListener),
-    #[cfg(unix)]
-    Unix(::mio::net::UnixListener),
-}
-
-impl Listener {
-    fn tcp(listener: std::net::TcpListener, options: &ListenOptions) -> Self {
-        Self {
-            #[cfg(unix)]
-            file: None,
-            socket: Listening::Tcp(::mio::net::TcpListener::from_std(listener)),
-            options: options.clone(),
-        }
-    }
-
-    #[cfg(unix)]
-    fn unix(
-        listener: std::os::unix::net::UnixListener,
-        file: Option<socket::OwnFile>,
-        options: &ListenOptions,
-    ) -> Self {
-        let socket = Listening::Unix(::mio::net::UnixListener::from_std(listener));
-        Self { file, socket, options: options.clone() }
-    }
-
-    /// Takes over a TCP listener that is bound already.
-    fn adopt_tcp(listener: std::net::TcpListener, options: &ListenOptions) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        if socket::INHERITS {
-            socket::set_tcp_options(SockRef::from(&listener), options.nodelay, options.keepalive)?;
-        }
-        Ok(Self::tcp(listener, options))
-    }
-
-    /// Gives an accepted TCP stream what it does not have from its listener. It works without, so a failure (the peer
-    /// may be gone already) is no reason to lose it.
-    fn tune_tcp(&self, stream: &::mio::net::TcpStream) {
-        #[cfg(target_vendor = "apple")]
-        if let Err(error) = SockRef::from(stream).set_nosigpipe(true) {
-            log::debug!("cannot set SO_NOSIGPIPE: {error}");
-        }
-        if socket::INHERITS {
-            return;
-        }
-        let ListenOptions { nodelay, keepalive, .. } = self.options;
-        if let Err(error) = socket::set_tcp_options(SockRef::from(stream), nodelay, keepalive) {
-            log::debug!("cannot set the options of a connection: {error}");
-        }
-    }
-
-    #[cfg(unix)]
-    fn tune_unix(&self, stream: SockRef<'_>) {
-        #[cfg(target_vendor = "apple")]
-        if let Err(error) = stream.set_nosigpipe(true) {
-            log::debug!("cannot set SO_NOSIGPIPE: {error}");
-        }
-        if let Err(error) = socket::set_buffers(stream, &self.options) {
-            log::debug!("cannot set the buffers of a connection: {error}");
         }
     }
 }
@@ -139,14 +89,14 @@ impl Sys for MioSys {
         Time(elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(elapsed.subsec_nanos())))
     }
 
-    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        // mio rounds up to what the system counts in, and zero stays zero.
+    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(LONGEST_WAIT))) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(false),
             other => other?,
         }
         ready.extend(self.events.iter().filter(|event| event.token() != WAKER).map(ready_of));
-        Ok(())
+        // The waker's own event takes a place as well.
+        Ok(self.events.iter().count() >= self.events.capacity())
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -165,19 +115,7 @@ impl Sys for MioSys {
     }
 
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let cannot = |kind, why: String| io::Error::new(kind, format!("cannot resolve {host:?}: {why}"));
-        let found =
-            (host, port).to_socket_addrs().map_err(|error| cannot(error.kind(), error.to_string()))?;
-        let mut addresses: Vec<SocketAddr> = Vec::new();
-        for address in found {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        match addresses.is_empty() {
-            true => Err(cannot(ErrorKind::NotFound, "it has no address".to_owned())),
-            false => Ok(addresses),
-        }
+        (self.ask)(host, port)
     }
 
     fn bind(&mut self, at: Bind, options: &ListenOptions) -> io::Result<Listener> {
@@ -191,10 +129,10 @@ impl Sys for MioSys {
             Bind::TcpListener(listener) => Listener::adopt_tcp(listener, options)
                 .map_err(|error| socket::cannot_listen(&"the given TCP listener", &error)),
             #[cfg(unix)]
-            Bind::UnixListener(listener) => match listener.set_nonblocking(true) {
-                Ok(()) => Ok(Listener::unix(listener, None, options)),
-                Err(error) => Err(socket::cannot_listen(&"the given Unix listener", &error)),
-            },
+            Bind::UnixListener(listener) => socket::require_listening(SockRef::from(&listener))
+                .and_then(|()| listener.set_nonblocking(true))
+                .map_err(|error| socket::cannot_listen(&"the given Unix listener", &error))
+                .map(|()| Listener::unix(listener, None, options)),
         }
     }
 
@@ -243,6 +181,70 @@ impl Sys for MioSys {
                 Ok((Stream::Unix(stream), peer))
             }
         }
+    }
+
+    fn connect(&mut self, to: &Address, options: &ConnectOptions) -> io::Result<Stream> {
+        match to {
+            Address::Tcp(to) => {
+                Ok(Stream::Tcp(::mio::net::TcpStream::from_std(dial::open_tcp(*to, options)?)))
+            }
+            #[cfg(unix)]
+            Address::Unix(Some(path)) => {
+                Ok(Stream::Unix(::mio::net::UnixStream::from_std(dial::open_unix(path, options)?)))
+            }
+            Address::Unix(_) => Err(io::Error::new(ErrorKind::Unsupported, "no such Unix sockets here")),
+        }
+    }
+
+    fn finish_connect(&mut self, stream: &mut Stream) -> io::Result<Address> {
+        match stream {
+            Stream::Tcp(stream) => dial::finish_tcp(SockRef::from(&*stream)).map(Address::Tcp),
+            #[cfg(unix)]
+            Stream::Unix(stream) => {
+                if let Some(error) = stream.take_error()? {
+                    return Err(error);
+                }
+                let path = stream.peer_addr()?.as_pathname().map(std::path::Path::to_owned);
+                Ok(Address::Unix(path))
+            }
+        }
+    }
+
+    fn take_over(&mut self, given: Given, options: &ConnectOptions) -> io::Result<(Stream, Address)> {
+        match given {
+            Given::Tcp(stream) => {
+                let peer = unmapped(stream.peer_addr()?);
+                dial::prepare(SockRef::from(&stream), options)?;
+                socket::set_tcp_options(SockRef::from(&stream), options.nodelay, options.keepalive)?;
+                Ok((Stream::Tcp(::mio::net::TcpStream::from_std(stream)), Address::Tcp(peer)))
+            }
+            #[cfg(unix)]
+            Given::Unix(stream) => {
+                let path = stream.peer_addr()?.as_pathname().map(std::path::Path::to_owned);
+                dial::prepare(SockRef::from(&stream), options)?;
+                Ok((Stream::Unix(::mio::net::UnixStream::from_std(stream)), Address::Unix(path)))
+            }
+        }
+    }
+
+    fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()> {
+        let waker = || Arc::<MioWaker>::clone(&self.waker) as Arc<dyn Wake>;
+        self.resolver.get_or_insert_with(|| Resolver::new(waker(), self.ask)).begin(number, host, port)
+    }
+
+    fn next_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
+        self.resolver.as_ref()?.next()
+    }
+
+    fn cancel_lookup(&mut self, number: u64) {
+        if let Some(resolver) = &self.resolver {
+            resolver.cancel(number);
+        }
+    }
+
+    fn random(&mut self) -> u64 {
+        self.drawn += 1;
+        self.seed.hash_one(self.drawn)
     }
 
     fn add_stream(&mut self, stream: &mut Stream, token: usize) -> io::Result<()> {
@@ -310,6 +312,21 @@ impl Sys for MioSys {
             #[cfg(unix)]
             Stream::Unix(mut stream) => self.deregister(&mut stream),
         }
+    }
+
+    fn add_source(&mut self, source: &mut dyn Source, token: usize, interest: Interest) -> io::Result<()> {
+        self.poll.registry().register(source, Token(token), interest)
+    }
+
+    fn remove_source(&mut self, source: &mut dyn Source) {
+        self.deregister(source);
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for MioSys {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
     }
 }
 
@@ -700,15 +717,19 @@ mod tests {
         let mut readable = 0;
         while readable < pairs.len() {
             ready.clear();
-            sys.poll(&mut ready, Some(PATIENCE)).unwrap();
+            assert!(sys.poll(&mut ready, Some(PATIENCE)).unwrap(), "there may be more");
             assert!(ready.len() <= 1);
             readable += ready.iter().filter(|ready| ready.bits & Ready::READABLE != 0).count();
         }
         ready.clear();
         let start = sys.now();
-        sys.poll(&mut ready, Some(Duration::from_micros(300))).unwrap();
-        assert!(sys.now().since(start) >= Duration::from_micros(300));
-        sys.poll(&mut ready, Some(Duration::ZERO)).unwrap();
+        assert!(!sys.poll(&mut ready, Some(Duration::from_millis(2))).unwrap());
+        assert!(sys.now().since(start) >= Duration::from_millis(2));
+        assert!(!sys.poll(&mut ready, Some(Duration::ZERO)).unwrap());
+        assert_eq!(ready, []);
+        // The place that a wake-up takes may have been another's.
+        sys.waker().wake().unwrap();
+        assert!(sys.poll(&mut ready, Some(PATIENCE)).unwrap());
         assert_eq!(ready, []);
     }
 

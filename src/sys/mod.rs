@@ -8,7 +8,11 @@
 //! untrue; only the result of a call on the socket itself tells what is so. What a world owes in return is that a due
 //! edge is never lost: after a call answered `WouldBlock` (or said *drained*), readiness is reported again.
 
+mod datagram_socket;
+pub(crate) mod datagrams;
+mod dial;
 pub(crate) mod mio;
+mod resolver;
 #[cfg(any(test, feature = "testing"))]
 #[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used))]
 pub(crate) mod script;
@@ -27,6 +31,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::datagrams::DatagramSys;
+use crate::connect::{ConnectOptions, Given};
 use crate::endpoint::Address;
 use crate::listen::{Bind, ListenOptions};
 
@@ -53,6 +59,16 @@ impl Time {
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// A time in whole milliseconds, rounded down: for who must not sleep longer.
+pub(crate) const fn at_most(time: Duration) -> Duration {
+    Duration::new(time.as_secs(), time.subsec_millis() * 1_000_000)
+}
+
+/// A time in whole milliseconds, rounded up: for who must not wake earlier.
+pub(crate) const fn at_least(time: Duration) -> Duration {
+    at_most(time.saturating_add(Duration::from_nanos(999_999)))
 }
 
 /// What [`Sys::poll`] says about one token.
@@ -142,10 +158,32 @@ planted! {
     CountedByHand,
     /// What the read budget leaves is forgotten.
     BudgetForgets,
+    /// The flag that commands wait is cleared after they were taken and obeyed.
+    FlagAfterDrain,
+    /// A timer's time begins before the callback that sets it.
+    TimerFromBefore,
+    /// A timer that has gone off goes off again.
+    TimerStays,
+    /// No timer wakes the loop.
+    TimersWakeNobody,
+    /// Who feeds one that has much waiting is read on.
+    LinkHoldsNobody,
+    /// The other sockets of an attempt go on when one has connected.
+    LosersStay,
+    /// When one address has failed, the next is not tried.
+    FailureForgets,
+    /// What ended while it was to be looked after keeps the loop awake.
+    EndedAttemptWanted,
+    /// An answer that comes too late is for whoever asks now.
+    LateAnswerTaken,
+    /// A try takes as long as it takes.
+    TriesForEver,
+    /// A connection is made again though the handler has ended it.
+    AlwaysAgain,
 }
 
 /// Everything the loop may ask of the outside world.
-pub(crate) trait Sys {
+pub(crate) trait Sys: DatagramSys {
     type Listener;
     type Stream;
 
@@ -159,10 +197,10 @@ pub(crate) trait Sys {
     /// The monotonic clock. It may stand still; the loop clamps it should it step back.
     fn now(&mut self) -> Time;
 
-    /// Waits until something is ready, a wake-up, or the timeout (rounded up to what the system can count), and
-    /// appends to `ready`. At most `capacity` entries, as given when the world was made. A signal is no error: it
-    /// returns early with nothing.
-    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()>;
+    /// Waits until something is ready, a wake-up, or the timeout (whole milliseconds, so that no system has to round
+    /// it), and appends to `ready`. At most `capacity` entries, as given when the world was made; answers whether that
+    /// is why there are no more of them. A signal is no error: it returns early with nothing.
+    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool>;
 
     /// What wakes [`Sys::poll`] from another thread.
     fn waker(&self) -> Arc<dyn Wake>;
@@ -188,6 +226,29 @@ pub(crate) trait Sys {
     /// Takes one waiting connection. `Interrupted` is retried inside.
     fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<(Self::Stream, Address)>;
 
+    /// Begins to connect. The stream is registered next; when it is reported ready, [`Sys::finish_connect`] tells.
+    /// `WouldBlock`: a Unix listener's queue is full, and nothing was begun.
+    fn connect(&mut self, to: &Address, options: &ConnectOptions) -> io::Result<Self::Stream>;
+
+    /// Whether a stream has connected, and to whom. `WouldBlock`: not yet.
+    fn finish_connect(&mut self, stream: &mut Self::Stream) -> io::Result<Address>;
+
+    /// Takes over a stream that is connected already.
+    fn take_over(&mut self, given: Given, options: &ConnectOptions) -> io::Result<(Self::Stream, Address)>;
+
+    /// Begins to look a host name up, off the loop. What is found is given a number by the caller, told by
+    /// [`Sys::next_lookup`], and wakes [`Sys::poll`].
+    fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()>;
+
+    /// What was found out next, under its number. It may be one that was cancelled.
+    fn next_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)>;
+
+    /// Nobody waits for that any more.
+    fn cancel_lookup(&mut self, number: u64);
+
+    /// A number that nobody can foretell, and no more than that.
+    fn random(&mut self) -> u64;
+
     /// Registers a stream for reading and writing. Once, for its life.
     fn add_stream(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
 
@@ -206,4 +267,15 @@ pub(crate) trait Sys {
 
     /// Deregisters, where it was registered, and closes.
     fn close(&mut self, stream: Self::Stream, how: CloseHow);
+
+    /// Registers a source of the user's. Once, for its life.
+    fn add_source(
+        &mut self,
+        source: &mut dyn ::mio::event::Source,
+        token: usize,
+        interest: ::mio::Interest,
+    ) -> io::Result<()>;
+
+    /// Deregisters a source of the user's.
+    fn remove_source(&mut self, source: &mut dyn ::mio::event::Source);
 }

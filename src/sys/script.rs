@@ -6,6 +6,9 @@
 //! of the loop. Invariant: a due edge is never lost, however late, doubled or disguised the test lets it come.
 
 mod acts;
+mod calls;
+mod datagrams;
+mod dialling;
 mod peer;
 
 use std::collections::VecDeque;
@@ -15,27 +18,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+pub(crate) use calls::{Call, peer_at};
+use calls::{address_of, outcome};
+#[cfg(test)]
+pub(crate) use datagrams::Came;
+pub(crate) use datagrams::Outlet;
+#[cfg_attr(not(test), allow(unused_imports))]
+pub(crate) use dialling::{DialPlan, Dialled};
 use peer::fail;
 #[cfg_attr(not(test), allow(unused_imports))]
 pub(crate) use peer::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, End, Peer};
 
 use super::{CloseHow, Ready, Received, Sys, Time, Wake};
+use crate::connect::{ConnectOptions, Given};
 use crate::endpoint::Address;
 use crate::listen::{Bind, ListenOptions};
-
-/// One call, in the order in which the loop made them. Streams are named by their peer's number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
-    Poll(Option<Duration>),
-    Accept(usize, Result<usize, i32>),
-    Add(usize),
-    Read(usize, Result<usize, i32>),
-    Write(usize, Result<usize, i32>),
-    ShutdownWrite(usize),
-    TakeError(usize),
-    Close(usize, CloseHow),
-    CloseListener(usize),
-}
 
 #[derive(Debug, Default)]
 struct Backlog {
@@ -64,7 +61,7 @@ pub(crate) struct Script {
     pub(crate) clock: u64,
     /// How far the clock goes on at each look at it.
     pub(crate) tick: u64,
-    /// A poll with nothing to deliver takes as long as its timeout, rounded up to a millisecond.
+    /// A poll with nothing to deliver takes as long as its timeout.
     pub(crate) sleeps: bool,
     pub(crate) strict: bool,
     /// Events stay where they are until this is cleared.
@@ -77,12 +74,28 @@ pub(crate) struct Script {
     pub(crate) untraced: bool,
     /// Looks at the clock, ever.
     pub(crate) looks: usize,
+    /// What the next registration of a source fails with.
+    pub(crate) source_fails: Option<i32>,
     listeners: Vec<Backlog>,
+    pub(crate) outlets: Vec<Outlet>,
     events: VecDeque<Ready>,
     /// How many events have left the queue.
     gone: usize,
     bell: Arc<Bell>,
     rung: usize,
+    /// What becomes of the next sockets that connect; the others do at once.
+    pub(crate) dials: VecDeque<DialPlan>,
+    /// Sockets that connect wait for the test to decide, where nothing else is planned.
+    pub(crate) dials_wait: bool,
+    /// What was connected to, and as which peer if the call did not fail.
+    pub(crate) dialled: Vec<(Address, Option<usize>)>,
+    /// Every lookup that was begun: its number, the host and the port.
+    pub(crate) lookups: Vec<(u64, String, u16)>,
+    found: VecDeque<(u64, io::Result<Vec<SocketAddr>>)>,
+    /// What the next random number is; it grows.
+    pub(crate) luck: u64,
+    /// The next registration of a stream fails with this error.
+    pub(crate) next_add: Option<i32>,
 }
 
 /// A listener's number.
@@ -122,6 +135,8 @@ impl Script {
     }
 
     pub(crate) fn note_poll(&mut self, timeout: Option<Duration>) {
+        let whole = timeout.is_none_or(|t| t.subsec_nanos() % 1_000_000 == 0);
+        assert!(whole, "some system would round {timeout:?}");
         self.note(Call::Poll(timeout));
     }
 
@@ -214,29 +229,6 @@ impl Script {
     }
 }
 
-/// Peers that have one IP address.
-const PORTS: usize = 25_000;
-const FIRST_PORT: usize = 40_000;
-
-/// The address of a peer.
-fn address_of(peer: usize) -> Address {
-    let [high, low] = ((peer / PORTS) as u16).to_be_bytes();
-    Address::Tcp(SocketAddr::from(([127, high, low, 1], (FIRST_PORT + peer % PORTS) as u16)))
-}
-
-/// The peer that has an address.
-pub(crate) fn peer_at(address: &Address) -> Option<usize> {
-    let Some(SocketAddr::V4(at)) = address.tcp() else { return None };
-    let [_, high, low, _] = at.ip().octets();
-    let port = usize::from(at.port()).checked_sub(FIRST_PORT)?;
-    Some(usize::from(u16::from_be_bytes([high, low])) * PORTS + port)
-}
-
-/// What a traced call came to.
-fn outcome(result: &io::Result<usize>) -> Result<usize, i32> {
-    result.as_ref().map(|&n| n).map_err(|e| e.raw_os_error().unwrap_or(0))
-}
-
 impl Sys for Script {
     type Listener = Listener;
     type Stream = Stream;
@@ -247,16 +239,15 @@ impl Sys for Script {
         Time(self.clock)
     }
 
-    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
-        self.note(Call::Poll(timeout));
+    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
+        self.note_poll(timeout);
         let woken = self.take_wake();
         if !self.is_quiet() {
             ready.extend(self.take_events(self.capacity));
         } else if let Some(timeout) = timeout.filter(|_| self.sleeps && !woken) {
-            let ms = u64::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-            self.clock = self.clock.saturating_add(ms.saturating_mul(1_000_000));
+            self.clock = Time(self.clock).after(timeout).0;
         }
-        Ok(())
+        Ok(ready.len() >= self.capacity)
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -316,14 +307,51 @@ impl Sys for Script {
     fn add_stream(&mut self, stream: &mut Stream, token: usize) -> io::Result<()> {
         self.note(Call::Add(stream.0));
         let peer = &mut self.peers[stream.0];
-        if let Some(number) = peer.add.take() {
+        if let Some(number) = peer.add.take().or(self.next_add.take()) {
             return fail(number);
         }
         peer.token = Some(token);
         let waits = if peer.sent.is_empty() { 0 } else { Ready::READABLE };
         peer.readable_armed = true;
-        self.arrived(stream.0, Ready::WRITABLE | waits);
+        if peer.dialled == Dialled::Pending {
+            peer.writable_armed = true;
+        } else {
+            self.arrived(stream.0, Ready::WRITABLE | waits);
+        }
         Ok(())
+    }
+
+    fn connect(&mut self, to: &Address, _options: &ConnectOptions) -> io::Result<Stream> {
+        self.dial(to)
+    }
+
+    fn finish_connect(&mut self, stream: &mut Stream) -> io::Result<Address> {
+        self.dial_done(stream.0)
+    }
+
+    fn take_over(&mut self, _given: Given, _options: &ConnectOptions) -> io::Result<(Stream, Address)> {
+        let stream = self.dial(&Address::Unix(None))?;
+        let peer = stream.0;
+        Ok((stream, address_of(peer)))
+    }
+
+    fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()> {
+        self.note(Call::Lookup(number));
+        self.lookups.push((number, host.to_owned(), port));
+        Ok(())
+    }
+
+    fn next_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
+        self.found.pop_front()
+    }
+
+    fn cancel_lookup(&mut self, number: u64) {
+        self.found.retain(|(other, _)| *other != number);
+    }
+
+    fn random(&mut self) -> u64 {
+        self.luck = self.luck.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.luck
     }
 
     fn read(&mut self, stream: &mut Stream, buf: &mut [u8]) -> io::Result<Received> {
@@ -399,5 +427,19 @@ impl Sys for Script {
         assert_eq!(before, None, "closed twice");
         peer.was_closed(how);
         self.note(Call::Close(stream.0, how));
+    }
+
+    fn add_source(
+        &mut self,
+        _source: &mut dyn ::mio::event::Source,
+        token: usize,
+        _interest: ::mio::Interest,
+    ) -> io::Result<()> {
+        self.note(Call::AddSource(token));
+        self.source_fails.take().map_or(Ok(()), fail)
+    }
+
+    fn remove_source(&mut self, _source: &mut dyn ::mio::event::Source) {
+        self.note(Call::RemoveSource);
     }
 }

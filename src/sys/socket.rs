@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::listen::{Keepalive, ListenOptions};
 
 #[cfg(unix)]
-pub(super) use self::unix::{OwnFile, open_unix};
+pub(super) use self::unix::{OwnFile, open_unix, open_unix_datagram};
 
 /// Accepted TCP sockets have the options of their listener, so that they need no system call of their own.
 pub(super) const INHERITS: bool = cfg!(any(target_os = "linux", target_os = "android"));
@@ -44,7 +44,7 @@ fn tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> 
         }
     }
     // Before the handshakes, which settle how far the window can grow.
-    set_buffers(SockRef::from(&socket), options)?;
+    set_buffers(&SockRef::from(&socket), options.receive_buffer, options.send_buffer)?;
     set_tcp_options(SockRef::from(&socket), options.nodelay, options.keepalive)?;
     socket.bind(&address.into())?;
     socket.listen(backlog(options))?;
@@ -52,12 +52,12 @@ fn tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> 
 }
 
 #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]
-fn reuse_port(socket: &Socket) -> io::Result<()> {
+pub(super) fn reuse_port(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_port(true)
 }
 
 #[cfg(not(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin")))))]
-fn reuse_port(_: &Socket) -> io::Result<()> {
+pub(super) fn reuse_port(_: &Socket) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no SO_REUSEPORT"))
 }
 
@@ -78,12 +78,26 @@ fn warn_of_backlog(backlog: u32) {
     }
 }
 
+/// Refuses a socket that was given as a listener and is none, where the system tells. Its first accept would fail.
+pub(super) fn require_listening(socket: SockRef<'_>) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    if !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+    }
+    let _ = socket;
+    Ok(())
+}
+
 /// Sets the kernel's buffers, where they were asked for.
-pub(super) fn set_buffers(socket: SockRef<'_>, options: &ListenOptions) -> io::Result<()> {
-    if let Some(bytes) = options.receive_buffer {
+pub(super) fn set_buffers(
+    socket: &SockRef<'_>,
+    receive: Option<usize>,
+    send: Option<usize>,
+) -> io::Result<()> {
+    if let Some(bytes) = receive {
         socket.set_recv_buffer_size(bytes)?;
     }
-    if let Some(bytes) = options.send_buffer {
+    if let Some(bytes) = send {
         socket.set_send_buffer_size(bytes)?;
     }
     Ok(())
@@ -124,13 +138,18 @@ fn tcp_keepalive(keepalive: Keepalive) -> TcpKeepalive {
 
 /// Says in one line what could not be done, and keeps the kind.
 pub(super) fn cannot_listen(at: &dyn Display, error: &io::Error) -> io::Error {
+    cannot("listen on", at, error)
+}
+
+/// The same for whatever could not be done to or at `at`.
+pub(super) fn cannot(what: &str, at: &dyn Display, error: &io::Error) -> io::Error {
     let mut why = error.to_string();
     if error.raw_os_error().is_some()
         && let Some(first) = why.get_mut(..1)
     {
         first.make_ascii_lowercase();
     }
-    io::Error::new(error.kind(), format!("cannot listen on {at}: {why}"))
+    io::Error::new(error.kind(), format!("cannot {what} {at}: {why}"))
 }
 
 #[cfg(unix)]
@@ -142,12 +161,12 @@ mod unix {
     use std::io::{self, ErrorKind};
     use std::os::fd::OwnedFd;
     use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
     use std::path::{Path, PathBuf};
 
     use socket2::{Domain, SockAddr, Socket, Type};
 
-    use super::{backlog, cannot_listen, warn_of_backlog};
+    use super::{backlog, cannot, cannot_listen, warn_of_backlog};
     use crate::listen::ListenOptions;
 
     /// The file that a listener of ours made. Dropping it removes the file, if it is still the same one.
@@ -204,21 +223,44 @@ mod unix {
         options: &ListenOptions,
     ) -> io::Result<(UnixListener, OwnFile)> {
         warn_of_backlog(options.backlog);
+        open_at(path, Type::STREAM, options.unix_mode, |socket| socket.listen(backlog(options)))
+            .map(|(socket, file)| (socket.into(), file))
+            .map_err(|error| cannot_listen(&format_args!("unix:{}", path.display()), &error))
+    }
+
+    /// Binds a Unix datagram socket to `path`, with the same care. It can be sent to as soon as it is bound.
+    pub(in crate::sys) fn open_unix_datagram(path: &Path, mode: u32) -> io::Result<(UnixDatagram, OwnFile)> {
+        open_at(path, Type::DGRAM, mode, |_| Ok(()))
+            .map(|(socket, file)| (socket.into(), file))
+            .map_err(|error| cannot("bind", &format_args!("unix:{}", path.display()), &error))
+    }
+
+    fn open_at(
+        path: &Path,
+        kind: Type,
+        mode: u32,
+        open: impl Fn(&Socket) -> io::Result<()>,
+    ) -> io::Result<(Socket, OwnFile)> {
         let _lock = lock_start(path);
         for _ in 0..TRIES {
-            match open_once(path, options) {
-                Ok(Some(open)) => return Ok(open),
-                Ok(None) => {}
-                Err(error) => return Err(cannot_listen(&format_args!("unix:{}", path.display()), &error)),
+            if let Some(done) = open_once(path, kind, mode, &open)? {
+                return Ok(done);
             }
         }
-        let busy = io::Error::new(ErrorKind::AddrInUse, "other servers start there at the same time");
-        Err(cannot_listen(&format_args!("unix:{}", path.display()), &busy))
+        Err(io::Error::new(ErrorKind::AddrInUse, "other servers start there at the same time"))
     }
 
     /// `None`: the place has changed hands in between; try again.
-    fn open_once(path: &Path, options: &ListenOptions) -> io::Result<Option<(UnixListener, OwnFile)>> {
-        let socket = new_socket()?;
+    fn open_once(
+        path: &Path,
+        kind: Type,
+        mode: u32,
+        open: impl Fn(&Socket) -> io::Result<()>,
+    ) -> io::Result<Option<(Socket, OwnFile)>> {
+        let mut socket = new_socket(kind)?;
+        if kind == Type::DGRAM {
+            socket = limit_mode(socket, mode);
+        }
         match socket.bind(&SockAddr::unix(path)?) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path, owner_of(socket)?)?;
@@ -226,7 +268,7 @@ mod unix {
             }
             other => other?,
         }
-        // Bound and not listening: whoever connects now is refused, whatever the mode.
+        // A listener that is bound and not listening refuses whoever connects now, whatever the mode.
         let made = fs::symlink_metadata(path)?;
         let file = OwnFile {
             given: path.to_owned(),
@@ -234,15 +276,24 @@ mod unix {
             device: made.dev(),
             inode: made.ino(),
         };
-        fs::set_permissions(path, fs::Permissions::from_mode(options.unix_mode))?;
-        socket.listen(backlog(options))?;
-        Ok(file.is_in_place().then(|| (socket.into(), file)))
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        open(&socket)?;
+        Ok(file.is_in_place().then_some((socket, file)))
     }
 
-    fn new_socket() -> io::Result<Socket> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    fn new_socket(kind: Type) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::UNIX, kind, None)?;
         socket.set_nonblocking(true)?;
         Ok(socket)
+    }
+
+    /// Lets the file be made with no more than this mode, where the system can: Linux does, others refuse.
+    fn limit_mode(socket: Socket, mode: u32) -> Socket {
+        let as_file = fs::File::from(OwnedFd::from(socket));
+        if let Err(error) = as_file.set_permissions(fs::Permissions::from_mode(mode)) {
+            log::debug!("the mode of a socket cannot be set before it is bound: {error}");
+        }
+        Socket::from(OwnedFd::from(as_file))
     }
 
     /// Whose the files are that we make: a socket belongs to the same user.
@@ -260,7 +311,7 @@ mod unix {
         if found.uid() != us {
             return refuse("it exists and belongs to another user");
         }
-        match new_socket()?.connect(&SockAddr::unix(path)?).map_err(|error| error.kind()) {
+        match new_socket(Type::STREAM)?.connect(&SockAddr::unix(path)?).map_err(|error| error.kind()) {
             Err(ErrorKind::ConnectionRefused) => {}
             Err(ErrorKind::NotFound) => return Ok(()),
             Err(ErrorKind::PermissionDenied) => {

@@ -64,6 +64,19 @@ pub(crate) fn draw_limits(dice: &mut Dice) -> Limits {
         groups: dice.size(64),
         groups_per_connection: dice.size(8),
         pooled: dice.below(1 << 20),
+        timers: dice.size(1000),
+        timers_per_connection: dice.size(100),
+        connect_timeout: timeout(dice),
+        connect_stagger: ms(dice, 2_000),
+        attempts: dice.size(64),
+        lookups: dice.size(16),
+        links_per_connection: dice.size(8),
+        sources: dice.size(64),
+        slow_callback: timeout(dice),
+        datagram_queue: dice.size(1 << 18),
+        datagrams_per_turn: dice.size(256),
+        commands: dice.size(1024),
+        commands_per_turn: dice.size(64),
     }
 }
 

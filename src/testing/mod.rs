@@ -15,14 +15,19 @@
 //!
 //! Knows the loop and the worlds below it. Invariant: nothing here is in a build without the feature.
 
+mod alarms;
 mod client;
 mod cuts;
+mod dials;
 mod knobs;
 mod oracle;
+#[cfg_attr(not(test), allow(dead_code))]
+mod others;
 mod run;
 mod seeds;
 mod simulation;
 mod stage;
+mod trace;
 mod transcript;
 mod verdict;
 mod watched;

@@ -7,23 +7,26 @@
 //! N1   what was sent comes back, or arrives: a prefix always, all of it at a good end     the handler's own check
 //! N2   a group's messages arrive in order and once; those skipped are counted             the handler's own check
 //! N3   nobody gets what another sent                                       here, and the handler's own check
-//! N4   each end has the reason that is given for it                        here, and the handler's own check
+//! N4   each end has the reason that is given for it, each attempt too      here, and the handler's own check
 //! N5   callbacks: on_open first, on_close last and once, never nested      watched.rs
-//! N6   every count is what the world counted; no stream is left open       here, audit.rs
-//! N7   whoever has work is in a queue, or something will wake the loop     here, audit.rs
-//! N8   no turn without effect, no more calls than there is work            here
-//! N9   memory within the limits, recounted; watermarks kept                here, audit.rs
+//! N6   every count is what the world counted; no stream is left open       here, dials.rs, alarms.rs, audit.rs
+//! N7   whoever has work is in a queue, or something will wake the loop     here, dials.rs, audit.rs
+//! N8   no turn without effect, no more calls than there is work            here, dials.rs
+//! N9   memory within the limits, recounted; watermarks and links kept      here, alarms.rs, audit.rs
 //! N10  no more than a budget in a turn, and nobody waits for many          here
 //! N11  nothing lives past its deadline                                     here
 //! N12  whoever waits is accepted or refused                                here, run.rs
 //! N13  a shutdown ends with its grace                                      here, run.rs
 //! N14  few lines in the log                                                tests/logs.rs
 //! N15  the same seed is the same run                                       seeds.rs
+//! I    what other threads sent is obeyed as promised            others.rs
 //! N16  no panic, no overflow                                               the profile `sim`
 //! ```
 
 use std::time::Duration;
 
+use super::alarms::{check_links, check_timers};
+use super::dials::Dials;
 use super::run::Run;
 use super::verdict::{judge, may_stop_lingering, require_earned};
 use super::watched::Record;
@@ -95,11 +98,20 @@ pub(crate) struct Oracle {
     /// Connections after the last turn; and whether there ever were as many as allowed.
     open: usize,
     full: bool,
+    dials: Dials,
+    /// Attempts that were to be looked after, those there were, and how often one was to be tried again.
+    attempts: (usize, usize, u64),
 }
 
 impl Oracle {
     pub(crate) fn closed_of(&self, peer: usize) -> Option<&Closed> {
         self.seen.get(peer)?.closed.as_ref()
+    }
+
+    /// Whether there ever were as many connections as allowed.
+    #[cfg(test)]
+    pub(crate) const fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Checks everything that a turn may have broken.
@@ -119,7 +131,9 @@ impl Oracle {
         self.behind = if tick > ABSENCE { CATCH_UP } else { self.behind.saturating_sub(1) };
         self.seen.resize_with(sim.facts.len(), Seen::default);
         let were = self.open;
-        let came = calls.iter().filter(|c| matches!(c, Call::Accept(_, Ok(_)))).count();
+        let came =
+            calls.iter().filter(|c| matches!(c, Call::Accept(_, Ok(_)) | Call::Connect(_) | Call::Lookup(_)));
+        let came = came.count();
         self.full |= self.open + came >= core.limits.connections.get();
         self.open = core.conns.len();
         run.inner.audit()?;
@@ -133,6 +147,9 @@ impl Oracle {
                     .map_err(|e| format!("{e} (peer {peer}: {})", describe(c)))?;
             }
         }
+        check_timers(core)?;
+        check_links(core)?;
+        self.dials.check(run, turn)?;
         self.check_listeners(run, turn)?;
         self.check_records(run, calls)?;
         self.check_shutdown(run)
@@ -158,7 +175,8 @@ impl Oracle {
             let counted = core.stats.panics;
             require(w.panics == counted, || format!("N6: {counted} panics counted of {}", w.panics))?;
         }
-        let failed = sim.facts.iter().filter(|f| f.add_failed).count() as u64;
+        let peers = sim.facts.iter().zip(&sim.script.peers);
+        let failed = peers.filter(|(f, p)| f.add_failed && !p.ours).count() as u64;
         let counted = core.stats.closed(&Reason::RegisterFailed);
         require(failed == counted, || format!("N4: {counted} register_failed, {failed} were made to fail"))?;
         let refused = core.stats.closed(&Reason::AtCapacity);
@@ -178,10 +196,15 @@ impl Oracle {
 
     /// N8: a turn that would not wait does something.
     fn check_spin<H: Handler>(&mut self, run: &Run<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
-        let now = (run.inner.sys.calls, run.watched().map_or(0, |w| w.calls));
+        let obeyed = run.inner.engine.core.stats.commands;
+        let now = (run.inner.sys.calls, obeyed + run.watched().map_or(0, |w| w.calls));
         let (calls_before, callbacks_before, more) = self.before;
         let waited = !calls.contains(&Call::Poll(Some(Duration::ZERO)));
-        let idle = !waited && turn.events == 0 && now == (calls_before, callbacks_before);
+        // To look after an attempt takes no call where it is given up, or is to wait.
+        let core = &run.inner.engine.core;
+        let attempts = (core.attempts.wanted.len(), core.attempts.len(), core.stats.connect_retries);
+        let same = std::mem::replace(&mut self.attempts, attempts) == attempts;
+        let idle = !waited && turn.events == 0 && same && now == (calls_before, callbacks_before);
         let [spins, due] = self.spins;
         self.spins = match idle {
             false => [0, 0],
@@ -208,8 +231,10 @@ impl Oracle {
             seen.fell = Some((u64::MAX, 0));
         }
         let could = c.phase == Phase::Open && core.may_read(c) && !c.deferred && facts.told_readable;
-        // Where little may wait in all, it may be too much in the middle of every turn.
-        let tight = c.out.pending() > 0 && limits.output_total.get() < 128 * 1024;
+        // Where little may wait in all, or much does, it may be too much in the middle of every turn.
+        let total = limits.output_total.get();
+        let near = total < 128 * 1024 || core.pool.output() > total / 4;
+        let tight = c.out.pending() > 0 && near;
         let idle = could && !tight && facts.read == seen.read && seen.phase == Some(Phase::Open);
         let unread = sim.script.unread(peer) > 0;
         seen.waited = if idle && unread { seen.waited + 1 } else { 0 };
@@ -267,7 +292,7 @@ impl Oracle {
             let gone = run.inner.sys.facts[peer].closed.is_some();
             // Its id may have come round.
             let c = run.inner.engine.core.conns.get(record.id).filter(|_| !gone);
-            let why = record.closed.as_ref().map(|c| &c.why).or(c.and_then(|c| c.why.as_deref()));
+            let why = record.closed.as_ref().map(|c| &c.why).or(c.and_then(|c| c.why()));
             if let Some(why) = why.filter(|&why| seen.why.as_ref() != Some(why)) {
                 require_earned(run, record, why, seen).map_err(told)?;
                 seen.why = Some(why.clone());
@@ -302,7 +327,8 @@ impl Oracle {
             return Ok(());
         };
         let over = run.inner.engine.core.now.since(Time(at)) >= grace;
-        let doomed = run.inner.engine.core.conns.iter().all(|c| c.phase == Phase::Dead);
+        let ended = |c: &Connection| matches!(c.phase, Phase::Connecting | Phase::Dead);
+        let doomed = run.inner.engine.core.conns.iter().all(ended);
         require(!over || doomed, || "N13: still open at the end of the grace".to_owned())
     }
 
@@ -310,6 +336,7 @@ impl Oracle {
     fn note_states<H: Handler>(&self, run: &mut Run<H>) {
         let core = &run.inner.engine.core;
         let state_of = |c: &Connection| match c.phase {
+            Phase::Connecting => State::Connecting,
             Phase::Open if c.peer_fin => State::ReadClosed,
             Phase::Open if !core.may_read(c) => State::Paused,
             Phase::Open => State::Open,
@@ -373,7 +400,7 @@ fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<
     let held = match c.phase {
         Phase::Open => c.paused || high || c.holds > 0 || starved,
         Phase::Flushing | Phase::Dead => true,
-        Phase::Lingering => false,
+        Phase::Connecting | Phase::Lingering => false,
     };
     require(!unread || held, || format!("N7: unread input, and nothing will wake us: {facts:?}"))?;
     let asked = !facts.told_error || !p.has_error() || matches!(c.phase, Phase::Dead | Phase::Lingering);
@@ -399,7 +426,8 @@ fn check_not_late(
         }
         Phase::Flushing => (facts.wrote.max(since), limits.write_stall.get()),
         Phase::Lingering => (since, limits.linger_total),
-        Phase::Dead => return Ok(()),
+        // That of the attempt counts.
+        Phase::Connecting | Phase::Dead => return Ok(()),
     };
     require(!late(most.0, most.1), || format!("N11: {:?} for too long", c.phase))
 }

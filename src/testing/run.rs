@@ -9,21 +9,24 @@ use std::time::Duration;
 use super::client::{Client, Gone};
 use super::knobs::{draw_limits, draw_volume};
 use super::oracle::Oracle;
+use super::others::{Manners, Threads};
+use super::trace::{Trace, fold_call};
 use super::watched::Watched;
 use crate::connection::Connection;
-use crate::engine::{Key, text_of};
+use crate::engine::text_of;
 use crate::handler::Handler;
-use crate::id::Generations;
+use crate::id::{Generations, Key};
 use crate::limits::Limits;
 use crate::listen::{Bind, ListenOptions};
 use crate::reactor::audit::require;
 use crate::reactor::turn::{Loop, Turn};
-use crate::sys::script::Call;
-use crate::sys::sim::{Dice, Fault, MS, Odds, Sim, Struck, fold, new_struck};
+use crate::sys::sim::{Dice, Fault, MS, Mark, Odds, Sim, Struck, fold, new_struck};
 use crate::sys::{Planted, Sys};
 
-/// Turns in which everything must be delivered once nothing goes wrong any more.
+/// Turns in which something must be delivered once nothing goes wrong any more; and everything, for some take a byte at
+/// a time.
 const PATIENCE: usize = 30_000;
+const LONG_PATIENCE: usize = 200_000;
 /// Turns at most in which things go wrong.
 const STEPS: usize = 300;
 
@@ -56,6 +59,11 @@ pub(crate) struct Outcome {
 pub(crate) trait Play {
     type H: Handler;
     fn handler(&self, dice: &mut Dice) -> Self::H;
+    /// Where a handler wants to find when the clock was looked at first, after it took the last such time.
+    fn mark(&self, handler: &Self::H) -> Mark {
+        let _ = handler;
+        Mark::default()
+    }
     /// Changes limits that were drawn.
     fn limits(&self, limits: &mut Limits) {
         let _ = limits;
@@ -63,6 +71,10 @@ pub(crate) trait Play {
     /// Whether the handler may panic.
     fn may_panic(&self) -> bool {
         false
+    }
+    /// What other threads may do; `None`: there are none.
+    fn manners(&self) -> Option<Manners> {
+        None
     }
     /// What a client says, `most` bytes or thereabouts.
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8>;
@@ -81,6 +93,8 @@ pub(crate) struct Run<H: Handler> {
     listeners: usize,
     hash: u64,
     trace: Trace,
+    /// How much one client says at most.
+    pub(super) volume: usize,
 }
 
 /// Plays a seed to its end.
@@ -128,16 +142,24 @@ impl<H: Handler> Run<H> {
                 Client::draw(&mut dice, says, listeners, least)
             })
             .collect();
-        let generations = Generations::masked(dice.pick(&[3, 7, u32::MAX]));
+        let mask = dice.pick(&[3, 7, u32::MAX]);
         let mut sim = Sim::new(Dice::new(dice.roll()), odds);
         sim.script.capacity = limits.events_per_turn;
         sim.bug = asked.bug;
-        let mut inner = Loop::new(sim, limits, generations).map_err(|e| e.to_string())?;
+        let mut inner = Loop::new(sim, limits, Generations::masked(mask)).map_err(|e| e.to_string())?;
+        inner.sys.mark = plan.mark(&handler);
         let mut watched = Watched::new(handler);
         watched.may_not_panic = !plan.may_panic();
         let site = inner.engine.add(watched, true);
         let site = site.map_err(|e| format!("{e}; say .limits(|limits| limits.fit(&codec))"))?;
         let key = inner.engine.key(site);
+        if let Some(manners) = plan.manners() {
+            let (dice, handle) = (Dice::new(dice.roll()), inner.handle());
+            let notes = handle.notes(key).ok_or("the key is another reactor's")?;
+            let capacity = inner.engine.core.limits.commands;
+            let threads = Threads::new(dice, manners, handle, notes, capacity, mask == u32::MAX);
+            inner.sys.others = Some(Box::new(threads));
+        }
         for _ in 0..listeners {
             let at = Bind::Tcp(([127, 0, 0, 1], 0).into());
             let socket = inner.sys.bind(at, &ListenOptions::default()).map_err(|e| e.to_string())?;
@@ -146,7 +168,7 @@ impl<H: Handler> Run<H> {
         let trace = Trace { lines: asked.traced.then(Vec::new), live: asked.live };
         let oracle = Oracle::default();
         let mut run =
-            Self { inner, key, clients, oracle, stopping: None, turns: 0, listeners, hash: 0, trace };
+            Self { inner, key, clients, oracle, stopping: None, turns: 0, listeners, hash: 0, trace, volume };
         run.describe();
         Ok(run)
     }
@@ -183,8 +205,11 @@ impl<H: Handler> Run<H> {
         }
         self.until_quiet(plan, false)?;
         self.until_quiet(plan, true)?;
+        self.check_threads(true)?;
         self.check_delivered()?;
         plan.check(self, true)?;
+        self.inner.sys.refuse_dials();
+        self.adopt(plan);
         for client in &mut self.clients {
             client.leave(&mut self.inner.sys, Gone::Reset);
         }
@@ -201,8 +226,10 @@ impl<H: Handler> Run<H> {
             if step == stop_at {
                 let grace = Duration::from_millis(self.inner.sys.dice.size(5_000) as u64);
                 self.begin_shutdown(grace);
+                plan.check(self, false)?;
             }
             self.close_a_listener();
+            self.adopt(plan);
             for i in 0..self.clients.len() {
                 if self.inner.sys.dice.one_in(2) {
                     self.act(i);
@@ -251,8 +278,16 @@ impl<H: Handler> Run<H> {
 
     /// Turns until nobody has anything left to do. At the `end` everyone finishes who has said all.
     fn until_quiet<P: Play<H = H>>(&mut self, plan: &P, end: bool) -> Result<(), String> {
-        for _ in 0..PATIENCE {
-            let mut busy = false;
+        let (mut before, mut still) = (0, 0);
+        for _ in 0..LONG_PATIENCE {
+            let (got, _) = self.delivered();
+            still = if got > before { 0 } else { still + 1 };
+            before = got;
+            if still >= PATIENCE {
+                break;
+            }
+            self.adopt(plan);
+            let mut busy = self.inner.sys.is_dialling();
             for i in 0..self.clients.len() {
                 busy |= self.help(i, end);
             }
@@ -266,7 +301,7 @@ impl<H: Handler> Run<H> {
         }
         let (x, y) = self.delivered();
         Err(format!(
-            "liveness: no rest after {PATIENCE} turns, only {x} of {y} bytes delivered; does the handler put off its \
+            "liveness: no rest after so many turns, only {x} of {y} bytes delivered; does the handler put off its \
              data for ever, or send again each time it is drained, or do clients say too much?"
         ))
     }
@@ -325,13 +360,14 @@ impl<H: Handler> Run<H> {
 
     /// Shuts down, if that has not been done; nothing may be left open.
     fn stop<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
-        if self.stopping.is_none() {
+        // One that is over does not keep the handler from beginning anew.
+        if !self.inner.stopping.is_under_way() {
             self.begin_shutdown(Duration::from_millis(100));
+            plan.check(self, false)?;
         }
         for _ in 0..PATIENCE {
             if !self.inner.stopping.is_under_way() {
-                let open = self.inner.sys.script.open_streams();
-                return require(open == 0, || format!("N6: {open} streams open after the end"));
+                return self.check_nothing_left();
             }
             self.turn(plan, Duration::from_secs(1))?;
         }
@@ -355,9 +391,15 @@ impl<H: Handler> Run<H> {
             self.trace.note(|| format!("  {call:?}"));
         }
         self.hash = fold(self.hash, self.inner.sys.content);
+        self.check_threads(false)?;
         Oracle::check(self, turn, &calls)?;
         plan.check(self, false)?;
         Ok(turn)
+    }
+
+    /// Adds a line to what happened.
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        self.trace.note(line);
     }
 
     /// All connections, as they stand.
@@ -382,38 +424,4 @@ impl<H: Handler> Run<H> {
         }
         lines.join("\n")
     }
-}
-
-/// What happened, line by line, if anyone wants to know.
-#[derive(Debug)]
-struct Trace {
-    lines: Option<Vec<String>>,
-    live: bool,
-}
-
-impl Trace {
-    fn note(&mut self, line: impl FnOnce() -> String) {
-        if self.live {
-            println!("{}", line());
-        } else if let Some(lines) = &mut self.lines {
-            lines.push(line());
-        }
-    }
-}
-
-/// Adds a call to the hash of a run.
-fn fold_call(hash: u64, call: &Call) -> u64 {
-    let result = |r: &Result<usize, i32>| r.map_or_else(|e| !(e as u64), |n| n as u64);
-    let parts = match call {
-        Call::Poll(t) => [1, t.map_or(u64::MAX, |t| t.as_nanos() as u64), 0],
-        Call::Accept(l, r) => [2, *l as u64, result(r)],
-        Call::Add(p) => [3, *p as u64, 0],
-        Call::Read(p, r) => [4, *p as u64, result(r)],
-        Call::Write(p, r) => [5, *p as u64, result(r)],
-        Call::ShutdownWrite(p) => [6, *p as u64, 0],
-        Call::TakeError(p) => [7, *p as u64, 0],
-        Call::Close(p, how) => [8, *p as u64, *how as u64],
-        Call::CloseListener(l) => [9, *l as u64, 0],
-    };
-    parts.into_iter().fold(hash, fold)
 }

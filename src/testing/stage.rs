@@ -4,6 +4,7 @@
 //! a method returns, the loop is at rest: it has nothing to do until a client acts or time passes.
 
 mod clients;
+mod dialled;
 mod driving;
 mod play;
 mod speech;
@@ -15,16 +16,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use self::clients::{Client, Fate};
+use self::dialled::Host;
 use self::speech::{Speech, Spoken};
 use super::watched::Watched;
 use crate::closed::{Closed, Reason};
 use crate::codec::Codec;
-use crate::engine::Key;
-use crate::handler::{Handler, Net};
+use crate::handler::Handler;
 use crate::handlers::Framed;
-use crate::id::{ConnId, Generations};
+use crate::id::{ConnId, Generations, Key};
 use crate::limits::{Limits, PanicPolicy};
 use crate::listen::{Bind, ListenOptions};
+use crate::net::Net;
 use crate::reactor::Report;
 use crate::reactor::turn::Loop;
 use crate::stats::Stats;
@@ -101,6 +103,7 @@ pub struct Stage<H: Handler> {
     inner: Loop<Script>,
     key: Key<Watched<H>>,
     clients: Vec<Client>,
+    hosts: Vec<Host>,
     speech: Option<Box<dyn Speech>>,
     began: u64,
     shut: bool,
@@ -125,7 +128,8 @@ impl<H: Handler> Stage<H> {
     /// When a limit is zero or contradicts another one, or the handler's framing does not fit (`InvalidInput`): the
     /// same errors as the reactor's.
     pub fn with_limits(limits: Limits, handler: H) -> io::Result<Self> {
-        let script = Script::new();
+        let mut script = Script::new();
+        script.dials_wait = true;
         let began = script.clock;
         let mut inner = Loop::new(script, limits, Generations::new())?;
         inner.engine.set_panic_policy(PanicPolicy::Propagate);
@@ -134,7 +138,7 @@ impl<H: Handler> Stage<H> {
         let at = Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let socket = inner.sys.bind(at, &ListenOptions::default())?;
         inner.open_door(socket, site)?;
-        Ok(Self { inner, key, clients: Vec::new(), speech: None, began, shut: false })
+        Ok(Self { inner, key, clients: Vec::new(), hosts: Vec::new(), speech: None, began, shut: false })
     }
 
     /// Gives all clients a codec: in transcripts `A> text` sends, and `A< text` expects, one whole message.
@@ -170,6 +174,38 @@ impl<H: Handler> Stage<H> {
     #[track_caller]
     pub fn connect(&mut self, name: &str) {
         done(self.bring(name));
+    }
+
+    /// Somebody is at an address (`"127.0.0.1:7000"`, `"example.org:80"`, `"unix:/path"`) for the handler to connect
+    /// to. When it does, that is a client of this name; the second time, and the third, one of this name with a 2 or a
+    /// 3 behind it. Everywhere else connections are refused, and no other name is known.
+    ///
+    /// ```
+    /// use turnwheel::testing::Stage;
+    /// use turnwheel::{Context, Handler, Net};
+    ///
+    /// struct Caller;
+    ///
+    /// impl Handler for Caller {
+    ///     type State = ();
+    ///     fn on_open(&mut self, cx: &mut Context<'_>) {
+    ///         cx.send("hello");
+    ///     }
+    ///     fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {}
+    /// }
+    ///
+    /// let mut stage = Stage::new(Caller);
+    /// stage.host("server", "example.org:80");
+    /// assert!(stage.net().connect("example.org:80", 1).is_some());
+    /// stage.settle();
+    /// stage.play("server< hello");
+    /// ```
+    ///
+    /// # Panics
+    /// When the address is none, or somebody is there already.
+    #[track_caller]
+    pub fn host(&mut self, name: &str, address: &str) {
+        done(self.add_host(name, address));
     }
 
     /// A client sends bytes.
@@ -322,8 +358,10 @@ impl<H: Handler> Stage<H> {
 
     /// The verbs that handlers have, for use between turns. What they set going is done before the next method that
     /// names a client looks at it, or by [`settle`](Stage::settle).
-    pub const fn net(&mut self) -> Net<'_> {
-        Net::new(&mut self.inner.engine.core)
+    pub fn net(&mut self) -> Net<'_> {
+        self.inner.look_at_clock();
+        let site = self.inner.engine.site(self.key);
+        Net::new(&mut self.inner.engine.core, None, site)
     }
 
     /// Turns until there is nothing left to do.

@@ -3,15 +3,21 @@
 //! Knows what the inner handler was given, and not what it means. Invariant: every callback goes through to the inner
 //! handler unchanged, and a broken promise is written down and not a panic, which the reactor would catch.
 
+use std::any::Any;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
 
+use super::others::Errand;
 use crate::closed::{Closed, Reason};
 use crate::codec::Framing;
 use crate::connection::{Connection, Phase};
+use crate::context::Context;
 use crate::core::Core;
 use crate::engine::text_of;
-use crate::handler::{Context, Handler, Net};
+use crate::handler::Handler;
 use crate::id::ConnId;
+use crate::net::Net;
 use crate::sys::Time;
 use crate::sys::script::peer_at;
 
@@ -50,11 +56,21 @@ pub(crate) struct Watched<H> {
     pub(crate) calls: u64,
     /// Callbacks that panicked.
     pub(crate) panics: u64,
+    /// Attempts to connect that it was told have failed.
+    pub(crate) failed: u64,
 }
 
 impl<H: Handler> Watched<H> {
     pub(crate) const fn new(inner: H) -> Self {
-        Self { inner, records: Vec::new(), broken: Vec::new(), may_not_panic: false, calls: 0, panics: 0 }
+        Self {
+            inner,
+            records: Vec::new(),
+            broken: Vec::new(),
+            may_not_panic: false,
+            calls: 0,
+            panics: 0,
+            failed: 0,
+        }
     }
 
     /// What became of a client, by its number in the world; `None` if it never got to the handler.
@@ -90,8 +106,26 @@ impl<H: Handler> Watched<H> {
         let done = catch_unwind(AssertUnwindSafe(|| call(inner, cx)));
         let closing = cx.core().conns.get(id).is_some_and(|c| c.phase == Phase::Flushing);
         self.records[index].closed_itself |= closing;
+        // Who takes over is told of the end as well.
+        self.records[index].ended &= !adopt_state::<H>(cx, index);
         self.note_aborts(cx.core(), doomed);
         self.go_on(index, done)
+    }
+
+    /// Runs a callback of the inner handler that is for no connection.
+    fn around_handler(&mut self, net: &mut Net<'_>, call: impl FnOnce(&mut H, &mut Net<'_>)) {
+        self.calls += 1;
+        let doomed = net.core().doomed.len();
+        let inner = &mut self.inner;
+        let done = catch_unwind(AssertUnwindSafe(|| call(inner, net)));
+        self.note_aborts(net.core(), doomed);
+        if let Err(panic) = done {
+            self.panics += 1;
+            if self.may_not_panic {
+                self.broken.push(format!("the handler panicked: {}", text_of(&*panic)));
+            }
+            resume_unwind(panic);
+        }
     }
 
     /// Goes on with what a callback came to, if it is a panic.
@@ -111,9 +145,8 @@ impl<H: Handler> Watched<H> {
     fn note_aborts(&mut self, core: &Core, before: usize) {
         for id in core.doomed.get(before..).unwrap_or_default() {
             use Reason::{OutputLimit, TotalInputLimit, TotalOutputLimit};
-            let cut = |c: &Connection| {
-                matches!(c.why.as_deref(), Some(OutputLimit | TotalOutputLimit | TotalInputLimit))
-            };
+            let cut =
+                |c: &Connection| matches!(c.why(), Some(OutputLimit | TotalOutputLimit | TotalInputLimit));
             if core.conns.get(*id).is_some_and(|c| !cut(c))
                 && let Some(record) = self.records.iter_mut().rfind(|r| r.id == *id)
             {
@@ -147,6 +180,10 @@ impl<H: Handler> Watched<H> {
         if !c.is_some_and(|c| core.may_read(c)) {
             self.complain(index, "input while it is held up");
         }
+        let high = |id: &ConnId| core.conns.get(*id).is_some_and(|c| c.high);
+        if c.and_then(|c| c.rare()).is_some_and(|r| r.feeds.iter().any(high)) {
+            self.complain(index, "input while one that it feeds is high");
+        }
         if end && c.is_some_and(|c| c.broken) {
             self.complain(index, "a clean end after a write that failed");
         }
@@ -164,6 +201,20 @@ impl<H: Handler> Watched<H> {
             record.unfinished = Some(cx.core().now);
         }
     }
+}
+
+/// A connection that goes over to its own handler, with a new state, stays the one that it was here. Whether it does.
+fn adopt_state<H: Handler>(cx: &mut Context<'_>, index: usize) -> bool {
+    let id = cx.id();
+    let core = cx.core_mut();
+    let own = core.conns.get(id).map(|c| c.site);
+    let Some(wish) = core.switch.as_mut().filter(|wish| Some(wish.site) == own) else { return false };
+    let given = std::mem::replace(&mut wish.state, Box::new(()));
+    wish.state = match given.downcast::<H::State>() {
+        Ok(state) => Box::new((index, *state)),
+        Err(other) => other,
+    };
+    true
 }
 
 impl<H: Handler> Handler for Watched<H> {
@@ -214,6 +265,35 @@ impl<H: Handler> Handler for Watched<H> {
         self.around(cx, *index, |h, cx| h.on_drain(cx, inner));
     }
 
+    fn on_timer(&mut self, cx: &mut Context<'_>, state: &mut Self::State, key: u64) {
+        let (index, inner) = state;
+        self.around(cx, *index, |h, cx| h.on_timer(cx, inner, key));
+    }
+
+    fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
+        self.around_handler(net, |h, net| h.on_tick(net, key));
+    }
+
+    fn on_note(&mut self, net: &mut Net<'_>, note: Box<dyn Any + Send>) {
+        note_arrival(&*note);
+        self.around_handler(net, |h, net| h.on_note(net, note));
+    }
+
+    fn on_note_to(&mut self, cx: &mut Context<'_>, state: &mut Self::State, note: Box<dyn Any + Send>) {
+        note_arrival(&*note);
+        let (index, inner) = state;
+        self.around(cx, *index, |h, cx| h.on_note_to(cx, inner, note));
+    }
+
+    fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
+        self.failed += 1;
+        self.around_handler(net, |h, net| h.on_connect_failed(net, tag, error));
+    }
+
+    fn on_connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration) {
+        self.around_handler(net, |h, net| h.on_connect_retry(net, tag, error, wait));
+    }
+
     fn on_shutdown(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let (index, inner) = state;
         self.around(cx, *index, |h, cx| h.on_shutdown(cx, inner));
@@ -235,6 +315,13 @@ impl<H: Handler> Handler for Watched<H> {
 
     fn framing(&self) -> Framing {
         self.inner.framing()
+    }
+}
+
+/// Notes of the simulation's own threads say when they arrive.
+fn note_arrival(note: &(dyn Any + Send)) {
+    if let Some(errand) = note.downcast_ref::<Errand>() {
+        errand.arrive();
     }
 }
 

@@ -5,6 +5,8 @@
 // Each test file uses a part of this. Tests may panic, look at the clock and start threads; the library may not.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+pub(crate) mod datagrams;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -13,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use turnwheel::codec::{AnyCodec, Codec, Framing};
-use turnwheel::{Closed, Context, Handler, Limits, Listening, Net, Reactor, Report, Stats, Stopper};
+use turnwheel::{Closed, Context, Handle, Handler, Limits, Listening, Net, Reactor, Report, Stats};
 
 /// How long a test waits before it says that what it waits for does not come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
@@ -21,7 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
 /// A reactor on a thread of its own.
 pub(crate) struct Server {
     pub(crate) listening: Vec<Listening>,
-    pub(crate) stopper: Stopper,
+    pub(crate) handle: Handle,
     seen: Arc<(Mutex<Stats>, Condvar)>,
     thread: Option<JoinHandle<Outcome>>,
 }
@@ -62,7 +64,7 @@ impl Server {
 
     /// Stops it, and answers how it ended.
     pub(crate) fn stop(mut self) -> Outcome {
-        self.stopper.stop().unwrap();
+        self.handle.stop().unwrap();
         self.join()
     }
 
@@ -81,8 +83,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // Twice: whatever is still open must not hold up the test's end.
-        let _ = self.stopper.stop();
-        let _ = self.stopper.stop();
+        let _ = self.handle.stop();
+        let _ = self.handle.stop();
     }
 }
 
@@ -97,7 +99,7 @@ where
     let thread = thread::spawn(move || {
         let mut reactor = Reactor::with_limits(limits).unwrap();
         let listening = set_up(&mut reactor).unwrap();
-        ready.send((listening, reactor.stopper())).unwrap();
+        ready.send((listening, reactor.handle())).unwrap();
         drop(ready);
         while reactor.last_shutdown().is_none() {
             reactor.turn(None).unwrap();
@@ -106,8 +108,8 @@ where
         }
         Outcome { stats: reactor.stats(), report: reactor.last_shutdown().unwrap() }
     });
-    let (listening, stopper) = started.recv_timeout(PATIENCE).expect("the reactor did not start");
-    Server { listening, stopper, seen, thread: Some(thread) }
+    let (listening, handle) = started.recv_timeout(PATIENCE).expect("the reactor did not start");
+    Server { listening, handle, seen, thread: Some(thread) }
 }
 
 /// Starts a reactor with one handler on a free port of 127.0.0.1.

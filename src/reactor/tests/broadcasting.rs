@@ -20,7 +20,7 @@ fn room_within(
             On::Open => drop(cx.join(group)),
             On::Data(data) => say(cx, group, data),
             On::End | On::Shutdown => cx.close(),
-            On::Drain => {}
+            On::Drain | On::Timer(_) => {}
         }
     })
 }

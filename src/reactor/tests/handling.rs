@@ -300,3 +300,16 @@ fn with_the_other_policy_a_panic_goes_on_to_whoever_turns_the_loop() {
         assert_eq!(rig.stats().panics, 0);
     }
 }
+
+#[test]
+fn a_connection_is_among_the_open_ones_from_its_first_callback_on() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Open | On::Data(_) = on {
+            let n = cx.connections().count();
+            cx.send(n.to_string());
+        }
+    });
+    let (a, b) = (rig.connect(), rig.connect());
+    rig.say(a, "?");
+    assert_eq!((rig.heard(a), rig.heard(b)), ("12".to_owned(), "2".to_owned()));
+}

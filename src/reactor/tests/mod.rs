@@ -3,30 +3,39 @@
 //! Invariant: [`Rig::check`] runs after every turn of every test.
 
 mod accepting;
+mod alarms;
 mod broadcasting;
 mod closing;
+mod commands;
+mod connecting;
+mod datagrams;
 mod delivering;
+mod embedding;
 mod grouping;
 mod handling;
 mod identity;
 mod limiting;
+mod linking;
 mod logging;
 mod readiness;
 mod regressions;
 mod sending;
 mod stopping;
+mod switching;
 mod timing;
+mod trying;
 
 use std::time::Duration;
 
 use super::turn::{Loop, Turn};
 use crate::closed::{Closed, Reason};
 use crate::connection::Phase;
-use crate::engine::Key;
-use crate::handler::{Context, Handler, Net};
-use crate::id::{ConnId, Generations, ListenerId};
+use crate::context::Context;
+use crate::handler::Handler;
+use crate::id::{ConnId, Generations, Key, ListenerId};
 use crate::limits::{Limit, Limits};
 use crate::listen::{Bind, ListenOptions};
+use crate::net::Net;
 use crate::stats::Stats;
 use crate::sys::Sys;
 use crate::sys::script::{Call, Script};
@@ -41,6 +50,7 @@ enum On<'a> {
     Data(&'a [u8]),
     End,
     Drain,
+    Timer(u64),
     Shutdown,
 }
 
@@ -88,6 +98,28 @@ where
         (self.act)(cx, On::Drain);
     }
 
+    fn on_timer(&mut self, cx: &mut Context<'_>, _state: &mut u64, key: u64) {
+        self.note(cx.id(), &format!("timer {key}"));
+        (self.act)(cx, On::Timer(key));
+    }
+
+    fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
+        self.log.push(format!("tick {key}"));
+        // What is sent to all shows that a tick can.
+        let all: Vec<ConnId> = net.connections().collect();
+        for id in all {
+            net.send_to(id, "tick");
+        }
+    }
+
+    fn on_connect_retry(&mut self, _net: &mut Net<'_>, tag: u64, error: &std::io::Error, _wait: Duration) {
+        self.log.push(format!("{tag} retried: {error}"));
+    }
+
+    fn on_connect_failed(&mut self, _net: &mut Net<'_>, tag: u64, error: &std::io::Error) {
+        self.log.push(format!("{tag} failed, {:?}: {error}", error.kind()));
+    }
+
     fn on_shutdown(&mut self, cx: &mut Context<'_>, _state: &mut u64) {
         self.note(cx.id(), "shutdown");
         (self.act)(cx, On::Shutdown);
@@ -109,7 +141,7 @@ struct Rig {
     site: u32,
     read_log: ReadLog,
     fruitless: usize,
-    seen: (usize, usize),
+    seen: (usize, usize, u64),
 }
 
 /// A rig with a puppet: `act` for each callback but `on_close`.
@@ -153,7 +185,7 @@ fn echo(cx: &mut Context<'_>, on: On<'_>) {
     match on {
         On::Data(data) => drop(cx.send(data)),
         On::End | On::Shutdown => cx.close(),
-        On::Open | On::Drain => {}
+        On::Open | On::Drain | On::Timer(_) => {}
     }
 }
 
@@ -173,7 +205,7 @@ impl Rig {
             site,
             read_log,
             fruitless: 0,
-            seen: (0, 0),
+            seen: (0, 0, 0),
         };
         rig.door = rig.listen(site);
         rig.settle();
@@ -193,7 +225,12 @@ impl Rig {
     }
 
     const fn net(&mut self) -> Net<'_> {
-        Net::new(&mut self.inner.engine.core)
+        Net::new(&mut self.inner.engine.core, None, None)
+    }
+
+    /// The verbs of the rig's handler.
+    const fn net_of_handler(&mut self) -> Net<'_> {
+        Net::new(&mut self.inner.engine.core, None, Some(self.site))
     }
 
     fn stats(&self) -> Stats {
@@ -248,7 +285,8 @@ impl Rig {
                 return self.settle();
             };
             self.sys().sleeps = true;
-            self.turn_for(Some(Duration::from_nanos(left)));
+            // The rest of a millisecond is no time to sleep for.
+            self.turn_for(Some(Duration::from_nanos(left).max(MS)));
         }
         panic!("time does not pass");
     }
@@ -304,9 +342,10 @@ impl Rig {
     fn check_progress(&mut self) {
         let sys = &self.inner.sys;
         let polls = sys.trace.iter().filter(|c| matches!(c, Call::Poll(_))).count();
-        let now = (sys.trace.len() - polls, sys.looks);
+        // After a batch that was full, one look is made for more.
+        let now = (sys.trace.len() - polls, sys.looks, self.inner.engine.core.stats.events);
         let waited = !matches!(sys.trace.last(), Some(Call::Poll(Some(Duration::ZERO))));
-        let idle = !waited && now.1 <= self.seen.1 + 1;
+        let idle = !waited && now.1 <= self.seen.1 + 1 && now.2 == self.seen.2;
         self.seen = now;
         self.fruitless = if idle { self.fruitless + 1 } else { 0 };
         assert!(self.fruitless < 2, "spins: {:?}", sys.trace);

@@ -4,8 +4,10 @@
 
 use super::*;
 use crate::codec::Lines;
+use crate::connect::{Backoff, Connect};
 use crate::group::SlowMember;
 use crate::handlers::{Echo, Framed};
+use crate::sys::script::DialPlan;
 
 fn hog_limits() -> Limits {
     Limits {
@@ -449,4 +451,41 @@ fn a_close_whose_last_answer_cannot_be_written_is_no_good_end() {
     rig.say(a, "hello");
     rig.settle();
     assert_eq!((rig.closed(&Reason::PeerReset), rig.stats().bytes_unsent), (1, 3));
+}
+
+#[test]
+fn an_attempt_that_ends_while_it_is_to_be_looked_after_leaves_nothing_to_do() {
+    let mut rig = puppet(|_, _| {});
+    let site = rig.site;
+    rig.sys().dials.extend([DialPlan::Later; 2]);
+    rig.inner.engine.core.connect(site, "both:7".into(), 1).unwrap();
+    rig.settle();
+    rig.sys().resolves(0, Ok(vec!["127.0.0.1:7".parse().unwrap(), "[::1]:7".parse().unwrap()]));
+    rig.pass(300 * MS);
+    // One fails, and before that is looked at the other one connects.
+    rig.sys().dial_fails(0, 111);
+    rig.sys().dial_succeeds(1);
+    rig.turn();
+    assert_eq!(rig.log(), ["1 open"]);
+    rig.turn();
+    assert!(!rig.turn().more, "{:?}", rig.inner.engine.core.attempts);
+}
+
+#[test]
+fn a_lookup_that_is_answered_late_is_not_for_the_next_try() {
+    let mut rig = puppet(|_, _| {});
+    let site = rig.site;
+    let policy = Backoff { min: MS, max: MS, factor: 1.0, tries: Limit::At(2) };
+    let to = Connect::new("name:80").timeout(SECOND).retry(policy);
+    rig.inner.engine.core.connect(site, to, 1).unwrap();
+    rig.pass(2 * MS + SECOND);
+    assert_eq!(rig.sys().lookups.len(), 2);
+    // The world has begun to answer the first one before it was told not to.
+    rig.log();
+    rig.sys().resolves(0, Err(2));
+    rig.settle();
+    assert!(rig.log().is_empty());
+    rig.sys().resolves(1, Ok(vec!["127.0.0.1:80".parse().unwrap()]));
+    rig.settle();
+    assert_eq!(rig.log(), ["0 open"]);
 }

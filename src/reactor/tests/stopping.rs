@@ -1,15 +1,11 @@
 //! Shutting down: who is still served, who is told, and when it is over.
 
 use super::*;
-use crate::reactor::{Report, Stopper};
+use crate::reactor::Report;
 use crate::sys::CloseHow;
 
-fn stopper(rig: &Rig) -> Stopper {
-    Stopper { flag: std::sync::Arc::clone(&rig.inner.stop) }
-}
-
 fn stop(rig: &mut Rig) {
-    stopper(rig).stop().unwrap();
+    rig.inner.handle().stop().unwrap();
     rig.settle();
 }
 
@@ -122,7 +118,7 @@ fn after_a_shutdown_another_one_can_be_asked_for() {
 fn a_stop_wakes_the_poll_that_would_sleep() {
     let mut rig = puppet(echo);
     rig.connect();
-    stopper(&rig).stop().unwrap();
+    rig.inner.handle().stop().unwrap();
     rig.sys().sleeps = true;
     let before = rig.sys().clock;
     rig.turn_for(None);
@@ -148,7 +144,7 @@ fn a_shutdown_around_busy_clients_leaves_nobody_half_answered() {
         for _ in 0..moment {
             rig.turn();
         }
-        stopper(&rig).stop().unwrap();
+        rig.inner.handle().stop().unwrap();
         for &p in &peers {
             rig.sys().set_room(p, 100);
             rig.sys().fin(p);
@@ -161,4 +157,18 @@ fn a_shutdown_around_busy_clients_leaves_nobody_half_answered() {
         }
         assert_eq!(rig.sys().open_streams(), 0);
     }
+}
+
+#[test]
+fn a_callback_may_stop_the_reactor_and_end_the_grace() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(b"stop") | On::Shutdown = on {
+            cx.stop();
+        }
+    });
+    let (a, b) = (rig.connect(), rig.connect());
+    rig.say(a, "stop");
+    assert!(!rig.inner.stopping.is_under_way(), "on_shutdown asked again, which ended the grace");
+    assert_eq!(rig.closed(&Reason::ShutdownDeadline), 2);
+    assert!(rig.sys().peers[b].closed.is_some());
 }

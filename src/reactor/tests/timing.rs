@@ -274,7 +274,7 @@ fn a_deadline_costs_no_more_than_two_polls() {
     }
     assert_ne!(rig.phase(a), Phase::Open);
     let polls: Vec<Call> = rig.calls().into_iter().filter(|c| matches!(c, Call::Poll(_))).collect();
-    assert_eq!(polls[0], Call::Poll(Some(Duration::from_micros(10_300))));
+    assert_eq!(polls[0], Call::Poll(Some(11 * MS)));
 }
 
 #[test]

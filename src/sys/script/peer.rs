@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};
 
+use super::dialling::Dialled;
 use crate::sys::{CloseHow, Ready};
 
 /// A scripted answer of one call, instead of what would follow from the pipes.
@@ -44,6 +45,9 @@ pub(super) enum Sent {
 pub(crate) struct Peer {
     pub(super) token: Option<usize>,
     pub(crate) accepted: bool,
+    /// We asked for the connection; and how far that is.
+    pub(crate) ours: bool,
+    pub(crate) dialled: Dialled,
     pub(super) sent: VecDeque<Sent>,
     /// What the loop wrote.
     pub(crate) got: Vec<u8>,
@@ -105,7 +109,8 @@ impl Peer {
     /// All that is so, which each event of epoll tells.
     pub(super) fn all_ready(&self) -> u8 {
         let readable = if self.sent.is_empty() { 0 } else { Ready::READABLE };
-        let writable = if self.room > 0 || self.dead { Ready::WRITABLE } else { 0 };
+        let up = self.dialled != Dialled::Pending;
+        let writable = if up && (self.room > 0 || self.dead) { Ready::WRITABLE } else { 0 };
         readable | writable | self.hints()
     }
 

@@ -34,6 +34,8 @@ faults! {
     EdgeLate 500  EdgeDouble 500  EdgeSplit 500  EdgeOrder 500  EdgeStale 300  EdgeNoise 500
     ClockLate 20  ClockLeap 3  ClockFrozen 10  ClockBack 20
     PeerReset 30  PeerHangUp 30  PeerFreezes 30  PeerUrgent 100  PeerEarly 200  Network 10
+    DialRefused 400  DialFails 900  DialSlow 900  DialSilent 600  DialSpurious 900
+    LookupRefused 200  LookupFails 500  LookupSlow 900  LookupSilent 400  LookupMany 1000  LookupLate 1000
 }
 
 /// What a connection was doing when something went wrong with it.
@@ -42,6 +44,7 @@ pub(crate) enum State {
     /// No connection's matter, or one that is being accepted.
     #[default]
     None,
+    Connecting,
     Open,
     /// Not read.
     Paused,
@@ -52,8 +55,15 @@ pub(crate) enum State {
 }
 
 impl State {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::None, Self::Open, Self::Paused, Self::ReadClosed, Self::Flushing, Self::Lingering];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::None,
+        Self::Connecting,
+        Self::Open,
+        Self::Paused,
+        Self::ReadClosed,
+        Self::Flushing,
+        Self::Lingering,
+    ];
 }
 
 /// How often each kind struck in each state.

@@ -5,23 +5,34 @@
 //! Knows nothing of the loop. Invariant: a due edge may come late, doubled, split, reordered, stale or disguised, but
 //! it comes; and what a call is made to answer, the script's pipes agree with.
 
+mod answers;
+mod clock;
+mod datagrams;
+mod dialling;
 mod dice;
 mod edges;
 mod facts;
 mod fault;
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use clock::Mark;
+#[cfg(test)]
+pub(crate) use dialling::marked;
+pub(crate) use dialling::{Dial, Dialling};
 pub use dice::Dice;
 pub(crate) use facts::Facts;
 pub(crate) use fault::{Fault, Odds, State, Struck, new_struck};
 
 use super::script::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, Listener, Script, Stream};
 use super::{CloseHow, Planted, Ready, Received, Sys, Time, Wake};
+use crate::connect::{ConnectOptions, Given};
 use crate::endpoint::Address;
 use crate::listen::{Bind, ListenOptions};
 
@@ -29,6 +40,15 @@ use crate::listen::{Bind, ListenOptions};
 pub(crate) const MS: usize = 1_000_000;
 const ETIMEDOUT: i32 = 110;
 const EHOSTUNREACH: i32 = 113;
+
+/// What other threads do. They take their steps between any two calls of the loop's.
+pub(crate) trait Others: Any + fmt::Debug {
+    fn act(&mut self);
+    /// Whether they wait for the loop to do something.
+    fn wait(&self) -> bool;
+    /// From now on they do nothing.
+    fn rest(&mut self);
+}
 
 /// The scripted world, and what chance makes of it.
 #[derive(Debug)]
@@ -46,6 +66,9 @@ pub(crate) struct Sim {
     pub(crate) content: u64,
     /// Calls of the seam, ever; polls and looks at the clock left out.
     pub(crate) calls: u64,
+    pub(crate) others: Option<Box<dyn Others>>,
+    /// The loop went to sleep while other threads waited for it, and nothing had been said to wake it.
+    pub(crate) overslept: bool,
     /// Events on their way, and when they are due.
     flight: Vec<(u64, Ready)>,
     /// Tokens of all that is registered: who they stand for (`None`: a listener), and of all that was.
@@ -53,6 +76,8 @@ pub(crate) struct Sim {
     dead: Vec<usize>,
     frozen: usize,
     shortage: u64,
+    pub(crate) dialling: Dialling,
+    pub(crate) mark: Mark,
 }
 
 impl Sim {
@@ -69,23 +94,35 @@ impl Sim {
             bug: None,
             content: 0,
             calls: 0,
+            others: None,
+            overslept: false,
             flight: Vec::new(),
             live: BTreeMap::new(),
             dead: Vec::new(),
             frozen: 0,
             shortage: 0,
+            dialling: Dialling::default(),
+            mark: Mark::default(),
         }
     }
 
     /// From now on everything goes right.
     pub(crate) fn heal(&mut self) {
         self.odds.switch_all_off();
+        self.others.iter_mut().for_each(|o| o.rest());
         (self.frozen, self.shortage) = (0, 0);
+        self.heal_dials();
     }
 
     /// Whether no event is on its way.
     pub(crate) fn is_quiet(&self) -> bool {
         self.flight.is_empty() && self.script.is_quiet()
+    }
+
+    fn let_others_act(&mut self) {
+        if let Some(others) = &mut self.others {
+            others.act();
+        }
     }
 
     pub(crate) fn strikes(&mut self, fault: Fault, peer: usize) -> Option<&mut Dice> {
@@ -112,62 +149,6 @@ impl Sim {
         self.script.network_fails(peer, error);
     }
 
-    /// How far a look at the clock moves it, or seems to.
-    fn tick(&mut self) -> u64 {
-        if self.frozen > 0 {
-            self.frozen -= 1;
-            return self.script.clock;
-        }
-        let mut step = self.dice.below(20_000);
-        if let Some(dice) = self.strikes_all(Fault::ClockLate) {
-            step = dice.below(500 * MS);
-        }
-        if self.strikes_all(Fault::ClockLeap).is_some() {
-            step = 864_000_000 * MS;
-        }
-        if self.strikes_all(Fault::ClockFrozen).is_some() {
-            self.frozen = 1000;
-        }
-        self.script.clock = self.script.clock.saturating_add(step as u64);
-        if self.strikes_all(Fault::ClockBack).is_some() {
-            return self.script.clock.saturating_sub(1000 * MS as u64);
-        }
-        self.script.clock
-    }
-
-    /// What an accept is made to answer, if not what is so.
-    fn accept_answer(&mut self, listener: &Listener) -> Option<i32> {
-        if self.script.clock < self.shortage {
-            return Some(24);
-        }
-        let clock = self.script.clock;
-        if let Some(dice) = self.strikes_all(Fault::AcceptShortage) {
-            let (error, time) = (dice.pick(&[24, 23, 12, ENOBUFS]), dice.size(500 * MS) as u64);
-            self.shortage = clock + time;
-            return Some(error);
-        }
-        if self.strikes_all(Fault::AcceptDead).is_some() {
-            return Some(22);
-        }
-        if let Some(dice) = self.strikes_all(Fault::AcceptGone) {
-            return Some(dice.pick(&[103, 71, 100, 1, 113, 5]));
-        }
-        if self.strikes_all(Fault::AcceptBlocked).is_some() {
-            // A later edge is owed.
-            let token = self.script.listener_token(listener)?;
-            self.script.inject(token, Ready::READABLE);
-            return Some(EAGAIN);
-        }
-        None
-    }
-
-    /// Breaks a connection in the middle of a call.
-    fn break_at_call(&mut self, peer: usize, error: i32) -> Answer {
-        self.script.network_fails(peer, error);
-        self.script.forget_error(peer);
-        Answer::Fail(error)
-    }
-
     fn note_error(&mut self, peer: usize, error: &io::Error) {
         self.facts[peer].errors.push(error.kind());
     }
@@ -187,17 +168,20 @@ impl Sys for Sim {
     }
 
     fn now(&mut self) -> Time {
-        let now = self.tick();
-        self.seen = self.seen.max(now);
-        Time(now)
+        self.let_others_act();
+        self.look()
     }
 
-    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
         self.script.note_poll(timeout);
+        let found = self.settle_dials();
         self.launch();
-        let woken = self.script.take_wake();
+        self.let_others_act();
+        let woken = self.script.take_wake() | found;
+        let others_wait = self.others.as_ref().is_some_and(|o| o.wait());
+        self.overslept |= others_wait && !woken && timeout != Some(Duration::ZERO);
         if self.strikes_all(Fault::PollEarly).is_some() {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(dice) = self.strikes_all(Fault::PollLate) {
             // The process was stopped, or the machine was.
@@ -206,19 +190,19 @@ impl Sys for Sim {
         }
         self.land(ready);
         if !ready.is_empty() || woken || timeout == Some(Duration::ZERO) {
-            return Ok(());
+            return Ok(ready.len() >= self.script.capacity);
         }
         let due = self.flight.iter().map(|f| f.0).min().unwrap_or(u64::MAX);
-        let asleep = timeout.map_or(u64::MAX, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX));
-        // As the system counts: whole milliseconds, rounded up.
-        let until = self.script.clock.saturating_add(asleep.div_ceil(MS as u64).saturating_mul(MS as u64));
-        let wake = due.min(until);
+        let until = timeout.map_or(Time::NEVER, |timeout| Time(self.script.clock).after(timeout));
+        let wake = due.min(until.0).min(self.next_dial());
         if wake == u64::MAX {
-            return Ok(());
+            return Ok(false);
         }
         self.script.clock = self.script.clock.max(wake);
+        self.settle_dials();
+        self.launch();
         self.land(ready);
-        Ok(())
+        Ok(ready.len() >= self.script.capacity)
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -262,6 +246,38 @@ impl Sys for Sim {
         self.script.accept(listener)
     }
 
+    fn connect(&mut self, to: &Address, _options: &ConnectOptions) -> io::Result<Stream> {
+        self.calls += 1;
+        self.dial(to)
+    }
+
+    fn finish_connect(&mut self, stream: &mut Stream) -> io::Result<Address> {
+        self.calls += 1;
+        self.dial_done(stream)
+    }
+
+    fn take_over(&mut self, given: Given, options: &ConnectOptions) -> io::Result<(Stream, Address)> {
+        self.facts.push(Facts::default());
+        self.script.take_over(given, options)
+    }
+
+    fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()> {
+        self.calls += 1;
+        self.look_up(number, host, port)
+    }
+
+    fn next_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
+        self.take_lookup()
+    }
+
+    fn cancel_lookup(&mut self, number: u64) {
+        self.end_lookup(number);
+    }
+
+    fn random(&mut self) -> u64 {
+        self.dice.roll()
+    }
+
     fn add_stream(&mut self, stream: &mut Stream, token: usize) -> io::Result<()> {
         self.calls += 1;
         let peer = stream.peer();
@@ -274,13 +290,22 @@ impl Sys for Sim {
             let now = self.seen;
             let f = &mut self.facts[peer];
             (f.token, f.moved, f.heard, f.wrote) = (Some(token), now, now, now);
-            f.state = State::Open;
+            let ours = self.script.peers[peer].ours;
+            f.state = if ours { State::Connecting } else { State::Open };
         }
-        self.script.add_stream(stream, token)
+        let done = self.script.add_stream(stream, token);
+        if let Some(mark) = self.dial_of(peer).map(|d| d.mark) {
+            self.note_trouble(mark, &done);
+            if done.is_ok() {
+                self.mislead(peer, token);
+            }
+        }
+        done
     }
 
     fn read(&mut self, stream: &mut Stream, buf: &mut [u8]) -> io::Result<Received> {
         self.calls += 1;
+        self.let_others_act();
         let peer = stream.peer();
         let p = &self.script.peers[peer];
         if p.has_input() && !p.dead {
@@ -322,6 +347,7 @@ impl Sys for Sim {
 
     fn write(&mut self, stream: &mut Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         self.calls += 1;
+        self.let_others_act();
         let peer = stream.peer();
         let all: usize = bufs.iter().map(|b| b.len()).sum();
         let p = &self.script.peers[peer];
@@ -397,5 +423,18 @@ impl Sys for Sim {
             let kept = p.taken + self.dice.below(p.got.len() - p.taken + 1);
             p.lose(kept);
         }
+    }
+
+    fn add_source(
+        &mut self,
+        source: &mut dyn ::mio::event::Source,
+        token: usize,
+        interest: ::mio::Interest,
+    ) -> io::Result<()> {
+        self.script.add_source(source, token, interest)
+    }
+
+    fn remove_source(&mut self, source: &mut dyn ::mio::event::Source) {
+        self.script.remove_source(source);
     }
 }

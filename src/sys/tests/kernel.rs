@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -17,11 +17,13 @@ pub(super) struct Kernel {
     unix: bool,
     at: Option<SockAddr>,
     clients: Vec<Option<Socket>>,
+    /// Whom the seam connects to.
+    theirs: Option<Socket>,
 }
 
 impl Kernel {
     pub(super) fn new(unix: bool) -> Self {
-        Self { sys: MioSys::new(64).unwrap(), unix, at: None, clients: Vec::new() }
+        Self { sys: MioSys::new(64).unwrap(), unix, at: None, clients: Vec::new(), theirs: None }
     }
 
     fn client(&self, client: usize) -> &Socket {
@@ -72,6 +74,36 @@ impl World for Kernel {
         socket.set_nonblocking(true)?;
         self.clients.push(Some(socket));
         Ok(())
+    }
+
+    fn target(&mut self, anybody: bool) -> Address {
+        let domain = if self.unix { Domain::UNIX } else { Domain::IPV4 };
+        let at = if self.unix {
+            SockAddr::unix(super::path()).unwrap()
+        } else {
+            SockAddr::from("127.0.0.1:0".parse::<SocketAddr>().unwrap())
+        };
+        let listener = Socket::new(domain, Type::STREAM, None).unwrap();
+        if anybody || !self.unix {
+            listener.bind(&at).unwrap();
+        }
+        if anybody {
+            listener.listen(1).unwrap();
+        }
+        let at = if self.unix { at } else { listener.local_addr().unwrap() };
+        self.theirs = anybody.then_some(listener);
+        match at.as_socket() {
+            Some(at) => Address::Tcp(at),
+            None => Address::Unix(at.as_pathname().map(std::path::Path::to_owned)),
+        }
+    }
+
+    fn refuse(&mut self) {}
+
+    fn meet(&mut self) {
+        let (client, _) = self.theirs.take().unwrap().accept().unwrap();
+        client.set_nonblocking(true).unwrap();
+        self.clients.push(Some(client));
     }
 
     fn send(&mut self, client: usize, bytes: &[u8]) -> bool {

@@ -13,9 +13,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use scenarios::{ACCEPTING, ENDING, MOVING, Scenario};
+use scenarios::{ACCEPTING, DIALLING, ENDING, MOVING, Scenario};
 
 use super::{CloseHow, Ready, Sys};
+use crate::connect::ConnectOptions;
+use crate::endpoint::Address;
 use crate::listen::{Bind, ListenOptions};
 
 /// What a client finds when it reads.
@@ -46,6 +48,15 @@ trait World: Sized {
 
     fn connect(&mut self) -> io::Result<()>;
 
+    /// Where the seam may connect to; nobody may be there.
+    fn target(&mut self, anybody: bool) -> Address;
+
+    /// What was dialled last is refused.
+    fn refuse(&mut self);
+
+    /// Whoever is there takes the connection, and is the next client.
+    fn meet(&mut self);
+
     /// False: it cannot send any more.
     fn send(&mut self, client: usize, bytes: &[u8]) -> bool;
 
@@ -71,6 +82,14 @@ enum Step {
     With(usize),
     Connects,
     IsRefused,
+    /// The seam connects, to one who will be the next client; and he takes it.
+    Dials,
+    IsMet,
+    DialsNobody(ErrorKind),
+    /// It begins, and nobody is there.
+    DialsInVain,
+    Connected,
+    DialFails(ErrorKind),
     Sends(&'static str),
     CannotSend,
     SendsUrgent,
@@ -198,6 +217,8 @@ impl<W: World> Play<W> {
                 self.with = i;
                 Some(Ok(()))
             }
+            Step::Dials | Step::DialsNobody(_) | Step::DialsInVain => self.of_dialling(step),
+            Step::Connected | Step::DialFails(_) => self.of_dialling(step),
             Step::AddsListener | Step::ListenerIsTold | Step::ClosesListener => self.of_listener(step),
             Step::Accepts | Step::AcceptBlocks => self.of_accept(step),
             Step::Adds | Step::Told(_) | Step::NotTold(_) => self.of_events(step),
@@ -231,6 +252,7 @@ impl<W: World> Play<W> {
             Step::IsRefused => {
                 return must(self.world.connect().map_err(|e| e.kind()), Err(ErrorKind::ConnectionRefused));
             }
+            Step::IsMet => self.world.meet(),
             Step::Sends(text) => return must(self.world.send(client, text.as_bytes()), true),
             Step::CannotSend => return comes(self.world.send(client, b"?"), false),
             Step::SendsUrgent => self.world.send_urgent(client),
@@ -265,6 +287,29 @@ impl<W: World> Play<W> {
                 }
             }
         }
+    }
+
+    fn of_dialling(&mut self, step: Step) -> Answer {
+        if matches!(step, Step::Connected | Step::DialFails(_)) {
+            let expected = if let Step::DialFails(kind) = step { Err(kind) } else { Ok(()) };
+            let stream = self.streams[self.with].as_mut().unwrap();
+            return match self.world.sys().finish_connect(stream).map_err(|e| e.kind()) {
+                Err(ErrorKind::WouldBlock) => None,
+                done => must(done.map(drop), expected),
+            };
+        }
+        let to = self.world.target(step == Step::Dials);
+        let options = ConnectOptions { send_buffer: Some(16 * 1024), ..ConnectOptions::default() };
+        let dialled = self.world.sys().connect(&to, &options).map_err(|e| e.kind());
+        let expected = if let Step::DialsNobody(kind) = step { Err(kind) } else { Ok(()) };
+        let answer = dialled.map(|stream| {
+            self.streams.push(Some(stream));
+            self.told.push(0);
+        });
+        if step == Step::DialsInVain {
+            self.world.refuse();
+        }
+        must(answer, expected)
     }
 
     fn of_listener(&mut self, step: Step) -> Answer {
@@ -443,6 +488,11 @@ fn bytes_move_as_in_the_kernel() {
 #[test]
 fn connections_end_as_in_the_kernel() {
     play_all(ENDING);
+}
+
+#[test]
+fn connections_are_made_as_by_the_kernel() {
+    play_all(DIALLING);
 }
 
 #[test]

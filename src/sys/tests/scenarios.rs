@@ -1,6 +1,8 @@
 //! The scenarios, and where each can be played.
 
-use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, WouldBlock};
+use std::io::ErrorKind::{
+    BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected, NotFound, WouldBlock,
+};
 
 use super::Step::{self, *};
 use crate::sys::CloseHow::{Graceful, Reset};
@@ -326,4 +328,27 @@ pub(super) const ACCEPTING: &[Scenario] = &[
         Connects, Sends("abc"), ClosesListener, HearsReset,
     ]),
     of("nobody connects to a closed listener", ALL, LISTENING, &[ClosesListener, IsRefused]),
+];
+
+/// Connecting.
+#[rustfmt::skip]
+pub(super) const DIALLING: &[Scenario] = &[
+    of("a socket that connects is told, and is like any other", ALL, BOUND, &[
+        Dials, Adds, Told(W), NotTold(H | E), Connected, IsMet, Sends("abc"), Told(R), Reads(3, "abc"),
+        ReadFails(WouldBlock), Writes("de"), Hears("de"),
+    ]),
+    of("one that says something at once", ALL, BOUND, &[
+        Dials, IsMet, Sends("abc"), Adds, Told(R | W), Connected, Reads(3, "abc"), ReadFails(WouldBlock),
+    ]),
+    of("one that hangs up at once", ALL, BOUND, &[
+        Dials, IsMet, HangsUp, Adds, Told(R | H), Connected, Reads(9, ""),
+    ]),
+    of("our end is the first to finish", ALL, BOUND, &[
+        Dials, Adds, Told(W), Connected, IsMet, ShutsDown, HearsEnd, Sends("abc"), Told(R), Reads(9, "abc"),
+    ]),
+    of("a reset of ours", TCP, BOUND, &[Dials, Adds, Told(W), Connected, IsMet, Closes(Reset), HearsReset]),
+    of("nobody is there", TCP, BOUND, &[
+        DialsInVain, Adds, Told(R | W | H | E), DialFails(ConnectionRefused),
+    ]),
+    of("no file is there", UNIX, BOUND, &[DialsNobody(NotFound)]),
 ];

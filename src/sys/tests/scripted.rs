@@ -3,8 +3,11 @@
 use std::io::{self, ErrorKind};
 
 use super::{Heard, World};
-use crate::sys::script::{End, Listener, Script};
+use crate::endpoint::Address;
+use crate::sys::script::{DialPlan, End, Listener, Script};
 
+const ENOENT: i32 = 2;
+const ECONNREFUSED: i32 = 111;
 /// How many bytes lie between us and a client that does not read.
 const ROOM: usize = 4096;
 
@@ -50,6 +53,24 @@ impl World for Scripted {
         self.script.peers[peer].unix = self.unix;
         self.script.set_room(peer, ROOM);
         Ok(())
+    }
+
+    fn target(&mut self, anybody: bool) -> Address {
+        if !anybody {
+            self.script.dials.push_back(if self.unix { DialPlan::Fail(ENOENT) } else { DialPlan::Later });
+        }
+        Address::Unix(None)
+    }
+
+    fn refuse(&mut self) {
+        let peer = self.script.peers.len() - 1;
+        self.script.dial_fails(peer, ECONNREFUSED);
+    }
+
+    fn meet(&mut self) {
+        let peer = self.script.peers.len() - 1;
+        self.script.peers[peer].unix = self.unix;
+        self.script.set_room(peer, ROOM);
     }
 
     fn send(&mut self, client: usize, bytes: &[u8]) -> bool {

@@ -32,6 +32,12 @@ impl fmt::Debug for Client {
     }
 }
 
+impl Client {
+    pub(super) const fn new(name: String, peer: usize, ear: Option<Box<dyn Ear>>) -> Self {
+        Self { name, peer, reading: true, finished: false, unheard: Vec::new(), ear }
+    }
+}
+
 /// What has become of a client's connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -84,14 +90,8 @@ impl<H: Handler> Stage<H> {
                 "{name} cannot connect: the reactor was told to stop, and listens no longer"
             ));
         }
-        let client = Client {
-            name: name.to_owned(),
-            peer: self.inner.sys.connect(0),
-            reading: true,
-            finished: false,
-            unheard: Vec::new(),
-            ear: self.speech.as_ref().map(|speech| speech.ear()),
-        };
+        let ear = self.speech.as_ref().map(|speech| speech.ear());
+        let client = Client::new(name.to_owned(), self.inner.sys.connect(0), ear);
         let i = known.unwrap_or(self.clients.len());
         match self.clients.get_mut(i) {
             Some(place) => *place = client,

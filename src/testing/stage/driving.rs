@@ -26,6 +26,9 @@ impl<H: Handler> Stage<H> {
         let (mut mark, mut idle) = (self.mark(), 0);
         loop {
             self.inner.turn(None).map_err(|e| e.to_string())?;
+            if self.answer_dials() {
+                continue;
+            }
             // Work that no event will announce is due at once, as a deadline.
             if self.inner.next_deadline() > Time(self.inner.sys.clock) && self.inner.sys.is_quiet() {
                 return Ok(());

@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::codec::{LengthDelimited, Lines};
-use crate::handler::Context;
+use crate::connection::Origin;
+use crate::context::Context;
 use crate::handlers::Echo;
 use crate::limits::{AtCapacity, Limit};
 
@@ -408,4 +409,91 @@ fn a_shutdown_ends_all_who_are_there() {
     let report = stage.last_shutdown().unwrap();
     assert_eq!((report.clean, report.cut, report.bytes_lost), (1, 1, 4));
     let _: &Echo = stage.handler();
+}
+
+#[test]
+fn timers_go_off_as_time_passes() {
+    struct Nagging;
+    impl Handler for Nagging {
+        type State = ();
+        fn on_open(&mut self, cx: &mut Context<'_>) {
+            cx.set_timer(Duration::from_secs(3), 1);
+        }
+        fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {}
+        fn on_timer(&mut self, cx: &mut Context<'_>, _state: &mut (), _key: u64) {
+            cx.send("say something");
+        }
+        fn on_tick(&mut self, net: &mut Net<'_>, _key: u64) {
+            let all: Vec<_> = net.connections().collect();
+            for id in all {
+                net.close_id(id);
+            }
+        }
+    }
+    let mut stage = Stage::new(Nagging);
+    stage.play("A connects");
+    assert!(stage.net().set_tick(Duration::from_secs(10), 0).is_some());
+    stage.play(
+        "
+        wait 2s
+        A hears nothing
+        wait 1s
+        A< say something
+        wait 7s
+        A closed handler
+    ",
+    );
+}
+
+/// Asks for a connection for whoever says where to, and joins the two.
+struct Operator;
+
+impl Handler for Operator {
+    type State = ();
+    fn on_open(&mut self, cx: &mut Context<'_>) {
+        if let Origin::Connected(tag) = cx.origin() {
+            let (caller, id) = (ConnId::from_bits(tag), cx.id());
+            cx.link(caller, id);
+            cx.send_to(caller, "connected ");
+        }
+    }
+    fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
+        let tag = cx.id().to_bits();
+        cx.connect(String::from_utf8_lossy(data).into_owned(), tag);
+    }
+    fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
+        net.send_to(ConnId::from_bits(tag), error.to_string());
+    }
+}
+
+#[test]
+fn whom_a_handler_connects_to_is_a_client() {
+    let mut stage = Stage::new(Operator);
+    stage.host("S", "10.0.0.1:7000");
+    stage.host("N", "example.org:80");
+    stage.host("U", "unix:/run/it");
+    stage.play(
+        r"
+        A> 10.0.0.1:7000
+        A< connected\x20
+        S open
+        A> example.org:80
+        A< connected\x20
+        A> unix:/run/it
+        A< connected\x20
+        A> example.org:80
+        A< connected\x20
+        N2 open
+        N closes
+        N closed peer_closed
+        A> 10.0.0.1:7001
+        A< cannot connect to 10.0.0.1:7001: Connection refused (os error 111)
+        B> nobody.invalid:1
+        B< cannot connect to nobody.invalid:1: cannot resolve
+        B< ...
+        ",
+    );
+    let taken = fails(&mut stage, |s| s.host("X", "10.0.0.1:7000"));
+    assert!(taken.contains("somebody is at 10.0.0.1:7000 already"), "{taken}");
+    assert!(fails(&mut stage, |s| s.host("X", "nonsense")).contains("the port is missing"));
 }

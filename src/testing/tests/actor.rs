@@ -1,18 +1,29 @@
 //! A handler that misbehaves, and knows what must come of it: it does anything in any callback, and writes down what it
 //! has sent to whom.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
 
+use super::agenda::Agenda;
+use super::asked::Asked;
+use super::ties::Ties;
 use crate::closed::{Closed, Reason};
+use crate::context::Context;
 use crate::core::Sent;
 use crate::group::SlowMember;
-use crate::handler::{Context, Handler, Net};
-use crate::id::{ConnId, Group};
+use crate::handler::Handler;
+use crate::id::{ConnId, Group, Key};
+use crate::net::Net;
 use crate::sys::sim::Dice;
 
 /// Bytes that an actor sends at most, in all, and for each byte that may be written in a turn.
 const BREATH: usize = 200_000;
 const TURNS: usize = 300;
+/// What a timer costs it of that.
+const TICK: usize = 50;
+const FEW_TIMERS: usize = 16;
 
 /// How an actor behaves: in how many of a hundred callbacks it does each thing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,20 +40,29 @@ pub(super) struct Temper {
     pub(super) rest: usize,
     /// It does not close when its peer has finished.
     pub(super) stay: usize,
+    /// It sends part of what it was given.
+    pub(super) echo: usize,
+    pub(super) timers: usize,
+    pub(super) asks: usize,
+    pub(super) links: usize,
+    /// It goes over to itself.
+    pub(super) switch: usize,
     /// The longest message.
     pub(super) longest: usize,
 }
 
 impl Temper {
-    /// Half of everything is left out.
+    /// Half of everything is left out; but one in a few is loud, and soon has slow members cut, and
+    /// another asks for many connections.
     pub(super) fn draw(dice: &mut Dice) -> Self {
         let stay = if dice.one_in(2) { dice.between(50, 100) } else { 0 };
+        let (loud, eager) = (dice.one_in(4), dice.one_in(4));
         let mut some = |most: usize| if dice.one_in(2) { dice.size(most) } else { 0 };
         Self {
             answer: 20 + some(80),
-            broadcast: some(80),
+            broadcast: if loud { 90 } else { some(80) },
             whisper: some(60),
-            groups: some(50),
+            groups: if loud { 40 } else { some(50) },
             close: some(10),
             abort: some(10),
             pause: some(20),
@@ -50,7 +70,12 @@ impl Temper {
             panic: some(5),
             rest: some(30),
             stay,
-            longest: 1 + some(3_000),
+            echo: some(50),
+            timers: some(60),
+            asks: if eager { 90 } else { some(90) },
+            links: some(60),
+            switch: some(20),
+            longest: if loud { 20_000 } else { 1 + some(3_000) },
         }
     }
 }
@@ -87,11 +112,16 @@ pub(super) struct Actor {
     breath: usize,
     /// What ends a message where nothing frames it.
     ending: &'static [u8],
+    pub(super) agenda: Agenda,
+    pub(super) asked: Asked,
+    pub(super) ties: Ties,
     pub(super) wrong: Vec<String>,
+    /// A new state for a connection that goes over to it.
+    new_state: fn() -> Box<dyn Any>,
 }
 
 impl Actor {
-    pub(super) fn new(dice: Dice, temper: Temper, framed: bool) -> Self {
+    pub(super) fn new(dice: Dice, temper: Temper, framed: bool, new_state: fn() -> Box<dyn Any>) -> Self {
         Self {
             dice,
             temper,
@@ -101,7 +131,11 @@ impl Actor {
             serial: 0,
             breath: BREATH,
             ending: if framed { b"" } else { b"\n" },
+            agenda: Agenda::default(),
+            asked: Asked::default(),
+            ties: Ties::default(),
             wrong: Vec::new(),
+            new_state,
         }
     }
 
@@ -185,20 +219,19 @@ impl Actor {
         }
     }
 
-    fn broadcast(&mut self, cx: &mut Context<'_>) {
+    fn broadcast(&mut self, net: &mut Net<'_>, me: Option<ConnId>) {
         if self.groups.is_empty() {
             return;
         }
         let (group, policy) = self.dice.pick(&self.groups);
         let text = self.message();
-        let others = self.dice.one_in(2);
-        let me = cx.id();
-        let members: Vec<ConnId> = cx.members(group).filter(|&m| !(others && m == me)).collect();
-        let reached = if others { cx.broadcast_others(group, &text) } else { cx.broadcast(group, &text) };
+        let except = if self.dice.one_in(2) { me } else { None };
+        let members: Vec<ConnId> = net.members(group).filter(|&m| Some(m) != except).collect();
+        let reached = net.core_mut().broadcast(group, &text, me, except);
         if reached > members.len() {
             self.wrong.push(format!("reached {reached} of {}", members.len()));
         }
-        let still: Vec<ConnId> = cx.members(group).filter(|&m| !(others && m == me)).collect();
+        let still: Vec<ConnId> = net.members(group).filter(|&m| Some(m) != except).collect();
         for id in members {
             let ledger = self.ledger(id);
             if reached > 0 && still.contains(&id) {
@@ -217,6 +250,140 @@ impl Actor {
         let _ = if abort { net.abort_id(id) } else { net.close_id(id) };
     }
 
+    fn note(&mut self, done: Result<(), String>) {
+        self.wrong.extend(done.err());
+    }
+
+    fn draw_delay(&mut self) -> Duration {
+        match self.dice.below(8) {
+            0 => Duration::ZERO,
+            1 => Duration::from_nanos(1),
+            2 => Duration::from_millis(1),
+            3 => Duration::from_nanos(self.dice.size(5_000_000_000) as u64),
+            4 => Duration::from_secs(self.dice.size(10 * 86_400) as u64),
+            5 => Duration::MAX,
+            _ => Duration::from_millis(self.dice.size(200) as u64),
+        }
+    }
+
+    /// Sets, moves or cancels a timer, of this connection or its own.
+    fn change_timers(&mut self, net: &mut Net<'_>, me: Option<ConnId>) {
+        let (n, after) = (self.dice.below(1 << 16), self.draw_delay());
+        let done = match self.dice.below(8) {
+            0 => self.agenda.cancel(net, n),
+            1 => self.agenda.rearm(net, n, after),
+            _ => self.set_timer(net, me.filter(|_| n.is_multiple_of(2)), after, n % 6 < 2),
+        };
+        self.note(done);
+    }
+
+    fn set_timer(
+        &mut self,
+        net: &mut Net<'_>,
+        owner: Option<ConnId>,
+        after: Duration,
+        every: bool,
+    ) -> Result<(), String> {
+        // More that go off every millisecond than a turn may let would keep time from going by.
+        let every = every && self.agenda.len() < FEW_TIMERS;
+        let key = self.agenda.next_key();
+        let core = net.core_mut();
+        let id = match (owner, every) {
+            (Some(id), _) => {
+                core.set_timer(crate::timer::Owner::Connection(id), key, after, every.then_some(after))
+            }
+            (None, false) => net.set_tick(after, key),
+            (None, true) => net.set_tick_every(after, key),
+        };
+        self.agenda.set(net.core(), key, owner, (after, every), id)
+    }
+
+    fn change_links(&mut self, net: &mut Net<'_>, me: Option<ConnId>) {
+        let done = if self.dice.one_in(3) {
+            let n = self.dice.below(1 << 16);
+            self.ties.unlink(net, n)
+        } else {
+            let (from, to) = (self.someone(me), self.someone(None));
+            self.ties.link(net, from, to)
+        };
+        self.note(done);
+    }
+
+    fn change_requests(&mut self, net: &mut Net<'_>) {
+        let times = if self.dice.one_in(8) { self.dice.size(8) } else { 1 };
+        for _ in 0..times {
+            let done = match self.dice.below(6) {
+                0 => {
+                    let n = self.dice.below(8);
+                    self.asked.cancel(net, n)
+                }
+                _ => self.asked.ask(net, &mut self.dice),
+            };
+            self.note(done);
+        }
+    }
+
+    /// Goes over to itself: the connection's timers end, and all else goes on.
+    fn switch(&mut self, cx: &mut Context<'_>) {
+        let (id, open) = (cx.id(), cx.is_open(cx.id()));
+        let core = cx.core_mut();
+        let Some(site) = core.conns.get(id).map(|c| c.site) else { return };
+        let key = Key::<Self>::new(core.number, site);
+        let done = core.switch(id, key, (self.new_state)());
+        if done != open {
+            self.wrong.push(format!("{id} went over: {done}, and is open: {open}"));
+        }
+        if done {
+            self.agenda.forget(id);
+        }
+    }
+
+    /// Sends part of what was given, from where it lies.
+    fn echo(&mut self, cx: &mut Context<'_>, data: &[u8]) {
+        let end = match self.ending {
+            [] => self.dice.between(0, data.len()),
+            [ending, ..] => data.iter().position(|b| b == ending).map_or(0, |at| at + 1),
+        };
+        let text = data.get(self.dice.below(end)..end).unwrap_or_default();
+        // What begins with a mark comes from other threads.
+        if text.is_empty() || text.starts_with(b"!") {
+            return;
+        }
+        let (id, open) = (cx.id(), cx.is_open(cx.id()));
+        self.breath = self.breath.saturating_sub(text.len());
+        let sent = cx.send(text);
+        self.sent(cx, id, text.to_vec(), open, sent);
+    }
+
+    /// Does anything that needs no connection of its own.
+    fn act_alone(&mut self, net: &mut Net<'_>) {
+        // A timer must not keep it busy for ever.
+        self.breath = self.breath.saturating_sub(TICK);
+        if self.breath == 0 {
+            self.temper = Temper { longest: 1, ..Temper::default() };
+        }
+        let temper = self.temper;
+        if self.chance(temper.whisper) {
+            let id = self.someone(None);
+            self.whisper(net, id);
+        }
+        if self.chance(temper.timers) {
+            self.change_timers(net, None);
+        }
+        if self.chance(temper.asks) {
+            self.change_requests(net);
+        }
+        if self.chance(temper.links) {
+            self.change_links(net, None);
+        }
+        if self.chance(temper.close) {
+            self.end_someone(net, None, false);
+        }
+        if self.chance(temper.panic) {
+            std::panic::resume_unwind(Box::new("an actor panics alone"));
+        }
+    }
+
     /// Does anything.
     fn act(&mut self, cx: &mut Context<'_>) {
         self.breath = self.breath.min(TURNS * cx.core().limits.write_per_turn);
@@ -231,7 +398,7 @@ impl Actor {
             self.whisper(cx, me);
         }
         if self.chance(temper.broadcast) {
-            self.broadcast(cx);
+            self.broadcast(cx, Some(me));
         }
         if self.chance(temper.whisper) {
             let id = self.someone(None);
@@ -240,6 +407,15 @@ impl Actor {
         if self.chance(temper.pause) {
             let id = self.someone(Some(me));
             let _ = if self.dice.one_in(4) { cx.pause_id(id) } else { cx.resume_id(id) };
+        }
+        if self.chance(temper.timers) {
+            self.change_timers(cx, Some(me));
+        }
+        if self.chance(temper.asks) {
+            self.change_requests(cx);
+        }
+        if self.chance(temper.links) {
+            self.change_links(cx, Some(me));
         }
         if self.chance(temper.half_close) {
             self.ledger(me).half_closed = true;
@@ -250,6 +426,9 @@ impl Actor {
         }
         if self.chance(temper.abort) {
             self.end_someone(cx, Some(me), true);
+        }
+        if self.chance(temper.switch) {
+            self.switch(cx);
         }
         if self.chance(temper.panic) {
             // Without the hook, which would print it.
@@ -262,6 +441,11 @@ impl Handler for Actor {
     type State = ();
 
     fn on_open(&mut self, cx: &mut Context<'_>) {
+        self.agenda.begin();
+        self.agenda.forget(cx.id());
+        self.ties.forget(cx.id());
+        let done = self.asked.opens(cx);
+        self.note(done);
         self.ids.push(cx.id());
         // Where generations are few, the id may have come round.
         self.ledgers.insert(cx.id(), Ledger::default());
@@ -269,6 +453,10 @@ impl Handler for Actor {
     }
 
     fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
+        self.agenda.begin();
+        if self.chance(self.temper.echo) {
+            self.echo(cx, data);
+        }
         if self.chance(self.temper.rest) {
             let n = self.dice.between(0, data.len());
             if self.dice.one_in(2) { cx.keep(n) } else { cx.defer(n) }
@@ -278,6 +466,7 @@ impl Handler for Actor {
     }
 
     fn on_end(&mut self, cx: &mut Context<'_>, _state: &mut ()) {
+        self.agenda.begin();
         self.act(cx);
         match self.dice.below(100) {
             n if n >= self.temper.stay => {
@@ -293,10 +482,66 @@ impl Handler for Actor {
     }
 
     fn on_drain(&mut self, cx: &mut Context<'_>, _state: &mut ()) {
+        self.agenda.begin();
         self.act(cx);
     }
 
+    fn on_note(&mut self, net: &mut Net<'_>, _note: Box<dyn Any + Send>) {
+        self.agenda.begin();
+        if self.ids.is_empty() {
+            return;
+        }
+        let id = self.someone(None);
+        if self.breath > 0 && self.chance(self.temper.whisper) {
+            self.whisper(net, id);
+        }
+        if self.breath > 0 && self.chance(self.temper.broadcast) {
+            self.broadcast(net, None);
+        }
+        if self.chance(self.temper.groups) {
+            self.change_groups(net, None);
+        }
+        if self.chance(self.temper.close) {
+            self.end_someone(net, None, false);
+        }
+        if self.chance(self.temper.abort) {
+            self.end_someone(net, None, true);
+        }
+        if self.chance(self.temper.panic) {
+            std::panic::resume_unwind(Box::new("an actor panics over a note"));
+        }
+    }
+
+    fn on_note_to(&mut self, cx: &mut Context<'_>, _state: &mut (), _note: Box<dyn Any + Send>) {
+        self.agenda.begin();
+        self.act(cx);
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_>, _state: &mut (), key: u64) {
+        self.agenda.begin();
+        let me = Some(cx.id());
+        let done = self.agenda.fires(cx, me, key);
+        self.note(done);
+        self.breath = self.breath.saturating_sub(TICK);
+        self.act(cx);
+    }
+
+    fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
+        self.agenda.begin();
+        let done = self.agenda.fires(net, None, key);
+        self.note(done);
+        self.act_alone(net);
+    }
+
+    fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
+        self.agenda.begin();
+        let done = self.asked.fails(net, tag, error);
+        self.note(done);
+        self.act_alone(net);
+    }
+
     fn on_shutdown(&mut self, cx: &mut Context<'_>, _state: &mut ()) {
+        self.agenda.begin();
         self.act(cx);
         if !self.dice.one_in(4) {
             self.ledger(cx.id()).told_to_end = true;
@@ -305,6 +550,10 @@ impl Handler for Actor {
     }
 
     fn on_close(&mut self, net: &mut Net<'_>, _state: (), closed: &Closed) {
+        self.agenda.begin();
+        self.agenda.forget(closed.who);
+        self.ties.forget(closed.who);
+        self.asked.closes(net, closed);
         let ledger = self.ledger(closed.who);
         let ended = ledger.told_to_end;
         if matches!(closed.why, Reason::Handler | Reason::Shutdown) && !ended {

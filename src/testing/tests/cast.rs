@@ -1,22 +1,27 @@
-//! Who plays in the crate's own simulations: echo, framed echo, and actors, raw and framed.
+//! Who plays in the crate's own simulations: echo, framed echo, a relay, and actors, raw and framed.
+
+use std::any::Any;
 
 use super::actor::{Actor, Ledger, Temper};
+use super::relay::Relaying;
 use crate::closed::{Closed, Reason};
 use crate::codec::{AnyCodec, Codec, Decoded, FrameError};
-use crate::handlers::{Echo, Framed};
+use crate::handlers::{Echo, Framed, FramedState};
 use crate::limits::Limits;
 use crate::reactor::audit::require;
 use crate::sys::script::End;
-use crate::sys::sim::Dice;
+use crate::sys::sim::{Dice, Mark};
 use crate::testing::client::Client;
+use crate::testing::others::Manners;
 use crate::testing::run::{Asked, Outcome, Play, Run, play};
 
 /// Plays a seed with whoever the seed asks for.
 pub(super) fn simulate(seed: u64, asked: Asked) -> Outcome {
-    match seed % 4 {
+    match seed % 5 {
         0 => play(seed, |_| Echoing, asked),
         1 => play(seed, FramedEcho::draw, asked),
         2 => play(seed, |_| Acting { codec: None }, asked),
+        3 => play(seed, |_| Relaying, asked),
         _ => play(seed, FramedActing::draw, asked),
     }
 }
@@ -66,6 +71,10 @@ impl Play for Echoing {
         Echo
     }
 
+    fn manners(&self) -> Option<Manners> {
+        Some(Manners { ending: None, ends: true })
+    }
+
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {
         dice.bytes(most)
     }
@@ -110,6 +119,10 @@ impl Play for FramedEcho {
         limits.fit(&self.codec);
     }
 
+    fn manners(&self) -> Option<Manners> {
+        Some(Manners { ending: None, ends: true })
+    }
+
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {
         messages(&self.codec, dice, most)
     }
@@ -148,6 +161,15 @@ fn parse(codec: Option<&AnyCodec>, stream: &[u8]) -> (Vec<Vec<u8>>, Option<Frame
     }
 }
 
+/// Takes out of a stream what other threads sent to it, which must be `direct`: in that order and once.
+fn without_direct(mut got: Vec<Vec<u8>>, direct: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, String> {
+    let mut sent = direct.iter();
+    for strange in got.extract_if(.., |m| m.starts_with(b"!")) {
+        require(sent.any(|m| *m == strange), || format!("N3: nobody sent {:?}", strange.escape_ascii()))?;
+    }
+    Ok(got)
+}
+
 /// An actor, raw or framed.
 pub(super) struct Acting {
     codec: Option<AnyCodec>,
@@ -157,7 +179,13 @@ impl Acting {
     /// N2, N3: a client's stream is what was sent to it, in that order and once, but for what its groups may skip.
     ///
     /// Answers how many were skipped.
-    fn check_stream(&self, ledger: &Ledger, got: &[u8], whole: bool) -> Result<u64, String> {
+    fn check_stream(
+        &self,
+        ledger: &Ledger,
+        got: &[u8],
+        whole: bool,
+        direct: &[Vec<u8>],
+    ) -> Result<u64, String> {
         let mut owed = ledger.owed.iter();
         let mut skipped = 0;
         let (mut got, error) = parse(self.codec.as_ref(), got);
@@ -167,6 +195,7 @@ impl Acting {
         } else {
             None
         };
+        let got = without_direct(got, direct)?;
         for message in got {
             let next = owed.find(|o| {
                 let stops = o.text == message || !o.may_miss;
@@ -178,6 +207,7 @@ impl Acting {
                 format!("N2: got {:?}, owed {:?}", text(&message), next.map(|o| text(&o.text)))
             })?;
         }
+        let half = half.filter(|h| !h.starts_with(b"!"));
         let fits = |half: Vec<u8>| owed.clone().find(|o| o.text.starts_with(&half) || !o.may_miss).is_some();
         require(half.is_none_or(fits), || "N2: half of a message that was not sent".to_owned())?;
         let missed = owed.filter(|o| !o.may_miss).count();
@@ -185,10 +215,9 @@ impl Acting {
         Ok(skipped)
     }
 
-    /// How many bytes a connection's messages are.
-    fn size(&self, ledger: &Ledger) -> u64 {
+    /// How many bytes messages are.
+    fn size<'a>(&self, texts: impl Iterator<Item = &'a Vec<u8>>) -> u64 {
         let mut out = Vec::new();
-        let texts = ledger.owed.iter().map(|o| &o.text);
         match &self.codec {
             None => texts.map(|t| t.len() as u64).sum(),
             Some(codec) => {
@@ -198,14 +227,22 @@ impl Acting {
         }
     }
 
-    fn check_end(&self, ledger: &Ledger, closed: &Closed, limits: &Limits) -> Result<(), String> {
-        let sent = self.size(ledger);
+    /// N4: all that was sent is accounted for. Of what other threads sent (`direct`) it may have refused some.
+    fn check_end(
+        &self,
+        ledger: &Ledger,
+        closed: &Closed,
+        limits: &Limits,
+        direct: &[Vec<u8>],
+    ) -> Result<(), String> {
+        let sent = self.size(ledger.owed.iter().map(|o| &o.text));
+        let most = sent + self.size(direct.iter());
         let gone = closed.bytes_out + closed.unsent;
         let told = || format!("N4: {closed}: {sent} B were sent, {ledger:?}");
-        require(gone <= sent, told)?;
+        require(gone <= most, told)?;
         let exact = !ledger.owed.iter().any(|o| o.may_miss);
-        require(!exact || gone == sent, told)?;
-        let waiting = (sent + ledger.refused as u64 + 32).saturating_sub(closed.bytes_out);
+        require(!exact || gone >= sent, told)?;
+        let waiting = (most + ledger.refused as u64 + 32).saturating_sub(closed.bytes_out);
         let overfull = waiting > limits.output_hard.get() as u64;
         require(closed.why != Reason::OutputLimit || overfull, told)
     }
@@ -214,6 +251,9 @@ impl Acting {
         if let Some(wrong) = actor.wrong.first() {
             return Err(wrong.clone());
         }
+        actor.agenda.check(run)?;
+        actor.asked.check(run)?;
+        actor.ties.check(&run.inner.engine.core)?;
         let Some(watched) = run.watched().filter(|_| over) else { return Ok(()) };
         let mut ids = std::collections::BTreeSet::new();
         let mut skipped = 0;
@@ -223,9 +263,11 @@ impl Acting {
             let closed = record.closed.as_ref();
             let whole = closed.is_some_and(|c| is_whole(run, client, c));
             let limits = &run.inner.engine.core.limits;
-            let checked = self.check_stream(ledger, client.received(&run.inner.sys), whole).and_then(|n| {
+            let direct = run.threads().map_or(&[][..], |t| t.texts_for(record.id));
+            let got = client.received(&run.inner.sys);
+            let checked = self.check_stream(ledger, got, whole, direct).and_then(|n| {
                 skipped += n;
-                closed.map_or(Ok(()), |c| self.check_end(ledger, c, limits))
+                closed.map_or(Ok(()), |c| self.check_end(ledger, c, limits, direct))
             });
             checked.map_err(|e| format!("{e} (peer {}, {closed:?})", record.peer))?;
         }
@@ -239,11 +281,19 @@ impl Play for Acting {
 
     fn handler(&self, dice: &mut Dice) -> Actor {
         let temper = Temper::draw(dice);
-        Actor::new(Dice::new(dice.roll()), temper, false)
+        Actor::new(Dice::new(dice.roll()), temper, false, || Box::new(()))
+    }
+
+    fn mark(&self, actor: &Actor) -> Mark {
+        Mark::clone(&actor.agenda.mark)
     }
 
     fn may_panic(&self) -> bool {
         true
+    }
+
+    fn manners(&self) -> Option<Manners> {
+        Some(Manners { ending: Some(b"\n"), ends: false })
     }
 
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {
@@ -273,7 +323,12 @@ impl Play for FramedActing {
 
     fn handler(&self, dice: &mut Dice) -> Self::H {
         let temper = Temper { rest: 0, ..Temper::draw(dice) };
-        Framed::new(self.codec.clone(), Actor::new(Dice::new(dice.roll()), temper, true))
+        let state = || Box::new(FramedState::<AnyCodec, ()>::new(())) as Box<dyn Any>;
+        Framed::new(self.codec.clone(), Actor::new(Dice::new(dice.roll()), temper, true, state))
+    }
+
+    fn mark(&self, framed: &Self::H) -> Mark {
+        Mark::clone(&framed.handler().agenda.mark)
     }
 
     fn limits(&self, limits: &mut Limits) {
@@ -282,6 +337,10 @@ impl Play for FramedActing {
 
     fn may_panic(&self) -> bool {
         true
+    }
+
+    fn manners(&self) -> Option<Manners> {
+        Some(Manners { ending: Some(b""), ends: false })
     }
 
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {

@@ -17,13 +17,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bind::{DatagramBind, DatagramOptions};
 use crate::closed::Reason;
+use crate::connect::{ConnectOptions, Given};
+use crate::context::Context;
 use crate::endpoint::Address;
+use crate::handler::Handler;
 use crate::handlers::Echo;
-use crate::id::Generations;
+use crate::id::{Generations, Key};
 use crate::limits::{Limit, Limits};
 use crate::listen::{Bind, ListenOptions};
 use crate::reactor::turn::Loop;
+use crate::sys::datagrams::{DatagramSys, Shipped};
 use crate::sys::{CloseHow, Ready, Received, Sys, Time, Wake};
 
 const PING: usize = 64;
@@ -51,6 +56,7 @@ struct Crowd {
     fins: usize,
     closed: usize,
     events_per_turn: usize,
+    tick: u64,
 }
 
 struct Stream(u32);
@@ -83,6 +89,7 @@ impl Crowd {
             fins: 0,
             closed: 0,
             events_per_turn: Limits::default().events_per_turn,
+            tick: TICK,
         }
     }
 
@@ -92,17 +99,45 @@ impl Crowd {
     }
 }
 
+impl DatagramSys for Crowd {
+    type Datagram = std::convert::Infallible;
+
+    fn bind_datagram(&mut self, _: DatagramBind, _: &DatagramOptions) -> io::Result<Self::Datagram> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn datagram_addresses(&self, of: &Self::Datagram) -> io::Result<(Address, Option<Address>)> {
+        match *of {}
+    }
+
+    fn add_datagram(&mut self, socket: &mut Self::Datagram, _: usize) -> io::Result<()> {
+        match *socket {}
+    }
+
+    fn receive(&mut self, socket: &mut Self::Datagram, _: &mut [u8]) -> io::Result<(usize, Address)> {
+        match *socket {}
+    }
+
+    fn ship(&mut self, socket: &mut Self::Datagram, _: Option<&Address>, _: &[u8]) -> io::Result<Shipped> {
+        match *socket {}
+    }
+
+    fn close_datagram(&mut self, socket: Self::Datagram) {
+        match socket {}
+    }
+}
+
 impl Sys for Crowd {
     type Listener = ();
     type Stream = Stream;
 
     fn now(&mut self) -> Time {
-        self.clock += TICK;
+        self.clock += self.tick;
         Time(self.clock)
     }
 
     #[inline(never)]
-    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
         // Nobody twice.
         let n = self.due.min(self.events_per_turn).min(self.peers.len());
         self.due -= n;
@@ -115,7 +150,7 @@ impl Sys for Crowd {
         if n == 0 {
             self.clock += timeout.expect("nothing will ever happen").as_nanos() as u64;
         }
-        Ok(())
+        Ok(n == self.events_per_turn)
     }
 
     #[inline(never)]
@@ -137,6 +172,32 @@ impl Sys for Crowd {
         peer.echoes += 1;
         assert_eq!(peer.echoes, peer.pings);
         Ok(PING)
+    }
+
+    fn connect(&mut self, _to: &Address, _options: &ConnectOptions) -> io::Result<Stream> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn finish_connect(&mut self, _stream: &mut Stream) -> io::Result<Address> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn take_over(&mut self, _given: Given, _options: &ConnectOptions) -> io::Result<(Stream, Address)> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn begin_lookup(&mut self, _number: u64, _host: &str, _port: u16) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn next_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
+        None
+    }
+
+    fn cancel_lookup(&mut self, _number: u64) {}
+
+    fn random(&mut self) -> u64 {
+        0
     }
 
     fn accept(&mut self, (): &mut ()) -> io::Result<(Stream, Address)> {
@@ -191,6 +252,12 @@ impl Sys for Crowd {
     fn take_error(&mut self, _: &mut Stream) -> io::Result<Option<io::Error>> {
         Ok(None)
     }
+
+    fn add_source(&mut self, _: &mut dyn mio::event::Source, _: usize, _: mio::Interest) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove_source(&mut self, _: &mut dyn mio::event::Source) {}
 }
 
 /// What turns in this world.
@@ -273,11 +340,53 @@ impl Turning for Bare {
 
 /// A loop with the default limits, but for the number of connections, and the echo handler.
 fn reactor(connections: usize) -> Loop<Crowd> {
+    reactor_with(connections, Echo).0
+}
+
+fn reactor_with<H: Handler>(connections: usize, handler: H) -> (Loop<Crowd>, Key<H>) {
     let limits = Limits { connections: Limit::At(connections + 1), ..Limits::default() };
     let mut inner = Loop::new(Crowd::new(connections), limits, Generations::new()).unwrap();
-    let site = inner.engine.add(Echo, true).unwrap();
+    let site = inner.engine.add(handler, true).unwrap();
     inner.open_door((), site).unwrap();
-    inner
+    let key = inner.engine.key(site);
+    (inner, key)
+}
+
+/// An echo that sets a timer for each connection, all for the same time.
+struct Alarmed {
+    at: u64,
+    fired: Vec<u32>,
+    /// When the first went off, and the last.
+    from: u64,
+    to: u64,
+}
+
+impl Handler for Alarmed {
+    type State = usize;
+
+    fn on_open(&mut self, cx: &mut Context<'_>) -> usize {
+        // The time begins when the clock is looked at after this.
+        cx.set_timer(Duration::from_nanos(self.at - cx.core().now.0 - TICK), 7);
+        self.fired.push(0);
+        self.fired.len() - 1
+    }
+
+    fn on_data(&mut self, cx: &mut Context<'_>, _number: &mut usize, data: &[u8]) {
+        cx.send(data);
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_>, number: &mut usize, key: u64) {
+        let now = cx.core().now.0;
+        assert!(now >= self.at && key == 7, "{key} at {now}, not {}", self.at);
+        self.fired[*number] += 1;
+        (self.from, self.to) = (self.from.min(now), self.to.max(now));
+    }
+}
+
+/// A loop with so many timers that are not due for another hour.
+fn alarmed(connections: usize) -> (Loop<Crowd>, Key<Alarmed>) {
+    let handler = Alarmed { at: 3_600 * SECOND, fired: Vec::new(), from: u64::MAX, to: 0 };
+    reactor_with(connections, handler)
 }
 
 /// What a crowd did to the loop that has it.
@@ -318,6 +427,26 @@ impl Loop<Crowd> {
         let stats = self.engine.core.snapshot();
         assert_eq!(stats.closed(&Reason::IdleTimeout), n as u64);
         assert_eq!((self.sys.fins, self.sys.closed, stats.accepted), (n, n, n as u64));
+    }
+
+    /// All timers come due at once: each goes off once, and no more in a turn than the limit says.
+    fn sound_all(&mut self, key: Key<Alarmed>) {
+        let (n, most) = (self.engine.core.conns.len(), self.engine.core.limits.timeouts_per_turn);
+        let at = self.engine.get(key).unwrap().at;
+        assert_eq!((self.engine.core.timers.len(), self.engine.core.timers.next()), (n, Time(at)));
+        // Nobody is judged idle in this.
+        self.engine.core.limits.idle_timeout = Limit::Unlimited;
+        (self.sys.clock, self.sys.tick) = (at, 0);
+        let turns = self.engine.core.stats.turns;
+        while self.engine.core.timers.len() > 0 {
+            self.step();
+        }
+        let turns = self.engine.core.stats.turns - turns;
+        assert_eq!(turns as usize, n.div_ceil(most), "turns to sound them all");
+        let handler = self.engine.get(key).unwrap();
+        assert!(handler.fired.len() == n && handler.fired.iter().all(|&times| times == 1));
+        assert_eq!((handler.from, handler.to), (at, at));
+        self.sys.tick = TICK;
     }
 
     fn check_crowd(&mut self) {
@@ -420,8 +549,12 @@ fn row(n: usize) -> String {
 }
 
 /// One run for a counter of instructions, where what it does more than another tells: `accept` all; and let all `ping`
-/// so many times; and once more, and look at all timeouts (`check`); and `end` all.
+/// so many times; and once more, and look at all timeouts (`check`); and `end` all. With `alarmed-` in front each has a
+/// timer.
 fn run_to(until: &str, n: usize, rounds: usize) {
+    if let Some(until) = until.strip_prefix("alarmed-") {
+        return run_alarmed_to(until, n, rounds);
+    }
     let mut inner = reactor(n);
     inner.accept_all();
     if until != "accept" {
@@ -433,6 +566,19 @@ fn run_to(until: &str, n: usize, rounds: usize) {
     inner.check_crowd();
     if until == "end" {
         inner.end_all();
+    }
+}
+
+/// The same with a timer for each connection, which is not due; and `alarm`: all go off.
+fn run_alarmed_to(until: &str, n: usize, rounds: usize) {
+    let (mut inner, key) = alarmed(n);
+    inner.accept_all();
+    if until != "accept" {
+        inner.ping_all(rounds);
+    }
+    inner.check_crowd();
+    if until == "alarm" {
+        inner.sound_all(key);
     }
 }
 
@@ -478,4 +624,15 @@ fn a_crowd_is_served_looked_at_and_ended() {
     inner.end_all();
     inner.audit().unwrap();
     run_bare_to("ping", 2_000, 1);
+}
+
+#[test]
+fn timers_of_a_crowd_that_are_due_together_go_off_together() {
+    let (mut inner, key) = alarmed(100_000);
+    inner.accept_all();
+    inner.ping_all(1);
+    inner.check_crowd();
+    inner.sound_all(key);
+    inner.check_crowd();
+    inner.audit().unwrap();
 }

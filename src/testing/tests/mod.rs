@@ -3,10 +3,14 @@
 //! `SIM_SEEDS=20000` says how many seeds [`seeds_of_all_kinds`] plays, `SIM_SEED=17` which one.
 
 mod actor;
+mod agenda;
+mod asked;
 mod cast;
 mod crowd;
 mod logs;
 mod planted;
+mod relay;
+mod ties;
 
 use cast::simulate;
 
@@ -77,6 +81,8 @@ fn is_possible(fault: Fault, state: State) -> bool {
         F::EdgeLate | F::EdgeDouble | F::EdgeSplit | F::EdgeNoise => state != S::None,
         F::PeerReset | F::PeerHangUp | F::Network | F::PeerFreezes => state != S::None,
         F::PeerUrgent => !matches!(state, S::None | S::ReadClosed),
+        F::AddFails => matches!(state, S::None | S::Connecting),
+        F::DialFails | F::DialSlow | F::DialSilent | F::DialSpurious => state == S::Connecting,
         _ => state == S::None,
     }
 }

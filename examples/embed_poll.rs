@@ -1,0 +1,134 @@
+//! An echo server beside a console. The program's own loop is `poll(2)`; the reactor is one of the two things it waits
+//! for.
+//!
+//! ```text
+//! cargo run --release --example embed_poll                    # listens on 127.0.0.1:7006
+//! stats                                                       # typed: the counters
+//! connections                                                 # typed: what each connection is doing
+//! quit
+//! ```
+
+#[cfg(unix)]
+mod common;
+
+#[cfg(unix)]
+fn main() -> std::process::ExitCode {
+    program::main()
+}
+
+#[cfg(not(unix))]
+fn main() {
+    eprintln!("this example waits in poll(2), which only Unix has");
+}
+
+#[cfg(unix)]
+mod program {
+    use std::io::{Result, Stdin, Write, stdin, stdout};
+    use std::process::ExitCode;
+    use std::time::Duration;
+
+    use clap::Parser;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::io::Errno;
+    use turnwheel::{Echo, Reactor};
+
+    use super::common;
+
+    /// Sends back every byte it gets, and obeys what is typed: stats, connections, quit. Ctrl-C ends it in good order.
+    #[derive(Parser)]
+    #[command(name = "embed_poll")]
+    struct Arguments {
+        /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH
+        #[arg(value_name = "ADDR", default_value = "127.0.0.1:7006")]
+        addresses: Vec<String>,
+
+        #[command(flatten)]
+        options: common::Options,
+    }
+
+    pub(crate) fn main() -> ExitCode {
+        let arguments = Arguments::parse();
+        let listen = |reactor: &mut Reactor| {
+            let echo = reactor.add(Echo)?;
+            common::listen_all(reactor, &arguments.addresses, echo)
+        };
+        common::serve_in(&arguments.options, arguments.options.limits(), listen, drive)
+    }
+
+    /// The outer loop.
+    fn drive(mut reactor: Reactor) -> Result<Reactor> {
+        let mut console = Console { stdin: stdin(), open: true, typed: Vec::new() };
+        loop {
+            // Asked last, after all that was done with the reactor: work that is left makes it zero.
+            let due = reactor.next_deadline();
+            if console.wait(&reactor, due)? {
+                console.read(&mut reactor)?;
+            }
+            if reactor.turn(Some(Duration::ZERO))?.stopped {
+                return Ok(reactor);
+            }
+        }
+    }
+
+    struct Console {
+        stdin: Stdin,
+        open: bool,
+        /// The beginning of a line.
+        typed: Vec<u8>,
+    }
+
+    /// No command is longer.
+    const LONGEST_LINE: usize = 80;
+
+    impl Console {
+        /// Waits for either of the two, or the deadline. Answers whether something was typed.
+        fn wait(&self, reactor: &Reactor, due: Option<Duration>) -> Result<bool> {
+            let mut fds = [PollFd::new(reactor, PollFlags::IN), PollFd::new(&self.stdin, PollFlags::IN)];
+            let watched = if self.open { 2 } else { 1 };
+            // One that is too far to be counted is as good as none.
+            let due = due.and_then(|due| Timespec::try_from(due).ok());
+            match poll(&mut fds[..watched], due.as_ref()) {
+                Err(Errno::INTR) => Ok(false),
+                done => done.map(|_| !fds[1].revents().is_empty()).map_err(Into::into),
+            }
+        }
+
+        /// Reads once, which does not block now, and obeys each whole line.
+        fn read(&mut self, reactor: &mut Reactor) -> Result<()> {
+            let mut buffer = [0; 1024];
+            // Not through std, whose buffer could hold a line of which `poll` knows nothing.
+            let n = match rustix::io::read(&self.stdin, &mut buffer) {
+                Err(Errno::INTR | Errno::AGAIN) => return Ok(()),
+                done => done?,
+            };
+            self.open = n > 0;
+            for &byte in &buffer[..n] {
+                if byte == b'\n' {
+                    let line = std::mem::take(&mut self.typed);
+                    obey(String::from_utf8_lossy(&line).trim(), reactor)?;
+                } else if self.typed.len() < LONGEST_LINE {
+                    self.typed.push(byte);
+                }
+            }
+            Ok(())
+        }
+    }
+
+    fn obey(command: &str, reactor: &mut Reactor) -> Result<()> {
+        let mut out = stdout().lock();
+        match command {
+            "" => {}
+            "stats" => writeln!(out, "{}", reactor.stats())?,
+            "connections" => {
+                let all: Vec<_> = reactor.net().snapshots().collect();
+                for snapshot in &all {
+                    writeln!(out, "{snapshot}, {}", reactor.handler_name(snapshot.id).unwrap_or("?"))?;
+                }
+                writeln!(out, "{} connections", all.len())?;
+            }
+            "quit" => reactor.handle().stop()?,
+            _ => writeln!(out, "{command:?} is none of: stats, connections, quit")?,
+        }
+        out.flush()
+    }
+}

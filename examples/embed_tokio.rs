@@ -1,0 +1,143 @@
+//! An echo server inside tokio: the reactor is one task of a current-thread runtime, beside tasks that are tokio's own.
+//!
+//! ```text
+//! cargo run --release --example embed_tokio                   # listens on 127.0.0.1:7007; tokio itself on 7008
+//! nc 127.0.0.1 7007                                           # the reactor answers
+//! nc 127.0.0.1 7008                                           # a task of tokio's answers
+//! ```
+
+#[cfg(unix)]
+mod common;
+
+#[cfg(unix)]
+fn main() -> std::process::ExitCode {
+    program::main()
+}
+
+#[cfg(not(unix))]
+fn main() {
+    eprintln!("this example needs tokio's AsyncFd, which only Unix has");
+}
+
+#[cfg(unix)]
+mod program {
+    use std::io::{Error, Result};
+    use std::process::ExitCode;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use clap::Parser;
+    use tokio::io::unix::AsyncFd;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::runtime::Builder;
+    use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+    use turnwheel::{Echo, Reactor};
+
+    use super::common;
+
+    /// Sends back every byte it gets, and so does a tokio task on a port of its own. Ctrl-C ends it in good order.
+    #[derive(Parser)]
+    #[command(name = "embed_tokio")]
+    struct Arguments {
+        /// Where the reactor is to listen: HOST:PORT, [IPV6]:PORT or unix:PATH
+        #[arg(value_name = "ADDR", default_value = "127.0.0.1:7007")]
+        addresses: Vec<String>,
+
+        /// Where tokio is to listen: IP:PORT
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7008")]
+        tokio: std::net::SocketAddr,
+
+        /// How often a task of tokio's says what the other one has done, in milliseconds
+        #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+        every: u64,
+
+        #[command(flatten)]
+        options: common::Options,
+    }
+
+    pub(crate) fn main() -> ExitCode {
+        let arguments = Arguments::parse();
+        let listen = |reactor: &mut Reactor| {
+            let echo = reactor.add(Echo)?;
+            common::listen_all(reactor, &arguments.addresses, echo)
+        };
+        common::serve_in(&arguments.options, arguments.options.limits(), listen, |reactor| {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let at = arguments.tokio;
+                let cannot = |e: Error| Error::new(e.kind(), format!("cannot listen on {at}: {e}"));
+                let beside = TcpListener::bind(at).await.map_err(cannot)?;
+                println!("tokio is listening on {}", beside.local_addr()?);
+                let bytes = Arc::new(AtomicU64::new(0));
+                tokio::spawn(tell(Duration::from_millis(arguments.every), Arc::clone(&bytes)));
+                tokio::spawn(echo(beside, bytes));
+                drive(reactor).await
+            })
+        })
+    }
+
+    /// Turns the reactor until it has stopped. It is not `Send`, so this future is not either: it is for `block_on`, or
+    /// a `LocalSet`.
+    async fn drive(reactor: Reactor) -> Result<Reactor> {
+        // Newer versions of tokio call this `register_with_interest` and unsafe, for its caller must promise that the
+        // descriptor stays the same and open. A reactor keeps that promise, and there is no unsafe code here.
+        #[allow(deprecated)]
+        let mut reactor = AsyncFd::with_interest(reactor, Interest::READABLE)?;
+        loop {
+            match reactor.get_mut().next_deadline() {
+                // Work is left: the others get their turn, but nobody sleeps.
+                Some(Duration::ZERO) => tokio::task::yield_now().await,
+                Some(due) => {
+                    if let Ok(ready) = timeout(due, ready(&mut reactor)).await {
+                        ready?;
+                    }
+                }
+                None => ready(&mut reactor).await?,
+            }
+            if reactor.get_mut().turn(Some(Duration::ZERO))?.stopped {
+                return Ok(reactor.into_inner());
+            }
+        }
+    }
+
+    /// Waits for an edge and forgets it, so that one that comes during the turn is not taken for it.
+    async fn ready(reactor: &mut AsyncFd<Reactor>) -> Result<()> {
+        reactor.readable_mut().await?.clear_ready();
+        Ok(())
+    }
+
+    async fn tell(every: Duration, bytes: Arc<AtomicU64>) {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            eprintln!("tokio has echoed {} bytes", bytes.load(Ordering::Relaxed));
+        }
+    }
+
+    async fn echo(listener: TcpListener, bytes: Arc<AtomicU64>) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(echo_one(stream, Arc::clone(&bytes)))),
+                Err(error) => {
+                    eprintln!("tokio cannot accept: {error}");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn echo_one(mut stream: TcpStream, bytes: Arc<AtomicU64>) -> Result<()> {
+        let mut buffer = [0; 4096];
+        loop {
+            let n = stream.read(&mut buffer).await?;
+            if n == 0 {
+                return Ok(());
+            }
+            stream.write_all(&buffer[..n]).await?;
+            bytes.fetch_add(n as u64, Ordering::Relaxed);
+        }
+    }
+}

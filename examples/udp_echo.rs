@@ -1,0 +1,80 @@
+//! A datagram echo server: sends every datagram back to where it came from, over UDP or Unix sockets.
+//!
+//! ```text
+//! cargo run --release --example udp_echo                      # receives at 127.0.0.1:7004
+//! nc -u 127.0.0.1 7004                                        # type a line, see it again
+//! cargo run --release --example udp_echo -- [::]:7004 unix:/tmp/echo.sock --max-size 1500 --stats 5
+//! ```
+
+mod common;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use turnwheel::{Address, DatagramContext, DatagramHandler, Datagrams, Limits};
+
+/// Sends every datagram back to where it came from. Ctrl-C ends it in good order.
+#[derive(Parser)]
+#[command(name = "udp_echo")]
+struct Arguments {
+    /// Where to receive: HOST:PORT, [IPV6]:PORT or unix:PATH
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:7004")]
+    addresses: Vec<String>,
+
+    /// Take datagrams of up to this many bytes; longer ones are thrown away, and reported
+    #[arg(long, value_name = "BYTES", default_value_t = 65_535)]
+    max_size: usize,
+
+    /// Let other sockets that say so too be bound to the same ports
+    #[arg(long)]
+    reuse_port: bool,
+
+    #[command(flatten)]
+    options: common::Basic,
+}
+
+/// Echoes, and reports what goes wrong: the first time, the second, the fourth, the eighth, and so on.
+#[derive(Default)]
+struct Echo {
+    too_long: u64,
+    errors: u64,
+}
+
+/// Counts, and says whether this one is worth a line.
+fn worth_a_line(count: &mut u64) -> bool {
+    *count += 1;
+    count.is_power_of_two()
+}
+
+impl DatagramHandler for Echo {
+    fn on_datagram(&mut self, cx: &mut DatagramContext<'_>, from: &Address, data: &[u8]) {
+        cx.send_to(from, data);
+    }
+
+    fn on_truncated(&mut self, _cx: &mut DatagramContext<'_>, from: &Address, max: usize) {
+        if worth_a_line(&mut self.too_long) {
+            eprintln!("a datagram from {from} has more than {max} bytes ({} so far)", self.too_long);
+        }
+    }
+
+    fn on_error(&mut self, cx: &mut DatagramContext<'_>, error: &io::Error) {
+        if worth_a_line(&mut self.errors) {
+            eprintln!("{}: {error} ({} errors so far)", cx.local_addr(), self.errors);
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    common::serve(arguments.options, Limits::default(), |reactor| {
+        let echo = reactor.add_datagrams(Echo::default());
+        for at in &arguments.addresses {
+            let at = Datagrams::new(at).max_size(arguments.max_size).reuse_port(arguments.reuse_port);
+            for address in reactor.bind_on(at, echo)?.addresses() {
+                println!("listening on {address}");
+            }
+        }
+        Ok(())
+    })
+}

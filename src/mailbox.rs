@@ -1,0 +1,384 @@
+//! A bounded queue from any thread to the one that turns the loop, with one wake-up for many items.
+//!
+//! Knows neither what the items are nor who takes them. Invariant: while something is queued, the flag is set, or a
+//! push that will set it has not returned, or the loop has cleared it and not taken yet. Whoever sets it that was clear
+//! wakes the loop; so the loop may sleep when it is clear.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, PoisonError};
+
+#[cfg(all(test, loom))]
+use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, Ordering},
+};
+#[cfg(not(all(test, loom)))]
+use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::sys::Wake;
+
+/// Room that an empty queue keeps, in items.
+const KEPT: usize = 4096;
+
+/// Why something was not passed to the reactor's thread; it is in here, and comes back to whoever gave it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum HandleError<T> {
+    /// [`Limits::commands`](crate::Limits::commands) wait already. The reactor is busy: try again later.
+    Full(T),
+    /// The reactor has been dropped.
+    Gone(T),
+}
+
+impl<T> HandleError<T> {
+    /// What was given.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Full(value) | Self::Gone(value) => value,
+        }
+    }
+
+    /// The same error about something else.
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> HandleError<U> {
+        match self {
+            Self::Full(value) => HandleError::Full(change(value)),
+            Self::Gone(value) => HandleError::Gone(change(value)),
+        }
+    }
+}
+
+impl<T> fmt::Debug for HandleError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "Full(..)",
+            Self::Gone(_) => "Gone(..)",
+        })
+    }
+}
+
+impl<T> fmt::Display for HandleError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "the reactor's queue of commands is full",
+            Self::Gone(_) => "the reactor has been dropped",
+        })
+    }
+}
+
+impl<T> std::error::Error for HandleError<T> {}
+
+struct Queue<T> {
+    items: VecDeque<T>,
+    closed: bool,
+}
+
+/// The queue, for both ends.
+pub(crate) struct Mailbox<T> {
+    queue: Mutex<Queue<T>>,
+    /// Something was queued, and the loop has not looked since. Every change is a swap, so that each sees the one
+    /// before.
+    flag: AtomicBool,
+    capacity: usize,
+    waker: Arc<dyn Wake>,
+}
+
+impl<T> Mailbox<T> {
+    pub(crate) fn new(capacity: usize, waker: Arc<dyn Wake>) -> Self {
+        let queue = Mutex::new(Queue { items: VecDeque::new(), closed: false });
+        Self { queue, flag: AtomicBool::new(false), capacity, waker }
+    }
+
+    /// Queues what `wrap` makes of a value, and wakes the loop unless that has been done. A value that is refused comes
+    /// back as it was.
+    pub(crate) fn push<V>(&self, value: V, wrap: impl FnOnce(V) -> T) -> Result<(), HandleError<V>> {
+        let mut queue = self.lock();
+        if queue.closed {
+            return Err(HandleError::Gone(value));
+        }
+        if queue.items.len() >= self.capacity {
+            return Err(HandleError::Full(value));
+        }
+        queue.items.push_back(wrap(value));
+        drop(queue);
+        // The flag is set behind the item: whoever clears it finds the item.
+        if !self.flag.swap(true, Ordering::AcqRel)
+            && let Err(error) = self.wake()
+        {
+            log::error!(
+                "the reactor cannot be woken, and sees a command only when something else wakes it: {error}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Wakes the loop, whatever is queued.
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        self.waker.wake()
+    }
+
+    /// Whether the loop has to look.
+    #[inline]
+    pub(crate) fn is_flagged(&self) -> bool {
+        self.flag.load(Ordering::Acquire)
+    }
+
+    /// The loop is going to look: what is queued from now on wakes it again. This comes **before** [`Mailbox::take`];
+    /// the other way round, what is queued between the two would wait for the next push.
+    pub(crate) fn clear_flag(&self) {
+        self.flag.swap(false, Ordering::AcqRel);
+    }
+
+    /// A planted mistake. What is left over, as [`Mailbox::take`] has said, is not forgotten.
+    #[cold]
+    pub(crate) fn clear_flag_late(&self, more: bool) {
+        self.flag.swap(more, Ordering::AcqRel);
+    }
+
+    /// Moves up to `most` items to the end of `into`, oldest first. True if some are left over; they flag the loop
+    /// again, which must not sleep then, for nobody wakes it.
+    pub(crate) fn take(&self, most: usize, into: &mut Vec<T>) -> bool {
+        let mut queue = self.lock();
+        let n = queue.items.len().min(most);
+        into.extend(queue.items.drain(..n));
+        let more = !queue.items.is_empty();
+        if more {
+            self.flag.swap(true, Ordering::AcqRel);
+        } else if queue.items.capacity() > KEPT {
+            queue.items = VecDeque::new();
+        }
+        more
+    }
+
+    /// Refuses all that comes from now on. Answers what is left.
+    pub(crate) fn close(&self) -> VecDeque<T> {
+        let mut queue = self.lock();
+        queue.closed = true;
+        std::mem::take(&mut queue.items)
+    }
+
+    /// How many items wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<T>> {
+        // Nothing that can panic leaves the queue half changed.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> fmt::Debug for Mailbox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox")
+            .field("queued", &self.len())
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(&self) -> io::Result<()> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    fn mailbox(capacity: usize) -> (Mailbox<u32>, Arc<Bell>) {
+        let bell = Arc::new(Bell::default());
+        (Mailbox::new(capacity, Arc::clone(&bell) as _), bell)
+    }
+
+    fn take(mailbox: &Mailbox<u32>, most: usize) -> Vec<u32> {
+        let mut taken = Vec::new();
+        mailbox.clear_flag();
+        mailbox.take(most, &mut taken);
+        taken
+    }
+
+    #[test]
+    fn many_items_are_one_wake_up_until_the_loop_has_looked() {
+        let (mailbox, bell) = mailbox(10);
+        let rung = || bell.0.load(Ordering::SeqCst);
+        assert!(!mailbox.is_flagged());
+        (0..3).for_each(|n| mailbox.push(n, |n| n).unwrap());
+        assert_eq!((rung(), mailbox.is_flagged(), mailbox.len()), (1, true, 3));
+        assert_eq!(take(&mailbox, 10), [0, 1, 2]);
+        assert_eq!((rung(), mailbox.is_flagged(), mailbox.len()), (1, false, 0));
+        mailbox.push(3, |n| n).unwrap();
+        assert_eq!(rung(), 2);
+    }
+
+    #[test]
+    fn what_is_left_over_flags_the_loop_and_wakes_nobody() {
+        let (mailbox, bell) = mailbox(10);
+        (0..5).for_each(|n| mailbox.push(n, |n| n).unwrap());
+        assert_eq!(take(&mailbox, 2), [0, 1]);
+        assert!(mailbox.is_flagged());
+        mailbox.push(5, |n| n).unwrap();
+        assert_eq!(bell.0.load(Ordering::SeqCst), 1);
+        assert_eq!(take(&mailbox, 4), [2, 3, 4, 5]);
+        assert!(!mailbox.is_flagged());
+    }
+
+    #[test]
+    fn what_is_refused_comes_back_unwrapped() {
+        let (mailbox, bell) = mailbox(2);
+        let wrapped = |_: &str| -> u32 { panic!("wrapped") };
+        mailbox.push(1, |n| n).unwrap();
+        mailbox.push(2, |n| n).unwrap();
+        assert_eq!(mailbox.push("a", wrapped), Err(HandleError::Full("a")));
+        assert_eq!(take(&mailbox, 1), [1]);
+        mailbox.push(3, |n| n).unwrap();
+        assert_eq!(mailbox.close(), [2, 3]);
+        assert_eq!(mailbox.push("b", wrapped), Err(HandleError::Gone("b")));
+        assert_eq!(bell.0.load(Ordering::SeqCst), 1, "what is refused wakes nobody");
+        assert!(take(&mailbox, 9).is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_was_long_gives_its_memory_back() {
+        let (mailbox, _) = mailbox(100_000);
+        (0..50_000).for_each(|n| mailbox.push(n, |n| n).unwrap());
+        assert_eq!(take(&mailbox, 40_000).len(), 40_000);
+        assert!(mailbox.lock().items.capacity() >= 10_000);
+        assert_eq!(take(&mailbox, 40_000).len(), 10_000);
+        assert!(mailbox.lock().items.capacity() <= KEPT);
+    }
+
+    #[test]
+    fn the_error_says_what_to_do_about_it() {
+        let full = HandleError::Full(7);
+        assert!(full.to_string().contains("full"), "{full}");
+        assert_eq!((full.map(|n| n + 1), full.into_inner()), (HandleError::Full(8), 7));
+        assert!(HandleError::Gone(()).to_string().contains("dropped"));
+    }
+}
+
+/// Every order in which the threads may take their steps.
+#[cfg(test)]
+#[cfg(loom)]
+mod model {
+    use loom::sync::{Arc as Shared, Condvar};
+    use loom::thread;
+
+    use super::*;
+
+    /// What the loop sleeps on: a wake-up is remembered until the sleeper has seen it.
+    #[derive(Debug)]
+    struct Bell {
+        rung: Mutex<bool>,
+        heard: Condvar,
+    }
+
+    impl Bell {
+        fn new() -> Arc<Self> {
+            Arc::new(Self { rung: Mutex::new(false), heard: Condvar::new() })
+        }
+
+        fn sleep(&self) {
+            let mut rung = self.rung.lock().unwrap();
+            while !*rung {
+                rung = self.heard.wait(rung).unwrap();
+            }
+            *rung = false;
+        }
+    }
+
+    impl Wake for Bell {
+        fn wake(&self) -> io::Result<()> {
+            *self.rung.lock().unwrap() = true;
+            self.heard.notify_one();
+            Ok(())
+        }
+    }
+
+    fn model(check: impl Fn() + Send + Sync + 'static) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(check);
+    }
+
+    fn producers(mailbox: &Shared<Mailbox<u32>>) -> Vec<thread::JoinHandle<Vec<u32>>> {
+        let produce = |first: u32| {
+            let mailbox = Shared::clone(mailbox);
+            thread::spawn(move || {
+                let refused = (first..first + 2).filter_map(|n| mailbox.push(n, |n| n).err());
+                refused.map(HandleError::into_inner).collect()
+            })
+        };
+        vec![produce(10), produce(20)]
+    }
+
+    /// The loop, item for item as `reactor/commands.rs` has it: it sleeps when the flag is clear. Loom finds a sleep
+    /// that nobody ends.
+    fn consume(mailbox: &Mailbox<u32>, bell: &Bell, share: usize, taken: &mut Vec<u32>) {
+        while taken.len() < 4 {
+            if !mailbox.is_flagged() {
+                bell.sleep();
+            }
+            if mailbox.is_flagged() {
+                mailbox.clear_flag();
+                mailbox.take(share, taken);
+            }
+        }
+    }
+
+    fn every_item_arrives_once_and_in_order(share: usize) {
+        model(move || {
+            let bell = Bell::new();
+            let mailbox = Shared::new(Mailbox::new(4, Arc::clone(&bell) as _));
+            let threads = producers(&mailbox);
+            let mut taken = Vec::new();
+            consume(&mailbox, &bell, share, &mut taken);
+            for thread in threads {
+                assert!(thread.join().unwrap().is_empty(), "refused though there was room");
+            }
+            for first in [10, 20] {
+                let of = |n: &&u32| (first..first + 2).contains(*n);
+                assert_eq!(taken.iter().filter(of).copied().collect::<Vec<_>>(), [first, first + 1]);
+            }
+            assert_eq!((taken.len(), mailbox.len()), (4, 0));
+        });
+    }
+
+    #[test]
+    fn no_wake_up_is_lost() {
+        every_item_arrives_once_and_in_order(4);
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_where_the_share_of_a_turn_is_small() {
+        every_item_arrives_once_and_in_order(1);
+    }
+
+    #[test]
+    fn closing_gives_every_item_to_one_side_or_the_other() {
+        model(|| {
+            let mailbox = Shared::new(Mailbox::new(4, Bell::new()));
+            let threads = producers(&mailbox);
+            let mut all: Vec<u32> = Vec::new();
+            mailbox.take(4, &mut all);
+            all.extend(mailbox.close());
+            for thread in threads {
+                all.extend(thread.join().unwrap());
+            }
+            all.sort_unstable();
+            assert_eq!(all, [10, 11, 20, 21]);
+            assert!(mailbox.push(1, |n| n).is_err());
+        });
+    }
+}

@@ -1,0 +1,84 @@
+//! Commands from other threads: a share of them each turn, each followed by what follows a callback.
+//!
+//! Knows nothing of how they got into the queue. Invariant: the flag is cleared before the queue is looked at, so that
+//! a command which comes while others are obeyed wakes the loop again.
+
+use super::turn::Loop;
+use crate::core::Sent;
+use crate::engine::Who;
+use crate::handle::{Command, Handle};
+use crate::net::Net;
+use crate::sys::{Planted, Sys};
+
+impl<S: Sys> Loop<S> {
+    /// What other threads have of this loop.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle::new(std::sync::Arc::clone(&self.line))
+    }
+
+    /// Obeys those that wait, up to a turn's share.
+    pub(super) fn obey_commands(&mut self) {
+        if !self.line.commands.is_flagged() {
+            return;
+        }
+        let late = self.sys.planted(Planted::FlagAfterDrain);
+        if !late {
+            self.line.commands.clear_flag();
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let more = self.line.commands.take(self.engine.core.limits.commands_per_turn, &mut batch);
+        for command in batch.drain(..) {
+            self.obey(command);
+        }
+        self.batch = batch;
+        if late {
+            self.line.commands.clear_flag_late(more);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        self.engine.core.stats.commands += 1;
+        let net = &mut Net::new(&mut self.engine.core, None, None);
+        let reached = match command {
+            Command::Send(id, message) => net.send_bytes_to(id, message) != Sent::Closed,
+            Command::Close(id) => net.close_id(id),
+            Command::Abort(id) => net.abort_id(id),
+            Command::Broadcast(group, message) => {
+                net.broadcast(group, message);
+                net.core().groups.get(group).is_some()
+            }
+            Command::Run(closure) => {
+                self.engine.run(closure);
+                self.timed_call(Who::Closure);
+                true
+            }
+            Command::Note(site, note) => {
+                let told = self.engine.note(site, note);
+                self.timed_call(Who::Handler(site));
+                told
+            }
+            Command::NoteTo(site, id, note) => {
+                let told = self.engine.note_to(site, id, note);
+                if told {
+                    self.after_call(id, &[]);
+                    self.engine.core.enqueue_if_work(id);
+                }
+                told
+            }
+        };
+        let core = &mut self.engine.core;
+        core.stats.commands_for_nobody += u64::from(!reached);
+        if core.logs_full() {
+            self.flush_groups();
+        }
+    }
+}
+
+impl<S: Sys> Drop for Loop<S> {
+    fn drop(&mut self) {
+        let left = self.line.commands.close();
+        if !left.is_empty() {
+            log::debug!("{} commands end with the reactor", left.len());
+        }
+    }
+}

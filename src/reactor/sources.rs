@@ -1,0 +1,304 @@
+//! Sources: whatever else the system's event queue can watch, each with a callback of its own.
+//!
+//! Knows nothing of what a source is: it is registered, its callback is called when it is ready, and it is given back.
+//! Invariant: a source whose callback is due is in the queue, once; one that is gone is in neither the queue nor the
+//! system's.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::marker::PhantomData;
+
+use slab::Slab;
+
+use super::Reactor;
+use super::turn::Loop;
+use crate::engine::Who;
+use crate::id::{Generations, MAX_SLOTS, SourceId, Token};
+use crate::net::Net;
+use crate::sys::{Ready, Sys};
+
+/// What a source's callback wants to come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// To be called when the source is ready again. It was used until it answered `WouldBlock`; if it was not, nothing
+    /// may come any more.
+    Wait,
+    /// To be called in the next turn, which does not wait: there is work left.
+    Again,
+    /// Never to be called again: the source is deregistered and dropped.
+    Done,
+}
+
+/// What the system has said about a source. It is a hint: only the source itself tells what is so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readiness(u8);
+
+impl Readiness {
+    /// There may be something to read, or the end of it, or an error.
+    pub const fn is_readable(self) -> bool {
+        self.0 & Ready::READABLE != 0
+    }
+
+    /// Something may be written, or an error waits.
+    pub const fn is_writable(self) -> bool {
+        self.0 & Ready::WRITABLE != 0
+    }
+
+    /// The source has an error to tell.
+    pub const fn is_error(self) -> bool {
+        self.0 & Ready::ERROR != 0
+    }
+}
+
+/// Names a registered source, and what it is.
+pub struct SourceKey<E> {
+    /// Whose key it is.
+    reactor: u32,
+    id: SourceId,
+    source: PhantomData<fn() -> E>,
+}
+
+impl<E> SourceKey<E> {
+    /// The id that the log names the source by.
+    pub const fn id(self) -> SourceId {
+        self.id
+    }
+}
+
+impl<E> Clone for SourceKey<E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for SourceKey<E> {}
+
+impl<E> fmt::Debug for SourceKey<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SourceKey").field(&self.id).finish()
+    }
+}
+
+/// A source and its callback, without their types.
+pub(super) trait Watched: Any {
+    fn source(&mut self) -> &mut dyn mio::event::Source;
+    fn call(&mut self, net: &mut Net<'_>, readiness: Readiness) -> Watch;
+}
+
+type Callback<E> = Box<dyn FnMut(&mut Net<'_>, &mut E, Readiness) -> Watch>;
+
+struct WatchedAs<E> {
+    source: E,
+    callback: Callback<E>,
+}
+
+impl<E: mio::event::Source + 'static> Watched for WatchedAs<E> {
+    fn source(&mut self) -> &mut dyn mio::event::Source {
+        &mut self.source
+    }
+
+    fn call(&mut self, net: &mut Net<'_>, readiness: Readiness) -> Watch {
+        (self.callback)(net, &mut self.source, readiness)
+    }
+}
+
+struct Seat {
+    id: SourceId,
+    watched: Box<dyn Watched>,
+    /// What was said of it since its callback last had done all there was to do.
+    bits: u8,
+    queued: bool,
+}
+
+/// All sources.
+pub(crate) struct Sources {
+    seats: Slab<Seat>,
+    generations: Generations,
+    /// Whose callbacks are due, first come first served.
+    ready: VecDeque<SourceId>,
+}
+
+impl Sources {
+    pub(super) const fn new() -> Self {
+        Self { seats: Slab::new(), generations: Generations::new(), ready: VecDeque::new() }
+    }
+
+    /// Whether no callback is due.
+    pub(super) fn are_quiet(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Notes what the system says of a source. False when it is gone.
+    pub(super) fn note_ready(&mut self, id: SourceId, bits: u8) -> bool {
+        let Some(seat) = self.get_mut(id) else { return false };
+        seat.bits |= bits;
+        if !std::mem::replace(&mut seat.queued, true) {
+            self.ready.push_back(id);
+        }
+        true
+    }
+
+    fn remove(&mut self, id: SourceId) -> Option<Box<dyn Watched>> {
+        self.get_mut(id)?;
+        let seat = self.seats.try_remove(id.slot as usize)?;
+        if seat.queued {
+            self.ready.retain(|&other| other != id);
+        }
+        Some(seat.watched)
+    }
+
+    fn get_mut(&mut self, id: SourceId) -> Option<&mut Seat> {
+        self.seats.get_mut(id.slot as usize).filter(|s| s.id == id)
+    }
+}
+
+impl<S: Sys> Loop<S> {
+    /// Registers a source with its callback.
+    pub(super) fn watch<E: mio::event::Source + 'static>(
+        &mut self,
+        source: E,
+        interest: mio::Interest,
+        callback: impl FnMut(&mut Net<'_>, &mut E, Readiness) -> Watch + 'static,
+    ) -> io::Result<SourceId> {
+        self.add_source(Box::new(WatchedAs { source, callback: Box::new(callback) }), interest)
+    }
+
+    fn add_source(&mut self, mut watched: Box<dyn Watched>, interest: mio::Interest) -> io::Result<SourceId> {
+        let cannot =
+            |kind, why: &dyn fmt::Display| io::Error::new(kind, format!("cannot register the source: {why}"));
+        let most = self.engine.core.limits.sources.min(MAX_SLOTS);
+        if self.sources.seats.len() >= most {
+            let why = format!("{most} are registered, as many as Limits::sources allows");
+            return Err(cannot(ErrorKind::QuotaExceeded, &why));
+        }
+        let Sources { seats, generations, .. } = &mut self.sources;
+        let entry = seats.vacant_entry();
+        let id = SourceId { slot: entry.key() as u32, generation: generations.next(entry.key()) };
+        match self.sys.add_source(watched.source(), Token::Source(id).pack(), interest) {
+            Ok(()) => entry.insert(Seat { id, watched, bits: 0, queued: false }),
+            Err(error) => return Err(cannot(error.kind(), &error)),
+        };
+        Ok(id)
+    }
+
+    /// Takes a source out of the loop, and out of the system's queue.
+    pub(super) fn remove_source(&mut self, id: SourceId) -> Option<Box<dyn Watched>> {
+        let mut watched = self.sources.remove(id)?;
+        self.sys.remove_source(watched.source());
+        Some(watched)
+    }
+
+    /// Calls back each source that was ready when the turn began to. What is left over waits for the next one.
+    pub(super) fn visit_sources(&mut self) {
+        for _ in 0..self.sources.ready.len() {
+            let Some(id) = self.sources.ready.pop_front() else { return };
+            self.visit_source(id);
+        }
+    }
+
+    fn visit_source(&mut self, id: SourceId) {
+        let Some(seat) = self.sources.get_mut(id) else { return };
+        seat.queued = false;
+        let bits = std::mem::take(&mut seat.bits);
+        let answer = self.engine.source(id, |net| seat.watched.call(net, Readiness(bits)));
+        self.timed_call(Who::Source(id));
+        match answer {
+            Some(Watch::Wait) => {}
+            Some(Watch::Again) => {
+                self.sources.note_ready(id, bits);
+            }
+            // One that has panicked cannot say what it wants.
+            Some(Watch::Done) | None => {
+                let Self { sys, engine, sources, .. } = self;
+                engine.guarded(Who::Dropped, |_| {
+                    if let Some(mut watched) = sources.remove(id) {
+                        sys.remove_source(watched.source());
+                    }
+                });
+            }
+        }
+        if self.engine.core.logs_full() {
+            self.flush_groups();
+        }
+    }
+}
+
+impl Reactor {
+    /// Watches a source of events beside the connections: a pipe, a timer or an inotify descriptor in a
+    /// [`mio::unix::SourceFd`], a serial port, a socket of a protocol of your own. The callback is called when it is
+    /// ready, with the verbs that handlers have. It must not block.
+    ///
+    /// Readiness is told once, on its *edge*: use the source until it answers `WouldBlock`, or answer
+    /// [`Watch::Again`] to be called in the next turn with the same readiness. Whoever stops earlier and answers
+    /// [`Watch::Wait`] may never be called again.
+    ///
+    /// A source does not hold up a shutdown. One whose callback panics is deregistered and dropped (unless
+    /// [`PanicPolicy`](crate::PanicPolicy) says otherwise), and counted in [`Stats::panics`](crate::Stats::panics).
+    ///
+    /// ```
+    /// # #[cfg(unix)] {
+    /// use std::io::{ErrorKind, Read, Write};
+    /// use turnwheel::{Reactor, Watch, mio};
+    ///
+    /// let mut reactor = Reactor::new()?;
+    /// let (mut writer, reader) = mio::unix::pipe::new()?;
+    /// let key = reactor.register(reader, mio::Interest::READABLE, |_net, reader, _readiness| {
+    ///     let mut buffer = [0; 512];
+    ///     loop {
+    ///         match reader.read(&mut buffer) {
+    ///             Ok(0) => return Watch::Done,
+    ///             Ok(n) => println!("{}", buffer[..n].escape_ascii()),
+    ///             Err(e) if e.kind() == ErrorKind::WouldBlock => return Watch::Wait,
+    ///             Err(e) if e.kind() == ErrorKind::Interrupted => {}
+    ///             Err(_) => return Watch::Done,
+    ///         }
+    ///     }
+    /// })?;
+    /// writer.write_all(b"hello")?;
+    /// reactor.turn(None)?;
+    /// drop(writer);
+    /// while reactor.source_mut(key).is_some() {
+    ///     reactor.turn(None)?;
+    /// }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the system does not watch such a thing (a file, on Linux) or watches it already (where it notices; kqueue
+    /// does not), or when there are [`Limits::sources`](crate::Limits::sources). The source is dropped then, and
+    /// nothing else is changed.
+    pub fn register<E, F>(
+        &mut self,
+        source: E,
+        interest: mio::Interest,
+        callback: F,
+    ) -> io::Result<SourceKey<E>>
+    where
+        E: mio::event::Source + 'static,
+        F: FnMut(&mut Net<'_>, &mut E, Readiness) -> Watch + 'static,
+    {
+        let id = self.inner.watch(source, interest, callback)?;
+        Ok(SourceKey { reactor: self.inner.engine.core.number, id, source: PhantomData })
+    }
+
+    /// Stops watching a source and gives it back, with what waits in it. `None` when that has happened already, or for
+    /// a key of another reactor.
+    pub fn deregister<E: mio::event::Source + 'static>(&mut self, key: SourceKey<E>) -> Option<E> {
+        self.source_mut(key)?;
+        let watched: Box<dyn Any> = self.inner.remove_source(key.id)?;
+        watched.downcast::<WatchedAs<E>>().ok().map(|watched| watched.source)
+    }
+
+    /// A registered source, to write to it, say. `None` when it is no longer registered, or for a key of another
+    /// reactor.
+    pub fn source_mut<E: mio::event::Source + 'static>(&mut self, key: SourceKey<E>) -> Option<&mut E> {
+        if key.reactor != self.inner.engine.core.number {
+            return None;
+        }
+        let watched: &mut dyn Any = &mut *self.inner.sources.get_mut(key.id)?.watched;
+        watched.downcast_mut::<WatchedAs<E>>().map(|watched| &mut watched.source)
+    }
+}

@@ -1,0 +1,236 @@
+//! Looks host names up on threads of its own, for the system's resolver blocks.
+//!
+//! Knows neither sockets nor what a name is for. Invariant: no more threads than [`THREADS`], none before there is
+//! something to look up and none for long after; each lookup that was begun is answered once, unless it was cancelled
+//! before a thread took it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Wake;
+
+/// Names looked up at a time.
+const THREADS: usize = 4;
+/// How long a thread waits for more to do.
+const REST: Duration = Duration::from_secs(10);
+
+/// What a lookup came to.
+pub(super) type Found = io::Result<Vec<SocketAddr>>;
+
+/// The addresses of a name, asked of the system. It may take long.
+pub(super) type Ask = fn(&str, u16) -> Found;
+
+struct Job {
+    number: u64,
+    host: String,
+    port: u16,
+}
+
+#[derive(Default)]
+struct Desk {
+    waiting: VecDeque<Job>,
+    found: VecDeque<(u64, Found)>,
+    threads: usize,
+    /// Threads that wait for something to do.
+    idle: usize,
+    /// Nobody will ask any more.
+    closed: bool,
+}
+
+struct Shared {
+    desk: Mutex<Desk>,
+    come: Condvar,
+    waker: Arc<dyn Wake>,
+    ask: Ask,
+}
+
+impl Shared {
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread's life: look up what waits, and rest; end when nothing has come for a while.
+    fn serve(&self) {
+        let mut desk = self.desk();
+        while !desk.closed {
+            if let Some(job) = desk.waiting.pop_front() {
+                drop(desk);
+                let found = (self.ask)(&job.host, job.port);
+                desk = self.desk();
+                desk.found.push_back((job.number, found));
+                // Should it fail, the answer is seen when the loop turns for another reason.
+                if let Err(error) = self.waker.wake() {
+                    log::debug!("cannot wake the loop for the addresses of {:?}: {error}", job.host);
+                }
+                continue;
+            }
+            desk.idle += 1;
+            let (rested, result) = self.come.wait_timeout(desk, REST).unwrap_or_else(PoisonError::into_inner);
+            desk = rested;
+            desk.idle -= 1;
+            if result.timed_out() && desk.waiting.is_empty() {
+                break;
+            }
+        }
+        desk.threads -= 1;
+    }
+}
+
+/// What names are asked of.
+pub(super) struct Resolver {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let desk = self.shared.desk();
+        f.debug_struct("Resolver")
+            .field("waiting", &desk.waiting.len())
+            .field("threads", &desk.threads)
+            .finish()
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        let mut desk = self.shared.desk();
+        desk.closed = true;
+        desk.waiting.clear();
+        self.shared.come.notify_all();
+    }
+}
+
+impl Resolver {
+    /// One that wakes `waker` when something was found.
+    pub(super) fn new(waker: Arc<dyn Wake>, ask: Ask) -> Self {
+        Self { shared: Arc::new(Shared { desk: Mutex::default(), come: Condvar::new(), waker, ask }) }
+    }
+
+    /// Has a name looked up.
+    pub(super) fn begin(&self, number: u64, host: &str, port: u16) -> io::Result<()> {
+        let mut desk = self.shared.desk();
+        desk.waiting.push_back(Job { number, host: host.to_owned(), port });
+        if desk.idle < desk.waiting.len() && desk.threads < THREADS {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new().name("turnwheel-resolver".to_owned());
+            match thread.spawn(move || shared.serve()) {
+                Ok(_) => desk.threads += 1,
+                Err(error) if desk.threads == 0 => {
+                    desk.waiting.pop_back();
+                    let what = format!("cannot start a thread to resolve {host:?}: {error}");
+                    return Err(io::Error::new(error.kind(), what));
+                }
+                // One that is there will take it.
+                Err(error) => log::debug!("cannot start another thread to resolve names: {error}"),
+            }
+        }
+        self.shared.come.notify_one();
+        Ok(())
+    }
+
+    /// What was found next.
+    pub(super) fn next(&self) -> Option<(u64, Found)> {
+        self.shared.desk().found.pop_front()
+    }
+
+    /// Forgets a lookup that no thread has taken yet, and one that is answered already.
+    pub(super) fn cancel(&self, number: u64) {
+        let mut desk = self.shared.desk();
+        desk.waiting.retain(|job| job.number != number);
+        desk.found.retain(|(other, _)| *other != number);
+    }
+}
+
+/// Asks the system for all addresses of a name, each once. Blocks.
+pub(super) fn ask_system(host: &str, port: u16) -> Found {
+    let cannot = |kind, why: String| io::Error::new(kind, format!("cannot resolve {host:?}: {why}"));
+    let found = (host, port).to_socket_addrs().map_err(|error| cannot(error.kind(), error.to_string()))?;
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for address in found {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    match addresses.is_empty() {
+        true => Err(cannot(ErrorKind::NotFound, "it has no address".to_owned())),
+        false => Ok(addresses),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Passes wake-ups on.
+    #[derive(Debug)]
+    struct Bell(Mutex<Sender<()>>);
+
+    impl Wake for Bell {
+        fn wake(&self) -> io::Result<()> {
+            self.0.lock().unwrap().send(()).map_err(io::Error::other)
+        }
+    }
+
+    fn resolver(ask: Ask) -> (Resolver, Receiver<()>) {
+        let (sender, bell) = channel();
+        (Resolver::new(Arc::new(Bell(Mutex::new(sender))), ask), bell)
+    }
+
+    /// Names are numbers, and name themselves as ports; those above 1000 are not found.
+    fn echo(host: &str, _port: u16) -> Found {
+        match host.parse() {
+            Ok(n @ ..1000) => Ok(vec![SocketAddr::from(([127, 0, 0, 1], n))]),
+            _ => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn hang(_host: &str, _port: u16) -> Found {
+        loop {
+            std::thread::park();
+        }
+    }
+
+    #[test]
+    fn each_name_is_answered_once_and_wakes() {
+        let (resolver, bell) = resolver(echo);
+        let mut wanted: Vec<u64> = (0..200).collect();
+        for number in &wanted {
+            resolver.begin(*number, &format!("{}", number * 10), 1).unwrap();
+        }
+        while !wanted.is_empty() {
+            bell.recv().unwrap();
+            while let Some((number, found)) = resolver.next() {
+                let place = wanted.iter().position(|&n| n == number).expect("answered once");
+                wanted.swap_remove(place);
+                assert_eq!(found.is_ok(), number < 100);
+            }
+        }
+        assert!(resolver.shared.desk().threads <= THREADS);
+    }
+
+    #[test]
+    fn a_resolver_that_hangs_holds_no_more_than_its_threads() {
+        let (resolver, _bell) = resolver(hang);
+        for number in 0..20 {
+            resolver.begin(number, "x", 1).unwrap();
+        }
+        while resolver.shared.desk().waiting.len() > 20 - THREADS {
+            std::thread::yield_now();
+        }
+        assert_eq!(resolver.shared.desk().threads, THREADS);
+        (0..20).for_each(|number| resolver.cancel(number));
+        assert!(resolver.next().is_none() && resolver.shared.desk().waiting.is_empty());
+    }
+
+    #[test]
+    fn nobody_is_asked_before_there_is_something_to_ask() {
+        let (resolver, _bell) = resolver(echo);
+        assert_eq!(resolver.shared.desk().threads, 0);
+    }
+}

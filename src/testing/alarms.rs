@@ -1,0 +1,47 @@
+//! What must hold of timers and links after every turn, whoever the handler is.
+//!
+//! Knows the core's own account of them and recounts it. Invariant: it believes no number that it can count.
+
+use crate::connection::{Connection, Phase};
+use crate::core::Core;
+use crate::reactor::audit::require;
+
+/// N6, N9: each timer is its owner's, and only what is open has any.
+pub(super) fn check_timers(core: &Core) -> Result<(), String> {
+    let of = |c: &Connection| c.rare().map_or(0, |r| r.timers.len as usize);
+    let owned: usize = core.conns.iter().map(of).sum();
+    let ticks: usize = core.ticks.iter().map(|list| list.len as usize).sum();
+    let all = core.timers.len();
+    require(owned + ticks == all, || {
+        format!("N6: {all} timers, {owned} of connections, {ticks} of handlers")
+    })?;
+    let most = core.limits.timers;
+    require(all <= most, || format!("N9: {all} timers of {most}"))?;
+    for c in core.conns.iter() {
+        let (n, most) = (of(c), core.limits.timers_per_connection);
+        require(n <= most, || format!("N9: {} has {n} timers of {most}", c.id))?;
+        require(n == 0 || c.phase == Phase::Open, || format!("N5: {} is ending and has {n} timers", c.id))?;
+    }
+    Ok(())
+}
+
+/// N9: of two linked connections each knows the other, both are open, and who feeds one that is high is held up.
+pub(super) fn check_links(core: &Core) -> Result<(), String> {
+    for c in core.conns.iter() {
+        let Some(rare) = c.rare() else { continue };
+        let told = |what: &str| format!("N9: {}: {what}: {:?} and {:?}", c.id, rare.feeds, rare.fed_by);
+        let linked = !rare.feeds.is_empty() || !rare.fed_by.is_empty();
+        require(!linked || c.phase == Phase::Open, || told("linked, and ending"))?;
+        let most = core.limits.links_per_connection;
+        let few = rare.feeds.len() <= most && rare.fed_by.len() <= most;
+        require(few, || told("too many links"))?;
+        let other = |id| core.conns.get(id).filter(|o| o.phase == Phase::Open);
+        let rare_of = |id| other(id).and_then(|o| o.rare());
+        let mutual = rare.feeds.iter().all(|&to| rare_of(to).is_some_and(|r| r.fed_by.contains(&c.id)))
+            && rare.fed_by.iter().all(|&from| rare_of(from).is_some_and(|r| r.feeds.contains(&c.id)));
+        require(mutual, || told("a link that one end does not know of"))?;
+        let high = rare.feeds.iter().filter(|&&to| other(to).is_some_and(|o| o.high)).count();
+        require(usize::from(c.holds) >= high, || told("feeds one that is high, and is not held up"))?;
+    }
+    Ok(())
+}

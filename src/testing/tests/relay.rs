@@ -1,0 +1,168 @@
+//! A relay: who connects to it is connected to somebody else, and what one says the other hears.
+//!
+//! Invariant: both directions are linked, so that no more waits for anyone than may; bytes arrive in order and once.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use crate::closed::Closed;
+use crate::connect::Connect;
+use crate::connection::{Origin, Phase};
+use crate::context::Context;
+use crate::core::Sent;
+use crate::handler::Handler;
+use crate::id::{AttemptId, ConnId};
+use crate::limits::LEAST_READ;
+use crate::net::Net;
+use crate::reactor::audit::require;
+use crate::sys::script::{End, peer_at};
+use crate::sys::sim::{Dice, marked};
+use crate::testing::run::{Play, Run};
+use crate::testing::watched::Record;
+
+#[derive(Debug)]
+pub(super) struct Relay {
+    dice: Dice,
+    /// Who waits for whom to be reached.
+    waiting: BTreeMap<u64, (ConnId, AttemptId)>,
+    others: BTreeMap<ConnId, ConnId>,
+    /// Clients by their numbers in the world: those who were connected to each other; and whether something that one
+    /// said could not be passed on to the other.
+    pairs: Vec<([usize; 2], [bool; 2])>,
+    tags: u64,
+}
+
+impl Relay {
+    pub(super) fn new(dice: Dice) -> Self {
+        let (waiting, others) = (BTreeMap::new(), BTreeMap::new());
+        Self { dice, waiting, others, pairs: Vec::new(), tags: 0 }
+    }
+
+    /// Asks for somebody for a client that waits.
+    fn call(&mut self, cx: &mut Context<'_>) {
+        let tag = self.tags;
+        self.tags += 1;
+        let to = match self.dice.one_in(2) {
+            true => Connect::new(format!("mark{tag}:7")),
+            false => Connect::new(marked(tag, 0, false)),
+        };
+        let to = to.timeout(Duration::from_millis(self.dice.size(20_000) as u64));
+        match cx.connect(to, tag) {
+            Some(attempt) => {
+                cx.pause();
+                self.waiting.insert(tag, (cx.id(), attempt));
+            }
+            None => cx.close(),
+        }
+    }
+
+    fn pair(&mut self, cx: &mut Context<'_>, tag: u64) {
+        let (up, down) = (cx.id(), self.waiting.remove(&tag).map(|(id, _)| id));
+        let Some(down) = down.filter(|&id| cx.is_open(id)) else { return cx.close() };
+        cx.link(up, down);
+        cx.link(down, up);
+        cx.resume_id(down);
+        self.others.extend([(up, down), (down, up)]);
+        let peer = |id| cx.peer_of(id).and_then(|a| peer_at(&a)).unwrap_or(usize::MAX);
+        self.pairs.push(([peer(down), peer(up)], [false; 2]));
+    }
+
+    fn refused(&mut self, from: Option<usize>) {
+        for (pair, refused) in &mut self.pairs {
+            if let Some(side) = pair.iter().position(|&p| Some(p) == from) {
+                refused[side] = true;
+            }
+        }
+    }
+}
+
+impl Handler for Relay {
+    type State = ();
+
+    fn on_open(&mut self, cx: &mut Context<'_>) {
+        match cx.origin() {
+            Origin::Accepted(_) => self.call(cx),
+            Origin::Connected(tag) => self.pair(cx, tag),
+        }
+    }
+
+    fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
+        let sent = self.others.get(&cx.id()).map(|&other| cx.send_to(other, data));
+        if sent != Some(Sent::Queued) {
+            self.refused(peer_at(&cx.peer()));
+        }
+    }
+
+    fn on_end(&mut self, cx: &mut Context<'_>, _state: &mut ()) {
+        match self.others.get(&cx.id()) {
+            Some(&other) => drop(cx.close_id(other)),
+            None => cx.close(),
+        }
+    }
+
+    fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, _error: &io::Error) {
+        if let Some((id, _)) = self.waiting.remove(&tag) {
+            net.close_id(id);
+        }
+    }
+
+    fn on_close(&mut self, net: &mut Net<'_>, _state: (), closed: &Closed) {
+        if let Some(other) = self.others.remove(&closed.who) {
+            self.others.remove(&other);
+            net.close_id(other);
+        }
+        let asked = self.waiting.iter().find(|(_, (id, _))| *id == closed.who).map(|(tag, _)| *tag);
+        if let Some((_, attempt)) = asked.and_then(|tag| self.waiting.remove(&tag)) {
+            net.cancel_connect(attempt);
+        }
+    }
+}
+
+pub(super) struct Relaying;
+
+impl Play for Relaying {
+    type H = Relay;
+
+    fn handler(&self, dice: &mut Dice) -> Relay {
+        Relay::new(Dice::new(dice.roll()))
+    }
+
+    fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {
+        dice.bytes(most)
+    }
+
+    fn check(&self, run: &Run<Relay>, over: bool) -> Result<(), String> {
+        let core = &run.inner.engine.core;
+        let Some(watched) = run.watched() else { return Ok(()) };
+        let most = core.limits.output_high + LEAST_READ;
+        for id in watched.inner.others.keys() {
+            let open = core.conns.get(*id).filter(|c| c.phase == Phase::Open);
+            let waits = open.map_or(0, |c| c.out.pending());
+            require(waits < most, || format!("N9: {waits} B wait for {id}, which is only fed"))?;
+        }
+        for ([down, up], [lost_down, lost_up]) in watched.inner.pairs.iter().filter(|_| over) {
+            check_direction(run, *down, *up, *lost_down)?;
+            check_direction(run, *up, *down, *lost_up)?;
+        }
+        Ok(())
+    }
+}
+
+/// N1: what one says is what the other hears, and all of it where it was read to its end and nothing was lost.
+fn check_direction(run: &Run<Relay>, from: usize, to: usize, lost: bool) -> Result<(), String> {
+    let client = |peer| run.clients.iter().find(|c| c.peer == Some(peer));
+    let (Some(speaker), Some(hearer), Some(watched)) = (client(from), client(to), run.watched()) else {
+        return Ok(());
+    };
+    let (said, heard) = (&speaker.says[..speaker.said], hearer.received(&run.inner.sys));
+    require(said.starts_with(heard), || format!("N1: {to} has not heard what {from} said"))?;
+    let sent_all = |r: &Record| r.closed.as_ref().is_some_and(|c| c.unsent == 0);
+    let ended = watched.record(from).is_some_and(|r| r.ended);
+    let whole = hearer.is_here() && run.inner.sys.script.peers[to].end() == Some(End::Fin);
+    // Where the network fails behind its FIN, what it said may be lost without a word.
+    let whole = whole && speaker.is_here() && ended && !lost && watched.record(to).is_some_and(sent_all);
+    require(!whole || said == heard, || {
+        format!("N1: {to} heard {} of {} B of {from}", heard.len(), said.len())
+    })
+}

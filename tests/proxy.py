@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""Drives the example proxy with real clients and servers: what it passes on, what it holds, and what it costs.
+
+Build the examples first: cargo build --release --examples
+"""
+
+import hashlib
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+from harness import HOST, Server, Skip, main, need, pattern, receive, receive_all, wait_for
+
+MIB = 1 << 20
+
+
+class Target:
+    """A server of one function, called with each connection in a thread of its own."""
+
+    def __init__(self, serve, family=socket.AF_INET, path=None):
+        self.listener = socket.socket(socket.AF_UNIX if path else family, socket.SOCK_STREAM)
+        self.listener.bind(path or ("::1" if family == socket.AF_INET6 else HOST, 0))
+        self.listener.listen(256)
+        self.serve = serve
+        self.results = []
+        self.failures = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self):
+        name = self.listener.getsockname()
+        if isinstance(name, str):
+            return f"unix:{name}"
+        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection):
+        try:
+            with connection:
+                connection.settimeout(60)
+                self.results.append(self.serve(connection))
+        except OSError as error:
+            self.failures.append(error)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+
+def proxy(target, *options, listen=f"{HOST}:0"):
+    """A proxy to a target."""
+    return Server("proxy", target, *options, at=(listen,))
+
+
+def echo(connection):
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+def all_then_answer(connection):
+    """Reads to the end, and only then answers: it lives on the half that is left open."""
+    data = receive_all(connection)
+    connection.sendall(b"%d " % len(data) + hashlib.sha256(data).hexdigest().encode())
+    return len(data)
+
+
+def passes_bytes_both_ways_and_each_half_ends_by_itself():
+    data = pattern(3 * MIB)
+    with Target(all_then_answer) as target, proxy(target.address) as server, server.connect(timeout=60) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        answer = receive_all(client)
+        expected = b"%d " % len(data) + hashlib.sha256(data).hexdigest().encode()
+        assert answer == expected, answer
+        assert server.error_lines() == [], server.errors()
+
+
+def a_target_that_finishes_first_still_gets_what_the_client_sends():
+    def greet_then_read(connection):
+        connection.sendall(b"that is all from me")
+        connection.shutdown(socket.SHUT_WR)
+        return len(receive_all(connection))
+
+    with Target(greet_then_read) as target, proxy(target.address) as server, server.connect() as client:
+        assert receive_all(client) == b"that is all from me"
+        client.sendall(pattern(MIB))
+        client.shutdown(socket.SHUT_WR)
+        assert wait_for(lambda: target.results), "the target did not see the end"
+        assert target.results == [MIB], target.results
+
+
+def the_client_is_told_why_the_target_cannot_be_reached():
+    probe = socket.socket()
+    probe.bind((HOST, 0))
+    dead = f"{HOST}:{probe.getsockname()[1]}"
+    probe.close()
+    told = []
+    for target, expected in [
+        (dead, f"proxy: cannot connect to {dead}: Connection refused (os error 111)\n"),
+        ("unix:/nowhere/at/all", "proxy: cannot connect to unix:/nowhere/at/all: No such file or directory (os error 2)\n"),
+        ("no-such-host.invalid:80", "proxy: cannot connect to no-such-host.invalid:80: cannot resolve"),
+    ]:
+        with proxy(target) as server, server.connect(timeout=30) as client:
+            answer = receive_all(client).decode()
+            assert answer.startswith(expected), answer
+            told.append(answer.strip())
+    return told[0]
+
+
+def unix_sockets_and_ipv6_on_either_side():
+    with Target(echo, path=f"/tmp/turnwheel-proxy-{os.getpid()}") as target:
+        try:
+            with proxy(target.address) as server, server.connect() as client:
+                client.sendall(b"over a unix socket")
+                assert receive(client, 18) == b"over a unix socket"
+        finally:
+            os.unlink(target.address.removeprefix("unix:"))
+    if not socket.has_ipv6:
+        raise Skip("no IPv6 here")
+    path = f"/tmp/turnwheel-proxy-in-{os.getpid()}"
+    with Target(echo, family=socket.AF_INET6) as target, proxy(target.address, listen=f"unix:{path}"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(path)
+            client.sendall(b"to IPv6")
+            assert receive(client, 7) == b"to IPv6"
+
+
+def many_at_once_get_their_own_bytes():
+    with Target(echo) as target, proxy(target.address) as server:
+        clients = [server.connect(timeout=30) for _ in range(200)]
+        messages = [pattern(20_000, seed=i) for i in range(len(clients))]
+        for client, message in zip(clients, messages):
+            client.sendall(message)
+        for i, (client, message) in enumerate(zip(clients, messages)):
+            assert receive(client, len(message)) == message, f"client {i} got something else"
+            client.close()
+        assert wait_for(lambda: server.descriptors() < 20, 10), f"{server.descriptors()} descriptors left"
+
+
+def a_reset_on_one_side_is_a_reset_on_the_other():
+    def read(connection):
+        return receive_all(connection)
+
+    with Target(read) as target, proxy(target.address) as server:
+        client = server.connect()
+        client.sendall(b"hello")
+        assert wait_for(lambda: server.descriptors() >= 2)
+        time.sleep(0.2)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert wait_for(lambda: target.failures or target.results), "the target was not told"
+        assert target.failures and isinstance(target.failures[0], ConnectionResetError), target.results
+
+
+def who_leaves_while_the_target_is_silent_leaves_nothing_behind():
+    listener = socket.socket()
+    listener.bind((HOST, 0))
+    listener.listen(0)
+    fillers = []
+    for _ in range(4):
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+        fillers.append(filler)
+    with proxy(f"{HOST}:{listener.getsockname()[1]}") as server:
+        before = server.descriptors()
+        clients = [server.connect() for _ in range(20)]
+        assert wait_for(lambda: server.descriptors() >= before + 30), "it does not try to connect"
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        assert wait_for(lambda: server.descriptors() == before, 8), f"{server.descriptors()} of {before} descriptors"
+
+
+def a_slow_target_costs_no_memory_and_no_byte():
+    total, rate = 256 * MIB, 16 * MIB
+    hashed = {}
+
+    def slow(connection):
+        digest, got, began = hashlib.sha256(), 0, time.monotonic()
+        buffer = bytearray(MIB // 4)
+        while n := connection.recv_into(buffer):
+            digest.update(memoryview(buffer)[:n])
+            got += n
+            ahead = got / rate - (time.monotonic() - began)
+            if ahead > 0:
+                time.sleep(ahead)
+        hashed["target"] = digest.hexdigest()
+        connection.sendall(b"done")
+        return got
+
+    block = pattern(MIB)
+    with Target(slow) as target, proxy(target.address, "--stats", "0.2") as server:
+        before = server.resident_bytes()
+        most = [before]
+        with server.connect(timeout=60) as client:
+            digest = hashlib.sha256()
+
+            def feed():
+                for i in range(total // MIB):
+                    piece = b"%08d" % i + block[8:]
+                    digest.update(piece)
+                    client.sendall(piece)
+                client.shutdown(socket.SHUT_WR)
+
+            feeder = threading.Thread(target=feed, daemon=True)
+            feeder.start()
+            while feeder.is_alive():
+                most.append(server.resident_bytes())
+                time.sleep(0.1)
+            assert receive_all(client) == b"done"
+        assert target.results == [total] and hashed["target"] == digest.hexdigest(), "not the same bytes"
+        held = max(int(n) for n in re.findall(r"buffers out (\d+) B", server.errors()))
+        grown = max(most) - before
+        assert held < 2 * MIB and grown < 8 * MIB, f"held {held} B, grown by {grown} B"
+        return f"{total // MIB} MiB at {rate // MIB} MiB/s: at most {held // 1024} KiB held, resident {before // 1024} KiB + {grown // 1024} KiB"
+
+
+def cpu_of(command_pid):
+    with open(f"/proc/{command_pid}/stat", encoding="ascii") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+
+
+def push(port, total):
+    """Sends so many bytes to a port as fast as they go, and waits for the answer at the end."""
+    block = pattern(MIB)
+    with socket.create_connection((HOST, port), timeout=60) as client:
+        for _ in range(total // MIB):
+            client.sendall(block)
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == b"%d" % total
+
+
+def costs_no_more_than_socat():
+    need("socat")
+    total, rounds = 256 * MIB, 5
+
+    def sink(connection):
+        buffer, got = bytearray(MIB), 0
+        while n := connection.recv_into(buffer):
+            got += n
+        connection.sendall(b"%d" % got)
+
+    def through_socat(target, *options):
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+        command = ["socat", *options, f"TCP-LISTEN:{port},bind={HOST},reuseaddr", f"TCP:{target.address}"]
+        with subprocess.Popen(command) as process:
+            try:
+                assert wait_for(lambda: listens(port)), "socat does not listen"
+                push(port, total - MIB)
+                # Until it is waited for, an ended process keeps its account.
+                assert wait_for(lambda: state(process.pid) == "Z", 10), "socat does not end"
+                return cpu_of(process.pid) / (total // MIB - 1)
+            finally:
+                process.kill()
+
+    def through_us(target, server):
+        before = cpu_of(server.pid)
+        push(server.port, total - MIB)
+        return (cpu_of(server.pid) - before) / (total // MIB - 1)
+
+    ours, plain, large = [], [], []
+    with Target(sink) as target, proxy(target.address) as server:
+        for _ in range(rounds):
+            ours.append(through_us(target, server))
+            plain.append(through_socat(target))
+            large.append(through_socat(target, "-b", "262144"))
+    ratios = sorted(a / b for a, b in zip(ours, plain))
+    against_large = sorted(a / b for a, b in zip(ours, large))
+    middle = rounds // 2
+    assert ratios[middle] <= 1.1, f"{ratios} times socat"
+    return (
+        f"CPU per MiB {sorted(ours)[middle] * 1e6:.0f} us, {ratios[middle]:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f}) of socat's, "
+        f"{against_large[middle]:.2f} ({against_large[0]:.2f}-{against_large[-1]:.2f}) of socat's with buffers of 256 KiB"
+    )
+
+
+def listens(port):
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        return any(f":{port:04X} " in line.split()[1] + " " and line.split()[3] == "0A" for line in list(file)[1:])
+
+
+def state(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return file.read().rsplit(")", 1)[1].split()[0]
+
+
+def ends_well_in_the_middle_of_a_transfer():
+    with Target(echo) as target, proxy(target.address) as server, server.connect() as client:
+        client.sendall(b"hello")
+        assert receive(client, 5) == b"hello"
+        code, took = server.stop()
+        assert code == 0, server.errors()
+        return f"after {took:.2f} s"
+
+
+CHECKS = [
+    passes_bytes_both_ways_and_each_half_ends_by_itself,
+    a_target_that_finishes_first_still_gets_what_the_client_sends,
+    the_client_is_told_why_the_target_cannot_be_reached,
+    unix_sockets_and_ipv6_on_either_side,
+    many_at_once_get_their_own_bytes,
+    a_reset_on_one_side_is_a_reset_on_the_other,
+    who_leaves_while_the_target_is_silent_leaves_nothing_behind,
+    a_slow_target_costs_no_memory_and_no_byte,
+    costs_no_more_than_socat,
+    ends_well_in_the_middle_of_a_transfer,
+]
+
+if __name__ == "__main__":
+    sys.exit(main(CHECKS, __doc__, programs=["proxy"]))
