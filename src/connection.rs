@@ -102,7 +102,7 @@ pub(crate) struct Rare {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) id: ConnId,
-    /// The listener's id or the tag; see `ours`.
+    /// The listener's id; or the tag, where there is an attempt.
     origin: u64,
     pub(crate) peer: Peer,
     /// The handler's place among the handlers, and this connection's place among its states.
@@ -132,8 +132,6 @@ pub(crate) struct Connection {
     pub(crate) fruitless: u8,
 
     pub(crate) phase: Phase,
-    /// It was asked for by us.
-    ours: bool,
     /// Sticky readiness: set by events, cleared only when the seam says that nothing is left.
     pub(crate) readable: bool,
     pub(crate) writable: bool,
@@ -172,15 +170,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(site: u32, origin: Origin, peer: Address, now: Time) -> Self {
-        let (origin, ours) = match origin {
-            Origin::Accepted(listener) => (listener.to_bits(), false),
-            Origin::Connected(tag) => (tag, true),
-        };
+    pub(crate) fn new(site: u32, listener: ListenerId, peer: Address, now: Time) -> Self {
         Self {
             id: ConnId { slot: 0, generation: 0 },
-            origin,
-            ours,
+            origin: listener.to_bits(),
             peer: peer.into(),
             site,
             state: 0,
@@ -224,8 +217,8 @@ impl Connection {
 
     /// One that is to come about.
     pub(crate) fn dialled(site: u32, tag: u64, attempt: AttemptId, peer: Address, now: Time) -> Self {
-        let mut new = Self::new(site, Origin::Connected(tag), peer, now);
-        (new.phase, new.writable) = (Phase::Connecting, false);
+        let mut new = Self::new(site, ListenerId::from_bits(0), peer, now);
+        (new.phase, new.writable, new.origin) = (Phase::Connecting, false, tag);
         new.rare_mut().attempt = Some(attempt);
         new
     }
@@ -239,8 +232,8 @@ impl Connection {
     }
 
     /// Where it came from.
-    pub(crate) const fn origin(&self) -> Origin {
-        if self.ours {
+    pub(crate) fn origin(&self) -> Origin {
+        if self.attempt().is_some() {
             Origin::Connected(self.origin)
         } else {
             Origin::Accepted(ListenerId::from_bits(self.origin))
@@ -391,7 +384,7 @@ mod tests {
 
     fn connection() -> Connection {
         let listener = ListenerId { slot: 0, generation: 0 };
-        Connection::new(0, Origin::Accepted(listener), Address::Unix(None), Time(0))
+        Connection::new(0, listener, Address::Unix(None), Time(0))
     }
 
     #[test]

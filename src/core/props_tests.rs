@@ -11,7 +11,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::closed::Reason;
 use crate::codec::{Codec, LengthDelimited};
-use crate::connection::Origin;
 use crate::endpoint::Address;
 use crate::group::SlowMember;
 use crate::id::{Group, ListenerId};
@@ -288,8 +287,8 @@ impl World {
 
     fn open(&mut self, framed: bool) {
         let listener = ListenerId { slot: 0, generation: 0 };
-        let (origin, now) = (Origin::Accepted(listener), self.core.now);
-        let mut new = Connection::new(u32::from(framed), origin, Address::Unix(None), now);
+        let now = self.core.now;
+        let mut new = Connection::new(u32::from(framed), listener, Address::Unix(None), now);
         new.opened = true;
         let id = self.core.conns.insert(new).unwrap();
         let (produced, output) = (Vec::new(), Vec::new());

@@ -10,7 +10,7 @@ use slab::Slab;
 
 use super::turn::Loop;
 use crate::closed::Reason;
-use crate::connection::{Connection, Origin};
+use crate::connection::Connection;
 use crate::core::Core;
 use crate::endpoint::Address;
 use crate::id::{ConnId, Generations, ListenerId, Token};
@@ -216,11 +216,7 @@ impl<S: Sys> Loop<S> {
         let max = core.limits.connections.get();
         let by_hand = self.sys.planted(Planted::CountedByHand) && counted_by_hand(core) < max;
         let over = core.conns.len() >= max && !by_hand;
-        let id = if over {
-            None
-        } else {
-            core.conns.insert(Connection::new(site, Origin::Accepted(listener), peer, core.now))
-        };
+        let id = if over { None } else { core.conns.insert(Connection::new(site, listener, peer, core.now)) };
         let Some(id) = id else {
             self.doors.refused += 1;
             self.count_refused(&Reason::AtCapacity);
