@@ -9,12 +9,12 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, PoisonError};
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, turnwheel_loom))]
 use loom::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicBool, Ordering},
 };
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, turnwheel_loom)))]
 use std::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicBool, Ordering},
@@ -181,7 +181,7 @@ impl<T> fmt::Debug for Mailbox<T> {
 }
 
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(turnwheel_loom))]
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
@@ -270,7 +270,7 @@ mod tests {
 
 /// Every order in which the threads may take their steps.
 #[cfg(test)]
-#[cfg(loom)]
+#[cfg(turnwheel_loom)]
 mod model {
     use loom::sync::{Arc as Shared, Condvar};
     use loom::thread;
