@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::turn::Loop;
 use crate::closed::Reason;
 use crate::connect::Backoff;
-use crate::connection::{Connection, Phase};
+use crate::connection::Connection;
 use crate::core::attempts::{Goal, Stage, in_turn};
 use crate::endpoint::Address;
 use crate::engine::Who;
@@ -412,6 +412,7 @@ impl<S: Sys> Loop<S> {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn audit_attempts(&self) -> Result<(), String> {
         use super::audit::require;
+        use crate::connection::Phase;
         let core = &self.engine.core;
         let connecting = core.conns.iter().filter(|c| c.phase == Phase::Connecting).count();
         let tried: usize = core.attempts.iter().map(|a| a.trying.len()).sum();
