@@ -39,8 +39,6 @@ impl<S: Sys> Loop<S> {
     /// What follows a callback that is for no connection.
     pub(super) fn after_handler_call(&mut self, who: Who) {
         self.timed_call(who);
-        if self.engine.core.logs_full() {
-            self.flush_groups();
-        }
+        self.flush_full_logs();
     }
 }

@@ -66,11 +66,8 @@ impl<S: Sys> Loop<S> {
                 told
             }
         };
-        let core = &mut self.engine.core;
-        core.stats.commands_for_nobody += u64::from(!reached);
-        if core.logs_full() {
-            self.flush_groups();
-        }
+        self.engine.core.stats.commands_for_nobody += u64::from(!reached);
+        self.flush_full_logs();
     }
 }
 

@@ -171,8 +171,7 @@ impl<S: Sys> Loop<S> {
         let core = &self.engine.core;
         let max = core.limits.connections.get();
         if core.conns.len() >= max {
-            let what = format!("there are {max} connections, as many as allowed");
-            return Err(io::Error::new(ErrorKind::QuotaExceeded, what));
+            return Err(no_room(max));
         }
         let Some(attempt) = core.attempts.get(id) else { return Err(ErrorKind::NotFound.into()) };
         let stream = self.sys.connect(address, &attempt.options)?;
@@ -192,8 +191,7 @@ impl<S: Sys> Loop<S> {
         let room = core.conns.len() < core.limits.connections.get();
         let Some(conn) = room.then(|| core.conns.insert(new)).flatten() else {
             self.sys.close(stream, CloseHow::Graceful);
-            let what = format!("there are {} connections, as many as allowed", core.conns.len());
-            return Err(io::Error::new(ErrorKind::QuotaExceeded, what));
+            return Err(no_room(core.conns.len()));
         };
         if let Err(error) = self.sys.add_stream(&mut stream, Token::Connection(conn).pack()) {
             core.conns.remove(conn);
@@ -421,4 +419,9 @@ impl<S: Sys> Loop<S> {
         require(looking == core.attempts.looking, || format!("N6: {looking} names are looked up"))?;
         require(core.dropped.is_empty(), || "N6: a dropped socket is still there".to_owned())
     }
+}
+
+fn no_room(connections: usize) -> io::Error {
+    let what = format!("there are {connections} connections, as many as allowed");
+    io::Error::new(ErrorKind::QuotaExceeded, what)
 }

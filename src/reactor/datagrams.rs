@@ -236,10 +236,7 @@ impl<S: Sys> Loop<S> {
     fn tell_of_datagrams(&mut self, id: DatagramId, news: News<'_>) {
         let Some(tell) = self.outlets.get_mut(id).map(|open| open.tell) else { return };
         self.engine.tell_of_datagrams(id, tell, news);
-        self.timed_call(Who::Datagrams(id));
-        if self.engine.core.logs_full() {
-            self.flush_groups();
-        }
+        self.after_handler_call(Who::Datagrams(id));
     }
 
     /// Tells of a socket's end, closes it, and frees its slot.

@@ -107,6 +107,14 @@ impl<S: Sys> Loop<S> {
         self.engine.core.feed_starved();
     }
 
+    /// Writes the groups' logs at once if they hold as much as they may. Otherwise they wait for the turn's end.
+    #[inline]
+    pub(super) fn flush_full_logs(&mut self) {
+        if self.engine.core.logs_full() {
+            self.flush_groups();
+        }
+    }
+
     /// Writes what lies in the groups' logs to their members: one write for each.
     pub(super) fn flush_groups(&mut self) {
         self.engine.core.logged = 0;

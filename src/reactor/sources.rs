@@ -219,9 +219,7 @@ impl<S: Sys> Loop<S> {
                 });
             }
         }
-        if self.engine.core.logs_full() {
-            self.flush_groups();
-        }
+        self.flush_full_logs();
     }
 }
 

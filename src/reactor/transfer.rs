@@ -211,9 +211,7 @@ impl<S: Sys> Loop<S> {
             self.engine.core.after_write(id);
         }
         self.progress(id);
-        if self.engine.core.logs_full() {
-            self.flush_groups();
-        }
+        self.flush_full_logs();
     }
 
     /// Takes a close, or the end of our output, as far as it can go now.

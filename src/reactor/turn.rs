@@ -119,9 +119,7 @@ impl<S: Sys> Loop<S> {
         core.turn = core.turn.wrapping_add(1);
         core.stats.turns += 1;
         let events = self.sort_events();
-        if self.engine.core.logs_full() {
-            self.flush_groups();
-        }
+        self.flush_full_logs();
         self.check_stop();
         self.accept();
         if self.sys.planted(Planted::JudgedFirst) {
@@ -284,9 +282,7 @@ impl<S: Sys> Loop<S> {
             self.engine.close(id, &closed);
             self.timed_call(Who::Connection(id));
             self.graves.push(id);
-            if self.engine.core.logs_full() {
-                self.flush_groups();
-            }
+            self.flush_full_logs();
         }
     }
 
