@@ -10,7 +10,7 @@ use super::client::{Client, Gone};
 use super::knobs::{draw_limits, draw_volume};
 use super::oracle::Oracle;
 use super::others::{Manners, Threads};
-use super::trace::{Trace, fold_call};
+use super::trace::{Trace, fold_call, fold_text};
 use super::watched::Watched;
 use crate::connection::Connection;
 use crate::engine::text_of;
@@ -36,6 +36,8 @@ pub(crate) struct Asked {
     pub(crate) bug: Option<Planted>,
     /// A kind of fault that is left out.
     pub(crate) without: Option<Fault>,
+    /// Whether edges are strict, in place of what the seed draws.
+    pub(crate) strict: Option<bool>,
     /// Write down every call.
     pub(crate) traced: bool,
     /// Print what would be written down as it comes.
@@ -47,7 +49,7 @@ pub(crate) struct Asked {
 pub(crate) struct Outcome {
     pub(crate) error: Option<String>,
     pub(crate) struck: Struck,
-    /// Of every call and what it came to.
+    /// A hash of every call and its result, every byte written, and the final counters.
     pub(crate) hash: u64,
     pub(crate) turns: usize,
     /// Nanoseconds of the world's time.
@@ -113,6 +115,7 @@ pub(crate) fn play<P: Play>(seed: u64, plan: impl FnOnce(&mut Dice) -> P, asked:
         }
     };
     let done = run.play(&plan);
+    run.hash = fold_text(run.hash, &run.inner.engine.core.snapshot().to_string());
     let trace = run.trace.lines.take().unwrap_or_default();
     let error = done.err().map(|e| format!("{e}\n{}", run.table()));
     Outcome {
@@ -146,6 +149,7 @@ impl<H: Handler> Run<H> {
         let mut sim = Sim::new(Dice::new(dice.roll()), odds);
         sim.script.capacity = limits.events_per_turn;
         sim.bug = asked.bug;
+        sim.script.strict = asked.strict.unwrap_or(sim.script.strict);
         let mut inner = Loop::new(sim, limits, Generations::masked(mask)).map_err(|e| e.to_string())?;
         inner.sys.mark = plan.mark(&handler);
         let mut watched = Watched::new(handler);

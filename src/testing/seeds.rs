@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::run::{Asked, Outcome};
-use crate::sys::sim::{Fault, Struck, new_struck};
+use crate::sys::sim::{Fault, Struck, fold, new_struck};
 
 /// How often workers are looked after, and how often in a row one may be found at the same seed.
 const LOOK: Duration = Duration::from_secs(10);
@@ -39,12 +39,24 @@ pub(crate) struct Summary {
     pub(crate) seeds: u64,
     pub(crate) turns: u64,
     pub(crate) struck: Struck,
+    /// One hash over all seeds, whatever order they were played in.
+    pub(crate) hash: u64,
 }
 
 impl Summary {
+    fn none() -> Self {
+        Self { seeds: 0, turns: 0, struck: new_struck(), hash: 0 }
+    }
+
+    fn of(seed: u64, outcome: &Outcome) -> Self {
+        let hash = fold(fold(0, seed), outcome.hash);
+        Self { seeds: 1, turns: outcome.turns as u64, struck: outcome.struck, hash }
+    }
+
     fn add(&mut self, other: &Self) {
         self.seeds += other.seeds;
         self.turns += other.turns;
+        self.hash = self.hash.wrapping_add(other.hash);
         for (sum, n) in self.struck.iter_mut().flatten().zip(other.struck.iter().flatten()) {
             *sum += n;
         }
@@ -138,7 +150,7 @@ fn play_alone(seed: u64, play: &Arc<impl PlaySeed>, look: Duration) -> Summary {
             println!("seed {seed}: {} turns, {time:?} of its time", outcome.turns);
             let same = outcome.error.is_none() && play(seed, Asked::default()).hash == outcome.hash;
             assert!(same, "{}", tell(seed, &**play));
-            Summary { seeds: 1, turns: outcome.turns as u64, struck: outcome.struck }
+            Summary::of(seed, &outcome)
         }
         Err(RecvTimeoutError::Disconnected) => panic!("seed {seed} ended without a word"),
         Err(RecvTimeoutError::Timeout) => panic!("{}", stuck(seed, look)),
@@ -146,7 +158,7 @@ fn play_alone(seed: u64, play: &Arc<impl PlaySeed>, look: Duration) -> Summary {
 }
 
 fn work(play: &impl PlaySeed, next: &AtomicU64, end: u64, place: &AtomicU64, say: &Sender<Word>) {
-    let mut sum = Summary { seeds: 0, turns: 0, struck: new_struck() };
+    let mut sum = Summary::none();
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
         if seed >= end {
@@ -161,7 +173,7 @@ fn work(play: &impl PlaySeed, next: &AtomicU64, end: u64, place: &AtomicU64, say
             let _ = say.send(Word::Failed(seed));
             break;
         }
-        sum.add(&Summary { seeds: 1, turns: outcome.turns as u64, struck: outcome.struck });
+        sum.add(&Summary::of(seed, &outcome));
     }
     place.store(IDLE, Ordering::Relaxed);
     let _ = say.send(Word::Done(Box::new(sum)));
@@ -174,7 +186,7 @@ enum Trouble {
 
 /// Waits until all workers are done. The lowest seed that failed is told of.
 fn watch(hear: &Receiver<Word>, at: &[Arc<AtomicU64>], look: Duration) -> Result<Summary, Trouble> {
-    let mut sum = Summary { seeds: 0, turns: 0, struck: new_struck() };
+    let mut sum = Summary::none();
     let (mut done, mut failed) = (0, None::<u64>);
     let mut seen: Vec<(u64, u32)> = vec![(IDLE, 0); at.len()];
     while done < at.len() {

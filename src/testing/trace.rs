@@ -46,3 +46,8 @@ pub(super) fn fold_call(hash: u64, call: &Call) -> u64 {
     };
     parts.into_iter().fold(hash, fold)
 }
+
+/// Adds a text to the hash of a run.
+pub(super) fn fold_text(hash: u64, text: &str) -> u64 {
+    text.bytes().fold(hash, |hash, byte| fold(hash, u64::from(byte)))
+}

@@ -33,6 +33,21 @@ fn seeds_of_all_kinds() {
     assert!(summary.seeds < ENOUGH || empty.is_empty(), "never happened: {empty:?}");
 }
 
+/// Prints one hash over everything that the reactor does in a range of seeds, under strict edges and under epoll's. A
+/// change that is meant to change nothing leaves both as they were:
+///
+/// `SIM_SEEDS=20000 cargo test --profile sim --lib hash_of_all_seeds -- --ignored --nocapture`
+#[test]
+#[ignore = "it prints a hash, to be compared with another one"]
+fn hash_of_all_seeds() {
+    let (seeds, _) = asked_for(0..SEEDS);
+    for strict in [false, true] {
+        let play = move |seed, asked| simulate(seed, Asked { strict: Some(strict), ..asked });
+        let summary = play_all(seeds.clone(), false, play);
+        println!("seeds {seeds:?}, strict {strict}: {:#018x}, {} turns", summary.hash, summary.turns);
+    }
+}
+
 /// Seeds that have found a fault of the reactor. What a seed plays changes with whatever is drawn; the scenes
 /// themselves are in `reactor/tests/regressions.rs`.
 const FOUND: [(u64, &str); 4] = [
