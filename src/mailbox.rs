@@ -132,25 +132,17 @@ impl<T> Mailbox<T> {
         self.flag.swap(false, Ordering::AcqRel);
     }
 
-    /// A planted mistake. What is left over, as [`Mailbox::take`] has said, is not forgotten.
-    #[cold]
-    pub(crate) fn clear_flag_late(&self, more: bool) {
-        self.flag.swap(more, Ordering::AcqRel);
-    }
-
-    /// Moves up to `most` items to the end of `into`, oldest first. True if some are left over; they flag the loop
-    /// again, which must not sleep then, for nobody wakes it.
-    pub(crate) fn take(&self, most: usize, into: &mut Vec<T>) -> bool {
+    /// Moves up to `most` items to the end of `into`, oldest first. If some are left over they flag the loop again,
+    /// which must not sleep then, for nobody wakes it.
+    pub(crate) fn take(&self, most: usize, into: &mut Vec<T>) {
         let mut queue = self.lock();
         let n = queue.items.len().min(most);
         into.extend(queue.items.drain(..n));
-        let more = !queue.items.is_empty();
-        if more {
+        if !queue.items.is_empty() {
             self.flag.swap(true, Ordering::AcqRel);
         } else if queue.items.capacity() > KEPT {
             queue.items = VecDeque::new();
         }
-        more
     }
 
     /// Refuses all that comes from now on. Answers what is left.

@@ -16,7 +16,7 @@ use crate::endpoint::Address;
 use crate::id::{ConnId, Generations, ListenerId, Token};
 use crate::limits::AtCapacity;
 use crate::sys::trouble::{AcceptTrouble, of_accept};
-use crate::sys::{CloseHow, Planted, Sys, Time};
+use crate::sys::{CloseHow, Sys, Time};
 use crate::throttle::suppressed;
 
 /// Errors of an unknown kind in a row, before a listener rests.
@@ -176,11 +176,6 @@ impl<S: Sys> Loop<S> {
                 }
             }
         }
-        if self.sys.planted(Planted::AcceptShareForgets)
-            && let Some(door) = self.doors.slots.get_mut(id.slot as usize)
-        {
-            door.ready = false;
-        }
     }
 
     /// Whether one more connection may be taken: there is room, or the policy is to take and refuse. The connection
@@ -188,8 +183,7 @@ impl<S: Sys> Loop<S> {
     fn make_place(&mut self) -> bool {
         let core = &mut self.engine.core;
         let max = core.limits.connections.get();
-        let by_hand = self.sys.planted(Planted::CountedByHand) && counted_by_hand(core) < max;
-        if !self.doors.is_full(core) || by_hand {
+        if !self.doors.is_full(core) {
             if std::mem::take(&mut self.doors.full) {
                 let refused = std::mem::take(&mut self.doors.refused);
                 log::debug!("below {max} connections again ({refused} refused)");
@@ -214,8 +208,7 @@ impl<S: Sys> Loop<S> {
     fn admit(&mut self, listener: ListenerId, site: u32, mut stream: S::Stream, peer: Address) {
         let core = &mut self.engine.core;
         let max = core.limits.connections.get();
-        let by_hand = self.sys.planted(Planted::CountedByHand) && counted_by_hand(core) < max;
-        let over = core.conns.len() >= max && !by_hand;
+        let over = core.conns.len() >= max;
         let id = if over { None } else { core.conns.insert(Connection::new(site, listener, peer, core.now)) };
         let Some(id) = id else {
             self.doors.refused += 1;
@@ -306,10 +299,4 @@ impl<S: Sys> Loop<S> {
             );
         }
     }
-}
-
-/// A planted mistake: how many connections there ought to be.
-#[cold]
-fn counted_by_hand(core: &Core) -> usize {
-    core.stats.accepted.saturating_sub(core.stats.closed_total()) as usize
 }

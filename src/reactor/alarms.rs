@@ -5,7 +5,7 @@
 
 use super::turn::Loop;
 use crate::engine::Who;
-use crate::sys::{Planted, Sys};
+use crate::sys::Sys;
 use crate::timer::{Alarm, Owner};
 
 impl<S: Sys> Loop<S> {
@@ -20,7 +20,7 @@ impl<S: Sys> Loop<S> {
     }
 
     fn sound(&mut self, Alarm { id, owner, key, last }: Alarm) {
-        if last && !self.sys.planted(Planted::TimerStays) {
+        if last {
             self.engine.core.cancel_timer(id);
         }
         match owner {

@@ -8,7 +8,7 @@ use crate::core::Sent;
 use crate::engine::Who;
 use crate::handle::{Command, Handle};
 use crate::net::Net;
-use crate::sys::{Planted, Sys};
+use crate::sys::Sys;
 
 impl<S: Sys> Loop<S> {
     /// What other threads have of this loop.
@@ -21,19 +21,13 @@ impl<S: Sys> Loop<S> {
         if !self.line.commands.is_flagged() {
             return;
         }
-        let late = self.sys.planted(Planted::FlagAfterDrain);
-        if !late {
-            self.line.commands.clear_flag();
-        }
+        self.line.commands.clear_flag();
         let mut batch = std::mem::take(&mut self.batch);
-        let more = self.line.commands.take(self.engine.core.limits.commands_per_turn, &mut batch);
+        self.line.commands.take(self.engine.core.limits.commands_per_turn, &mut batch);
         for command in batch.drain(..) {
             self.obey(command);
         }
         self.batch = batch;
-        if late {
-            self.line.commands.clear_flag_late(more);
-        }
     }
 
     fn obey(&mut self, command: Command) {

@@ -14,13 +14,12 @@ use crate::core::attempts::{Goal, Stage, in_turn};
 use crate::endpoint::Address;
 use crate::engine::Who;
 use crate::id::{AttemptId, ConnId, Token};
-use crate::sys::{CloseHow, Planted, Sys};
+use crate::sys::{CloseHow, Sys};
 
 impl<S: Sys> Loop<S> {
     /// Looks after the attempts that something has happened to, and those whose time has come.
     pub(super) fn connect(&mut self) {
-        let none = self.engine.core.attempts.len() == 0 && self.sys.planted(Planted::EndedAttemptWanted);
-        if none || self.engine.core.attempts.is_idle() {
+        if self.engine.core.attempts.is_idle() {
             return;
         }
         self.engine.count_attempts();
@@ -42,11 +41,7 @@ impl<S: Sys> Loop<S> {
         while self.engine.core.attempts.awaits_lookups() {
             let Some((number, found)) = self.sys.next_lookup() else { return };
             let attempts = &mut self.engine.core.attempts;
-            let mut waits = attempts.looked_up(number);
-            if waits.is_none() && self.sys.planted(Planted::LateAnswerTaken) {
-                waits = attempts.iter().find(|a| matches!(a.stage, Stage::LookingUp)).map(|a| a.id);
-            }
-            let Some(id) = waits else { continue };
+            let Some(id) = attempts.looked_up(number) else { continue };
             let Some(attempt) = attempts.get_mut(id) else { continue };
             match found {
                 Ok(mut addresses) => {
@@ -64,7 +59,6 @@ impl<S: Sys> Loop<S> {
 
     /// Does what there is to do for one attempt.
     fn advance(&mut self, id: AttemptId) {
-        let for_ever = self.sys.planted(Planted::TriesForEver);
         let core = &mut self.engine.core;
         let now = core.now;
         let Some(attempt) = core.attempts.get_mut(id) else { return };
@@ -77,7 +71,7 @@ impl<S: Sys> Loop<S> {
             Stage::Cancelled => self.forget_attempt(id),
             Stage::New => self.begin_try(id),
             Stage::Resting if attempt.next <= now => self.begin_try(id),
-            Stage::LookingUp | Stage::Trying if attempt.until <= now && !for_ever => self.time_out(id),
+            Stage::LookingUp | Stage::Trying if attempt.until <= now => self.time_out(id),
             Stage::Trying => self.try_next(id),
             Stage::LookingUp | Stage::Resting | Stage::Up => {}
         }
@@ -226,9 +220,7 @@ impl<S: Sys> Loop<S> {
                     attempt.trying.retain(|&other| other != conn);
                 }
                 self.note_failure(id, address, error);
-                if !self.sys.planted(Planted::FailureForgets) {
-                    self.engine.core.attempts.want(id);
-                }
+                self.engine.core.attempts.want(id);
             }
         }
     }
@@ -261,8 +253,7 @@ impl<S: Sys> Loop<S> {
         (attempt.failed, attempt.next) = (0, now);
         attempt.left.clear();
         let anew = attempt.options.anew;
-        let losers_stay = self.sys.planted(Planted::LosersStay);
-        for other in others.into_iter().filter(|&other| other != conn && !losers_stay) {
+        for other in others.into_iter().filter(|&other| other != conn) {
             core.drop_dialled(other);
         }
         if anew {
@@ -277,7 +268,6 @@ impl<S: Sys> Loop<S> {
     pub(super) fn redial(&mut self, id: AttemptId, why: &Reason) {
         let core = &mut self.engine.core;
         let wished = matches!(why, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
-        let wished = wished && !self.sys.planted(Planted::AlwaysAgain);
         let (now, stopping) = (core.now, core.stopping);
         let Some(attempt) = core.attempts.get_mut(id).filter(|a| matches!(a.stage, Stage::Up)) else {
             return;

@@ -11,8 +11,8 @@ use crate::closed::Reason;
 use crate::core::owed;
 use crate::id::{ConnId, Group};
 use crate::outbox::{Outbox, SLICES};
+use crate::sys::Sys;
 use crate::sys::trouble::is_full;
-use crate::sys::{Planted, Sys};
 
 impl<S: Sys> Loop<S> {
     /// Writes `lead`, then what waits for the connection, then `trail`, as far as the kernel takes it and the turn's
@@ -48,8 +48,7 @@ impl<S: Sys> Loop<S> {
                     let of_queue = (taken - of_lead).min(c.out.pending());
                     led += of_lead;
                     trailed += taken - of_lead - of_queue;
-                    let more = self.sys.planted(Planted::AdvanceByOneMore) && of_queue < c.out.pending();
-                    c.out.advance(of_queue + usize::from(more), &mut core.pool);
+                    c.out.advance(of_queue, &mut core.pool);
                     if led == lead.len() && trailed == trail.len() && c.out.pending() == 0 {
                         break;
                     }
@@ -78,9 +77,6 @@ impl<S: Sys> Loop<S> {
     /// Writes what waits for a connection.
     pub(super) fn flush(&mut self, id: ConnId) {
         self.write(id, &[], &[]);
-        if self.sys.planted(Planted::NoResume) && self.engine.core.conns.get(id).is_some_and(|c| c.high) {
-            return;
-        }
         self.engine.core.after_write(id);
     }
 
@@ -151,10 +147,7 @@ impl<S: Sys> Loop<S> {
         let Some(room) = self.engine.core.groups.get_mut(group) else { return };
         let blocks: Vec<Rc<Vec<u8>>> = room.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
         // Backwards: a member that is cut is replaced by one that has been served.
-        let members = room.members.len() as u32;
-        let from_the_front = self.sys.planted(Planted::LiveList);
-        for n in 0..members {
-            let place = if from_the_front { n } else { members - 1 - n };
+        for place in (0..room.members.len() as u32).rev() {
             self.flush_member(group, place, &blocks);
         }
         let core = &mut self.engine.core;

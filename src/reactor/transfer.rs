@@ -10,7 +10,7 @@ use crate::closed::Reason;
 use crate::connection::{Connection, Phase};
 use crate::engine::Who;
 use crate::id::ConnId;
-use crate::sys::{Planted, Sys};
+use crate::sys::Sys;
 
 /// Visits in a row that a hint asked for and that came to nothing, before a connection is given up.
 const FRUITLESS: u8 = 64;
@@ -30,15 +30,6 @@ impl<S: Sys> Loop<S> {
                 self.progress(id);
             }
             Phase::Open => self.visit_open(id),
-        }
-        if self.sys.planted(Planted::LinkHoldsNobody) {
-            self.hold_nobody(id);
-        }
-        if self.sys.planted(Planted::FreeAtOnce) {
-            self.free_at_once(id);
-        }
-        if self.sys.planted(Planted::BudgetForgets) {
-            return;
         }
         self.engine.core.enqueue_if_work(id);
     }
@@ -114,7 +105,6 @@ impl<S: Sys> Loop<S> {
     fn read_into(&mut self, id: ConnId, space: &mut [u8]) -> Option<usize> {
         let stream = self.streams.get_mut(id.slot as usize)?.as_mut()?;
         let received = self.sys.read(stream, space);
-        let short = self.sys.planted(Planted::ShortReadIsLast);
         let core = &mut self.engine.core;
         let now = core.now;
         let c = core.conns.get_mut(id)?;
@@ -133,8 +123,7 @@ impl<S: Sys> Loop<S> {
                 c.active = now;
                 c.fruitless = 0;
                 c.suspect = false;
-                let last = received.drained || short && received.len < space.len();
-                if last && !c.hinted {
+                if received.drained && !c.hinted {
                     c.readable = false;
                 }
                 core.stats.bytes_in += received.len as u64;
@@ -224,9 +213,8 @@ impl<S: Sys> Loop<S> {
     }
 
     fn progress_close(&mut self, id: ConnId) {
-        let no_flush = self.sys.planted(Planted::CloseWithoutFlush);
         let core = &mut self.engine.core;
-        let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0 || no_flush) else { return };
+        let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
         let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.broken);
         match c.phase {
             Phase::Open if fin_sent && c.ended => core.finish(id, Reason::PeerClosed),
@@ -246,9 +234,7 @@ impl<S: Sys> Loop<S> {
             // The peer's FIN is read and ours goes with the close; or nothing can be sent any more.
             Phase::Flushing if no_need => core.finish(id, Reason::PeerClosed),
             Phase::Flushing => {
-                if self.sys.planted(Planted::NoLinger) {
-                    self.engine.core.finish(id, Reason::Handler);
-                } else if fin_sent || self.send_fin(id) {
+                if fin_sent || self.send_fin(id) {
                     self.engine.core.linger(id);
                 } else {
                     self.engine.core.finish(id, Reason::PeerReset);

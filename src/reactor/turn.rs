@@ -20,7 +20,7 @@ use crate::engine::{Engine, Who};
 use crate::handle::{Command, Line};
 use crate::id::{ConnId, Generations, Token};
 use crate::limits::{Limit, Limits};
-use crate::sys::{CloseHow, Planted, Ready, Sys, Time, at_least, at_most};
+use crate::sys::{CloseHow, Ready, Sys, Time, at_least, at_most};
 use crate::throttle::{Throttle, suppressed};
 
 /// Room in front of what is read, for an unfinished message to be put before it.
@@ -81,9 +81,6 @@ impl<S: Sys> Loop<S> {
     pub(crate) fn new(mut sys: S, mut limits: Limits, generations: Generations) -> io::Result<Self> {
         limits.check()?;
         fit_descriptors(&mut sys, &mut limits);
-        if sys.planted(Planted::WrongWatermark) {
-            limits.output_low = limits.output_high;
-        }
         let slow_call = Time(0).after(limits.slow_callback.get()).0;
         let mut core = Core::new(limits, generations);
         core.set_now(sys.now());
@@ -122,9 +119,6 @@ impl<S: Sys> Loop<S> {
         self.flush_full_logs();
         self.check_stop();
         self.accept();
-        if self.sys.planted(Planted::JudgedFirst) {
-            self.judge_unheard();
-        }
         self.visit_ready();
         self.visit_datagrams();
         self.visit_sources();
@@ -148,10 +142,8 @@ impl<S: Sys> Loop<S> {
             return core.now;
         }
         let deadlines = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
-        let timers =
-            if self.sys.planted(Planted::TimersWakeNobody) { Time::NEVER } else { core.timers.next() };
         deadlines
-            .min(timers)
+            .min(core.timers.next())
             .min(core.attempts.next())
             .min(core.mail.alarm)
             .min(self.doors.paused_until())
@@ -197,15 +189,7 @@ impl<S: Sys> Loop<S> {
         core.stats.events += events.len() as u64;
         for ready in &events {
             match Token::unpack(ready.token) {
-                Token::Connection(id) => {
-                    let slot = id.slot;
-                    let planted = self.sys.planted(Planted::NoGenerations);
-                    let id = if planted { core.conns.id_at(slot).unwrap_or(id) } else { id };
-                    note_event(core, id, ready.bits);
-                    if ready.bits & Ready::HINT != 0 && self.sys.planted(Planted::HintCloses) {
-                        core.finish(id, Reason::PeerClosed);
-                    }
-                }
+                Token::Connection(id) => note_event(core, id, ready.bits),
                 Token::Listener(id) => {
                     if !self.doors.note_ready(id) {
                         core.stats.stale_events += 1;
@@ -275,7 +259,7 @@ impl<S: Sys> Loop<S> {
             let why = c.why().cloned().unwrap_or(Reason::Handler);
             let closed =
                 Closed { who: id, why, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent() };
-            core.stats.closed[closed.why.index()] += 1 + u64::from(self.sys.planted(Planted::ToldTwice));
+            core.stats.closed[closed.why.index()] += 1;
             core.stats.bytes_unsent += closed.unsent;
             self.stopping.count(&closed);
             self.log_closed(&closed);
@@ -322,9 +306,6 @@ impl<S: Sys> Loop<S> {
         let before = self.engine.core.now;
         self.look_at_clock();
         let core = &mut self.engine.core;
-        if self.sys.planted(Planted::TimerFromBefore) {
-            core.timers.settle_as_set();
-        }
         core.timers.settle(core.now);
         let took = core.now.nanos_since(before);
         if took > core.longest_call {
@@ -341,40 +322,6 @@ impl<S: Sys> Loop<S> {
             let (what, took) = (self.engine.describe(who), Duration::from_nanos(took));
             log::warn!("{what} took {took:?}; all others waited{}", suppressed(n));
         }
-    }
-
-    /// A planted mistake: judges without a look at whether input waits.
-    #[cold]
-    fn judge_unheard(&mut self) {
-        let core = &mut self.engine.core;
-        while let Some((_, slot)) = core.deadlines.next().filter(|(at, _)| *at <= core.now) {
-            let Some(id) = core.conns.id_at(slot) else { return };
-            let readable = core.conns.get_mut(id).is_some_and(|c| std::mem::take(&mut c.readable));
-            core.judge(id);
-            if let Some(c) = core.conns.get_mut(id) {
-                c.readable = readable;
-            }
-        }
-    }
-
-    /// A planted mistake.
-    #[cold]
-    pub(super) fn free_at_once(&mut self, id: ConnId) {
-        if self.engine.core.conns.get(id).is_some_and(|c| c.phase == Phase::Dead) {
-            self.graves.push(id);
-            self.reap();
-        }
-    }
-
-    /// A planted mistake.
-    #[cold]
-    pub(super) fn hold_nobody(&mut self, id: ConnId) {
-        let core = &mut self.engine.core;
-        let links = core.conns.get(id).and_then(|c| c.rare()).map_or(0, |r| r.feeds.len());
-        if let Some(c) = core.conns.get_mut(id).filter(|_| links > 0) {
-            c.holds = 0;
-        }
-        core.sync_clock(id);
     }
 
     pub(crate) fn look_at_clock(&mut self) {

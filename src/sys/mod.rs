@@ -112,87 +112,10 @@ pub(crate) trait Wake: Send + Sync + fmt::Debug {
     fn wake(&self) -> io::Result<()>;
 }
 
-/// Defines the mistakes, and the list of them.
-macro_rules! planted {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Mistakes that the loop makes when the world asks for them, so that whoever looks for mistakes can be tested.
-        /// The real world never does, and a build for it does not contain them.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Planted { $($(#[$doc])* $name,)* }
-
-        #[cfg(test)]
-        impl Planted {
-            pub(crate) const ALL: &[Self] = &[$(Self::$name,)*];
-        }
-    };
-}
-
-planted! {
-    /// A short read is taken for the last one, whatever the seam says.
-    ShortReadIsLast,
-    /// A listener whose share of the turn is used up is forgotten.
-    AcceptShareForgets,
-    /// An event is for whoever is in the slot.
-    NoGenerations,
-    /// The slot of a connection whose fate is known is freed at once.
-    FreeAtOnce,
-    /// After a partial write one byte too many is forgotten.
-    AdvanceByOneMore,
-    /// A close does not wait for what is to be written.
-    CloseWithoutFlush,
-    /// A close does not wait for the peer's.
-    NoLinger,
-    /// A hint is believed.
-    HintCloses,
-    /// A connection that was not read because of its output is never read again.
-    NoResume,
-    /// A death is told twice.
-    ToldTwice,
-    /// Members are counted before and served from the front, while some are cut.
-    LiveList,
-    /// Reading goes on at the high-water mark.
-    WrongWatermark,
-    /// Deadlines are judged before the input that came while the loop was away.
-    JudgedFirst,
-    /// Open connections are counted by hand.
-    CountedByHand,
-    /// What the read budget leaves is forgotten.
-    BudgetForgets,
-    /// The flag that commands wait is cleared after they were taken and obeyed.
-    FlagAfterDrain,
-    /// A timer's time begins before the callback that sets it.
-    TimerFromBefore,
-    /// A timer that has gone off goes off again.
-    TimerStays,
-    /// No timer wakes the loop.
-    TimersWakeNobody,
-    /// Who feeds one that has much waiting is read on.
-    LinkHoldsNobody,
-    /// The other sockets of an attempt go on when one has connected.
-    LosersStay,
-    /// When one address has failed, the next is not tried.
-    FailureForgets,
-    /// What ended while it was to be looked after keeps the loop awake.
-    EndedAttemptWanted,
-    /// An answer that comes too late is for whoever asks now.
-    LateAnswerTaken,
-    /// A try takes as long as it takes.
-    TriesForEver,
-    /// A connection is made again though the handler has ended it.
-    AlwaysAgain,
-}
-
 /// Everything the loop may ask of the outside world.
 pub(crate) trait Sys: DatagramSys {
     type Listener;
     type Stream;
-
-    /// Whether the loop is to make this mistake.
-    #[inline]
-    fn planted(&self, bug: Planted) -> bool {
-        let _ = bug;
-        false
-    }
 
     /// The monotonic clock. It may stand still; the loop clamps it should it step back.
     fn now(&mut self) -> Time;

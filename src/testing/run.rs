@@ -20,8 +20,8 @@ use crate::limits::Limits;
 use crate::listen::{Bind, ListenOptions};
 use crate::reactor::audit::require;
 use crate::reactor::turn::{Loop, Turn};
+use crate::sys::Sys;
 use crate::sys::sim::{Dice, Fault, MS, Mark, Odds, Sim, Struck, fold, new_struck};
-use crate::sys::{Planted, Sys};
 
 /// Turns in which something must be delivered once nothing goes wrong any more; and everything, for some take a byte at
 /// a time.
@@ -33,7 +33,6 @@ const STEPS: usize = 300;
 /// What is asked of a run, beside its seed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Asked {
-    pub(crate) bug: Option<Planted>,
     /// A kind of fault that is left out.
     pub(crate) without: Option<Fault>,
     /// Whether edges are strict, in place of what the seed draws.
@@ -148,7 +147,6 @@ impl<H: Handler> Run<H> {
         let mask = dice.pick(&[3, 7, u32::MAX]);
         let mut sim = Sim::new(Dice::new(dice.roll()), odds);
         sim.script.capacity = limits.events_per_turn;
-        sim.bug = asked.bug;
         sim.script.strict = asked.strict.unwrap_or(sim.script.strict);
         let mut inner = Loop::new(sim, limits, Generations::masked(mask)).map_err(|e| e.to_string())?;
         inner.sys.mark = plan.mark(&handler);

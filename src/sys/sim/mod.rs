@@ -31,7 +31,7 @@ pub(crate) use facts::Facts;
 pub(crate) use fault::{Fault, Odds, State, Struck, new_struck};
 
 use super::script::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, Listener, Script, Stream};
-use super::{CloseHow, Planted, Ready, Received, Sys, Time, Wake};
+use super::{CloseHow, Ready, Received, Sys, Time, Wake};
 use crate::connect::{ConnectOptions, Given};
 use crate::endpoint::Address;
 use crate::listen::{Bind, ListenOptions};
@@ -61,7 +61,6 @@ pub(crate) struct Sim {
     pub(crate) seen: u64,
     /// Events for nobody that the loop was told of.
     pub(crate) stale: u64,
-    pub(crate) bug: Option<Planted>,
     /// A hash of all bytes that were written.
     pub(crate) content: u64,
     /// Calls of the seam, ever; polls and looks at the clock left out.
@@ -91,7 +90,6 @@ impl Sim {
             facts: Vec::new(),
             seen: 0,
             stale: 0,
-            bug: None,
             content: 0,
             calls: 0,
             others: None,
@@ -162,10 +160,6 @@ pub(crate) const fn fold(hash: u64, x: u64) -> u64 {
 impl Sys for Sim {
     type Listener = Listener;
     type Stream = Stream;
-
-    fn planted(&self, bug: Planted) -> bool {
-        self.bug == Some(bug)
-    }
 
     fn now(&mut self) -> Time {
         self.let_others_act();

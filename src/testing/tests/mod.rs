@@ -8,7 +8,6 @@ mod asked;
 mod cast;
 mod crowd;
 mod logs;
-mod planted;
 mod relay;
 mod ties;
 

@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Tests the tests: each mutant, a small mistake in the reactor, must be found by the simulator or by a unit test.
+
+    python3 tests/mutants.py             # builds all mutants into one binary, and runs each
+    python3 tests/mutants.py WORD...     # only those with a word in their name
+    python3 tests/mutants.py --check     # only whether each patch applies
+
+A mutant is a patch, `tests/mutants/NAME.patch`: a sentence that says what goes wrong, a line `Killed by: the simulator`
+or `Killed by: ` and the name of a unit test, and 1 to 8 changed lines that ask `crate::mutant::is("NAME")`. All patches
+are applied to one copy of the sources, in `target/mutants`; the environment variable MUTANT chooses the one that runs.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PATCHES = os.path.join(ROOT, "tests", "mutants")
+TARGET = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "mutants")
+TREE = os.path.join(TARGET, "tree")
+SIMULATOR = "the simulator"
+SIMULATED = "testing::tests::seeds_of_all_kinds"
+# Seeds within which the simulator must find a mutant.
+SEEDS = 2_000
+LONGEST = 300
+
+
+class Mutant:
+    def __init__(self, file):
+        self.path = os.path.join(PATCHES, file)
+        self.name = file.removesuffix(".patch")
+        with open(self.path, encoding="utf-8") as patch:
+            self.text = patch.read()
+        lines = self.text.splitlines()
+        self.sentence = lines[0]
+        self.killer = lines[1].removeprefix("Killed by: ")
+
+    def mistakes(self):
+        """What is wrong with the patch itself, apart from whether it applies."""
+        changed = [line for line in self.text.splitlines() if re.match(r"\+(?!\+\+ )|-(?!-- )", line)]
+        added = [line for line in changed if line.startswith("+")]
+        if not self.sentence.endswith("."):
+            yield "its first line is no sentence"
+        if f"\nKilled by: {self.killer}\n" not in self.text:
+            yield "its second line does not say what kills it"
+        if not 1 <= len(added) <= 8:
+            yield f"{len(added)} lines are new, not 1 to 8"
+        names = set(re.findall(r'mutant::is\("(\w+)"\)', self.text))
+        if names != {self.name}:
+            yield f"it asks for {sorted(names)}"
+
+    def apply(self, tree, *options):
+        # One line of context is enough to find the place, and lets mutants be neighbours.
+        command = ["git", "apply", "-C1", "--recount", *options, self.path]
+        # The copy may lie inside a repository, which is none of its business.
+        environment = dict(os.environ, GIT_CEILING_DIRECTORIES=os.path.dirname(tree))
+        return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+
+
+def copy_sources():
+    """A fresh copy of what the library is built of. Times are kept: what has not changed is not built again."""
+    shutil.rmtree(TREE, ignore_errors=True)
+    os.makedirs(TREE)
+    for name in ("Cargo.toml", "Cargo.lock", "README.md"):
+        shutil.copy2(os.path.join(ROOT, name), TREE)
+    for name in ("src", "examples", "tests"):
+        shutil.copytree(os.path.join(ROOT, name), os.path.join(TREE, name))
+
+
+def check(mutants):
+    """The mutants whose patches are wrong, or do not apply."""
+    wrong = 0
+    for mutant in mutants:
+        mistakes = list(mutant.mistakes())
+        done = mutant.apply(TREE, "--check")
+        if done.returncode:
+            mistakes.append(f"it does not apply: {done.stderr.strip()}")
+        for mistake in mistakes:
+            print(f"{mutant.name}: {mistake}")
+        wrong += bool(mistakes)
+    return wrong
+
+
+def build(mutants):
+    """Applies all patches to the copy and builds its unit tests. Answers the path of the binary."""
+    for mutant in mutants:
+        done = mutant.apply(TREE)
+        assert done.returncode == 0, f"{mutant.name} does not apply beside the others: {done.stderr.strip()}"
+    shutil.copy(os.path.join(PATCHES, "mutant.rs"), os.path.join(TREE, "src"))
+    with open(os.path.join(TREE, "src", "lib.rs"), "a", encoding="utf-8") as lib:
+        lib.write("\nmod mutant;\n")
+    command = ["cargo", "test", "--profile", "sim", "--lib", "--no-run", "--quiet", "--message-format=json-render-diagnostics",
+               "--target-dir", TARGET]
+    done = subprocess.run(command, cwd=TREE, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 0, "the mutants do not build"
+    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+    tests = [m["executable"] for m in messages if m.get("executable") and m["profile"]["test"]]
+    assert len(tests) == 1, tests
+    return tests[0]
+
+
+def run(tests, name, killer):
+    """Whether the tests pass with this mutant, and what they say."""
+    test, seeds = (SIMULATED, SEEDS) if killer == SIMULATOR else (killer, None)
+    variables = dict(os.environ, MUTANT=name, SIM_SEEDS=str(seeds)) if seeds else dict(os.environ, MUTANT=name)
+    command = [tests, "--exact", test]
+    try:
+        done = subprocess.run(command, cwd=TREE, env=variables, capture_output=True, text=True, errors="replace",
+                              timeout=LONGEST, check=False)
+    except subprocess.TimeoutExpired:
+        return False, f"stopped after {LONGEST} s"
+    assert "running 1 test" in done.stdout, f"{name}: there is no test {test}"
+    failed = done.returncode != 0
+    seed = re.search(r"^seed \d+: .*", done.stdout, re.MULTILINE)
+    said = seed[0][:100] if seed else test
+    return not failed, said
+
+
+def survivors(tests, mutants):
+    """Runs each mutant. Answers how many were not found."""
+    alive = 0
+    for killer in sorted({mutant.killer for mutant in mutants}):
+        passes, said = run(tests, "", killer)
+        assert passes, f"fails without a mutant: {said}"
+    for mutant in mutants:
+        passes, said = run(tests, mutant.name, mutant.killer)
+        print(f"{mutant.name}: {'SURVIVES: ' + mutant.sentence if passes else said}", flush=True)
+        alive += passes
+    return alive
+
+
+def main(words):
+    only_check = "--check" in words
+    words = [word for word in words if word != "--check"]
+    if any(word.startswith("-") for word in words):
+        print(__doc__)
+        return 0 if words[0] in ("-h", "--help") else 2
+    if shutil.which("git") is None:
+        print("mutants: skipped, no git here")
+        return 0
+    mutants = [Mutant(file) for file in sorted(os.listdir(PATCHES)) if file.endswith(".patch")]
+    copy_sources()
+    wrong = check(mutants)
+    if wrong or only_check:
+        print(f"{len(mutants)} mutants, {wrong} of them wrong")
+        return min(wrong, 1)
+    chosen = [mutant for mutant in mutants if not words or any(word in mutant.name for word in words)]
+    alive = survivors(build(mutants), chosen)
+    print(f"{len(chosen) - alive} passed, {alive} failed")
+    return min(alive, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
