@@ -344,6 +344,22 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_a_log_is_counted_however_much_its_framing_writes() {
+        let framings = [Framing::of(Rc::new(LengthDelimited::u32_be(10_000).unwrap()))];
+        let mut pool = Pool::new(0);
+        let mut groups = Groups::new();
+        let g = groups.create(SlowMember::Cut);
+        groups.get_mut(g).unwrap().add(conn(0), 0, 1);
+        for n in 0..3_000 {
+            let number = groups.number();
+            let room = groups.get_mut(g).unwrap();
+            // Where the rest of the block is short, the codec makes it grow by itself.
+            room.append(number, &framings, b"x", &mut pool);
+            assert_eq!(pool.output(), room.logs[0].block.capacity(), "after {n} messages");
+        }
+    }
+
+    #[test]
     fn removing_a_member_says_who_moved_into_its_place() {
         let mut groups = Groups::new();
         let g = groups.create(SlowMember::Cut);

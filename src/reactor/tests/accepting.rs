@@ -141,16 +141,17 @@ fn hang_up(cx: &mut Context<'_>, on: On<'_>) {
 
 #[test]
 fn at_the_limit_whoever_lingers_longest_makes_room() {
-    let mut rig = puppet_within(Limits { connections: Limit::At(3), ..limits() }, hang_up);
-    let (a, b) = (rig.connect(), rig.connect());
-    rig.say(a, "bye");
-    rig.say(b, "bye");
-    assert_eq!((rig.phase(a), rig.phase(b)), (Phase::Lingering, Phase::Lingering));
+    let mut rig = puppet_within(Limits { connections: Limit::At(4), ..limits() }, hang_up);
+    let [a, b, c] = [(); 3].map(|()| rig.connect());
+    for peer in [a, b, c] {
+        rig.say(peer, "bye");
+        assert_eq!(rig.phase(peer), Phase::Lingering);
+    }
     rig.connect();
     rig.connect();
-    assert_eq!(rig.stats().accepted, 4);
+    assert_eq!(rig.stats().accepted, 5);
     assert_eq!(rig.sys().peers[a].closed, Some(CloseHow::Graceful));
-    assert_eq!(rig.stats().refused, 0);
+    assert_eq!((rig.phase(c), rig.stats().refused), (Phase::Lingering, 0));
 }
 
 #[test]

@@ -379,3 +379,23 @@ fn a_member_whose_write_fails_does_not_confuse_who_takes_its_place() {
         assert_eq!(rig.stats().bytes_unsent, 9 - taken as u64);
     }
 }
+
+#[test]
+fn senders_wait_for_the_last_of_several_slow_members() {
+    let mut rig = room_within(tight_limits(), SlowMember::PauseSenders, |cx, group, data| {
+        cx.broadcast(group, [data, &bytes(500)].concat());
+    });
+    let [slow, slower, sender] = peers(&mut rig);
+    rig.sys().set_room(slow, 0);
+    rig.sys().set_room(slower, 0);
+    for n in 0..50 {
+        rig.say(sender, format!("{n:04}"));
+    }
+    let unread = rig.sys().unread(sender);
+    assert!(unread > 100, "held up");
+    rig.room(slow, 1_000_000);
+    assert_eq!(rig.sys().unread(sender), unread, "one of two has caught up");
+    rig.room(slower, 1_000_000);
+    assert_eq!(rig.sys().unread(sender), 0);
+    assert_eq!(rig.heard(slow), rig.heard(slower));
+}

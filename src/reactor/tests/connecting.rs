@@ -404,3 +404,17 @@ fn who_has_connected_while_we_were_away_is_not_too_late() {
     rig.settle();
     assert_eq!(rig.log(), ["0 open", "1 open"]);
 }
+
+#[test]
+fn the_waits_of_a_connection_that_lasted_begin_anew() {
+    let mut rig = dialler();
+    let policy = Backoff { min: 100 * MS, max: 10 * SECOND, factor: 10.0, tries: Limit::Unlimited };
+    rig.dial(Connect::new("127.0.0.1:7").reconnect(policy), 1);
+    rig.settle();
+    for round in 0..8 {
+        assert_eq!(rig.dialled().len(), 1, "a first wait is no longer than the factor says");
+        rig.pass(10 * SECOND);
+        rig.reset(round);
+        rig.pass(SECOND);
+    }
+}

@@ -266,3 +266,17 @@ fn each_member_gets_exactly_what_was_sent_to_it_and_to_its_groups() {
         assert_eq!((stats.bytes_unsent, stats.skipped, stats.panics), (unsent, 0, 0));
     });
 }
+
+#[test]
+fn there_are_no_more_groups_and_memberships_than_allowed() {
+    let mut rig = puppet_within(Limits { groups: 3, groups_per_connection: 2, ..limits() }, echo);
+    let peer = rig.connect();
+    let id = rig.id(peer);
+    let mut net = rig.net();
+    let groups: Vec<Group> = std::iter::from_fn(|| net.group()).take(9).collect();
+    assert_eq!(groups.len(), 3);
+    assert_eq!(groups.iter().filter(|g| net.join_id(**g, id)).count(), 2);
+    assert!(net.leave_id(groups[0], id) && net.join_id(groups[2], id) && !net.join_id(groups[0], id));
+    assert!(net.drop_group(groups[1]) && net.join_id(groups[0], id), "what has ended makes room");
+    assert!(net.group().is_some() && net.group().is_none());
+}

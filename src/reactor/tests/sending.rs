@@ -309,3 +309,28 @@ fn nothing_is_lost_to_the_books() {
     assert_eq!(stats.bytes_in, stats.bytes_out + stats.bytes_unsent + held as u64);
     assert_eq!(stats.accepted, stats.open + stats.closed_total());
 }
+
+#[test]
+fn each_message_that_is_taken_is_counted_once() {
+    let mut first = None;
+    let mut rig = puppet(move |cx, on| match on {
+        On::Open => drop(first.get_or_insert(cx.id())),
+        On::Data(data) => {
+            let other = first.filter(|id| *id != cx.id());
+            cx.send(data);
+            for n in 0..5 {
+                cx.send([n]);
+            }
+            cx.send_bytes(bytes(5000).into());
+            other.map(|id| cx.send_to(id, b"to another"));
+        }
+        _ => {}
+    });
+    let (a, b) = (rig.connect(), rig.connect());
+    rig.say(a, "x");
+    assert_eq!(rig.stats().messages_out, 7);
+    rig.sys().set_room(b, 0);
+    rig.say(b, "y");
+    assert_eq!(rig.stats().messages_out, 15, "whether or not it is written");
+    assert_eq!(rig.heard(a).matches("to another").count(), 1);
+}

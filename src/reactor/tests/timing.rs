@@ -306,3 +306,21 @@ fn callbacks_that_take_long_do_not_age_their_peers() {
     rig.settle();
     assert_eq!((rig.phase(a), rig.phase(b)), (Phase::Open, Phase::Open));
 }
+
+#[test]
+fn a_peer_that_takes_nothing_does_not_hold_up_a_close() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(data) = on {
+            cx.send(data);
+            cx.close();
+        }
+    });
+    let stuck = rig.connect();
+    rig.sys().set_room(stuck, 5);
+    rig.say(stuck, "hello, hello");
+    rig.pass(29 * SECOND);
+    assert_eq!(rig.phase(stuck), Phase::Flushing);
+    rig.pass(2 * SECOND);
+    assert_eq!((rig.closed(&Reason::WriteStall), rig.stats().open), (1, 0));
+    assert_eq!(rig.stats().bytes_unsent, 7);
+}
