@@ -15,13 +15,13 @@ use std::path::PathBuf;
 
 use slab::Slab;
 
+use crate::buffer::input::Kept;
+use crate::buffer::outbox::Outbox;
 use crate::closed::Reason;
-use crate::endpoint::Address;
+use crate::config::address::Address;
 use crate::id::{AttemptId, ConnId, Generations, Group, ListenerId, MAX_SLOTS};
-use crate::input::Kept;
-use crate::outbox::Outbox;
-use crate::sys::Time;
-use crate::timer::TimerList;
+use crate::time::Time;
+use crate::time::timers::TimerList;
 
 /// How far a connection's life has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -380,7 +380,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::property_tests::hold;
+    use crate::testing::property_tests::hold;
 
     fn connection() -> Connection {
         let listener = ListenerId { slot: 0, generation: 0 };

@@ -12,9 +12,9 @@ use std::ops::Range;
 
 use slab::Slab;
 
+use crate::buffer::pool::{Pool, Use};
 use crate::codec::Framing;
 use crate::id::{ConnId, Generations, Group};
-use crate::pool::{Pool, Use};
 
 /// What becomes of a group's messages for a member that is slow to read. Never silent: cuts and skips are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -163,7 +163,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::property_tests::hold;
+    use crate::testing::property_tests::hold;
 
     #[test]
     fn tokens_come_back_as_they_were() {

@@ -43,42 +43,24 @@
 
 #![forbid(unsafe_code)]
 
-mod bind;
-mod building;
+mod buffer;
+mod builtin;
 mod closed;
 pub mod codec;
-mod connect;
+mod command_queue;
+mod config;
 mod connection;
-mod context;
 mod core;
-mod datagram;
-mod deadlines;
-mod endpoint;
-mod engine;
+mod dispatch;
 mod group;
-mod handle;
 mod handler;
-mod handlers;
 mod id;
-mod input;
-mod limits;
-mod listen;
-#[cfg(test)]
-mod log_tests;
-mod mailbox;
-mod net;
-mod outbox;
-mod pool;
-#[cfg(test)]
-mod property_tests;
 mod reactor;
-mod snapshot;
 mod stats;
 mod sys;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod throttle;
-mod timer;
+mod time;
 
 pub mod architecture;
 
@@ -88,24 +70,24 @@ pub mod architecture;
 struct Readme;
 
 pub use crate::core::{Posted, Sent};
-pub use bind::{Datagrams, Interface};
+pub use builtin::{Broadcast, Echo, Framed, FramedState};
 pub use closed::{Closed, Reason};
-pub use connect::{Backoff, Connect};
+pub use command_queue::HandleError;
+pub use config::address::{Address, AddressError, Endpoint};
+pub use config::connect::{Backoff, Connect};
+pub use config::datagram::{Datagrams, Interface};
+pub use config::limits::{AtCapacity, Limit, Limits, LimitsError, PanicPolicy};
+pub use config::listen::{Keepalive, Listen};
 pub use connection::Origin;
-pub use context::Context;
-pub use datagram::{DatagramContext, DatagramHandler};
-pub use endpoint::{Address, AddressError, Endpoint};
 pub use group::SlowMember;
-pub use handle::{Handle, Notes};
 pub use handler::Handler;
-pub use handlers::{Broadcast, Echo, Framed, FramedState};
+pub use handler::context::Context;
+pub use handler::datagram::{DatagramContext, DatagramHandler};
+pub use handler::handle::{Handle, Notes};
+pub use handler::net::Net;
+pub use handler::snapshot::{ConnectionPhase, Snapshot};
 pub use id::{AttemptId, ConnId, DatagramId, Group, Key, ListenerId, SourceId, TimerId};
-pub use limits::{AtCapacity, Limit, Limits, LimitsError, PanicPolicy};
-pub use listen::{Keepalive, Listen};
-pub use mailbox::HandleError;
-pub use net::Net;
 pub use reactor::{Bound, Listening, Reactor, Readiness, Report, SourceKey, Turn, Watch};
-pub use snapshot::{ConnectionPhase, Snapshot};
 pub use stats::Stats;
 
 /// Shared bytes, as [`Net::send_bytes_to`] and [`Handle::send_to`] take them.

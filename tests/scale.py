@@ -5,7 +5,7 @@ and now, and instructions as counted by valgrind, which are the same wherever th
     python3 tests/scale.py             # builds, and takes some minutes and half a gigabyte
     python3 tests/scale.py 1000 10000  # other numbers of connections
 
-The connections are simulated (`src/testing/tests/crowd.rs`): each figure is for the reactor alone, the world's share
+The connections are simulated (`src/testing/tests/scale.rs`): each figure is for the reactor alone, the world's share
 being subtracted, and all timeouts are on. A last table has a ping of real clients to the echo server, and to a minimal
 loop by hand. Without valgrind only the first table is printed.
 """
@@ -23,7 +23,7 @@ sys.dont_write_bytecode = True
 import harness
 import minimal
 
-TEST = "testing::tests::crowd::scale"
+TEST = "testing::tests::scale::scale"
 SIZES = [1_000, 10_000, 100_000, 1_000_000]
 LEAST_EVENTS = 200_000
 # A run under valgrind that takes longer than this is stuck.

@@ -12,7 +12,7 @@
 //! Invariant: a header is spaces, digits, spaces, and at least one digit; it is refused at its first wrong byte.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::build::check_max;
+use super::error::check_max;
 use super::scan::Digits;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 

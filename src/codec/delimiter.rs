@@ -9,7 +9,7 @@
 use memchr::memchr;
 use memchr::memmem::Finder;
 
-use super::build::check_max;
+use super::error::check_max;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// Messages that end with a delimiter of 1 to 64 bytes.

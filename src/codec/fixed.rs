@@ -5,7 +5,7 @@
 //! Invariant: every message has exactly `size` bytes, both ways.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::build::MOST;
+use super::error::MOST;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// Every message is exactly so many bytes; nothing is added on the wire.

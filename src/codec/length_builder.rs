@@ -5,7 +5,7 @@
 //! Invariant: a codec comes out only if it can send at least one message, and its sums cannot overflow.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::build::check_max;
+use super::error::check_max;
 use super::{BuildError, LengthDelimited};
 
 /// The options of a [`LengthDelimited`] codec, in Netty's words. Begin with [`LengthDelimited::builder`].

@@ -8,7 +8,7 @@
 
 use memchr::{memchr, memchr2};
 
-use super::build::check_max;
+use super::error::check_max;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// Messages that end with a line feed ([`lf`](Self::lf)) or strictly with `\r\n` ([`crlf`](Self::crlf)).

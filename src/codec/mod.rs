@@ -9,9 +9,9 @@
 use std::fmt;
 
 mod any;
-mod build;
 mod decimal;
 mod delimiter;
+mod error;
 mod fixed;
 mod framing;
 mod length;
@@ -33,9 +33,9 @@ mod tests;
 mod varint;
 
 pub use any::AnyCodec;
-pub use build::BuildError;
 pub use decimal::DecimalHeader;
 pub use delimiter::Delimited;
+pub use error::BuildError;
 pub use fixed::FixedSize;
 pub use framing::Framing;
 pub use length::LengthDelimited;

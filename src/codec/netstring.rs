@@ -10,7 +10,7 @@
 //! long.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::build::check_max;
+use super::error::check_max;
 use super::scan::Digits;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 

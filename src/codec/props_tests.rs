@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::shape_tests::{Shape, shapes, traffic};
 use super::tests::agrees;
 use super::*;
-use crate::property_tests::hold;
+use crate::testing::property_tests::hold;
 use crate::testing::{prove_cuts, prove_round_trip};
 
 /// No panic, nothing consumed that is not there, the same however it is cut, and what the oracle says.

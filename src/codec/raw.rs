@@ -6,7 +6,7 @@
 //! Invariant: the messages put together are exactly the bytes that came in, and none is over the maximum.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::build::check_max;
+use super::error::check_max;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// No framing at all: whatever has arrived is a message, in pieces of at most the maximum.

@@ -5,7 +5,7 @@
 
 use proptest::prelude::*;
 
-use super::build::MOST;
+use super::error::MOST;
 use super::oracle_tests::{Length, Step, crlf, decimal, delimited, fixed, lf, netstring, varint};
 use super::*;
 

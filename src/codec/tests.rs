@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::oracle_tests::{Step, ask_oracle};
 use super::*;
-use crate::property_tests::hold;
+use crate::testing::property_tests::hold;
 use crate::testing::{Decoding, decode_cut, prove_cuts, prove_round_trip};
 
 /// What comes of an input in one piece.

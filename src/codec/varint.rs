@@ -11,7 +11,7 @@
 //! could only be too long.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::build::check_max;
+use super::error::check_max;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// Messages behind a varint length, as protobuf's `writeDelimitedTo` writes them.

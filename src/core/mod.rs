@@ -6,42 +6,42 @@
 //! Invariant: a connection with work that no event will announce is in `ready` or `dirty`; a dead one is in `doomed`
 //! until it is told; `delivery` says what the callback that is running (if one is) has been given.
 
-pub(crate) mod attempts;
-mod closing;
+mod broadcast;
+mod close;
+pub(crate) mod connect;
+mod datagram;
+mod datagram_queue;
 mod holding;
-mod letters;
 mod linking;
-mod mailboxes;
-mod output;
+mod send;
+mod switch;
 #[cfg(test)]
-mod props_tests;
-mod rooms;
-mod switching;
-mod timing;
+mod tests;
+mod timers;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use self::attempts::Attempts;
+use self::connect::Attempts;
+use crate::buffer::input::Kept;
+use crate::buffer::pool::Pool;
 use crate::codec::Framing;
+use crate::config::limits::{LEAST_READ, Limits};
 use crate::connection::{Connection, Phase, Table};
-use crate::deadlines::Deadlines;
 use crate::group::Groups;
 use crate::id::{ConnId, Generations};
-use crate::input::Kept;
-use crate::limits::{LEAST_READ, Limits};
-use crate::pool::Pool;
 use crate::stats::Stats;
-use crate::sys::Time;
-use crate::timer::{TimerList, Timers};
+use crate::time::Time;
+use crate::time::deadlines::Deadlines;
+use crate::time::timers::{TimerList, Timers};
 
-pub use mailboxes::Posted;
-pub(crate) use mailboxes::{Mailbox, Stage};
-pub use output::Sent;
-pub(crate) use rooms::owed;
-pub(crate) use switching::Switch;
+pub(crate) use broadcast::owed;
+pub use datagram::Posted;
+pub(crate) use datagram::{Mailbox, Stage};
+pub use send::Sent;
+pub(crate) use switch::Switch;
 
 /// Numbers reactors, so that a key of one does not open another.
 static REACTORS: AtomicU32 = AtomicU32::new(0);
@@ -108,8 +108,8 @@ pub(crate) struct Core {
     /// Tells reactors apart.
     pub(crate) number: u32,
     /// Datagram sockets.
-    pub(crate) mail: mailboxes::Mailboxes,
-    shed: output::Shed,
+    pub(crate) mail: datagram::Mailboxes,
+    shed: send::Shed,
 }
 
 impl Core {
@@ -141,8 +141,8 @@ impl Core {
             stop_wanted: 0,
             stopping: false,
             number: REACTORS.fetch_add(1, Ordering::Relaxed),
-            mail: mailboxes::Mailboxes::new(),
-            shed: output::Shed::default(),
+            mail: datagram::Mailboxes::new(),
+            shed: send::Shed::default(),
         }
     }
 

@@ -4,9 +4,9 @@
 //! count again.
 
 use super::turn::Loop;
+use crate::buffer::pool::LARGE;
 use crate::connection::{Connection, Phase};
 use crate::id::ConnId;
-use crate::pool::LARGE;
 use crate::sys::Sys;
 
 impl<S: Sys> Loop<S> {

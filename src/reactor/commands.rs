@@ -5,9 +5,9 @@
 
 use super::turn::Loop;
 use crate::core::Sent;
-use crate::engine::Who;
-use crate::handle::{Command, Handle};
-use crate::net::Net;
+use crate::dispatch::Who;
+use crate::handler::handle::{Command, Handle};
+use crate::handler::net::Net;
 use crate::sys::Sys;
 
 impl<S: Sys> Loop<S> {

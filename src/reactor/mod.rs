@@ -3,22 +3,22 @@
 //! Knows the real world ([`MioSys`]) and hides it: users see no type parameter. Invariant: everything a method here
 //! does could be done between any two turns.
 
-mod accepting;
-mod alarms;
+mod accept;
 #[cfg(any(test, feature = "testing"))]
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) mod audit;
-mod binding;
+mod bind;
 mod commands;
-mod connecting;
-mod datagrams;
-mod flushing;
+mod connect;
+mod datagram;
+mod read;
+mod shutdown;
 mod sources;
-mod stopping;
 #[cfg(test)]
 mod tests;
-mod transfer;
+mod timers;
 pub(crate) mod turn;
+mod write;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,21 +26,22 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use crate::connect::Connect;
-use crate::endpoint::{Address, Endpoint};
-use crate::handle::{Handle, Notes};
+use crate::config::address::{Address, Endpoint};
+use crate::config::connect::Connect;
+use crate::config::limits::{Limits, PanicPolicy};
+use crate::config::listen::{Bind, Listen, ListenOptions, Source};
 use crate::handler::Handler;
+use crate::handler::handle::{Handle, Notes};
+use crate::handler::net::Net;
 use crate::id::{AttemptId, ConnId, Generations, Key, ListenerId};
-use crate::limits::{Limits, PanicPolicy};
-use crate::listen::{Bind, Listen, ListenOptions, Source};
-use crate::net::Net;
 use crate::stats::Stats;
+use crate::sys::Sys;
 use crate::sys::mio::MioSys;
-use crate::sys::{Sys, Time, at_least};
+use crate::time::{Time, at_least};
 
-pub use binding::Bound;
+pub use bind::Bound;
+pub use shutdown::Report;
 pub use sources::{Readiness, SourceKey, Watch};
-pub use stopping::Report;
 use turn::Loop;
 pub use turn::Turn;
 

@@ -14,9 +14,9 @@ use slab::Slab;
 
 use super::Reactor;
 use super::turn::Loop;
-use crate::engine::Who;
+use crate::dispatch::Who;
+use crate::handler::net::Net;
 use crate::id::{Generations, MAX_SLOTS, SourceId, Token};
-use crate::net::Net;
 use crate::sys::{Ready, Sys};
 
 /// What a source's callback wants to come next.

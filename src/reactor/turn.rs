@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::accepting::Doors;
-use super::datagrams::Outlets;
+use super::accept::Doors;
+use super::datagram::Outlets;
+use super::shutdown::Stopping;
 use super::sources::Sources;
-use super::stopping::Stopping;
 use crate::closed::{Closed, REASONS, Reason};
+use crate::config::limits::{Limit, Limits};
 use crate::connection::Phase;
 use crate::core::Core;
-use crate::engine::{Engine, Who};
-use crate::handle::{Command, Line};
+use crate::dispatch::{Engine, Who};
+use crate::handler::handle::{Command, Line};
 use crate::id::{ConnId, Generations, Token};
-use crate::limits::{Limit, Limits};
-use crate::sys::{CloseHow, Ready, Sys, Time, at_least, at_most};
-use crate::throttle::{Throttle, suppressed};
+use crate::sys::{CloseHow, Ready, Sys};
+use crate::time::log_limit::{Throttle, suppressed};
+use crate::time::{Time, at_least, at_most};
 
 /// Room in front of what is read, for an unfinished message to be put before it.
 pub(super) const FRONT: usize = 4 * 1024;

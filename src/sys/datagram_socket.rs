@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::socket::{cannot, reuse_port, set_buffers};
-use crate::bind::{DatagramOptions, Interface};
+use crate::config::datagram::{DatagramOptions, Interface};
 
 /// Opens a UDP socket.
 pub(super) fn open_udp(address: SocketAddr, options: &DatagramOptions) -> io::Result<UdpSocket> {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::socket::{set_buffers, set_tcp_options};
-use crate::connect::ConnectOptions;
+use crate::config::connect::ConnectOptions;
 
 /// A TCP socket that has begun to connect.
 pub(super) fn open_tcp(to: SocketAddr, options: &ConnectOptions) -> io::Result<std::net::TcpStream> {

@@ -8,9 +8,10 @@
 //! untrue; only the result of a call on the socket itself tells what is so. What a world owes in return is that a due
 //! edge is never lost: after a call answered `WouldBlock` (or said *drained*), readiness is reported again.
 
+pub(crate) mod datagram;
 mod datagram_socket;
-pub(crate) mod datagrams;
 mod dial;
+pub(crate) mod errno;
 pub(crate) mod mio;
 mod resolver;
 #[cfg(any(test, feature = "testing"))]
@@ -23,7 +24,6 @@ mod socket;
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests;
-pub(crate) mod trouble;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -31,45 +31,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::datagrams::DatagramSys;
-use crate::connect::{ConnectOptions, Given};
-use crate::endpoint::Address;
-use crate::listen::{Bind, ListenOptions};
-
-/// Nanoseconds on a monotonic clock with an arbitrary origin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Time(pub(crate) u64);
-
-impl Time {
-    /// Never reached: the deadline of what has none.
-    pub(crate) const NEVER: Self = Self(u64::MAX);
-
-    /// This time plus `d`; [`Time::NEVER`] when that is too far to count.
-    pub(crate) fn after(self, d: Duration) -> Self {
-        u64::try_from(d.as_nanos()).map_or(Self::NEVER, |n| Self(self.0.saturating_add(n)))
-    }
-
-    /// Nanoseconds since `earlier`; zero when it is not in the past.
-    #[inline]
-    pub(crate) const fn nanos_since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0)
-    }
-
-    /// How long ago `earlier` was; zero when it is not in the past.
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
-}
-
-/// A time in whole milliseconds, rounded down: for who must not sleep longer.
-pub(crate) const fn at_most(time: Duration) -> Duration {
-    Duration::new(time.as_secs(), time.subsec_millis() * 1_000_000)
-}
-
-/// A time in whole milliseconds, rounded up: for who must not wake earlier.
-pub(crate) const fn at_least(time: Duration) -> Duration {
-    at_most(time.saturating_add(Duration::from_nanos(999_999)))
-}
+use self::datagram::DatagramSys;
+use crate::config::address::Address;
+use crate::config::connect::{ConnectOptions, Given};
+use crate::config::listen::{Bind, ListenOptions};
+use crate::time::Time;
 
 /// What [`Sys::poll`] says about one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::listen::{Keepalive, ListenOptions};
+use crate::config::listen::{Keepalive, ListenOptions};
 
 #[cfg(unix)]
 pub(super) use self::unix::{OwnFile, open_unix, open_unix_datagram};
@@ -167,7 +167,7 @@ mod unix {
     use socket2::{Domain, SockAddr, Socket, Type};
 
     use super::{backlog, cannot, cannot_listen, warn_of_backlog};
-    use crate::listen::ListenOptions;
+    use crate::config::listen::ListenOptions;
 
     /// The file that a listener of ours made. Dropping it removes the file, if it is still the same one.
     ///

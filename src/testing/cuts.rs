@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::codec::{Codec, Decoded, FrameError};
-use crate::engine::text_of;
+use crate::dispatch::text_of;
 use crate::sys::sim::Dice;
 
 /// What came of some input.

@@ -15,22 +15,26 @@
 //!
 //! Knows the loop and the worlds below it. Invariant: nothing here is in a build without the feature.
 
-mod alarms;
+mod checked_handler;
 mod client;
+mod close_checks;
+mod connect_checks;
 mod cuts;
-mod dials;
-mod knobs;
+mod limits_gen;
+#[cfg(test)]
+pub(crate) mod log_tests;
 mod oracle;
-#[cfg_attr(not(test), allow(dead_code))]
-mod others;
+#[cfg(test)]
+pub(crate) mod property_tests;
 mod run;
 mod seeds;
 mod simulation;
 mod stage;
+#[cfg_attr(not(test), allow(dead_code))]
+mod threads;
+mod timer_checks;
 mod trace;
 mod transcript;
-mod verdict;
-mod watched;
 
 #[cfg(test)]
 mod tests;

@@ -25,21 +25,22 @@
 
 use std::time::Duration;
 
-use super::alarms::{check_links, check_timers};
-use super::dials::Dials;
+use super::checked_handler::Record;
+use super::close_checks::{judge, may_stop_lingering, require_earned};
+use super::connect_checks::Dials;
 use super::run::Run;
-use super::verdict::{judge, may_stop_lingering, require_earned};
-use super::watched::Record;
+use super::timer_checks::{check_links, check_timers};
 use crate::closed::{Closed, Reason};
+use crate::config::limits::{AtCapacity, Limits};
 use crate::connection::{Connection, Phase};
 use crate::core::Core;
 use crate::handler::Handler;
-use crate::limits::{AtCapacity, Limits};
 use crate::reactor::audit::require;
 use crate::reactor::turn::Turn;
+use crate::sys::CloseHow;
 use crate::sys::script::Call;
 use crate::sys::sim::{Facts, Sim, State};
-use crate::sys::{CloseHow, Time};
+use crate::time::Time;
 
 /// Turns that a connection with work may wait.
 const WAITS: u32 = 3;

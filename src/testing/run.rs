@@ -6,18 +6,18 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::checked_handler::Watched;
 use super::client::{Client, Gone};
-use super::knobs::{draw_limits, draw_volume};
+use super::limits_gen::{draw_limits, draw_volume};
 use super::oracle::Oracle;
-use super::others::{Manners, Threads};
+use super::threads::{Manners, Threads};
 use super::trace::{Trace, fold_call, fold_text};
-use super::watched::Watched;
+use crate::config::limits::Limits;
+use crate::config::listen::{Bind, ListenOptions};
 use crate::connection::Connection;
-use crate::engine::text_of;
+use crate::dispatch::text_of;
 use crate::handler::Handler;
 use crate::id::{Generations, Key};
-use crate::limits::Limits;
-use crate::listen::{Bind, ListenOptions};
 use crate::reactor::audit::require;
 use crate::reactor::turn::{Loop, Turn};
 use crate::sys::Sys;

@@ -5,15 +5,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
+use crate::builtin::{Echo, Framed};
 use crate::codec::LengthDelimited;
+use crate::command_queue::HandleError;
+use crate::config::limits::PanicPolicy;
 use crate::group::SlowMember;
-use crate::handle::{Handle, Notes};
-use crate::handlers::{Echo, Framed};
+use crate::handler::handle::{Handle, Notes};
 use crate::id::Group;
-use crate::limits::PanicPolicy;
-use crate::log_tests::lines;
-use crate::mailbox::HandleError;
 use crate::reactor::Reactor;
+use crate::testing::log_tests::lines;
 
 /// Writes down its notes, and answers those that are for a connection. `x` closes it, `!` panics.
 #[derive(Default)]
@@ -184,7 +184,7 @@ fn a_turn_obeys_its_share_in_order_and_the_next_does_not_wait() {
     assert!(told.iter().enumerate().all(|(n, hear)| hear.try_recv() == Ok(n as u32)));
     let polls: Vec<Call> = rig.calls().into_iter().filter(|c| matches!(c, Call::Poll(_))).collect();
     assert_eq!(polls, vec![Call::Poll(Some(Duration::ZERO)); 3]);
-    assert_eq!(rig.inner.next_deadline(), crate::sys::Time::NEVER);
+    assert_eq!(rig.inner.next_deadline(), crate::time::Time::NEVER);
 }
 
 #[test]

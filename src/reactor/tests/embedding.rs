@@ -6,12 +6,12 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 
 use super::*;
+use crate::config::limits::PanicPolicy;
+use crate::handler::snapshot::ConnectionPhase;
 use crate::id::Token;
-use crate::limits::PanicPolicy;
-use crate::log_tests::lines;
 use crate::reactor::sources::{Readiness, Watch};
-use crate::snapshot::ConnectionPhase;
 use crate::sys::Ready;
+use crate::testing::log_tests::lines;
 
 /// The timeout of the last wait.
 fn slept(rig: &mut Rig) -> Option<Duration> {
@@ -221,7 +221,7 @@ fn a_source_that_is_taken_out_while_its_callback_is_due_is_not_called() {
     assert!(rig.turn().more);
     let Token::Source(id) = Token::unpack(token) else { panic!() };
     drop(rig.inner.remove_source(id));
-    assert_eq!(rig.inner.next_deadline(), crate::sys::Time::NEVER);
+    assert_eq!(rig.inner.next_deadline(), crate::time::Time::NEVER);
     assert!(rig.inner.remove_source(id).is_none());
     assert!(!rig.turn().more);
     assert_eq!(counts.get(), (1, 1));
@@ -307,7 +307,7 @@ fn sources_do_not_hold_up_a_shutdown() {
 #[test]
 fn a_callback_that_takes_long_is_named_with_its_connection() {
     let limits = Limits { slow_callback: Limit::At(20 * MS), ..limits() };
-    let (mut rig, counts) = (rig(limits, crate::handlers::Echo), Counts::default());
+    let (mut rig, counts) = (rig(limits, crate::builtin::Echo), Counts::default());
     let a = rig.connect();
     let token = source(&mut rig, &counts, |_, _| Watch::Wait).unwrap();
     lines();
@@ -329,7 +329,7 @@ fn a_callback_that_takes_long_is_named_with_its_connection() {
 
 #[test]
 fn no_callback_is_slow_where_nothing_is_said_to_be() {
-    let mut rig = rig(Limits { slow_callback: Limit::Unlimited, ..limits() }, crate::handlers::Echo);
+    let mut rig = rig(Limits { slow_callback: Limit::Unlimited, ..limits() }, crate::builtin::Echo);
     let a = rig.connect();
     lines();
     rig.sys().tick = 100_000_000_000;

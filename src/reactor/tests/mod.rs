@@ -2,40 +2,40 @@
 //!
 //! Invariant: [`Rig::check`] runs after every turn of every test.
 
-mod accepting;
-mod alarms;
-mod broadcasting;
-mod closing;
+mod accept;
+mod broadcast;
+mod close;
 mod commands;
-mod connecting;
-mod datagrams;
-mod delivering;
+mod connect;
+mod connect_in_callbacks;
+mod datagram;
 mod embedding;
-mod grouping;
-mod handling;
+mod groups;
+mod handlers;
 mod identity;
-mod limiting;
-mod linking;
-mod logging;
+mod limits;
+mod links;
+mod logs;
+mod read;
 mod readiness;
 mod regressions;
-mod sending;
-mod stopping;
-mod switching;
-mod timing;
-mod trying;
+mod send;
+mod shutdown;
+mod switch;
+mod timeouts;
+mod timers;
 
 use std::time::Duration;
 
 use super::turn::{Loop, Turn};
 use crate::closed::{Closed, Reason};
+use crate::config::limits::{Limit, Limits};
+use crate::config::listen::{Bind, ListenOptions};
 use crate::connection::Phase;
-use crate::context::Context;
 use crate::handler::Handler;
+use crate::handler::context::Context;
+use crate::handler::net::Net;
 use crate::id::{ConnId, Generations, Key, ListenerId};
-use crate::limits::{Limit, Limits};
-use crate::listen::{Bind, ListenOptions};
-use crate::net::Net;
 use crate::stats::Stats;
 use crate::sys::Sys;
 use crate::sys::script::{Call, Script};

@@ -3,10 +3,10 @@
 //! Small limits throughout, so that a few connections reach them.
 
 use super::*;
+use crate::builtin::{Echo, Framed};
 use crate::codec::Lines;
-use crate::connect::{Backoff, Connect};
+use crate::config::connect::{Backoff, Connect};
 use crate::group::SlowMember;
-use crate::handlers::{Echo, Framed};
 use crate::sys::script::DialPlan;
 
 fn hog_limits() -> Limits {
@@ -397,18 +397,18 @@ fn the_clock_of_a_message_is_not_judged_while_it_stands() {
 
 #[test]
 fn handlers_that_panic_do_not_flood_the_log() {
-    crate::log_tests::lines();
+    crate::testing::log_tests::lines();
     let mut rig = puppet(|_, on| {
         if let On::Data(_) = on {
             std::panic::resume_unwind(Box::new("no luck"));
         }
     });
-    crate::log_tests::lines();
+    crate::testing::log_tests::lines();
     for _ in 0..200 {
         let a = rig.connect();
         rig.say(a, "x");
     }
-    let said = crate::log_tests::lines();
+    let said = crate::testing::log_tests::lines();
     assert!((10..=13).contains(&said.len()), "{said:#?}");
 }
 

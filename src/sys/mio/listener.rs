@@ -8,7 +8,7 @@ use std::io;
 
 use socket2::SockRef;
 
-use crate::listen::ListenOptions;
+use crate::config::listen::ListenOptions;
 use crate::sys::socket;
 
 /// A listening socket, and what the streams that it accepts are given.

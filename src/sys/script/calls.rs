@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::endpoint::Address;
+use crate::config::address::Address;
 use crate::sys::CloseHow;
 
 /// One call, in the order in which the loop made them. Streams are named by their peer's number.

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};
 
-use super::dialling::Dialled;
+use super::connect::Dialled;
 use crate::sys::{CloseHow, Ready};
 
 /// A scripted answer of one call, instead of what would follow from the pipes.

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::{Fault, MS, Sim};
-use crate::sys::Time;
+use crate::time::Time;
 
 /// What the first look at the clock found since this was last taken.
 pub(crate) type Mark = Rc<Cell<Option<Time>>>;

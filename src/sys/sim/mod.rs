@@ -7,8 +7,8 @@
 
 mod answers;
 mod clock;
-mod datagrams;
-mod dialling;
+mod connect;
+mod datagram;
 mod dice;
 mod edges;
 mod facts;
@@ -24,17 +24,18 @@ use std::time::Duration;
 
 pub(crate) use clock::Mark;
 #[cfg(test)]
-pub(crate) use dialling::marked;
-pub(crate) use dialling::{Dial, Dialling};
+pub(crate) use connect::marked;
+pub(crate) use connect::{Dial, Dialling};
 pub use dice::Dice;
 pub(crate) use facts::Facts;
 pub(crate) use fault::{Fault, Odds, State, Struck, new_struck};
 
 use super::script::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, Listener, Script, Stream};
-use super::{CloseHow, Ready, Received, Sys, Time, Wake};
-use crate::connect::{ConnectOptions, Given};
-use crate::endpoint::Address;
-use crate::listen::{Bind, ListenOptions};
+use super::{CloseHow, Ready, Received, Sys, Wake};
+use crate::config::address::Address;
+use crate::config::connect::{ConnectOptions, Given};
+use crate::config::listen::{Bind, ListenOptions};
+use crate::time::Time;
 
 /// A millisecond, in nanoseconds.
 pub(crate) const MS: usize = 1_000_000;
@@ -370,7 +371,7 @@ impl Sys for Sim {
                 f.written += *n as u64;
                 (f.moved, f.wrote) = (now, now);
             }
-            Err(e) if super::trouble::is_full(e) => {}
+            Err(e) if super::errno::is_full(e) => {}
             Err(e) => self.note_error(peer, e),
         }
         done

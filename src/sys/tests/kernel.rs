@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Heard, World};
-use crate::endpoint::Address;
+use crate::config::address::Address;
 use crate::sys::Sys;
 use crate::sys::mio::{Listener, MioSys};
 

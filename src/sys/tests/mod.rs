@@ -16,9 +16,9 @@ use std::time::Duration;
 use scenarios::{ACCEPTING, DIALLING, ENDING, MOVING, Scenario};
 
 use super::{CloseHow, Ready, Sys};
-use crate::connect::ConnectOptions;
-use crate::endpoint::Address;
-use crate::listen::{Bind, ListenOptions};
+use crate::config::address::Address;
+use crate::config::connect::ConnectOptions;
+use crate::config::listen::{Bind, ListenOptions};
 
 /// What a client finds when it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 
 use super::{Heard, World};
-use crate::endpoint::Address;
+use crate::config::address::Address;
 use crate::sys::script::{DialPlan, End, Listener, Script};
 
 const ENOENT: i32 = 2;

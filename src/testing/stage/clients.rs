@@ -4,13 +4,13 @@
 
 use std::fmt;
 
-use super::speech::Ear;
+use super::client_codec::Ear;
 use super::{Done, Stage};
 use crate::closed::Reason;
 use crate::connection::Phase;
 use crate::handler::Handler;
 use crate::sys::script::{End, Script};
-use crate::testing::watched::Record;
+use crate::testing::checked_handler::Record;
 
 /// The far end of one connection.
 pub(super) struct Client {

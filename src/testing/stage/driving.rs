@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Done, Stage};
 use crate::handler::Handler;
-use crate::sys::Time;
+use crate::time::Time;
 
 impl<H: Handler> Stage<H> {
     /// Turns until there is nothing to do but wait, and lets clients answer what they see.

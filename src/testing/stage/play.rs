@@ -148,4 +148,5 @@ fn part(bytes: &[u8], around: usize) -> String {
 }
 
 #[cfg(test)]
+#[path = "play_tests.rs"]
 mod tests;

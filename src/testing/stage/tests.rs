@@ -3,11 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
+use crate::builtin::Echo;
 use crate::codec::{LengthDelimited, Lines};
+use crate::config::limits::{AtCapacity, Limit};
 use crate::connection::Origin;
-use crate::context::Context;
-use crate::handlers::Echo;
-use crate::limits::{AtCapacity, Limit};
+use crate::handler::context::Context;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);

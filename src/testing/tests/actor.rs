@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use super::agenda::Agenda;
-use super::asked::Asked;
-use super::ties::Ties;
+use super::connect_model::Asked;
+use super::link_model::Ties;
+use super::timer_model::Agenda;
 use crate::closed::{Closed, Reason};
-use crate::context::Context;
 use crate::core::Sent;
 use crate::group::SlowMember;
 use crate::handler::Handler;
+use crate::handler::context::Context;
+use crate::handler::net::Net;
 use crate::id::{ConnId, Group, Key};
-use crate::net::Net;
 use crate::sys::sim::Dice;
 
 /// Bytes that an actor sends at most, in all, and for each byte that may be written in a turn.
@@ -290,7 +290,7 @@ impl Actor {
         let core = net.core_mut();
         let id = match (owner, every) {
             (Some(id), _) => {
-                core.set_timer(crate::timer::Owner::Connection(id), key, after, every.then_some(after))
+                core.set_timer(crate::time::timers::Owner::Connection(id), key, after, every.then_some(after))
             }
             (None, false) => net.set_tick(after, key),
             (None, true) => net.set_tick_every(after, key),

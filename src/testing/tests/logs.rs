@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::cast::simulate;
-use crate::log_tests::lines;
+use super::scenarios::simulate;
+use crate::testing::log_tests::lines;
 use crate::testing::run::Asked;
 
 const SEEDS: u64 = 500;

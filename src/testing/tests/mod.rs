@@ -3,15 +3,15 @@
 //! `SIM_SEEDS=20000` says how many seeds [`seeds_of_all_kinds`] plays, `SIM_SEED=17` which one.
 
 mod actor;
-mod agenda;
-mod asked;
-mod cast;
-mod crowd;
+mod connect_model;
+mod link_model;
 mod logs;
 mod relay;
-mod ties;
+mod scale;
+mod scenarios;
+mod timer_model;
 
-use cast::simulate;
+use scenarios::simulate;
 
 use super::run::Asked;
 use super::seeds::{Summary, asked_for, play_all};

@@ -7,19 +7,19 @@ use std::io;
 use std::time::Duration;
 
 use crate::closed::Closed;
-use crate::connect::Connect;
+use crate::config::connect::Connect;
+use crate::config::limits::LEAST_READ;
 use crate::connection::{Origin, Phase};
-use crate::context::Context;
 use crate::core::Sent;
 use crate::handler::Handler;
+use crate::handler::context::Context;
+use crate::handler::net::Net;
 use crate::id::{AttemptId, ConnId};
-use crate::limits::LEAST_READ;
-use crate::net::Net;
 use crate::reactor::audit::require;
 use crate::sys::script::{End, peer_at};
 use crate::sys::sim::{Dice, marked};
+use crate::testing::checked_handler::Record;
 use crate::testing::run::{Play, Run};
-use crate::testing::watched::Record;
 
 #[derive(Debug)]
 pub(super) struct Relay {

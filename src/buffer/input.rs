@@ -1,0 +1,98 @@
+//! Input that a handler could not use yet: an unfinished message, or bytes put off to the next turn.
+//!
+//! Knows nothing of messages. Bytes are taken from the front by moving a cursor, and moved only when more than half of
+//! the buffer is behind it. Invariant: `start <= bytes.len()`.
+
+use crate::buffer::pool::{Pool, SMALL, Use};
+
+/// Kept bytes of one connection. It exists only while there are some.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Kept {
+    /// Keeps a copy of `data`. `None` when there is no memory for it.
+    pub(crate) fn new(data: &[u8], pool: &mut Pool) -> Option<Self> {
+        let mut bytes = pool.take(data.len(), Use::Input)?;
+        bytes.extend_from_slice(data);
+        Some(Self { bytes, start: 0 })
+    }
+
+    pub(crate) fn data(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// Puts `data` behind what is kept. False when there is no memory for it.
+    pub(crate) fn append(&mut self, data: &[u8], pool: &mut Pool) -> bool {
+        if self.start > self.bytes.len() / 2 {
+            self.bytes.copy_within(self.start.., 0);
+            self.bytes.truncate(self.bytes.len() - self.start);
+            self.start = 0;
+        }
+        let room = pool.grow(&mut self.bytes, data.len(), Use::Input);
+        if room {
+            self.bytes.extend_from_slice(data);
+        }
+        room
+    }
+
+    /// Forgets all but the last `n` bytes.
+    pub(crate) fn keep_last(&mut self, n: usize) {
+        self.start = self.bytes.len() - n.min(self.len());
+    }
+
+    /// Moves a small rest out of a large buffer.
+    pub(crate) fn shrink(&mut self, pool: &mut Pool) {
+        if self.bytes.capacity() <= SMALL || self.len() > self.bytes.capacity() / 4 {
+            return;
+        }
+        if let Some(small) = Self::new(self.data(), pool) {
+            std::mem::replace(self, small).give(pool);
+        }
+    }
+
+    /// Bytes of capacity held.
+    pub(crate) fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    pub(crate) fn give(self, pool: &mut Pool) {
+        pool.give(self.bytes, Use::Input);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_order_of_taking_and_adding_keeps_the_bytes_in_order() {
+        let mut pool = Pool::new(0);
+        let mut kept = Kept::new(b"", &mut pool).unwrap();
+        let mut model = Vec::new();
+        let mut next = 0u8;
+        for i in 0..2_000usize {
+            let more: Vec<u8> = (0..i % 17)
+                .map(|_| {
+                    next = next.wrapping_add(1);
+                    next
+                })
+                .collect();
+            assert!(kept.append(&more, &mut pool));
+            model.extend_from_slice(&more);
+            assert_eq!(kept.data(), model);
+            let n = model.len() - (i * 7 % 23).min(model.len());
+            kept.keep_last(n);
+            model.drain(..model.len() - n);
+            assert_eq!(kept.data(), model);
+        }
+        kept.give(&mut pool);
+        assert_eq!(pool.input(), 0);
+    }
+}

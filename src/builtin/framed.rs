@@ -1,0 +1,157 @@
+//! Turns a handler of bytes into a handler of messages, by way of a codec.
+//!
+//! Knows neither what messages mean nor where bytes come from. Invariant: the inner handler gets each whole message
+//! once and in order, nothing else as data, and every other callback as it comes.
+
+use std::any::Any;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::closed::Closed;
+use crate::codec::{Codec, Decoded, FrameError, Framing};
+use crate::handler::Handler;
+use crate::handler::context::Context;
+use crate::handler::net::Net;
+
+/// A handler of messages: `on_data` of the inner handler is called once for each whole message, and what is sent to its
+/// connections is framed.
+///
+/// A message is a slice of the receive buffer where possible, so it is not copied. The inner handler need not (and
+/// cannot usefully) [`keep`](Context::keep) or [`defer`](Context::defer) bytes: that is the framing's business.
+///
+/// ```
+/// use turnwheel::codec::LengthDelimited;
+/// use turnwheel::{Echo, Framed, Reactor};
+///
+/// let mut reactor = Reactor::new()?;
+/// reactor.listen("127.0.0.1:0", Framed::new(LengthDelimited::u32_be(64 * 1024).unwrap(), Echo))?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Framed<C, H> {
+    codec: Rc<C>,
+    handler: H,
+}
+
+impl<C: Codec, H: Handler> Framed<C, H> {
+    /// Messages as `codec` finds them, for `handler`.
+    pub fn new(codec: C, handler: H) -> Self {
+        Self { codec: Rc::new(codec), handler }
+    }
+
+    /// The inner handler.
+    pub const fn handler(&self) -> &H {
+        &self.handler
+    }
+
+    /// The inner handler, to change it.
+    pub const fn handler_mut(&mut self) -> &mut H {
+        &mut self.handler
+    }
+
+    /// The codec.
+    pub fn codec(&self) -> &C {
+        &self.codec
+    }
+}
+
+/// What a [`Framed`] remembers about one connection: the codec's state and the inner handler's.
+#[derive(Debug)]
+pub struct FramedState<C: Codec, S> {
+    decoder: C::State,
+    /// The end of an over-long message, which is being thrown away, is still to come.
+    discarding: bool,
+    inner: S,
+}
+
+impl<C: Codec, S> FramedState<C, S> {
+    /// The state of a connection that [goes over](Context::switch) to a [`Framed`], with the inner handler's state.
+    pub fn new(inner: S) -> Self {
+        Self { decoder: C::State::default(), discarding: false, inner }
+    }
+}
+
+impl<C: Codec, H: Handler> Handler for Framed<C, H> {
+    type State = FramedState<C, H::State>;
+
+    fn on_open(&mut self, cx: &mut Context<'_>) -> Self::State {
+        FramedState::new(self.handler.on_open(cx))
+    }
+
+    fn on_data(&mut self, cx: &mut Context<'_>, state: &mut Self::State, data: &[u8]) {
+        let mut rest = data;
+        while cx.wants_more() {
+            match self.codec.decode(&mut state.decoder, rest) {
+                Ok(Decoded::Message { start, end, consumed }) => {
+                    cx.count_message();
+                    let behind = rest.get(consumed..).filter(|_| consumed > 0);
+                    let (Some(message), Some(behind)) = (rest.get(start..end), behind) else {
+                        return cx.fail(FrameError::Malformed(
+                            "the codec found a message that is not in its input",
+                        ));
+                    };
+                    rest = behind;
+                    self.handler.on_data(cx, &mut state.inner, message);
+                }
+                Ok(Decoded::Skipped { consumed, finished }) => {
+                    state.discarding = !finished;
+                    if finished {
+                        cx.count_discarded();
+                    }
+                    rest = rest.get(consumed.max(1)..).unwrap_or_default();
+                }
+                Ok(Decoded::Incomplete) => return cx.keep(rest.len()),
+                Err(error) => return cx.fail(error),
+            }
+        }
+        cx.defer(rest.len());
+    }
+
+    fn on_end(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
+        if cx.kept() > 0 || state.discarding {
+            return cx.fail(FrameError::Truncated { have: cx.kept() as u64 });
+        }
+        self.handler.on_end(cx, &mut state.inner);
+    }
+
+    fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
+        self.handler.on_drain(cx, &mut state.inner);
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_>, state: &mut Self::State, key: u64) {
+        self.handler.on_timer(cx, &mut state.inner, key);
+    }
+
+    fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
+        self.handler.on_tick(net, key);
+    }
+
+    fn on_note(&mut self, net: &mut Net<'_>, note: Box<dyn Any + Send>) {
+        self.handler.on_note(net, note);
+    }
+
+    fn on_note_to(&mut self, cx: &mut Context<'_>, state: &mut Self::State, note: Box<dyn Any + Send>) {
+        self.handler.on_note_to(cx, &mut state.inner, note);
+    }
+
+    fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
+        self.handler.on_connect_failed(net, tag, error);
+    }
+
+    fn on_connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration) {
+        self.handler.on_connect_retry(net, tag, error, wait);
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
+        self.handler.on_shutdown(cx, &mut state.inner);
+    }
+
+    fn on_close(&mut self, net: &mut Net<'_>, state: Self::State, closed: &Closed) {
+        self.handler.on_close(net, state.inner, closed);
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::of(Rc::clone(&self.codec))
+    }
+}

@@ -1,0 +1,329 @@
+//! What to listen on, and how: an address or a socket that is bound already, with options.
+//!
+//! Nothing here opens a socket: these are values. A listening socket that the caller made is carried along as it is.
+//!
+//! Invariant: what [`Listen::into_parts`] lets pass, every system call can be asked for.
+
+use std::fmt;
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::address::{AddressError, Endpoint, Problem};
+use crate::config::builder::{from_addresses, setters};
+
+/// Probing of a silent TCP peer by the kernel, so that one that vanished is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe, in whole seconds (1 to 32 767). Default: 60 s.
+    pub idle: Duration,
+    /// From one unanswered probe to the next, in whole seconds (1 to 32 767). Default: 20 s.
+    pub interval: Duration,
+    /// Unanswered probes after which the connection is lost (1 to 127). Default: 3.
+    pub tries: u32,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(60), interval: Duration::from_secs(20), tries: 3 }
+    }
+}
+
+/// What to listen on, and how.
+///
+/// Anything that names an address becomes one: a string, a [`SocketAddr`], an [`Endpoint`], or a listening socket that
+/// is already bound (given by a supervisor, say). A string that is no address is reported when it is used.
+///
+/// ```
+/// use turnwheel::Listen;
+///
+/// let wide = Listen::new("[::]:7000").v6_only(true).backlog(1024);
+/// let local = Listen::new("unix:/run/app.sock").unix_mode(0o660);
+/// # let _ = (wide, local);
+/// ```
+///
+/// The file of a Unix socket is made with its mode before anyone can connect, replaces one that a dead server of the
+/// same user left behind, never anything else, and is removed when the listener is closed.
+///
+/// Of a socket that is already bound, only what concerns its connections is set: [`nodelay`](Self::nodelay) and
+/// [`keepalive`](Self::keepalive) for TCP, the buffers for Unix sockets. Its file, where it has one, is left alone.
+#[derive(Debug)]
+pub struct Listen {
+    source: Result<Source, AddressError>,
+    options: ListenOptions,
+}
+
+impl Listen {
+    /// Listens on `at` with the default options.
+    pub fn new(at: impl Into<Self>) -> Self {
+        at.into()
+    }
+
+    setters! {
+        /// How many connections may wait to be accepted. Default: 4096. The system may allow fewer (`somaxconn`), which
+        /// is logged as a warning. Zero is refused.
+        backlog(connections: u32) = connections;
+
+        /// Whether several processes may listen on the same TCP port and share what comes (`SO_REUSEPORT`). Default:
+        /// no. Not every system has it; where it is missing, listening fails with `Unsupported`.
+        reuse_port(on: bool) = on;
+
+        /// Whether an IPv6 listener refuses IPv4 peers. Default: no, so that `[::]:7000` serves both.
+        v6_only(on: bool) = on;
+
+        /// Whether small writes are sent at once (`TCP_NODELAY`). Default: yes.
+        nodelay(on: bool) = on;
+
+        /// How the kernel probes silent TCP peers; `None`: not at all. Default: [`Keepalive::default`].
+        keepalive(keepalive: Option<Keepalive>) = keepalive;
+
+        /// The kernel's receive buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
+        receive_buffer(bytes: usize) = Some(bytes);
+
+        /// The kernel's send buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
+        send_buffer(bytes: usize) = Some(bytes);
+
+        /// The permissions of a Unix socket's file; connecting takes the one to write. Default: `0o600`, the user only.
+        unix_mode(mode: u32) = mode;
+    }
+
+    /// What to open or take over, and how, once both have been checked.
+    pub(crate) fn into_parts(self) -> Result<(Source, ListenOptions), AddressError> {
+        let source = self.source?;
+        if let Source::Endpoint(endpoint) = &source {
+            endpoint.check().map_err(|problem| AddressError { about: endpoint.to_string(), problem })?;
+        }
+        match self.options.check() {
+            Ok(()) => Ok((source, self.options)),
+            Err(problem) => Err(AddressError { about: format!("cannot listen on {source}"), problem }),
+        }
+    }
+
+    fn of_endpoint(endpoint: Result<Endpoint, AddressError>) -> Self {
+        Self::with(endpoint.map(Source::Endpoint))
+    }
+
+    fn of_address(address: SocketAddr) -> Self {
+        Self::with(Ok(Source::Bound(Bind::Tcp(address))))
+    }
+
+    fn with(source: Result<Source, AddressError>) -> Self {
+        Self { source, options: ListenOptions::default() }
+    }
+}
+
+from_addresses!(Listen);
+
+impl From<std::net::TcpListener> for Listen {
+    fn from(listener: std::net::TcpListener) -> Self {
+        Self::with(Ok(Source::Bound(Bind::TcpListener(listener))))
+    }
+}
+
+#[cfg(unix)]
+impl From<std::os::unix::net::UnixListener> for Listen {
+    fn from(listener: std::os::unix::net::UnixListener) -> Self {
+        Self::with(Ok(Source::Bound(Bind::UnixListener(listener))))
+    }
+}
+
+/// What a [`Listen`] names: an endpoint that may stand for several sockets, or one socket.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Endpoint(Endpoint),
+    Bound(Bind),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.fmt(f),
+            Self::Bound(bind) => bind.fmt(f),
+        }
+    }
+}
+
+/// One concrete socket to open or to take over.
+#[derive(Debug)]
+pub(crate) enum Bind {
+    Tcp(SocketAddr),
+    #[cfg(unix)]
+    Unix(PathBuf),
+    TcpListener(std::net::TcpListener),
+    #[cfg(unix)]
+    UnixListener(std::os::unix::net::UnixListener),
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            #[cfg(unix)]
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::TcpListener(_) => f.write_str("the given TCP listener"),
+            #[cfg(unix)]
+            Self::UnixListener(_) => f.write_str("the given Unix listener"),
+        }
+    }
+}
+
+/// How to listen. See [`Listen`] for what each means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenOptions {
+    pub(crate) backlog: u32,
+    pub(crate) reuse_port: bool,
+    pub(crate) v6_only: bool,
+    pub(crate) nodelay: bool,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) receive_buffer: Option<usize>,
+    pub(crate) send_buffer: Option<usize>,
+    pub(crate) unix_mode: u32,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            backlog: 4096,
+            reuse_port: false,
+            v6_only: false,
+            nodelay: true,
+            keepalive: Some(Keepalive::default()),
+            receive_buffer: None,
+            send_buffer: None,
+            unix_mode: 0o600,
+        }
+    }
+}
+
+impl ListenOptions {
+    fn check(&self) -> Result<(), Problem> {
+        not_zero("backlog", Some(self.backlog as usize))?;
+        not_zero("receive buffer", self.receive_buffer)?;
+        not_zero("send buffer", self.send_buffer)?;
+        if self.unix_mode > 0o777 {
+            return Err(Problem::Option("mode", format!("must be 0 to 0o777, not {:#o}", self.unix_mode)));
+        }
+        self.keepalive.map_or(Ok(()), |keepalive| keepalive.check())
+    }
+}
+
+/// Refuses the zero of an option that counts something.
+pub(crate) fn not_zero(name: &'static str, n: Option<usize>) -> Result<(), Problem> {
+    match n {
+        Some(0) => Err(Problem::Option(name, "must be at least 1".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+impl Keepalive {
+    /// Whether every system takes these numbers.
+    pub(crate) fn check(&self) -> Result<(), Problem> {
+        let Self { idle, interval, tries } = *self;
+        for (name, time) in [("keepalive's idle time", idle), ("keepalive's interval", interval)] {
+            if !(1..=32_767).contains(&time.as_secs()) || time.subsec_nanos() != 0 {
+                return Err(Problem::Option(name, format!("must be 1 to 32767 whole seconds, not {time:?}")));
+            }
+        }
+        if !(1..=127).contains(&tries) {
+            return Err(Problem::Option(
+                "keepalive's number of tries",
+                format!("must be 1 to 127, not {tries}"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    fn tcp(host: &str, port: u16) -> Endpoint {
+        Endpoint::Tcp { host: host.to_owned(), port }
+    }
+
+    #[test]
+    fn a_host_and_a_port_need_not_be_written_as_one() {
+        let endpoint = |listen: Listen| listen.into_parts().unwrap().0.to_string();
+        assert_eq!(endpoint(("127.0.0.1", 7000).into()), "127.0.0.1:7000");
+        assert_eq!(endpoint(("::1", 7000).into()), "[::1]:7000");
+        let ip = std::net::IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(endpoint((ip, 7).into()), "127.0.0.1:7");
+    }
+
+    #[test]
+    fn a_bad_address_is_told_when_it_is_used() {
+        let error = Listen::new("localhost").backlog(5).into_parts().unwrap_err();
+        assert!(
+            error.to_string().starts_with("\"localhost\" is not an address to use: the port is missing;")
+        );
+        let by_hand = Listen::from(tcp("a b", 1)).into_parts().unwrap_err();
+        assert!(by_hand.to_string().contains("' ' cannot be part"), "{by_hand}");
+        assert!(Listen::from(tcp("1:2", 1)).into_parts().is_err());
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused_by_name() {
+        let secs = Duration::from_secs;
+        let refused = [
+            (
+                Listen::new("[::1]:7000").backlog(0),
+                "cannot listen on [::1]:7000: the backlog must be at least 1",
+            ),
+            (Listen::new("h:1").receive_buffer(0), "the receive buffer must be at least 1"),
+            (Listen::new("h:1").send_buffer(0), "the send buffer must be at least 1"),
+            (Listen::new("h:1").unix_mode(0o1777), "the mode must be 0 to 0o777, not 0o1777"),
+            (
+                Listen::new("h:1").keepalive(Some(Keepalive { idle: secs(0), ..Keepalive::default() })),
+                "the keepalive's idle time must be 1 to 32767 whole seconds, not 0ns",
+            ),
+            (
+                Listen::new("h:1")
+                    .keepalive(Some(Keepalive { interval: secs(40_000), ..Keepalive::default() })),
+                "the keepalive's interval must be",
+            ),
+            (
+                Listen::new("h:1").keepalive(Some(Keepalive { tries: 0, ..Keepalive::default() })),
+                "number of tries must be",
+            ),
+        ];
+        for (listen, says) in refused {
+            let error = listen.into_parts().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn options_are_kept_and_have_defaults() {
+        let (_, plain) = Listen::new("h:1").into_parts().unwrap();
+        assert_eq!(plain, ListenOptions::default());
+        let (source, options) = Listen::new("h:1".to_owned())
+            .backlog(7)
+            .reuse_port(true)
+            .v6_only(true)
+            .nodelay(false)
+            .keepalive(None)
+            .receive_buffer(1)
+            .send_buffer(2)
+            .unix_mode(0o660)
+            .into_parts()
+            .unwrap();
+        assert!(
+            matches!(source, Source::Endpoint(endpoint) if endpoint == Endpoint::Tcp { host: "h".into(), port: 1 })
+        );
+        let wanted = ListenOptions {
+            backlog: 7,
+            reuse_port: true,
+            v6_only: true,
+            nodelay: false,
+            keepalive: None,
+            receive_buffer: Some(1),
+            send_buffer: Some(2),
+            unix_mode: 0o660,
+        };
+        assert_eq!(options, wanted);
+    }
+}

@@ -1,0 +1,227 @@
+//! The close machine: how a connection's end begins, and what is settled when its fate is known.
+//!
+//! Knows neither sockets nor handlers. Invariant: a connection that leaves `Open` is in no group and gets no input, and
+//! `why` is set; one that is `Dead` holds no buffer, is in `doomed`, and never comes back.
+
+use std::time::Duration;
+
+use super::Core;
+use crate::closed::Reason;
+use crate::connection::Phase;
+use crate::id::ConnId;
+use crate::time::Time;
+
+impl Core {
+    /// Ends a connection in good order: what was accepted for sending is written, then FIN, then lingering.
+    /// False when it was ending already.
+    pub(crate) fn begin_close(&mut self, id: ConnId, why: Reason) -> bool {
+        if self.conns.get(id).is_none_or(|c| c.phase != Phase::Open) {
+            return false;
+        }
+        self.take_logs(id);
+        self.leave_all(id);
+        self.end_links(id);
+        self.end_timers(id);
+        let now = self.now;
+        let Some(c) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return false };
+        c.phase = Phase::Flushing;
+        c.rare_mut().why.get_or_insert(why);
+        c.stalled = now;
+        self.discard_input(id);
+        self.deadlines.bring_forward(id.slot, now.after(self.limits.write_stall.get()));
+        self.enqueue(id);
+        true
+    }
+
+    /// What a handler's own close is counted as.
+    pub(crate) fn close_reason(&self, id: ConnId) -> Reason {
+        match self.conns.get(id) {
+            Some(c) if c.peer_fin => Reason::PeerClosed,
+            _ if self.stopping => Reason::Shutdown,
+            _ => Reason::Handler,
+        }
+    }
+
+    /// Sends FIN once all is written; input goes on. False when the connection is ending or it was asked for before.
+    pub(crate) fn shutdown_write(&mut self, id: ConnId) -> bool {
+        self.take_logs(id);
+        let Some(c) = self.conns.get_mut(id).filter(|c| c.takes_output()) else { return false };
+        c.fin_wanted = true;
+        self.leave_all(id);
+        self.enqueue(id);
+        true
+    }
+
+    /// Ends a connection at once, with a reset unless the peer has gone already. The first reason stays, unless a close
+    /// is cut short and bytes are lost that it would have delivered.
+    pub(crate) fn kill(&mut self, id: ConnId, why: Reason) {
+        let untaken = self.untaken(id);
+        let borrowed = self.take_borrowed(id).len();
+        self.end_links(id);
+        let Some(c) = self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Dead))
+        else {
+            return;
+        };
+        let lost = c.out.clear(&mut self.pool) + untaken + borrowed;
+        c.lose(lost);
+        let peer_gone = matches!(why, Reason::PeerClosed | Reason::PeerReset);
+        c.reset = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0);
+        if c.why().is_none() || c.phase == Phase::Flushing && c.unsent() > 0 && !c.broken {
+            c.rare_mut().why = Some(why);
+        }
+        c.phase = Phase::Dead;
+        self.leave_all(id);
+        self.end_timers(id);
+        self.discard_input(id);
+        self.deadlines.clear(id.slot);
+        self.doomed.push(id);
+    }
+
+    /// Ends a connection that has nothing left to say or to wait for, without a reset.
+    pub(crate) fn finish(&mut self, id: ConnId, why: Reason) {
+        self.kill(id, why);
+        if let Some(c) = self.conns.get_mut(id)
+            && c.unsent() == 0
+        {
+            c.reset = false;
+        }
+    }
+
+    pub(crate) fn kill_for_memory(&mut self, id: ConnId) {
+        self.kill(id, Reason::Io(std::io::ErrorKind::OutOfMemory));
+    }
+
+    /// A write failed for good. Nothing can be sent any more, but what the peer sent before may still be read.
+    pub(crate) fn write_failed(&mut self, id: ConnId, why: Reason) {
+        let Some(c) = self.conns.get(id) else { return };
+        if c.phase != Phase::Open || c.paused || c.peer_fin || why != Reason::PeerReset {
+            return self.kill(id, why);
+        }
+        let untaken = self.untaken(id);
+        let borrowed = self.take_borrowed(id).len();
+        let Some(c) = self.conns.get_mut(id) else { return };
+        let lost = c.out.clear(&mut self.pool) + untaken + borrowed;
+        c.lose(lost);
+        c.broken = true;
+        c.rare_mut().why = Some(why);
+        c.readable = true;
+        c.hinted = true;
+        let was_high = std::mem::take(&mut c.high);
+        c.drain_due = false;
+        if was_high {
+            self.tell_feeders(id, false);
+        }
+        self.leave_all(id);
+        self.sync_clock(id);
+        self.enqueue(id);
+    }
+
+    /// All is written and FIN is sent (or need not be): waits for the peer's, or is done.
+    pub(crate) fn linger(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(c) = self.conns.get_mut(id) else { return };
+        c.phase = Phase::Lingering;
+        c.fin_sent = true;
+        c.active = now;
+        c.stalled = now;
+        c.written = 0;
+        self.lingering.push_back(id);
+        if self.lingering.len() > 2 * self.conns.len() + 64 {
+            // Most of them have ended since.
+            let conns = &self.conns;
+            self.lingering.retain(|&id| conns.get(id).is_some_and(|c| c.phase == Phase::Lingering));
+        }
+        self.deadlines.set(id.slot, now.after(self.limits.linger_quiet.min(self.limits.linger_total)));
+        self.enqueue_if_work(id);
+    }
+
+    /// Ends the connection that has lingered longest, to make room for a new one. False when none lingers.
+    pub(crate) fn drop_oldest_lingering(&mut self) -> bool {
+        while let Some(id) = self.lingering.pop_front() {
+            if self.conns.get(id).is_some_and(|c| c.phase == Phase::Lingering) {
+                self.finish(id, Reason::Handler);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Judges a connection whose deadline has come: ends it, or sets its next deadline.
+    pub(crate) fn judge(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(c) = self.conns.get(id) else { return };
+        let pending = c.out.pending() > 0;
+        let reading = self.may_read(c) && !c.deferred && !c.clock_stopped;
+        let l = &self.limits;
+        let mut next = Time::NEVER;
+        let mut due = |since: Time, limit| {
+            let at = since.after(limit);
+            next = next.min(if at > now { at } else { Time::NEVER });
+            at <= now
+        };
+        let verdict = match c.phase {
+            Phase::Connecting | Phase::Dead => return self.deadlines.clear(id.slot),
+            Phase::Lingering => {
+                let over = due(c.active, l.linger_quiet) | due(c.stalled, l.linger_total);
+                over.then_some(Verdict::Finish)
+            }
+            // A write, or our FIN, that is still to be tried is not the peer's fault.
+            Phase::Flushing if !pending || c.writable => {
+                due(now, SOON);
+                None
+            }
+            Phase::Flushing => {
+                due(c.stalled, l.write_stall.get()).then_some(Verdict::Kill(Reason::WriteStall))
+            }
+            Phase::Open if pending && !c.writable && due(c.stalled, l.write_stall.get()) => {
+                Some(Verdict::Kill(Reason::WriteStall))
+            }
+            Phase::Open if !reading => {
+                // Not the peer's time that passes: look again after the shortest of what may end it then.
+                due(now, l.idle_timeout.get().min(l.message_timeout.get()));
+                None
+            }
+            Phase::Open => {
+                let unfinished = c.kept.is_some() && due(c.message, l.message_timeout.get());
+                let idle = due(c.active, l.idle_timeout.get());
+                match (unfinished, idle) {
+                    (false, false) => None,
+                    // Part of the time went by here. What the peer may have sent meanwhile is read first.
+                    _ if c.readable => {
+                        due(now, SOON);
+                        None
+                    }
+                    (true, _) => Some(Verdict::Close(Reason::MessageTimeout)),
+                    (false, true) => Some(Verdict::Close(Reason::IdleTimeout)),
+                }
+            }
+        };
+        self.deadlines.set(id.slot, next);
+        match verdict {
+            None => {}
+            Some(Verdict::Finish) => self.finish(id, Reason::Handler),
+            Some(Verdict::Kill(why)) => self.kill(id, why),
+            Some(Verdict::Close(why)) => {
+                self.begin_close(id, why);
+            }
+        }
+    }
+
+    /// Forgets input that nobody will use.
+    pub(crate) fn discard_input(&mut self, id: ConnId) {
+        let Some(c) = self.conns.get_mut(id) else { return };
+        c.deferred = false;
+        if let Some(kept) = c.kept.take() {
+            kept.give(&mut self.pool);
+        }
+    }
+}
+
+/// When to judge a connection again that may have input waiting.
+const SOON: Duration = Duration::from_millis(1);
+
+enum Verdict {
+    Kill(Reason),
+    Close(Reason),
+    Finish,
+}

@@ -1,0 +1,189 @@
+//! Datagrams that wait to be sent, in a row: their bytes one after another, and of each where it goes.
+//!
+//! Knows nothing of sockets and limits. Invariant: `cost` is the sum of the [`cost`] of each; with none left and after
+//! [`Letters::rest`] no memory is held.
+
+use std::collections::VecDeque;
+
+use crate::buffer::pool::{Pool, SMALL, Use};
+use crate::config::address::Address;
+
+/// What a waiting datagram counts beside its bytes: that there is one, and where it goes.
+const OVERHEAD: usize = 64;
+/// Bytes in front that were sent are cut off when they are as many as those that wait, and at least so many.
+const COMPACT: usize = 4 * 1024;
+
+#[derive(Debug)]
+struct Letter {
+    /// `None`: to the socket's peer.
+    to: Option<Address>,
+    len: usize,
+}
+
+/// What a datagram counts against the limit.
+pub(super) fn cost(to: Option<&Address>, len: usize) -> usize {
+    let path = match to {
+        Some(Address::Unix(Some(path))) => path.as_os_str().len(),
+        _ => 0,
+    };
+    len + OVERHEAD + path
+}
+
+/// Datagrams in the order of sending.
+#[derive(Debug, Default)]
+pub(crate) struct Letters {
+    bytes: Vec<u8>,
+    /// Where in `bytes` the first begins.
+    start: usize,
+    entries: VecDeque<Letter>,
+    cost: usize,
+}
+
+impl Letters {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(crate) const fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// Bytes of capacity that are charged to the pool.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) const fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// By how much the memory grows if so many bytes more are put into it.
+    pub(super) fn growth(&self, len: usize) -> usize {
+        let capacity = self.bytes.capacity();
+        if self.bytes.len() + len <= capacity { 0 } else { capacity.max(len).max(SMALL) }
+    }
+
+    /// Appends one. False: there is no memory.
+    pub(super) fn push(&mut self, to: Option<Address>, data: &[u8], pool: &mut Pool) -> bool {
+        if self.entries.try_reserve(1).is_err() {
+            return false;
+        }
+        if self.bytes.capacity() == 0 {
+            let Some(bytes) = pool.take(data.len(), Use::Output) else { return false };
+            self.bytes = bytes;
+        } else if !pool.grow(&mut self.bytes, data.len(), Use::Output) {
+            return false;
+        }
+        self.bytes.extend_from_slice(data);
+        self.cost += cost(to.as_ref(), data.len());
+        self.entries.push_back(Letter { to, len: data.len() });
+        true
+    }
+
+    /// The first: where it goes, and what it is.
+    pub(crate) fn first(&self) -> Option<(Option<&Address>, &[u8])> {
+        let letter = self.entries.front()?;
+        Some((letter.to.as_ref(), self.bytes.get(self.start..self.start + letter.len).unwrap_or_default()))
+    }
+
+    /// Forgets the first.
+    pub(crate) fn pop(&mut self) {
+        let Some(Letter { to, len }) = self.entries.pop_front() else { return };
+        self.cost = self.cost.saturating_sub(cost(to.as_ref(), len));
+        self.start += len;
+        if self.entries.is_empty() {
+            self.bytes.clear();
+            self.start = 0;
+        } else if self.start >= COMPACT && self.start >= self.bytes.len() - self.start {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+
+    /// Whether any goes to this address.
+    pub(crate) fn go_to(&self, to: &Address) -> bool {
+        self.entries.iter().any(|letter| letter.to.as_ref() == Some(to))
+    }
+
+    /// Moves all of another's behind its own. Answers how many there is no memory for.
+    pub(super) fn append(&mut self, other: &mut Self, pool: &mut Pool) -> u64 {
+        let mut lost = 0;
+        while let Some((to, data)) = other.first() {
+            lost += u64::from(!self.push(to.cloned(), data, pool));
+            other.pop();
+        }
+        other.rest(pool);
+        lost
+    }
+
+    /// Gives the memory back, if nothing waits.
+    pub(super) fn rest(&mut self, pool: &mut Pool) {
+        if self.is_empty() && self.bytes.capacity() + self.entries.capacity() > 0 {
+            pool.give(std::mem::take(&mut self.bytes), Use::Output);
+            *self = Self::default();
+        }
+    }
+
+    /// Forgets all. Answers how many there were.
+    pub(super) fn clear(&mut self, pool: &mut Pool) -> u64 {
+        let lost = self.len() as u64;
+        self.entries.clear();
+        self.rest(pool);
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(port: u16) -> Option<Address> {
+        Some(Address::Tcp(([127, 0, 0, 1], port).into()))
+    }
+
+    #[test]
+    fn what_is_pushed_comes_back_in_order_and_leaves_no_memory_behind() {
+        let mut pool = Pool::new(1 << 20);
+        let mut letters = Letters::default();
+        let mut expected = VecDeque::new();
+        for n in 0..5_000_usize {
+            let data = vec![n as u8; n * 37 % 300];
+            assert!(letters.push(to(n as u16), &data, &mut pool));
+            expected.push_back((to(n as u16), data));
+            if n % 3 > 0 {
+                let (address, data) = expected.pop_front().unwrap();
+                assert_eq!(letters.first(), Some((address.as_ref(), &data[..])));
+                letters.pop();
+            }
+            let cost: usize = expected.iter().map(|(_, data)| data.len() + OVERHEAD).sum();
+            assert_eq!((letters.len(), letters.cost()), (expected.len(), cost));
+        }
+        let waiting: usize = expected.iter().map(|(_, data)| data.len()).sum();
+        assert!(letters.bytes.len() <= 2 * waiting + COMPACT + 300, "what was sent is cut off");
+        while letters.first().is_some() {
+            letters.pop();
+        }
+        assert_eq!((letters.cost(), letters.len()), (0, 0));
+        letters.rest(&mut pool);
+        assert_eq!((letters.held(), letters.entries.capacity(), pool.output()), (0, 0, 0));
+    }
+
+    #[test]
+    fn one_row_is_put_behind_another() {
+        let mut pool = Pool::new(0);
+        let (mut a, mut b) = (Letters::default(), Letters::default());
+        a.push(to(1), b"first", &mut pool);
+        b.push(to(2), b"", &mut pool);
+        b.push(to(3), b"third", &mut pool);
+        assert!(b.go_to(&to(2).unwrap()) && !a.go_to(&to(2).unwrap()));
+        assert_eq!(a.append(&mut b, &mut pool), 0);
+        for (port, data) in [(1, &b"first"[..]), (2, b""), (3, b"third")] {
+            assert_eq!(a.first(), Some((to(port).as_ref(), data)));
+            a.pop();
+        }
+        assert_eq!((a.len(), b.len()), (0, 0));
+        a.push(to(4), b"x", &mut pool);
+        assert_eq!((a.clear(&mut pool), pool.output()), (1, 0));
+    }
+}

@@ -1,0 +1,377 @@
+//! Sending: into a connection's outbox, within its limits and the total.
+//!
+//! Knows nothing of writing. Invariant: what is not queued whole is not queued at all, and a connection that missed
+//! bytes for want of room is ended, so that no stream has a gap.
+
+use bytes::Bytes;
+
+use super::Core;
+use crate::buffer::outbox::NoMemory;
+use crate::buffer::pool::Pool;
+use crate::closed::Reason;
+use crate::codec::{EncodeError, Framing};
+use crate::connection::{Connection, Phase};
+use crate::id::ConnId;
+
+/// What became of a message given to [`send`](crate::Context::send).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It will be written in its turn, whole, unless the connection ends first.
+    Queued,
+    /// There is no room for it within the limits. The connection is cut, and takes no more.
+    Full,
+    /// The connection takes no more output: it is closing, or has gone.
+    Closed,
+    /// The receiver's framing cannot carry it (too long, or it contains the delimiter). Counted; nothing else happens.
+    Unencodable,
+}
+
+impl Sent {
+    /// Whether the message was queued.
+    pub const fn is_queued(self) -> bool {
+        matches!(self, Self::Queued)
+    }
+}
+
+/// Those who hold the most, found by one scan in a turn.
+#[derive(Debug, Default)]
+pub(crate) struct Shed {
+    output: Scan,
+    input: Scan,
+}
+
+#[derive(Debug, Default)]
+struct Scan {
+    turn: Option<u32>,
+    /// Rising; the largest is last.
+    holders: Vec<(usize, ConnId)>,
+}
+
+impl Scan {
+    /// The next largest holder, with what it holds. It may have changed since the scan.
+    fn next(&mut self, turn: u32, scan: impl FnOnce() -> Vec<(usize, ConnId)>) -> Option<ConnId> {
+        if self.turn != Some(turn) {
+            self.turn = Some(turn);
+            self.holders = scan();
+            self.holders.sort_unstable();
+        }
+        self.holders.pop().map(|(_, id)| id)
+    }
+}
+
+enum Refusal {
+    Unencodable,
+    Full,
+}
+
+impl From<NoMemory> for Refusal {
+    fn from(_: NoMemory) -> Self {
+        Self::Full
+    }
+}
+
+impl From<EncodeError> for Refusal {
+    fn from(_: EncodeError) -> Self {
+        Self::Unencodable
+    }
+}
+
+/// Queues a message in its receiver's framing, where `before` bytes wait and `hard` may.
+#[inline]
+fn queue(
+    c: &mut Connection,
+    framings: &[Framing],
+    pool: &mut Pool,
+    data: &[u8],
+    before: usize,
+    hard: usize,
+) -> Result<(), Refusal> {
+    let Some(framing) = framings.get(c.site as usize).filter(|f| !f.is_raw()) else {
+        return Ok(c.out.push(data, pool)?);
+    };
+    let encode = |tail: &mut Vec<u8>| {
+        let start = tail.len();
+        framing.encode(data, tail)?;
+        if before + (tail.len() - start) > hard { Err(Refusal::Full) } else { Ok(()) }
+    };
+    c.out.push_with(framing.room(data.len()), pool, encode).map(|_| ())
+}
+
+impl Core {
+    /// Sends to a connection, framed as its handler says.
+    #[inline]
+    pub(crate) fn send(&mut self, id: ConnId, data: &[u8]) -> Sent {
+        let Self { conns, groups, framings, pool, limits, delivery, stats, .. } = self;
+        let (own, hard) = (delivery.conn == Some(id), limits.output_hard.get());
+        let room = pool.output().saturating_add(data.len()) <= limits.output_total.get();
+        let plain =
+            |c: &&mut Connection| room && groups.live.is_empty() && c.out.pending() > 0 && c.takes_output();
+        // The second and later messages of a callback: they go behind others, with nothing to settle.
+        if let Some(c) = conns.get_mut(id).filter(plain) {
+            // What is borrowed goes out in front of it.
+            let borrowed = if own { delivery.borrowed.len() } else { 0 };
+            let before = c.out.pending() + borrowed;
+            if before.saturating_add(data.len()) <= hard {
+                let queued = queue(c, framings, pool, data, before, hard);
+                if own && queued.is_ok() && c.out.pending() + borrowed < limits.output_high {
+                    // What `sent` would do comes to this.
+                    stats.messages_out += 1;
+                    delivery.answered = true;
+                    return Sent::Queued;
+                }
+                return self.sent(id, queued);
+            }
+        }
+        self.send_with_care(id, data)
+    }
+
+    /// Sends where something may have to be settled first, or need not be copied.
+    fn send_with_care(&mut self, id: ConnId, data: &[u8]) -> Sent {
+        if self.borrow(id, data) {
+            self.count_sent(id);
+            return Sent::Queued;
+        }
+        if !self.may_send(id, data.len()) {
+            return self.refused(id);
+        }
+        self.begin_waiting(id);
+        let before = self.conns.get(id).map_or(0, |c| self.pending(c));
+        let Self { conns, framings, pool, limits, .. } = self;
+        let Some(c) = conns.get_mut(id) else { return Sent::Closed };
+        let queued = queue(c, framings, pool, data, before, limits.output_hard.get());
+        self.sent(id, queued)
+    }
+
+    /// Sends bytes by reference; framed connections get an encoded copy.
+    pub(crate) fn send_bytes(&mut self, id: ConnId, data: Bytes) -> Sent {
+        let raw = |f: Option<&Framing>| f.is_none_or(Framing::is_raw);
+        if !self.conns.get(id).is_some_and(|c| raw(self.framings.get(c.site as usize))) {
+            return self.send(id, &data);
+        }
+        if !self.may_send(id, data.len()) {
+            return self.refused(id);
+        }
+        self.begin_waiting(id);
+        let Self { conns, pool, .. } = self;
+        let Some(c) = conns.get_mut(id) else { return Sent::Closed };
+        let queued = c.out.push_bytes(data, pool).map_err(Refusal::from);
+        self.sent(id, queued)
+    }
+
+    /// Starts the clock of a connection's waiting output, if none waits yet. (Where the kernel takes no more, no write
+    /// will be tried that would set the deadline.)
+    fn begin_waiting(&mut self, id: ConnId) {
+        let Some(c) = self.conns.get_mut(id).filter(|c| c.out.pending() == 0) else { return };
+        c.stalled = self.now;
+        if !c.writable {
+            self.deadlines.bring_forward(id.slot, self.now.after(self.limits.write_stall.get()));
+        }
+    }
+
+    /// What follows from the attempt to queue a message.
+    #[inline]
+    fn sent(&mut self, id: ConnId, queued: Result<(), Refusal>) -> Sent {
+        match queued {
+            Ok(()) => {
+                self.count_sent(id);
+                Sent::Queued
+            }
+            Err(Refusal::Unencodable) => {
+                log::debug!("{id}: its framing cannot carry a message");
+                self.stats.unencodable += 1;
+                Sent::Unencodable
+            }
+            Err(Refusal::Full) => {
+                self.kill(id, Reason::OutputLimit);
+                Sent::Full
+            }
+        }
+    }
+
+    #[inline]
+    fn count_sent(&mut self, id: ConnId) {
+        self.stats.messages_out += 1;
+        if self.delivery.conn == Some(id) {
+            self.delivery.answered = true;
+        } else {
+            self.mark_dirty(id);
+        }
+        self.note_high(id);
+    }
+
+    /// Has `id` flushed at the end of the turn.
+    pub(crate) fn mark_dirty(&mut self, id: ConnId) {
+        if let Some(c) = self.conns.get_mut(id)
+            && !c.dirty
+        {
+            c.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Stops reading a peer for whom much waits.
+    #[inline]
+    pub(crate) fn note_high(&mut self, id: ConnId) {
+        let high = self.limits.output_high;
+        if self.conns.get(id).is_some_and(|c| !c.high && self.pending(c) >= high) {
+            self.set_high(id);
+        }
+    }
+
+    #[cold]
+    fn set_high(&mut self, id: ConnId) {
+        if let Some(c) = self.conns.get_mut(id) {
+            c.high = true;
+        }
+        self.sync_clock(id);
+        self.tell_feeders(id, true);
+    }
+
+    /// What follows from a write, or the attempt: the watermarks, and the clock of what still waits.
+    #[inline]
+    pub(crate) fn after_write(&mut self, id: ConnId) {
+        // All is written and nothing was held up: the usual case.
+        if self.conns.get(id).is_some_and(|c| c.high || c.out.pending() > 0) {
+            self.settle_write(id);
+        }
+    }
+
+    fn settle_write(&mut self, id: ConnId) {
+        let (low, stall) = (self.limits.output_low, self.limits.write_stall.get());
+        let Some(c) = self.conns.get_mut(id) else { return };
+        let pending = c.out.pending();
+        if pending > 0 {
+            self.deadlines.bring_forward(id.slot, c.stalled.after(stall));
+        }
+        if !c.high {
+            return self.note_high(id);
+        }
+        if pending <= low {
+            c.high = false;
+            c.drain_due = c.phase == Phase::Open && c.opened;
+            self.sync_clock(id);
+            self.note_drained(id);
+            self.tell_feeders(id, false);
+            self.enqueue_if_work(id);
+        }
+    }
+
+    /// Queues, before everything else, what was to be written directly and was not.
+    pub(crate) fn put_back(&mut self, id: ConnId, rest: &[u8]) {
+        let Self { conns, pool, .. } = self;
+        let Some(c) = conns.get_mut(id).filter(|_| !rest.is_empty()) else { return };
+        if c.broken || c.phase >= Phase::Lingering {
+            c.lose(rest.len());
+            return;
+        }
+        if c.out.push_front(rest, pool).is_err() {
+            c.lose(rest.len());
+            return self.kill_for_memory(id);
+        }
+        self.hold_to_total(id);
+    }
+
+    /// Whether `data` is part of what was just delivered on the same, unframed connection, with nothing waiting before
+    /// it. Then it need not be copied: it is written from where it lies as soon as the callback has returned.
+    fn borrow(&mut self, id: ConnId, data: &[u8]) -> bool {
+        let Self { conns, delivery, groups, framings, limits, now, .. } = self;
+        let start = data.as_ptr().addr();
+        let inside = start >= delivery.window.start && start + data.len() <= delivery.window.end;
+        if delivery.conn != Some(id) || !inside || data.is_empty() {
+            return false;
+        }
+        let Some(c) = conns.get_mut(id) else { return false };
+        let plain = framings.get(c.site as usize).is_none_or(Framing::is_raw);
+        let logged = !c.groups.is_empty() && !groups.live.is_empty();
+        if !plain || logged || !c.takes_output() || c.out.pending() > 0 {
+            return false;
+        }
+        if delivery.borrowed.len() + data.len() > limits.output_hard.get() {
+            return false;
+        }
+        let offset = start - delivery.window.start;
+        if delivery.borrowed.is_empty() {
+            delivery.borrowed = offset..offset;
+        }
+        if delivery.borrowed.end != offset {
+            return false;
+        }
+        delivery.borrowed.end += data.len();
+        if delivery.borrowed.len() == data.len() {
+            c.stalled = *now;
+        }
+        true
+    }
+
+    /// Whether `len` more bytes may be queued for `id`, after what its groups have for it, and makes room if need be.
+    fn may_send(&mut self, id: ConnId, len: usize) -> bool {
+        self.take_logs(id);
+        let Some(c) = self.conns.get(id).filter(|c| c.takes_output()) else { return false };
+        if self.pending(c).saturating_add(len) > self.limits.output_hard.get() {
+            self.kill(id, Reason::OutputLimit);
+            return false;
+        }
+        if len > self.limits.output_total.get() {
+            self.kill(id, Reason::TotalOutputLimit);
+            return false;
+        }
+        if !self.make_room(len) {
+            self.kill(id, Reason::TotalOutputLimit);
+        }
+        self.conns.get(id).is_some_and(Connection::takes_output)
+    }
+
+    /// The answer to a send that [`may_send`](Core::may_send) did not let pass.
+    fn refused(&self, id: ConnId) -> Sent {
+        let overflowed =
+            |c: &Connection| matches!(c.why(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
+        match self.conns.get(id) {
+            Some(c) if c.phase == Phase::Dead && overflowed(c) => Sent::Full,
+            _ => Sent::Closed,
+        }
+    }
+
+    /// Keeps all output together within its limit, by cutting those who hold the most of it. False when there is no
+    /// room for `len` more all the same: who held much when the turn's scan was made is cut already.
+    pub(crate) fn make_room(&mut self, len: usize) -> bool {
+        let total = self.limits.output_total.get();
+        while self.pool.output().saturating_add(len) > total {
+            let Self { shed, conns, turn, .. } = self;
+            let holders = || conns.iter().map(|c| (c.out.weight(), c.id)).filter(|h| h.0 > 0).collect();
+            let Some(largest) = shed.output.next(*turn, holders) else { return false };
+            if self.conns.get(largest).is_some_and(|c| c.out.pending() > 0) {
+                self.kill(largest, Reason::TotalOutputLimit);
+            }
+        }
+        true
+    }
+
+    /// After something was queued for a connection without asking first: keeps all output within its limit.
+    pub(super) fn hold_to_total(&mut self, id: ConnId) {
+        if !self.make_room(0) {
+            self.kill(id, Reason::TotalOutputLimit);
+        }
+    }
+
+    /// Keeps all kept input together within its limit, by cutting those who hold the most of it, and at last `id`, who
+    /// has just added to it.
+    pub(crate) fn shed_input(&mut self, id: ConnId) {
+        let total = self.limits.input_total.get();
+        while self.pool.input() > total {
+            let Self { shed, conns, turn, .. } = self;
+            let holders = || {
+                conns
+                    .iter()
+                    .map(|c| (c.kept.as_ref().map_or(0, |k| k.held()), c.id))
+                    .filter(|h| h.0 > 0)
+                    .collect()
+            };
+            let Some(largest) = shed.input.next(*turn, holders) else {
+                return self.kill(id, Reason::TotalInputLimit);
+            };
+            if self.conns.get(largest).is_some_and(|c| c.kept.is_some()) {
+                self.kill(largest, Reason::TotalInputLimit);
+            }
+        }
+    }
+}

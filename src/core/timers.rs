@@ -1,0 +1,64 @@
+//! Handlers' timers: of a connection, and of a handler itself.
+//!
+//! Knows neither the clock nor who is called. Invariant: only what is open, or a handler that is there, has timers;
+//! they are as many as allowed at most.
+
+use std::time::Duration;
+
+use super::Core;
+use crate::connection::Phase;
+use crate::id::{ConnId, TimerId};
+use crate::time::timers::{Owner, TimerList};
+
+impl Core {
+    /// Sets a timer. `None` when there are as many as allowed, or the connection is ending.
+    pub(crate) fn set_timer(
+        &mut self,
+        owner: Owner,
+        key: u64,
+        after: Duration,
+        every: Option<Duration>,
+    ) -> Option<TimerId> {
+        let most = match owner {
+            Owner::Connection(_) => self.limits.timers_per_connection,
+            Owner::Handler(_) => usize::MAX,
+        };
+        if self.timers.len() >= self.limits.timers {
+            return None;
+        }
+        let Self { conns, ticks, timers, now, .. } = self;
+        let list = match owner {
+            Owner::Connection(id) => {
+                &mut conns.get_mut(id).filter(|c| c.phase == Phase::Open)?.rare_mut().timers
+            }
+            Owner::Handler(site) => ticks.get_mut(site as usize)?,
+        };
+        ((list.len as usize) < most).then(|| timers.set(list, owner, key, *now, after, every))
+    }
+
+    /// Ends a timer. False when it is gone.
+    pub(crate) fn cancel_timer(&mut self, id: TimerId) -> bool {
+        let Self { conns, ticks, timers, .. } = self;
+        let list = match timers.owner(id) {
+            None => return false,
+            Some(Owner::Connection(owner)) => conns.get_mut(owner).map(|c| &mut c.rare_mut().timers),
+            Some(Owner::Handler(site)) => ticks.get_mut(site as usize),
+        };
+        list.is_some_and(|list| timers.cancel(list, id))
+    }
+
+    /// Ends a connection's timers.
+    pub(crate) fn end_timers(&mut self, id: ConnId) {
+        if let Some(c) = self.conns.get_mut(id).filter(|c| c.rare().is_some_and(|r| r.timers.len > 0)) {
+            self.timers.clear(&mut c.rare_mut().timers);
+        }
+    }
+
+    /// Ends a handler's own timers.
+    pub(crate) fn end_ticks(&mut self, site: u32) {
+        if let Some(list) = self.ticks.get_mut(site as usize) {
+            self.timers.clear(list);
+            *list = TimerList::default();
+        }
+    }
+}

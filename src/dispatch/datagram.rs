@@ -1,0 +1,132 @@
+//! Handlers of datagrams, and the calls into them.
+//!
+//! They sit where all handlers sit. What leads from a socket to its handler's callbacks is a function that knows the
+//! handler's type. Invariant: as for the engine; and a callback is called for an open socket only, but for the last.
+
+use std::any::{Any, type_name};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::slot::Site;
+use super::{Engine, Who};
+use crate::closed::Closed;
+use crate::config::address::Address;
+use crate::core::{Delivery, Stage};
+use crate::handler::Note;
+use crate::handler::context::Context;
+use crate::handler::datagram::{DatagramContext, DatagramHandler};
+use crate::handler::net::Net;
+use crate::id::DatagramId;
+
+/// What a handler is told of a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum News<'a> {
+    Datagram(&'a Address, &'a [u8]),
+    Truncated(&'a Address, usize),
+    Drained,
+    Error(&'a io::Error),
+    Shutdown,
+    Closed,
+}
+
+/// Tells a handler.
+pub(crate) type Tell = fn(&mut dyn Any, &mut DatagramContext<'_>, News<'_>);
+
+/// Tells a handler of type `H`.
+pub(crate) fn tell<H: DatagramHandler>(handler: &mut dyn Any, cx: &mut DatagramContext<'_>, news: News<'_>) {
+    let Some(handler) = handler.downcast_mut::<H>() else { return };
+    match news {
+        News::Datagram(from, data) => handler.on_datagram(cx, from, data),
+        News::Truncated(from, max) => handler.on_truncated(cx, from, max),
+        News::Drained => handler.on_drain(cx),
+        News::Error(error) => handler.on_error(cx, error),
+        News::Shutdown => handler.on_shutdown(cx),
+        News::Closed => {
+            let id = cx.id();
+            handler.on_close(cx.net(), id);
+        }
+    }
+}
+
+/// A handler of nothing but datagrams.
+struct DatagramSite<H> {
+    handler: H,
+}
+
+impl<H: DatagramHandler> Site for DatagramSite<H> {
+    /// No connection leads here.
+    fn open(&mut self, cx: &mut Context<'_>) -> usize {
+        cx.abort();
+        0
+    }
+
+    fn data(&mut self, _cx: &mut Context<'_>, _state: usize, _data: &[u8]) {}
+    fn end(&mut self, _cx: &mut Context<'_>, _state: usize) {}
+    fn drain(&mut self, _cx: &mut Context<'_>, _state: usize) {}
+    fn timer(&mut self, _cx: &mut Context<'_>, _state: usize, _key: u64) {}
+    fn note_to(&mut self, _cx: &mut Context<'_>, _state: usize, _note: Note) {}
+    fn connect_failed(&mut self, _net: &mut Net<'_>, _tag: u64, _error: &io::Error) {}
+    fn connect_retry(&mut self, _net: &mut Net<'_>, _tag: u64, _error: &io::Error, _wait: Duration) {}
+    fn shutdown(&mut self, _cx: &mut Context<'_>, _state: usize) {}
+    fn close(&mut self, _net: &mut Net<'_>, _state: usize, _closed: &Closed) {}
+
+    fn tick(&mut self, net: &mut Net<'_>, key: u64) {
+        self.handler.on_tick(net, key);
+    }
+
+    fn note(&mut self, net: &mut Net<'_>, note: Note) {
+        self.handler.on_note(net, note);
+    }
+
+    fn takes_connections(&self) -> bool {
+        false
+    }
+
+    fn welcome(&mut self, _state: Box<dyn Any>) -> Option<usize> {
+        None
+    }
+
+    fn dismiss(&mut self, _state: usize) {}
+
+    fn name(&self) -> &'static str {
+        type_name::<H>()
+    }
+
+    fn handler(&self) -> &dyn Any {
+        &self.handler
+    }
+
+    fn handler_mut(&mut self) -> &mut dyn Any {
+        &mut self.handler
+    }
+}
+
+impl Engine {
+    /// Takes in a handler of nothing but datagrams. A keyed one stays for good, another as long as it has users.
+    pub(crate) fn add_datagrams<H: DatagramHandler>(&mut self, handler: H, keyed: bool) -> u32 {
+        self.seat(Box::new(DatagramSite { handler }), keyed)
+    }
+
+    /// Whether connections may lead to a handler.
+    pub(crate) fn takes_connections(&self, site: u32) -> bool {
+        self.seats.get(site as usize).is_some_and(|seat| seat.site.takes_connections())
+    }
+
+    /// Calls what tells `news` to the handler of a socket.
+    pub(crate) fn tell_of_datagrams(&mut self, id: DatagramId, tell: Tell, news: News<'_>) {
+        let Self { core, seats, .. } = self;
+        let last = matches!(news, News::Closed);
+        let Some(m) = core.mail.get(id).filter(|m| m.is_open() || last && m.stage == Stage::Closed) else {
+            return;
+        };
+        let site = m.site;
+        let Some(seat) = seats.get_mut(site as usize) else { return };
+        core.delivery = Delivery::default();
+        let mut cx = DatagramContext::new(core, id, site);
+        let handler = seat.site.handler_mut();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(handler, &mut cx, news))) {
+            self.panicked(Who::Datagrams(id), panic);
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! The engine: handlers with their states, and the calls into them. Bytes in, callbacks, bytes in outboxes.
+//!
+//! Does no I/O and knows no sockets: what it is given it delivers, what callbacks ask for it leaves written down in the
+//! [`Core`]. Invariant: a callback runs with nothing else borrowed but the core and its own handler, never inside
+//! another one, and if it panics only its connection ends.
+
+pub(crate) mod datagram;
+mod slot;
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use slab::Slab;
+
+use self::slot::{Site, SiteOf};
+use crate::closed::{Closed, Reason};
+use crate::config::limits::PanicPolicy;
+use crate::connection::{Connection, Phase};
+use crate::core::{Core, Delivery, Switch};
+use crate::handler::context::Context;
+use crate::handler::net::Net;
+use crate::handler::{Handler, Note};
+use crate::id::{ConnId, DatagramId, Key, SourceId};
+use crate::time::log_limit::{Throttle, suppressed};
+
+/// Whose callback, or other code of the user's, is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    Connection(ConnId),
+    Datagrams(DatagramId),
+    /// A handler's, of no connection.
+    Handler(u32),
+    /// A source's.
+    Source(SourceId),
+    /// The drop of a handler, a source or a note.
+    Dropped,
+    /// A closure from another thread.
+    Closure,
+}
+
+struct Seat {
+    site: Box<dyn Site>,
+    /// A key to it was given out: it stays as long as the reactor.
+    keyed: bool,
+    /// Listeners and connections that lead to it.
+    users: usize,
+}
+
+/// The core and the handlers that act on it.
+pub(crate) struct Engine {
+    pub(crate) core: Core,
+    seats: Slab<Seat>,
+    panics: PanicPolicy,
+    /// Of the lines that tell of panics, which peers may provoke.
+    gate: Throttle,
+}
+
+impl Engine {
+    pub(crate) fn new(core: Core) -> Self {
+        Self { core, seats: Slab::new(), panics: PanicPolicy::default(), gate: Throttle::default() }
+    }
+
+    pub(crate) const fn set_panic_policy(&mut self, policy: PanicPolicy) {
+        self.panics = policy;
+    }
+
+    /// Takes a handler in. A keyed one stays for good, another as long as it has users.
+    pub(crate) fn add<H: Handler>(&mut self, handler: H, keyed: bool) -> Result<u32, crate::LimitsError> {
+        let framing = handler.framing();
+        if let Some((max, overhead)) = framing.bounds() {
+            self.core.limits.check_framing(max, overhead)?;
+        }
+        let site = self.seat(Box::new(SiteOf::new(handler)), keyed);
+        self.core.framings[site as usize] = framing;
+        Ok(site)
+    }
+
+    /// Gives a handler its place, where nothing is framed.
+    fn seat(&mut self, site: Box<dyn Site>, keyed: bool) -> u32 {
+        let index = self.seats.insert(Seat { site, keyed, users: 0 });
+        let Core { framings, ticks, .. } = &mut self.core;
+        if index >= framings.len() {
+            framings.resize_with(index + 1, Default::default);
+            ticks.resize_with(index + 1, Default::default);
+        }
+        index as u32
+    }
+
+    /// The key to a handler that was added as keyed.
+    pub(crate) const fn key<H>(&self, site: u32) -> Key<H> {
+        Key::new(self.core.number, site)
+    }
+
+    /// Where a key's handler is; `None` for a key of another reactor.
+    pub(crate) fn site<H>(&self, key: Key<H>) -> Option<u32> {
+        key.site_in(self.core.number)
+    }
+
+    /// The handler behind a key; `None` for a key of another reactor.
+    pub(crate) fn get<H: 'static>(&self, key: Key<H>) -> Option<&H> {
+        self.seats.get(self.site(key)? as usize)?.site.handler().downcast_ref()
+    }
+
+    /// [`get`](Engine::get), to change it.
+    pub(crate) fn get_mut<H: 'static>(&mut self, key: Key<H>) -> Option<&mut H> {
+        let site = self.site(key)?;
+        self.seats.get_mut(site as usize)?.site.handler_mut().downcast_mut()
+    }
+
+    /// Counts a listener or a connection that leads to a handler.
+    pub(crate) fn retain(&mut self, site: u32) {
+        if let Some(seat) = self.seats.get_mut(site as usize) {
+            seat.users += 1;
+        }
+    }
+
+    /// Counts the attempts to connect that were asked for since this was last done.
+    pub(crate) fn count_attempts(&mut self) {
+        for id in std::mem::take(&mut self.core.attempts.uncounted) {
+            if let Some(site) = self.core.attempts.get(id).map(|a| a.site) {
+                self.retain(site);
+            }
+        }
+    }
+
+    /// Uncounts one; a handler that nothing leads to any more is dropped.
+    pub(crate) fn release(&mut self, site: u32) {
+        // What it asked for in its last callback may lead to it.
+        self.count_attempts();
+        let Some(seat) = self.seats.get_mut(site as usize) else { return };
+        seat.users = seat.users.saturating_sub(1);
+        if seat.users > 0 || seat.keyed {
+            return;
+        }
+        if let Some(seat) = self.seats.try_remove(site as usize) {
+            self.core.framings[site as usize] = Default::default();
+            self.core.end_ticks(site);
+            self.guarded(Who::Dropped, move |_| drop(seat));
+        }
+    }
+
+    /// Calls `on_open` for a connection that has a slot.
+    pub(crate) fn open(&mut self, id: ConnId) {
+        self.core.begin_delivery(id, &[]);
+        let Some(site) = self.core.conns.get(id).map(|c| c.site) else { return };
+        let state = self.call(id, site, |site, cx| site.open(cx));
+        if let (Some(state), Some(c)) = (state, self.core.conns.get_mut(id)) {
+            c.state = state as u32;
+            c.opened = true;
+        }
+        self.obey_switch(id);
+    }
+
+    /// Calls `on_data`.
+    #[inline]
+    pub(crate) fn data(&mut self, id: ConnId, data: &[u8]) {
+        self.core.begin_delivery(id, data);
+        self.tell(id, |site, cx, state| site.data(cx, state, data));
+    }
+
+    /// Calls `on_end`.
+    pub(crate) fn end(&mut self, id: ConnId) {
+        self.core.begin_delivery(id, &[]);
+        self.tell(id, |site, cx, state| site.end(cx, state));
+    }
+
+    /// Calls `on_drain`.
+    pub(crate) fn drain(&mut self, id: ConnId) {
+        self.core.begin_delivery(id, &[]);
+        self.tell(id, |site, cx, state| site.drain(cx, state));
+    }
+
+    /// Calls `on_timer`.
+    pub(crate) fn timer(&mut self, id: ConnId, key: u64) {
+        self.core.begin_delivery(id, &[]);
+        self.tell(id, |site, cx, state| site.timer(cx, state, key));
+    }
+
+    /// Calls `on_tick`.
+    pub(crate) fn tick(&mut self, site: u32, key: u64) {
+        self.tell_handler(site, |handler, net| handler.tick(net, key));
+    }
+
+    /// Calls `on_note`. False when there is no such handler.
+    pub(crate) fn note(&mut self, site: u32, note: Note) -> bool {
+        if !self.seats.contains(site as usize) {
+            self.drop_note(note);
+            return false;
+        }
+        self.tell_handler(site, |handler, net| handler.note(net, note));
+        true
+    }
+
+    /// Calls `on_note_to`, if the connection is this handler's. False when it is not, or not open.
+    pub(crate) fn note_to(&mut self, site: u32, id: ConnId, note: Note) -> bool {
+        let told = |c: &Connection| c.site == site && c.phase == Phase::Open && c.opened;
+        if !self.core.conns.get(id).is_some_and(told) {
+            self.drop_note(note);
+            return false;
+        }
+        self.core.begin_delivery(id, &[]);
+        self.tell(id, |site, cx, state| site.note_to(cx, state, note));
+        true
+    }
+
+    /// Drops what is for nobody.
+    fn drop_note(&mut self, note: Note) {
+        self.guarded(Who::Dropped, move |_| drop(note));
+    }
+
+    /// Calls `on_connect_failed`.
+    pub(crate) fn connect_failed(&mut self, site: u32, tag: u64, error: &io::Error) {
+        self.tell_handler(site, |handler, net| handler.connect_failed(net, tag, error));
+    }
+
+    /// Calls `on_connect_retry`.
+    pub(crate) fn connect_retry(&mut self, site: u32, tag: u64, error: &io::Error, wait: Duration) {
+        self.tell_handler(site, |handler, net| handler.connect_retry(net, tag, error, wait));
+    }
+
+    /// Calls `on_shutdown`.
+    pub(crate) fn shutdown(&mut self, id: ConnId) {
+        self.core.begin_delivery(id, &[]);
+        self.tell(id, |site, cx, state| site.shutdown(cx, state));
+    }
+
+    /// Calls `on_close`, and lets go of the state.
+    pub(crate) fn close(&mut self, id: ConnId, closed: &Closed) {
+        let Some(c) = self.core.conns.get_mut(id) else { return };
+        let (site, state) = (c.site, c.state as usize);
+        if !std::mem::take(&mut c.opened) {
+            return;
+        }
+        let Self { core, seats, .. } = self;
+        let Some(seat) = seats.get_mut(site as usize) else { return };
+        let net = &mut Net::new(core, None, Some(site));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| seat.site.close(net, state, closed))) {
+            self.panicked(Who::Connection(id), panic);
+        }
+    }
+
+    /// The name of the handler's type, for the log.
+    pub(crate) fn name_of(&self, site: u32) -> &'static str {
+        self.seats.get(site as usize).map_or("?", |seat| seat.site.name())
+    }
+
+    /// What is called, in words: `#3.0: a callback of Echo`.
+    pub(crate) fn describe(&self, who: Who) -> impl fmt::Display {
+        match who {
+            Who::Connection(id) => {
+                let site = self.core.conns.get(id).map_or(u32::MAX, |c| c.site);
+                format!("{id}: a callback of {}", self.name_of(site))
+            }
+            Who::Datagrams(id) => {
+                let site = self.core.mail.get(id).map_or(u32::MAX, |m| m.site);
+                format!("{id}: a callback of {}", self.name_of(site))
+            }
+            Who::Handler(site) => format!("a callback of {}", self.name_of(site)),
+            Who::Source(id) => format!("the callback of {id}"),
+            Who::Dropped => "the drop of a handler, source or note".to_owned(),
+            Who::Closure => "a closure".to_owned(),
+        }
+    }
+
+    #[inline]
+    fn tell(&mut self, id: ConnId, callback: impl FnOnce(&mut dyn Site, &mut Context<'_>, usize)) {
+        let Some(c) = self.core.conns.get(id) else { return };
+        if c.phase != Phase::Open || !c.opened {
+            return;
+        }
+        let (site, state) = (c.site, c.state as usize);
+        self.call(id, site, |site, cx| callback(site, cx, state));
+        self.obey_switch(id);
+    }
+
+    /// Hands the connection over, if its callback wished so.
+    #[inline]
+    fn obey_switch(&mut self, id: ConnId) {
+        if self.core.switch.is_some() {
+            self.switch(id);
+        }
+    }
+
+    #[cold]
+    fn switch(&mut self, id: ConnId) {
+        let Some(Switch { site, state }) = self.core.take_switch() else { return };
+        let Some(c) = self.core.conns.get(id) else { return };
+        if !c.opened {
+            return self.guarded(Who::Dropped, move |_| drop(state));
+        }
+        let Some(place) = self.seats.get_mut(site as usize).and_then(|s| s.site.welcome(state)) else {
+            return;
+        };
+        self.retain(site);
+        let Some((old, old_state)) = self.core.change_site(id, site, place as u32) else { return };
+        if let Some(seat) = self.seats.get_mut(old as usize) {
+            let gone = catch_unwind(AssertUnwindSafe(|| seat.site.dismiss(old_state as usize)));
+            if let Err(panic) = gone {
+                self.panicked(Who::Dropped, panic);
+            }
+        }
+        self.release(old);
+    }
+
+    /// Runs a callback for a connection. If it panics, that connection is aborted.
+    #[inline]
+    fn call<T>(
+        &mut self,
+        id: ConnId,
+        site: u32,
+        callback: impl FnOnce(&mut dyn Site, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let Self { core, seats, .. } = self;
+        let seat = seats.get_mut(site as usize)?;
+        let mut cx = Context::new(core, id, site);
+        match catch_unwind(AssertUnwindSafe(|| callback(&mut *seat.site, &mut cx))) {
+            Ok(done) => Some(done),
+            Err(panic) => {
+                self.panicked(Who::Connection(id), panic);
+                None
+            }
+        }
+    }
+
+    /// Runs a callback of a handler that is for no connection.
+    fn tell_handler(&mut self, site: u32, callback: impl FnOnce(&mut dyn Site, &mut Net<'_>)) {
+        let Self { core, seats, .. } = self;
+        let Some(seat) = seats.get_mut(site as usize) else { return };
+        core.delivery = Delivery::default();
+        let mut net = Net::new(core, None, Some(site));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&mut *seat.site, &mut net))) {
+            self.panicked(Who::Handler(site), panic);
+        }
+    }
+
+    /// Runs the callback of a source. `None` when it panicked.
+    pub(crate) fn source<T>(&mut self, id: SourceId, callback: impl FnOnce(&mut Net<'_>) -> T) -> Option<T> {
+        let mut answer = None;
+        self.guarded(Who::Source(id), |core| {
+            core.delivery = Delivery::default();
+            answer = Some(callback(&mut Net::new(core, None, None)));
+        });
+        answer
+    }
+
+    /// Runs a closure.
+    pub(crate) fn run(&mut self, closure: Box<dyn FnOnce(&mut Net<'_>) + Send>) {
+        self.core.delivery = Delivery::default();
+        self.guarded(Who::Closure, |core| closure(&mut Net::new(core, None, None)));
+    }
+
+    /// Runs other code of the user's (the drop of a handler, a closure).
+    pub(crate) fn guarded(&mut self, who: Who, code: impl FnOnce(&mut Core)) {
+        let core = &mut self.core;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| code(core))) {
+            self.panicked(who, panic);
+        }
+    }
+
+    fn panicked(&mut self, who: Who, panic: Box<dyn Any + Send>) {
+        if self.panics == PanicPolicy::Propagate {
+            resume_unwind(panic);
+        }
+        self.core.stats.panics += 1;
+        if let Some(n) = self.gate.pass(self.core.now) {
+            log::error!("{} panicked: {}{}", self.describe(who), text_of(&*panic), suppressed(n));
+        }
+        match who {
+            Who::Connection(id) => self.core.kill(id, Reason::HandlerPanic),
+            Who::Datagrams(id) => self.core.close_datagram_now(id),
+            Who::Handler(_) | Who::Source(_) | Who::Closure | Who::Dropped => {}
+        }
+        if let Some(wish) = self.core.switch.take() {
+            self.guarded(Who::Dropped, move |_| drop(wish));
+        }
+    }
+}
+
+/// What a panic says.
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("core", &self.core).field("handlers", &self.seats.len()).finish()
+    }
+}

@@ -1,0 +1,133 @@
+//! A handler with its connections' states, behind a face that knows the type of neither.
+//!
+//! Knows nothing of the loop. Invariant: a state is in its place from the callback that gave it until the one that
+//! takes it back, or it is dismissed.
+
+use std::any::{Any, type_name};
+use std::io;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::closed::Closed;
+use crate::handler::context::Context;
+use crate::handler::net::Net;
+use crate::handler::{Handler, Note};
+
+/// A handler and its connections' states, without their types.
+pub(super) trait Site: Any {
+    fn open(&mut self, cx: &mut Context<'_>) -> usize;
+    fn data(&mut self, cx: &mut Context<'_>, state: usize, data: &[u8]);
+    fn end(&mut self, cx: &mut Context<'_>, state: usize);
+    fn drain(&mut self, cx: &mut Context<'_>, state: usize);
+    fn timer(&mut self, cx: &mut Context<'_>, state: usize, key: u64);
+    fn tick(&mut self, net: &mut Net<'_>, key: u64);
+    fn note(&mut self, net: &mut Net<'_>, note: Note);
+    fn note_to(&mut self, cx: &mut Context<'_>, state: usize, note: Note);
+    fn connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error);
+    fn connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration);
+    fn shutdown(&mut self, cx: &mut Context<'_>, state: usize);
+    fn close(&mut self, net: &mut Net<'_>, state: usize, closed: &Closed);
+    /// Takes in the state of a connection that comes over; `None` if it is no state of this handler's.
+    fn welcome(&mut self, state: Box<dyn Any>) -> Option<usize>;
+    /// Lets go of the state of one that goes over.
+    fn dismiss(&mut self, state: usize);
+    fn takes_connections(&self) -> bool {
+        true
+    }
+    fn name(&self) -> &'static str;
+    fn handler(&self) -> &dyn Any;
+    fn handler_mut(&mut self) -> &mut dyn Any;
+}
+
+pub(super) struct SiteOf<H: Handler> {
+    handler: H,
+    states: Slab<H::State>,
+}
+
+impl<H: Handler> SiteOf<H> {
+    pub(super) const fn new(handler: H) -> Self {
+        Self { handler, states: Slab::new() }
+    }
+
+    #[inline]
+    fn with(&mut self, state: usize, call: impl FnOnce(&mut H, &mut H::State)) {
+        if let Some(state) = self.states.get_mut(state) {
+            call(&mut self.handler, state);
+        }
+    }
+}
+
+impl<H: Handler> Site for SiteOf<H> {
+    fn open(&mut self, cx: &mut Context<'_>) -> usize {
+        let state = self.handler.on_open(cx);
+        self.states.insert(state)
+    }
+
+    #[inline]
+    fn data(&mut self, cx: &mut Context<'_>, state: usize, data: &[u8]) {
+        self.with(state, |h, s| h.on_data(cx, s, data));
+    }
+
+    fn end(&mut self, cx: &mut Context<'_>, state: usize) {
+        self.with(state, |h, s| h.on_end(cx, s));
+    }
+
+    fn drain(&mut self, cx: &mut Context<'_>, state: usize) {
+        self.with(state, |h, s| h.on_drain(cx, s));
+    }
+
+    fn timer(&mut self, cx: &mut Context<'_>, state: usize, key: u64) {
+        self.with(state, |h, s| h.on_timer(cx, s, key));
+    }
+
+    fn tick(&mut self, net: &mut Net<'_>, key: u64) {
+        self.handler.on_tick(net, key);
+    }
+
+    fn note(&mut self, net: &mut Net<'_>, note: Note) {
+        self.handler.on_note(net, note);
+    }
+
+    fn note_to(&mut self, cx: &mut Context<'_>, state: usize, note: Note) {
+        self.with(state, |h, s| h.on_note_to(cx, s, note));
+    }
+
+    fn connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
+        self.handler.on_connect_failed(net, tag, error);
+    }
+
+    fn connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration) {
+        self.handler.on_connect_retry(net, tag, error, wait);
+    }
+
+    fn shutdown(&mut self, cx: &mut Context<'_>, state: usize) {
+        self.with(state, |h, s| h.on_shutdown(cx, s));
+    }
+
+    fn close(&mut self, net: &mut Net<'_>, state: usize, closed: &Closed) {
+        if let Some(state) = self.states.try_remove(state) {
+            self.handler.on_close(net, state, closed);
+        }
+    }
+
+    fn welcome(&mut self, state: Box<dyn Any>) -> Option<usize> {
+        state.downcast().ok().map(|state| self.states.insert(*state))
+    }
+
+    fn dismiss(&mut self, state: usize) {
+        self.states.try_remove(state);
+    }
+
+    fn name(&self) -> &'static str {
+        type_name::<H>()
+    }
+
+    fn handler(&self) -> &dyn Any {
+        &self.handler
+    }
+
+    fn handler_mut(&mut self) -> &mut dyn Any {
+        &mut self.handler
+    }
+}

@@ -1,0 +1,303 @@
+//! Listeners: taking what waits, within the limits, and resting when the system has run out of something.
+//!
+//! Knows nothing of what connections do later. Invariant: a listener stays *ready* until `accept` answered that its
+//! queue is empty, and the number of connections is never over the limit.
+
+use std::io;
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::turn::Loop;
+use crate::closed::Reason;
+use crate::config::address::Address;
+use crate::config::limits::AtCapacity;
+use crate::connection::Connection;
+use crate::core::Core;
+use crate::id::{ConnId, Generations, ListenerId, Token};
+use crate::sys::errno::{AcceptTrouble, of_accept};
+use crate::sys::{CloseHow, Sys};
+use crate::time::Time;
+use crate::time::log_limit::suppressed;
+
+/// Errors of an unknown kind in a row, before a listener rests.
+const UNKNOWN_IN_A_ROW: u32 = 10;
+
+struct Door<L> {
+    id: ListenerId,
+    socket: L,
+    site: u32,
+    address: Address,
+    ready: bool,
+    unknown_errors: u32,
+}
+
+/// All listeners.
+pub(crate) struct Doors<S: Sys> {
+    slots: Slab<Door<S::Listener>>,
+    generations: Generations,
+    /// Accepting rests until then.
+    paused: Option<Time>,
+    /// There were as many connections as allowed, and not enough have ended since.
+    full: bool,
+    /// Connections refused since the log last said so.
+    refused: u64,
+    /// Someone has come since a lingering connection was last dropped to make a place.
+    hot: bool,
+    /// A place has been made that way and is not taken yet.
+    made: bool,
+}
+
+impl<S: Sys> Doors<S> {
+    pub(super) const fn new() -> Self {
+        Self {
+            slots: Slab::new(),
+            generations: Generations::new(),
+            paused: None,
+            full: false,
+            refused: 0,
+            hot: false,
+            made: false,
+        }
+    }
+
+    /// Notes that connections wait. False for a listener that is gone.
+    pub(super) fn note_ready(&mut self, id: ListenerId) -> bool {
+        let door = self.slots.get_mut(id.slot as usize).filter(|d| d.id == id);
+        self.hot |= door.is_some();
+        door.map(|d| d.ready = true).is_some()
+    }
+
+    /// When accepting goes on, if it rests.
+    pub(crate) fn paused_until(&self) -> Time {
+        self.paused.unwrap_or(Time::NEVER)
+    }
+
+    /// Whether there may be someone to take, and room.
+    pub(super) fn may_accept(&self, core: &Core) -> bool {
+        self.paused.is_none()
+            && self.slots.iter().any(|(_, d)| d.ready)
+            && (core.limits.at_capacity == AtCapacity::Refuse || !self.is_full(core))
+    }
+
+    /// Ends the rest: a descriptor has come free.
+    pub(super) fn resume(&mut self, core: &Core) {
+        if self.paused.take().is_some() {
+            log::info!("accepting again, {} connections open", core.conns.len());
+        }
+    }
+
+    /// Whether it is for a reason that nobody is accepted.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn rest(&self, core: &Core) -> bool {
+        self.paused.is_some() || core.limits.at_capacity == AtCapacity::Pause && self.is_full(core)
+    }
+
+    /// Full at the limit, and then until a sixty-fourth of it has come free.
+    fn is_full(&self, core: &Core) -> bool {
+        let max = core.limits.connections.get();
+        let enough = if self.full && !self.made { max - (max / 64).max(1) } else { max - 1 };
+        core.conns.len() > enough
+    }
+}
+
+impl<S: Sys> Loop<S> {
+    /// Registers a listener for the handler at `site`.
+    pub(crate) fn open_door(
+        &mut self,
+        mut socket: S::Listener,
+        site: u32,
+    ) -> io::Result<(ListenerId, Address)> {
+        let address = self.sys.local_addr(&socket)?;
+        let doors = &mut self.doors;
+        let entry = doors.slots.vacant_entry();
+        let slot = entry.key();
+        let id = ListenerId { slot: slot as u32, generation: doors.generations.next(slot) };
+        if let Err(e) = self.sys.add_listener(&mut socket, Token::Listener(id).pack()) {
+            self.sys.close_listener(socket);
+            return Err(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")));
+        }
+        entry.insert(Door { id, socket, site, address: address.clone(), ready: true, unknown_errors: 0 });
+        self.engine.retain(site);
+        log::info!("listening on {address}");
+        Ok((id, address))
+    }
+
+    /// Closes a listener; what waits in its queue is lost. False when it is gone already.
+    pub(crate) fn close_door(&mut self, id: ListenerId) -> bool {
+        if self.doors.slots.get(id.slot as usize).is_none_or(|d| d.id != id) {
+            return false;
+        }
+        let Some(door) = self.doors.slots.try_remove(id.slot as usize) else { return false };
+        self.sys.close_listener(door.socket);
+        self.engine.release(door.site);
+        log::info!("no longer listening on {}", door.address);
+        true
+    }
+
+    pub(crate) fn listeners(&self) -> Vec<ListenerId> {
+        self.doors.slots.iter().map(|(_, d)| d.id).collect()
+    }
+
+    /// Takes what waits at every listener, a few at each.
+    pub(super) fn accept(&mut self) {
+        if self.doors.paused.is_some_and(|until| until <= self.engine.core.now) {
+            self.doors.resume(&self.engine.core);
+        }
+        if self.doors.paused.is_some() || !self.doors.slots.iter().any(|(_, d)| d.ready) {
+            return;
+        }
+        let cap = self.engine.core.limits.accepts_per_turn;
+        for id in self.listeners() {
+            self.accept_at(id, cap);
+        }
+    }
+
+    /// Takes up to `most` waiting connections at one listener.
+    pub(super) fn accept_at(&mut self, id: ListenerId, most: usize) {
+        for _ in 0..most {
+            let ready = self.doors.slots.get(id.slot as usize).is_some_and(|d| d.id == id && d.ready);
+            if !ready || self.doors.paused.is_some() || !self.make_place() {
+                return;
+            }
+            let Some(door) = self.doors.slots.get_mut(id.slot as usize).filter(|d| d.id == id && d.ready)
+            else {
+                return;
+            };
+            match self.sys.accept(&mut door.socket) {
+                Ok((stream, peer)) => {
+                    door.unknown_errors = 0;
+                    let site = door.site;
+                    self.admit(id, site, stream, peer);
+                }
+                Err(e) => {
+                    if !self.accept_failed(id, &e) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether one more connection may be taken: there is room, or the policy is to take and refuse. The connection
+    /// that has lingered longest makes room.
+    fn make_place(&mut self) -> bool {
+        let core = &mut self.engine.core;
+        let max = core.limits.connections.get();
+        if !self.doors.is_full(core) {
+            if std::mem::take(&mut self.doors.full) {
+                let refused = std::mem::take(&mut self.doors.refused);
+                log::debug!("below {max} connections again ({refused} refused)");
+            }
+            return true;
+        }
+        let refuse = core.limits.at_capacity == AtCapacity::Refuse;
+        if !std::mem::replace(&mut self.doors.full, true)
+            && let Some(n) = self.gates.accept.pass(core.now)
+        {
+            let then = if refuse { "more are refused" } else { "more wait" };
+            log::warn!("{max} connections, as many as allowed: {then}{}", suppressed(n));
+        }
+        if !refuse && std::mem::take(&mut self.doors.hot) && !core.stopping && core.drop_oldest_lingering() {
+            // Its place is for whoever has come, without waiting for more to come free.
+            self.doors.made = true;
+        }
+        refuse
+    }
+
+    /// Gives an accepted stream a slot and a handler.
+    fn admit(&mut self, listener: ListenerId, site: u32, mut stream: S::Stream, peer: Address) {
+        let core = &mut self.engine.core;
+        let max = core.limits.connections.get();
+        let over = core.conns.len() >= max;
+        let id = if over { None } else { core.conns.insert(Connection::new(site, listener, peer, core.now)) };
+        let Some(id) = id else {
+            self.doors.refused += 1;
+            self.count_refused(&Reason::AtCapacity);
+            return self.sys.close(stream, CloseHow::Graceful);
+        };
+        if let Err(e) = self.sys.add_stream(&mut stream, Token::Connection(id).pack()) {
+            core.conns.remove(id);
+            self.count_refused(&Reason::RegisterFailed);
+            self.sys.close(stream, CloseHow::Graceful);
+            return self.rest(&format!("an accepted connection cannot be watched: {e}"));
+        }
+        self.seat(id, stream);
+        let core = &mut self.engine.core;
+        self.doors.made = false;
+        core.stats.accepted += 1;
+        core.deadlines.set(id.slot, core.now.after(core.limits.idle_timeout.get()));
+        self.engine.retain(site);
+        if log::log_enabled!(log::Level::Debug)
+            && let Some(peer) = self.engine.core.conns.get(id).map(|c| c.peer.address())
+        {
+            log::debug!("{id} accepted from {peer}");
+        }
+        self.engine.open(id);
+        self.after_call(id, &[]);
+        self.engine.core.enqueue_if_work(id);
+    }
+
+    /// Puts a stream into its slot.
+    pub(super) fn seat(&mut self, id: ConnId, stream: S::Stream) {
+        let slot = id.slot as usize;
+        if slot >= self.streams.len() {
+            self.streams.resize_with(slot + 1, || None);
+        }
+        self.streams[slot] = Some(stream);
+    }
+
+    fn count_refused(&mut self, why: &Reason) {
+        let stats = &mut self.engine.core.stats;
+        stats.refused += 1;
+        stats.closed[why.index()] += 1;
+    }
+
+    /// Sorts an error of accepting. True: go on with the next connection.
+    fn accept_failed(&mut self, id: ListenerId, error: &io::Error) -> bool {
+        let trouble = of_accept(error);
+        let Some(door) = self.doors.slots.get_mut(id.slot as usize) else { return false };
+        if trouble == AcceptTrouble::Drained {
+            door.ready = false;
+            door.unknown_errors = 0;
+            return false;
+        }
+        self.engine.core.stats.accept_errors += 1;
+        match trouble {
+            AcceptTrouble::Drained | AcceptTrouble::Retry => {
+                log::debug!("a connection went before it was accepted: {error}");
+                return true;
+            }
+            AcceptTrouble::Shortage => self.rest(&format!("cannot accept: {error}")),
+            AcceptTrouble::Dead => {
+                log::error!("listener on {} is lost: {error}", door.address);
+                self.close_door(id);
+            }
+            AcceptTrouble::Unknown => {
+                door.unknown_errors += 1;
+                if door.unknown_errors >= UNKNOWN_IN_A_ROW {
+                    door.unknown_errors = 0;
+                    self.rest(&format!("cannot accept: {error}"));
+                } else {
+                    log::debug!("cannot accept: {error}");
+                }
+            }
+        }
+        false
+    }
+
+    /// Stops accepting for a while, or until a connection ends.
+    fn rest(&mut self, why: &str) {
+        let core = &mut self.engine.core;
+        let pause = core.limits.accept_pause;
+        core.stats.accept_pauses += 1;
+        self.doors.paused = Some(core.now.after(pause.max(Duration::from_millis(1))));
+        if let Some(n) = self.gates.accept.pass(core.now) {
+            let open = core.conns.len();
+            log::error!(
+                "{why}; {open} connections open, trying again when one ends or in {pause:?}{}",
+                suppressed(n)
+            );
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! Connecting: looking names up, trying addresses, and what follows success and failure.
+//!
+//! Knows nothing of what connections do later. Invariant: a socket that is connecting is in its attempt's list, and
+//! nobody was told of it; of each attempt its handler is told once how it ended, unless it was cancelled.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use super::turn::Loop;
+use crate::closed::Reason;
+use crate::config::address::Address;
+use crate::config::connect::Backoff;
+use crate::connection::Connection;
+use crate::core::connect::{Goal, Stage, in_turn};
+use crate::dispatch::Who;
+use crate::id::{AttemptId, ConnId, Token};
+use crate::sys::{CloseHow, Sys};
+
+impl<S: Sys> Loop<S> {
+    /// Looks after the attempts that something has happened to, and those whose time has come.
+    pub(super) fn connect(&mut self) {
+        if self.engine.core.attempts.is_idle() {
+            return;
+        }
+        self.engine.count_attempts();
+        self.take_lookups();
+        let core = &mut self.engine.core;
+        let share = core.limits.timeouts_per_turn;
+        if !self.lenient {
+            core.attempts.want_due(core.now, share);
+        }
+        for _ in 0..core.attempts.wanted.len().min(share) {
+            let Some(id) = self.engine.core.attempts.next_wanted() else { return };
+            self.advance(id);
+            self.engine.core.attempts.settle(id);
+        }
+    }
+
+    /// Takes what was found out about names.
+    fn take_lookups(&mut self) {
+        while self.engine.core.attempts.awaits_lookups() {
+            let Some((number, found)) = self.sys.next_lookup() else { return };
+            let attempts = &mut self.engine.core.attempts;
+            let Some(id) = attempts.looked_up(number) else { continue };
+            let Some(attempt) = attempts.get_mut(id) else { continue };
+            match found {
+                Ok(mut addresses) => {
+                    // What is bound to one kind of address reaches no other.
+                    let local = attempt.options.local;
+                    addresses.retain(|a| local.is_none_or(|local| local.is_ipv4() == a.is_ipv4()));
+                    attempt.left = in_turn(addresses);
+                }
+                Err(error) => attempt.errors.push((String::new(), error)),
+            }
+            attempts.set_stage(id, Stage::Trying);
+            attempts.want(id);
+        }
+    }
+
+    /// Does what there is to do for one attempt.
+    fn advance(&mut self, id: AttemptId) {
+        let core = &mut self.engine.core;
+        let now = core.now;
+        let Some(attempt) = core.attempts.get_mut(id) else { return };
+        if core.stopping && !matches!(attempt.stage, Stage::Up | Stage::Cancelled) {
+            attempt.errors =
+                vec![(String::new(), io::Error::new(ErrorKind::Interrupted, "the reactor is shutting down"))];
+            return self.give_up(id);
+        }
+        match attempt.stage {
+            Stage::Cancelled => self.forget_attempt(id),
+            Stage::New => self.begin_try(id),
+            Stage::Resting if attempt.next <= now => self.begin_try(id),
+            Stage::LookingUp | Stage::Trying if attempt.until <= now => self.time_out(id),
+            Stage::Trying => self.try_next(id),
+            Stage::LookingUp | Stage::Resting | Stage::Up => {}
+        }
+    }
+
+    /// Begins a try: with a lookup, an address, or a stream that is there already.
+    fn begin_try(&mut self, id: AttemptId) {
+        if self.engine.core.attempts.get(id).is_some_and(|a| !self.engine.takes_connections(a.site)) {
+            log::error!("{id}: its handler is one of datagrams, and takes no connection");
+            return self.forget_attempt(id);
+        }
+        let core = &mut self.engine.core;
+        let (now, looking, most) = (core.now, core.attempts.looking, core.limits.lookups);
+        let Some(timeout) = core.attempts.get(id).map(|a| core.connect_timeout(&a.options)) else { return };
+        let Some(attempt) = core.attempts.get_mut(id) else { return };
+        attempt.until = now.after(timeout);
+        attempt.errors.clear();
+        match &mut attempt.goal {
+            Goal::Nowhere(error) => {
+                let error = io::Error::from(error.clone());
+                self.tell_failure(id, &error);
+            }
+            Goal::Given(given) => {
+                let Some(given) = given.take() else { return self.give_up(id) };
+                let options = attempt.options.clone();
+                let taken = self.sys.take_over(given, &options);
+                let begun = taken.and_then(|(stream, peer)| self.watch_dialled(id, stream, peer));
+                match begun {
+                    Ok((conn, peer)) => self.connected(conn, peer),
+                    Err(error) => self.try_failed(id, String::new(), error),
+                }
+            }
+            Goal::Address(address) => {
+                attempt.left = [address.clone()].into();
+                core.attempts.set_stage(id, Stage::Trying);
+                self.try_next(id);
+            }
+            Goal::Name(..) if looking >= most => {
+                let what = format!("{most} names are being looked up, as many as allowed");
+                attempt.errors.push((String::new(), io::Error::new(ErrorKind::QuotaExceeded, what)));
+                self.give_up(id);
+            }
+            Goal::Name(host, port) => {
+                let (host, port) = (host.clone(), *port);
+                self.look_up(id, &host, port);
+            }
+        }
+    }
+
+    fn look_up(&mut self, id: AttemptId, host: &str, port: u16) {
+        let attempts = &mut self.engine.core.attempts;
+        let number = attempts.next_lookup();
+        match self.sys.begin_lookup(number, host, port) {
+            Ok(()) => attempts.look_up(id, number),
+            Err(error) => self.try_failed(id, String::new(), error),
+        }
+    }
+
+    /// Tries the next address, unless one that is being tried still has its time.
+    fn try_next(&mut self, id: AttemptId) {
+        loop {
+            let core = &mut self.engine.core;
+            let (now, stagger) = (core.now, core.limits.connect_stagger);
+            let Some(attempt) = core.attempts.get_mut(id) else { return };
+            if !attempt.trying.is_empty() && attempt.next > now {
+                return;
+            }
+            let Some(address) = attempt.left.pop_front() else {
+                if attempt.trying.is_empty() {
+                    self.give_up(id);
+                }
+                return;
+            };
+            attempt.next = now.after(stagger);
+            match self.dial(id, &address) {
+                Ok(_) => return,
+                // A Unix listener whose queue is full: once more, as long as there is time.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if let Some(attempt) = self.engine.core.attempts.get_mut(id) {
+                        attempt.left.push_back(address);
+                    }
+                    return;
+                }
+                Err(error) => self.note_failure(id, address.to_string(), error),
+            }
+        }
+    }
+
+    /// Opens a socket that connects.
+    fn dial(&mut self, id: AttemptId, address: &Address) -> io::Result<(ConnId, Address)> {
+        let core = &self.engine.core;
+        let max = core.limits.connections.get();
+        if core.conns.len() >= max {
+            return Err(no_room(max));
+        }
+        let Some(attempt) = core.attempts.get(id) else { return Err(ErrorKind::NotFound.into()) };
+        let stream = self.sys.connect(address, &attempt.options)?;
+        self.watch_dialled(id, stream, address.clone())
+    }
+
+    /// Gives a stream that is to be a connection its slot, and has it watched.
+    fn watch_dialled(
+        &mut self,
+        id: AttemptId,
+        mut stream: S::Stream,
+        peer: Address,
+    ) -> io::Result<(ConnId, Address)> {
+        let core = &mut self.engine.core;
+        let Some(attempt) = core.attempts.get_mut(id) else { return Err(ErrorKind::NotFound.into()) };
+        let new = Connection::dialled(attempt.site, attempt.tag, id, peer.clone(), core.now);
+        let room = core.conns.len() < core.limits.connections.get();
+        let Some(conn) = room.then(|| core.conns.insert(new)).flatten() else {
+            self.sys.close(stream, CloseHow::Graceful);
+            return Err(no_room(core.conns.len()));
+        };
+        if let Err(error) = self.sys.add_stream(&mut stream, Token::Connection(conn).pack()) {
+            core.conns.remove(conn);
+            self.sys.close(stream, CloseHow::Graceful);
+            return Err(error);
+        }
+        attempt.trying.push(conn);
+        self.seat(conn, stream);
+        Ok((conn, peer))
+    }
+
+    /// Something has happened to a socket that was connecting.
+    pub(super) fn check_dialled(&mut self, conn: ConnId) {
+        // Its attempt is about to be given up. Had it come about now, nobody would tell it of the shutdown.
+        if self.engine.core.stopping {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(conn.slot as usize).and_then(Option::as_mut) else { return };
+        let done = self.sys.finish_connect(stream);
+        let core = &mut self.engine.core;
+        let Some(c) = core.conns.get_mut(conn) else { return };
+        match done {
+            Ok(peer) => self.connected(conn, peer),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                (c.readable, c.writable, c.suspect, c.hinted) = (false, false, false, false);
+            }
+            Err(error) => {
+                let (attempt, address) = (c.attempt(), c.peer.address().to_string());
+                core.drop_dialled(conn);
+                let Some(id) = attempt else { return };
+                if let Some(attempt) = core.attempts.get_mut(id) {
+                    attempt.trying.retain(|&other| other != conn);
+                }
+                self.note_failure(id, address, error);
+                self.engine.core.attempts.want(id);
+            }
+        }
+    }
+
+    /// A connection is there: it is the handler's from now on, and the others that were tried end.
+    fn connected(&mut self, conn: ConnId, peer: Address) {
+        let core = &mut self.engine.core;
+        let now = core.now;
+        let Some(c) = core.conns.get_mut(conn) else { return };
+        c.begin(peer, now);
+        let (site, attempt) = (c.site, c.attempt());
+        core.deadlines.set(conn.slot, now.after(core.limits.idle_timeout.get()));
+        core.stats.connected += 1;
+        self.engine.retain(site);
+        if let Some(id) = attempt {
+            self.succeed(id, conn);
+        }
+        log::debug!("{conn} connected");
+        self.engine.open(conn);
+        self.after_call(conn, &[]);
+        self.engine.core.enqueue_if_work(conn);
+    }
+
+    /// An attempt has led to a connection.
+    fn succeed(&mut self, id: AttemptId, conn: ConnId) {
+        let core = &mut self.engine.core;
+        let now = core.now;
+        let Some(attempt) = core.attempts.get_mut(id) else { return };
+        let others = std::mem::take(&mut attempt.trying);
+        (attempt.failed, attempt.next) = (0, now);
+        attempt.left.clear();
+        let anew = attempt.options.anew;
+        for other in others.into_iter().filter(|&other| other != conn) {
+            core.drop_dialled(other);
+        }
+        if anew {
+            core.attempts.set_stage(id, Stage::Up);
+            core.attempts.settle(id);
+        } else {
+            self.forget_attempt(id);
+        }
+    }
+
+    /// The connection that an attempt led to has ended: once more, unless that was as the handler wished.
+    pub(super) fn redial(&mut self, id: AttemptId, why: &Reason) {
+        let core = &mut self.engine.core;
+        let wished = matches!(why, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
+        let (now, stopping) = (core.now, core.stopping);
+        let Some(attempt) = core.attempts.get_mut(id).filter(|a| matches!(a.stage, Stage::Up)) else {
+            return;
+        };
+        let policy = attempt.options.retry.filter(|_| !wished && !stopping);
+        let Some(policy) = policy else { return self.forget_attempt(id) };
+        if now.since(attempt.next) >= policy.max {
+            attempt.waits = 0;
+        }
+        self.rest_attempt(id, &policy);
+    }
+
+    /// An attempt waits before its next try.
+    fn rest_attempt(&mut self, id: AttemptId, policy: &Backoff) -> Duration {
+        let random = self.sys.random();
+        let core = &mut self.engine.core;
+        let now = core.now;
+        let Some(attempt) = core.attempts.get_mut(id) else { return policy.max };
+        attempt.waits = attempt.waits.saturating_add(1);
+        let wait = policy.wait(attempt.waits, random);
+        attempt.next = now.after(wait);
+        core.stats.connect_retries += 1;
+        log::debug!("{id}: once more in {wait:?}");
+        core.attempts.set_stage(id, Stage::Resting);
+        core.attempts.settle(id);
+        wait
+    }
+
+    fn note_failure(&mut self, id: AttemptId, address: String, error: io::Error) {
+        let core = &mut self.engine.core;
+        if let Some(attempt) = core.attempts.get_mut(id) {
+            log::debug!("{id}: {address}: {error}");
+            attempt.errors.push((address, error));
+            // The next address need not wait any longer.
+            attempt.next = core.now;
+        }
+    }
+
+    fn try_failed(&mut self, id: AttemptId, address: String, error: io::Error) {
+        self.note_failure(id, address, error);
+        self.give_up(id);
+    }
+
+    /// A try has taken too long.
+    fn time_out(&mut self, id: AttemptId) {
+        let core = &mut self.engine.core;
+        let Some(attempt) = core.attempts.get_mut(id) else { return };
+        let looking = matches!(attempt.stage, Stage::LookingUp);
+        let trying = std::mem::take(&mut attempt.trying);
+        attempt.left.clear();
+        let timeout = core.attempts.get(id).map(|a| core.connect_timeout(&a.options)).unwrap_or_default();
+        for conn in trying {
+            core.drop_dialled(conn);
+        }
+        let what = if looking { "its name was not resolved" } else { "no answer" };
+        let error = io::Error::new(ErrorKind::TimedOut, format!("{what} within {timeout:?}"));
+        self.try_failed(id, String::new(), error);
+    }
+
+    /// A try has failed: the next one begins after a wait, or the handler is told.
+    fn give_up(&mut self, id: AttemptId) {
+        self.end_lookup(id);
+        let core = &mut self.engine.core;
+        let stopping = core.stopping;
+        let Some(attempt) = core.attempts.get_mut(id) else { return };
+        let trying = std::mem::take(&mut attempt.trying);
+        attempt.failed = attempt.failed.saturating_add(1);
+        let failed = attempt.failed;
+        let again = attempt.options.retry.filter(|policy| !stopping && !policy.is_over(failed));
+        let (site, tag, error) = (attempt.site, attempt.tag, attempt.verdict());
+        trying.into_iter().for_each(|conn| core.drop_dialled(conn));
+        match again {
+            Some(policy) => {
+                let wait = self.rest_attempt(id, &policy);
+                self.engine.connect_retry(site, tag, &error, wait);
+                self.after_handler_call(Who::Handler(site));
+            }
+            None => self.tell_failure(id, &error),
+        }
+    }
+
+    fn tell_failure(&mut self, id: AttemptId, error: &io::Error) {
+        // It is over before it is told: the handler may ask again, in the place of this one.
+        let Some((site, tag)) = self.remove_attempt(id) else { return };
+        self.engine.core.stats.connect_failed += 1;
+        self.engine.connect_failed(site, tag, error);
+        self.after_handler_call(Who::Handler(site));
+        self.engine.release(site);
+    }
+
+    /// Nobody needs to know what a name stands for any more.
+    fn end_lookup(&mut self, id: AttemptId) {
+        let attempts = &mut self.engine.core.attempts;
+        if let Some(number) = attempts.end_lookup(id) {
+            self.sys.cancel_lookup(number);
+            if attempts.get(id).is_some_and(|a| matches!(a.stage, Stage::LookingUp)) {
+                attempts.set_stage(id, Stage::Trying);
+            }
+        }
+    }
+
+    fn forget_attempt(&mut self, id: AttemptId) {
+        if let Some((site, _)) = self.remove_attempt(id) {
+            self.engine.release(site);
+        }
+    }
+
+    /// Takes an attempt out; answers whose it was, and its tag.
+    fn remove_attempt(&mut self, id: AttemptId) -> Option<(u32, u64)> {
+        self.end_lookup(id);
+        let attempt = self.engine.core.attempts.remove(id)?;
+        Some((attempt.site, attempt.tag))
+    }
+
+    /// Closes the sockets that were connecting and are no longer wanted.
+    pub(super) fn bury_dropped(&mut self) {
+        if self.engine.core.dropped.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.engine.core.dropped) {
+            self.engine.core.conns.remove(id);
+            if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
+                self.sys.close(stream, CloseHow::Graceful);
+            }
+        }
+        self.doors.resume(&self.engine.core);
+    }
+
+    /// How far all attempts are, for whoever checks.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn audit_attempts(&self) -> Result<(), String> {
+        use super::audit::require;
+        use crate::connection::Phase;
+        let core = &self.engine.core;
+        let connecting = core.conns.iter().filter(|c| c.phase == Phase::Connecting).count();
+        let tried: usize = core.attempts.iter().map(|a| a.trying.len()).sum();
+        require(connecting == tried, || format!("N6: {connecting} sockets connect, {tried} are known of"))?;
+        let looking = core.attempts.iter().filter(|a| matches!(a.stage, Stage::LookingUp)).count();
+        require(looking == core.attempts.looking, || format!("N6: {looking} names are looked up"))?;
+        require(core.dropped.is_empty(), || "N6: a dropped socket is still there".to_owned())
+    }
+}
+
+fn no_room(connections: usize) -> io::Error {
+    let what = format!("there are {connections} connections, as many as allowed");
+    io::Error::new(ErrorKind::QuotaExceeded, what)
+}

@@ -1,0 +1,283 @@
+//! Datagram sockets: receiving and delivering, and sending what callbacks left to be sent.
+//!
+//! Knows nothing of connections. Invariant: `readable` and `writable` are cleared only when the kernel said that
+//! nothing is left or no more is taken; what one socket does in a turn is bounded, and an error of it ends nothing but,
+//! at worst, itself.
+
+use std::io::{self, ErrorKind};
+
+use super::turn::Loop;
+use crate::config::address::Address;
+use crate::core::{Mailbox, Stage};
+use crate::dispatch::Who;
+use crate::dispatch::datagram::{News, Tell};
+use crate::id::{DatagramId, Token};
+use crate::sys::Sys;
+use crate::sys::datagram::Shipped;
+use crate::sys::errno::{AcceptTrouble, of_accept};
+
+/// Errors of receiving in a row before a socket rests a while.
+const ERRORS_IN_A_ROW: u32 = 64;
+
+struct Open<D> {
+    socket: D,
+    tell: Tell,
+}
+
+/// All datagram sockets.
+pub(crate) struct Outlets<S: Sys> {
+    /// By slot.
+    sockets: Vec<Option<Open<S::Datagram>>>,
+    /// One byte longer than the longest datagram that any socket takes, so that a longer one shows.
+    buffer: Vec<u8>,
+}
+
+impl<S: Sys> Outlets<S> {
+    pub(super) const fn new() -> Self {
+        Self { sockets: Vec::new(), buffer: Vec::new() }
+    }
+
+    fn get_mut(&mut self, id: DatagramId) -> Option<&mut Open<S::Datagram>> {
+        self.sockets.get_mut(id.slot as usize)?.as_mut()
+    }
+
+    /// Sockets that are open.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn len(&self) -> usize {
+        self.sockets.iter().flatten().count()
+    }
+}
+
+impl<S: Sys> Loop<S> {
+    /// Registers a socket for the handler at `site`.
+    pub(crate) fn open_datagrams(
+        &mut self,
+        mut socket: S::Datagram,
+        site: u32,
+        tell: Tell,
+        max: usize,
+    ) -> io::Result<(DatagramId, Address)> {
+        let (local, peer) = self.sys.datagram_addresses(&socket)?;
+        let mail = &mut self.engine.core.mail;
+        let id = mail.insert(Mailbox::new(site, local.clone(), peer, max));
+        let added = match id {
+            Some(id) => self.sys.add_datagram(&mut socket, Token::Datagram(id).pack()).map(|()| id),
+            None => Err(io::Error::new(ErrorKind::OutOfMemory, "there are too many")),
+        };
+        let id = match added {
+            Ok(id) => id,
+            Err(e) => {
+                id.map(|id| mail.remove(id));
+                self.sys.close_datagram(socket);
+                return Err(io::Error::new(e.kind(), format!("cannot bind {local}: {e}")));
+            }
+        };
+        mail.enqueue(id);
+        let slot = id.slot as usize;
+        if slot >= self.outlets.sockets.len() {
+            self.outlets.sockets.resize_with(slot + 1, || None);
+        }
+        self.outlets.sockets[slot] = Some(Open { socket, tell });
+        if self.outlets.buffer.len() <= max {
+            self.outlets.buffer.resize(max + 1, 0);
+        }
+        self.engine.retain(site);
+        log::info!("receiving datagrams on {local}");
+        Ok((id, local))
+    }
+
+    /// Visits those that had work when the turn came to them; what is left over waits for the next one.
+    pub(super) fn visit_datagrams(&mut self) {
+        self.engine.core.wake_restless();
+        for _ in 0..self.engine.core.mail.ready.len() {
+            let Some(id) = self.engine.core.mail.next_ready() else { return };
+            self.send_posted(id);
+            self.tell_if_drained(id);
+            self.receive(id);
+            self.engine.core.settle_mailbox(id);
+        }
+    }
+
+    /// The end of the turn: sends what others than the sockets' own callbacks left, and tells of those that ended.
+    pub(super) fn flush_datagrams(&mut self) {
+        if !self.engine.core.mail.have_work() {
+            return;
+        }
+        for id in self.engine.core.mail.take_dirty() {
+            self.send_posted(id);
+            self.engine.core.settle_mailbox(id);
+        }
+        for id in std::mem::take(&mut self.engine.core.mail.closed) {
+            self.end_datagrams(id);
+        }
+    }
+
+    /// Receives from one socket, within its budgets.
+    fn receive(&mut self, id: DatagramId) {
+        let mut buffer = std::mem::take(&mut self.outlets.buffer);
+        let limits = &self.engine.core.limits;
+        let (mut left, mut room) = (limits.datagrams_per_turn, limits.read_buffer);
+        while left > 0 && room > 0 {
+            let Some(len) = self.receive_one(id, &mut buffer) else { break };
+            self.send_posted(id);
+            left -= 1;
+            room = room.saturating_sub(len);
+        }
+        self.outlets.buffer = buffer;
+    }
+
+    /// Receives one datagram, or an error, and tells. `None`: there is nothing to receive now.
+    fn receive_one(&mut self, id: DatagramId, buffer: &mut [u8]) -> Option<usize> {
+        let core = &mut self.engine.core;
+        let m = core.mail.get_mut(id).filter(|m| m.may_receive())?;
+        let (max, open) = (m.max, self.outlets.get_mut(id)?);
+        match self.sys.receive(&mut open.socket, buffer.get_mut(..=max)?) {
+            Ok((len, from)) => {
+                m.errors = 0;
+                core.stats.datagrams_in += 1;
+                let news = if len > max {
+                    core.stats.datagrams_truncated += 1;
+                    News::Truncated(&from, max)
+                } else {
+                    News::Datagram(&from, &buffer[..len])
+                };
+                self.tell_of_datagrams(id, news);
+                Some(len)
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                m.readable = false;
+                None
+            }
+            Err(e) => {
+                self.receive_failed(id, &e);
+                Some(0)
+            }
+        }
+    }
+
+    /// An error of one receive is told and the next is tried; but one that does not end must not keep the loop busy.
+    fn receive_failed(&mut self, id: DatagramId, error: &io::Error) {
+        let core = &mut self.engine.core;
+        let Some(m) = core.mail.get_mut(id) else { return };
+        m.errors += 1;
+        if m.errors >= ERRORS_IN_A_ROW {
+            (m.errors, m.resting) = (0, true);
+            core.mail.rest(id, core.now);
+        }
+        self.tell_error(id, error);
+        if of_accept(error) == AcceptTrouble::Dead {
+            log::error!("{id} is lost: {error}");
+            self.engine.core.close_datagram_now(id);
+        }
+    }
+
+    /// Sends what waits, and tells what comes of it; what those callbacks send goes the same way.
+    fn send_posted(&mut self, id: DatagramId) {
+        for _ in 0..self.engine.core.limits.datagrams_per_turn {
+            let Some(error) = self.send_some(id) else { return };
+            self.tell_error(id, &error);
+        }
+    }
+
+    /// Tells that what was too much has left, at most once in a turn.
+    fn tell_if_drained(&mut self, id: DatagramId) {
+        if self.engine.core.mail.take_drained(id) {
+            self.tell_of_datagrams(id, News::Drained);
+            self.send_posted(id);
+        }
+    }
+
+    /// Sends until nothing waits, the kernel takes no more, or an error is to be told.
+    fn send_some(&mut self, id: DatagramId) -> Option<io::Error> {
+        let open = self.outlets.get_mut(id)?;
+        let core = &mut self.engine.core;
+        loop {
+            let m = core.mail.get_mut(id).filter(|m| m.writable && m.stage != Stage::Closed)?;
+            let (to, data) = m.out.first()?;
+            let shipped = if to.is_some_and(|to| m.parked.go_to(to)) {
+                Ok(Shipped::Unawaited)
+            } else {
+                self.sys.ship(&mut open.socket, to, data)
+            };
+            let error = match shipped {
+                Ok(Shipped::Taken) => {
+                    m.again = false;
+                    m.out.pop();
+                    core.stats.datagrams_out += 1;
+                    continue;
+                }
+                Ok(Shipped::Unawaited) => {
+                    core.park(id);
+                    continue;
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    core.post_blocked(id);
+                    return None;
+                }
+                Err(e) => e,
+            };
+            // In connected mode the error may be an earlier datagram's, and this one was not even tried.
+            m.again = m.peer.is_some() && is_belated(&error) && !m.again;
+            if !m.again {
+                m.out.pop();
+                core.stats.datagrams_dropped += 1;
+            }
+            return Some(error);
+        }
+    }
+
+    fn tell_error(&mut self, id: DatagramId, error: &io::Error) {
+        self.engine.core.stats.datagram_errors += 1;
+        log::debug!("{id}: {error}");
+        self.tell_of_datagrams(id, News::Error(error));
+    }
+
+    /// Calls a callback, and looks at what it took.
+    fn tell_of_datagrams(&mut self, id: DatagramId, news: News<'_>) {
+        let Some(tell) = self.outlets.get_mut(id).map(|open| open.tell) else { return };
+        self.engine.tell_of_datagrams(id, tell, news);
+        self.after_handler_call(Who::Datagrams(id));
+    }
+
+    /// Tells of a socket's end, closes it, and frees its slot.
+    fn end_datagrams(&mut self, id: DatagramId) {
+        self.tell_of_datagrams(id, News::Closed);
+        self.drop_datagrams(id);
+    }
+
+    /// Closes a socket and frees its slot.
+    pub(super) fn drop_datagrams(&mut self, id: DatagramId) {
+        let Some(m) = self.engine.core.mail.remove(id) else { return };
+        if let Some(open) = self.outlets.sockets.get_mut(id.slot as usize).and_then(Option::take) {
+            self.sys.close_datagram(open.socket);
+        }
+        self.engine.release(m.site);
+        log::info!("no longer receiving datagrams on {}", m.local);
+    }
+
+    /// Tells every socket's handler that the reactor is shutting down.
+    pub(super) fn shut_datagrams_down(&mut self) {
+        let all: Vec<DatagramId> = self.engine.core.mail.iter().map(|m| m.id).collect();
+        for id in all {
+            self.tell_of_datagrams(id, News::Shutdown);
+            self.send_posted(id);
+            self.engine.core.settle_mailbox(id);
+        }
+    }
+
+    /// Closes every socket; what waits is dropped.
+    pub(super) fn cut_datagrams(&mut self) {
+        let all: Vec<DatagramId> = self.engine.core.mail.iter().map(|m| m.id).collect();
+        for id in all {
+            self.engine.core.close_datagram_now(id);
+        }
+    }
+}
+
+/// Whether an error may come from the network's answer to an earlier datagram.
+fn is_belated(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset | ErrorKind::HostUnreachable
+    )
+}

@@ -1,0 +1,160 @@
+//! Shutting down: no more accepting, `on_shutdown` for everyone, time to finish, and an end for what is left.
+//!
+//! Knows nothing of transfers. Invariant: a shutdown that has begun ends, at the latest one turn after its deadline.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::turn::Loop;
+use crate::closed::{Closed, Reason};
+use crate::connection::Phase;
+use crate::id::{AttemptId, ConnId};
+use crate::sys::Sys;
+use crate::time::Time;
+
+/// What a shutdown came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Connections that ended with all they were owed handed to the kernel.
+    pub clean: u64,
+    /// Connections that ended otherwise, those included that were aborted when the grace was over.
+    pub cut: u64,
+    /// Bytes accepted for sending that were lost with those.
+    pub bytes_lost: u64,
+}
+
+/// Whether a shutdown is under way, and how it goes.
+#[derive(Debug, Default)]
+pub(crate) struct Stopping {
+    until: Option<Time>,
+    report: Report,
+    /// What the last shutdown came to.
+    last: Option<Report>,
+    /// How many shutdowns have ended.
+    done: u64,
+    /// How many requests to stop have been obeyed.
+    heeded: u8,
+}
+
+impl Stopping {
+    /// When what is left is aborted.
+    pub(super) fn deadline(&self) -> Time {
+        self.until.unwrap_or(Time::NEVER)
+    }
+
+    pub(super) const fn heeded(&self) -> u8 {
+        self.heeded
+    }
+
+    pub(crate) const fn is_under_way(&self) -> bool {
+        self.until.is_some()
+    }
+
+    pub(super) const fn done(&self) -> u64 {
+        self.done
+    }
+
+    pub(crate) const fn last(&self) -> Option<Report> {
+        self.last
+    }
+
+    /// Counts an ended connection.
+    pub(super) fn count(&mut self, closed: &Closed) {
+        if self.until.is_none() {
+            return;
+        }
+        if closed.unsent == 0 && closed.why != Reason::ShutdownDeadline {
+            self.report.clean += 1;
+        } else {
+            self.report.cut += 1;
+            self.report.bytes_lost += closed.unsent;
+        }
+    }
+}
+
+impl<S: Sys> Loop<S> {
+    /// Obeys requests to stop, from callbacks and from other threads: the first begins a shutdown, the second ends its
+    /// grace.
+    pub(super) fn check_stop(&mut self) {
+        let wanted = std::mem::take(&mut self.engine.core.stop_wanted);
+        if wanted > 0 {
+            let more = |n: u8| Some(n.saturating_add(wanted));
+            let _ = self.line.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        }
+        let asked = self.line.asked.load(Ordering::Acquire);
+        if asked <= self.stopping.heeded {
+            return;
+        }
+        let first = self.stopping.heeded == 0;
+        self.stopping.heeded = asked;
+        if first && !self.stopping.is_under_way() {
+            self.begin_shutdown(self.engine.core.limits.shutdown_grace);
+        }
+        if asked > 1 && self.stopping.is_under_way() {
+            self.stopping.until = Some(self.engine.core.now);
+        }
+    }
+
+    /// Takes what still waits, closes the listeners, and tells every handler.
+    pub(crate) fn begin_shutdown(&mut self, grace: Duration) {
+        let core = &mut self.engine.core;
+        core.timers.settle_as_set();
+        self.stopping.until = Some(core.now.after(grace));
+        self.stopping.report = Report::default();
+        log::info!("shutting down, {} connections open", core.conns.len());
+        core.stopping = true;
+        for id in self.listeners() {
+            let most = self.engine.core.limits.connections.get();
+            self.doors.note_ready(id);
+            self.accept_at(id, most);
+            self.close_door(id);
+        }
+        let core = &mut self.engine.core;
+        let asked: Vec<AttemptId> = core.attempts.iter().map(|a| a.id).collect();
+        asked.into_iter().for_each(|id| core.attempts.want(id));
+        let open: Vec<ConnId> =
+            self.engine.core.conns.iter().filter(|c| c.phase == Phase::Open).map(|c| c.id).collect();
+        for id in open {
+            self.engine.shutdown(id);
+            self.after_call(id, &[]);
+            self.engine.core.enqueue_if_work(id);
+        }
+        self.shut_datagrams_down();
+    }
+
+    /// Ends a shutdown that is done, and at its deadline whatever is left.
+    pub(super) fn check_stopped(&mut self) {
+        let Some(until) = self.stopping.until else { return };
+        let core = &mut self.engine.core;
+        if core.conns.len() + core.attempts.len() + core.mail.len() == 0 {
+            let report = self.stopping.report;
+            log::info!(
+                "shut down: {} clean, {} cut, {} bytes lost",
+                report.clean,
+                report.cut,
+                report.bytes_lost
+            );
+            self.stopping.until = None;
+            self.stopping.last = Some(report);
+            self.stopping.done += 1;
+            self.stopping.heeded = 0;
+            self.line.asked.store(0, Ordering::Release);
+            core.stopping = false;
+            return;
+        }
+        if core.now < until {
+            return;
+        }
+        let left: Vec<(ConnId, Phase)> = core.conns.iter().map(|c| (c.id, c.phase)).collect();
+        for (id, phase) in left {
+            match phase {
+                Phase::Connecting | Phase::Dead => {}
+                // Everything is with the kernel, our FIN included: that is a clean end.
+                Phase::Lingering => core.finish(id, Reason::Shutdown),
+                Phase::Open | Phase::Flushing => core.kill(id, Reason::ShutdownDeadline),
+            }
+        }
+        self.cut_datagrams();
+    }
+}

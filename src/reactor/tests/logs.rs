@@ -1,0 +1,50 @@
+//! What peers can provoke in the log is limited.
+
+use super::*;
+use crate::testing::log_tests::lines;
+
+#[test]
+fn a_thousand_bad_clients_are_a_dozen_lines() {
+    lines();
+    let mut rig = puppet_within(Limits { input_kept: 64, ..limits() }, |cx, on| match on {
+        On::Data(data) => cx.keep(data.len()),
+        On::End => cx.close(),
+        _ => {}
+    });
+    lines();
+    for n in 0..1000 {
+        let a = rig.sys().connect(0);
+        rig.sys().send(a, &bytes(100));
+        rig.sys().fin(a);
+        rig.settle();
+        if n % 500 == 0 {
+            rig.pass(SECOND);
+        }
+    }
+    let said = lines();
+    assert!((10..=13).contains(&said.len()), "{said:#?}");
+    assert!(said.iter().any(|l| l.contains("suppressed")), "{said:#?}");
+}
+
+#[test]
+fn a_listener_at_its_limit_for_a_minute_is_a_line_or_two() {
+    let mut rig = puppet_within(Limits { connections: Limit::At(2), ..limits() }, echo);
+    lines();
+    for _ in 0..10 {
+        rig.sys().connect(0);
+        rig.pass(6 * SECOND);
+    }
+    let said = lines();
+    assert!((1..=2).contains(&said.len()), "{said:#?}");
+}
+
+#[test]
+fn a_shortage_of_descriptors_for_a_minute_is_no_line_for_each_try() {
+    let mut rig = puppet(echo);
+    lines();
+    rig.sys().accepts_fail(0, &[24; 600]);
+    rig.pass(60 * SECOND);
+    let said = lines();
+    assert!(said.len() <= 10 + 60, "{}", said.len());
+    assert!(rig.stats().accept_pauses >= 590);
+}

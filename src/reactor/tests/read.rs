@@ -1,0 +1,224 @@
+//! Input: what is kept, what is put off, and when it comes back.
+
+use super::*;
+use crate::builtin::{Echo, Framed};
+use crate::codec::{LengthDelimited, Lines};
+
+#[test]
+fn what_was_kept_comes_back_in_front_of_the_next_bytes() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(data) = on {
+            cx.keep(if data.ends_with(b".") { 0 } else { data.len().min(3) });
+        }
+    });
+    let a = rig.connect();
+    for part in ["abcde", "fg", "h", "."] {
+        rig.say(a, part);
+    }
+    assert_eq!(rig.log(), ["0 open", "0 abcde", "0 cdefg", "0 efgh", "0 fgh."]);
+    assert_eq!(rig.stats().input_held, 0);
+    assert!(!rig.turn().more, "kept bytes are no work");
+}
+
+#[test]
+fn what_was_put_off_comes_back_next_turn_without_new_bytes_and_before_the_end() {
+    let mut rig = puppet(|cx, on| match on {
+        On::Data(data) => cx.defer(data.len() - 1),
+        On::End => cx.close(),
+        _ => {}
+    });
+    let a = rig.connect();
+    rig.sys().send(a, b"abc");
+    rig.sys().fin(a);
+    rig.log();
+    for line in ["0 abc", "0 bc", "0 c"] {
+        let turn = rig.turn();
+        assert_eq!(rig.log()[0], line);
+        assert!(turn.more || line == "0 c");
+    }
+    rig.settle();
+    assert_eq!(rig.log().last().unwrap(), "0 closed peer_closed");
+}
+
+#[test]
+fn no_new_bytes_are_read_before_those_put_off_are_used() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(data) = on {
+            cx.defer(data.len().saturating_sub(2));
+        }
+    });
+    let a = rig.connect();
+    rig.sys().send(a, b"abcd");
+    rig.turn();
+    rig.say(a, "ef");
+    assert_eq!(rig.log(), ["0 open", "0 abcd", "0 cd", "0 ef"]);
+}
+
+#[test]
+fn what_was_put_off_in_a_pause_comes_back_on_resume() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(data) = on
+            && data == b"stop now"
+        {
+            cx.pause();
+            cx.defer(4);
+        }
+    });
+    let a = rig.connect();
+    rig.say(a, "stop now");
+    rig.say(a, " then");
+    rig.fin(a);
+    rig.pass(100 * SECOND);
+    assert_eq!(rig.log(), ["0 open", "0 stop now"]);
+    let id = rig.id(a);
+    rig.net().resume_id(id);
+    rig.settle();
+    assert_eq!(rig.log(), ["0  now", "0  then", "0 end"]);
+}
+
+#[test]
+fn of_keep_and_defer_the_last_word_counts_and_more_than_all_is_all() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(data) = on {
+            cx.defer(2);
+            cx.keep(if data.len() < 4 { 999 } else { 0 });
+        }
+    });
+    let a = rig.connect();
+    rig.say(a, "abc");
+    rig.say(a, "d");
+    assert_eq!(rig.log(), ["0 open", "0 abc", "0 abcd"]);
+    assert_eq!(rig.stats().input_held, 0);
+}
+
+#[test]
+fn more_kept_than_the_limit_ends_the_connection() {
+    let limits = Limits { input_kept: 100, ..limits() };
+    let mut rig = puppet_within(limits, |cx, on| match on {
+        On::Data(data) => cx.keep(data.len()),
+        On::End => cx.close(),
+        _ => {}
+    });
+    let a = rig.connect();
+    rig.say(a, bytes(60));
+    rig.say(a, bytes(40));
+    assert_eq!(rig.phase(a), Phase::Open);
+    rig.say(a, "x");
+    rig.fin(a);
+    assert_eq!(rig.closed(&Reason::FrameTooLong { len: 101, max: 100 }), 1);
+    assert_eq!(rig.stats().input_held, 0);
+}
+
+#[test]
+fn kept_bytes_beyond_the_room_in_front_of_the_buffer_stay_in_order() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(data) = on
+            && data.last() != Some(&b'!')
+        {
+            cx.keep(data.len());
+        } else if let On::Data(data) = on {
+            cx.send(data);
+        }
+    });
+    let a = rig.connect();
+    let all = [bytes(20_000), b"!".to_vec()].concat();
+    rig.say(a, &all);
+    assert_eq!(rig.heard(a).as_bytes(), all);
+    assert_eq!(rig.stats().input_held, 0);
+}
+
+#[test]
+fn a_flood_of_empty_messages_is_taken_in_portions() {
+    let limits = Limits { read_buffer: 8192, ..limits() };
+    let mut rig = rig(limits, Framed::new(LengthDelimited::u32_be(64).unwrap(), Echo));
+    let (flood, other) = (rig.connect(), rig.connect());
+    rig.sys().send(flood, &[0; 4 * 2000]);
+    for turn in 1..=7 {
+        rig.sys().send(other, &[0, 0, 0, 1, b'x']);
+        rig.turn();
+        assert_eq!(rig.stats().messages_in, 257 * turn);
+        assert_eq!(rig.heard(other), "\\x00\\x00\\x00\\x01x");
+    }
+    rig.settle();
+    assert_eq!(rig.sys().peers[flood].got.len(), 8000);
+}
+
+#[test]
+fn the_end_inside_a_message_is_an_error_and_delivers_none() {
+    for cut in 1..9 {
+        let mut rig = rig(limits(), Framed::new(LengthDelimited::u32_be(64).unwrap(), Echo));
+        let a = rig.connect();
+        rig.sys().send(a, &[0, 0, 0, 5, b'h', b'e', b'l', b'l', b'o'][..cut]);
+        rig.fin(a);
+        assert_eq!(rig.closed(&Reason::TruncatedFrame { have: cut as u64 }), 1);
+        assert_eq!((rig.heard(a), rig.stats().messages_in), (String::new(), 0));
+    }
+}
+
+#[test]
+fn every_way_of_cutting_a_message_gives_the_same() {
+    let text = b"one\ntwo\n\nthree\n";
+    for cuts in 0..1u32 << 7 {
+        let mut rig = rig(limits(), Framed::new(Lines::lf(60).unwrap(), Echo));
+        let a = rig.connect();
+        let mut from = 0;
+        for at in 0..7 {
+            if cuts & 1 << at != 0 {
+                rig.say(a, &text[from..at * 2 + 1]);
+                from = at * 2 + 1;
+            }
+        }
+        rig.say(a, &text[from..]);
+        assert_eq!(rig.heard(a), "one\\ntwo\\n\\nthree\\n");
+        assert_eq!(rig.stats().messages_in, 4);
+    }
+}
+
+#[test]
+fn a_message_too_long_ends_the_connection_after_what_came_before() {
+    let mut rig = rig(limits(), Framed::new(Lines::lf(10).unwrap(), Echo));
+    let a = rig.connect();
+    rig.say(a, "fine\nfar too long to be a line\nnever\n");
+    assert_eq!(rig.heard(a), "fine\\n");
+    assert!(rig.sys().peers[a].got_fin);
+    rig.fin(a);
+    assert_eq!(rig.closed(&Reason::FrameTooLong { len: 0, max: 0 }), 1);
+}
+
+#[test]
+fn input_together_beyond_its_total_cuts_whoever_keeps_the_most() {
+    let limits = Limits { input_kept: 8192, input_total: Limit::At(32 * 1024), ..limits() };
+    let mut rig = puppet_within(limits, |cx, on| {
+        if let On::Data(data) = on {
+            cx.keep(data.len());
+        }
+    });
+    let peers: Vec<usize> = (0..12).map(|_| rig.connect()).collect();
+    for (i, &p) in peers.iter().enumerate() {
+        rig.say(p, bytes(2000 + 150 * i));
+    }
+    rig.say(peers[3], bytes(5000));
+    let stats = rig.stats();
+    assert!(stats.closed(&Reason::TotalInputLimit) > 0);
+    assert!(stats.input_held <= 32 * 1024, "{}", stats.input_held);
+    assert!(rig.sys().peers[peers[0]].closed.is_none(), "the smallest stays");
+}
+
+#[test]
+fn a_pause_in_a_callback_stops_reading_and_resume_goes_on() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(data) = on {
+            cx.send(data);
+            cx.pause();
+        }
+    });
+    let a = rig.connect();
+    rig.say(a, bytes(100));
+    assert_eq!(rig.sys().unread(a), 36);
+    rig.pass(2000 * SECOND);
+    assert_eq!(rig.phase(a), Phase::Open, "that it is silent is not its fault");
+    let id = rig.id(a);
+    rig.net().resume_id(id);
+    rig.settle();
+    assert_eq!(rig.heard(a).as_bytes(), bytes(100));
+}

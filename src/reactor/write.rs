@@ -1,0 +1,207 @@
+//! Writing: one connection's output, and at the end of the turn everyone's.
+//!
+//! Knows nothing of reading and closing. Invariant: `writable` is cleared only when the kernel takes no more; bytes it
+//! took are counted and forgotten at once, so none is written twice; a member takes from a log once.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::rc::Rc;
+
+use super::turn::Loop;
+use crate::buffer::outbox::{Outbox, SLICES};
+use crate::closed::Reason;
+use crate::core::owed;
+use crate::id::{ConnId, Group};
+use crate::sys::Sys;
+use crate::sys::errno::is_full;
+
+impl<S: Sys> Loop<S> {
+    /// Writes `lead`, then what waits for the connection, then `trail`, as far as the kernel takes it and the turn's
+    /// budget allows. Answers how much of `lead` and of `trail` was written; what of them was not is the caller's.
+    pub(super) fn write(&mut self, id: ConnId, lead: &[u8], trail: &[u8]) -> (usize, usize) {
+        let (mut led, mut trailed) = (0, 0);
+        let core = &mut self.engine.core;
+        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else {
+            return (0, 0);
+        };
+        let mut failed = None;
+        while let Some(c) = core.conns.get_mut(id).filter(|c| c.can_be_written()) {
+            if c.turn != core.turn {
+                (c.turn, c.written) = (core.turn, 0);
+            }
+            // What groups have for a member is bounded, and what is not written of it counts against the member: only
+            // the kernel may refuse it.
+            let left = core.limits.write_per_turn.saturating_sub(c.written as usize);
+            let budget = if c.groups.is_empty() { left } else { usize::MAX };
+            let Some(result) =
+                write_some(&mut self.sys, stream, &c.out, &lead[led..], &trail[trailed..], budget)
+            else {
+                break;
+            };
+            match result {
+                Ok(0) => failed = Some(Reason::Io(ErrorKind::WriteZero)),
+                Ok(taken) => {
+                    c.bytes_out += taken as u64;
+                    c.written = c.written.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
+                    (c.active, c.stalled) = (core.now, core.now);
+                    core.stats.bytes_out += taken as u64;
+                    let of_lead = taken.min(lead.len() - led);
+                    let of_queue = (taken - of_lead).min(c.out.pending());
+                    led += of_lead;
+                    trailed += taken - of_lead - of_queue;
+                    c.out.advance(of_queue, &mut core.pool);
+                    if led == lead.len() && trailed == trail.len() && c.out.pending() == 0 {
+                        break;
+                    }
+                }
+                Err(e) if is_full(&e) => {
+                    c.writable = false;
+                    c.out.shrink(&mut core.pool);
+                }
+                Err(e) => failed = Some(Reason::of_io(&e)),
+            }
+            if failed.is_some() {
+                break;
+            }
+        }
+        if let Some(why) = failed {
+            // Lost with the rest, and known before the reason is settled.
+            if let Some(c) = core.conns.get_mut(id) {
+                c.lose(lead.len() - led);
+                led = lead.len();
+            }
+            core.write_failed(id, why);
+        }
+        (led, trailed)
+    }
+
+    /// Writes what waits for a connection.
+    pub(super) fn flush(&mut self, id: ConnId) {
+        self.write(id, &[], &[]);
+        self.engine.core.after_write(id);
+    }
+
+    /// The end of the turn: broadcasts, then all that others have sent to a connection.
+    pub(super) fn flush_all(&mut self) {
+        let core = &mut self.engine.core;
+        if core.groups.live.is_empty() && core.dirty.is_empty() {
+            return core.feed_starved();
+        }
+        self.flush_groups();
+        for id in std::mem::take(&mut self.engine.core.dirty) {
+            if let Some(c) = self.engine.core.conns.get_mut(id) {
+                c.dirty = false;
+                if c.can_write() {
+                    self.flush(id);
+                } else {
+                    self.engine.core.after_write(id);
+                }
+                self.progress(id);
+                self.engine.core.enqueue_if_work(id);
+            }
+        }
+        self.look_at_clock();
+        self.engine.core.feed_starved();
+    }
+
+    /// Writes the groups' logs at once if they hold as much as they may. Otherwise they wait for the turn's end.
+    #[inline]
+    pub(super) fn flush_full_logs(&mut self) {
+        if self.engine.core.logs_full() {
+            self.flush_groups();
+        }
+    }
+
+    /// Writes what lies in the groups' logs to their members: one write for each.
+    pub(super) fn flush_groups(&mut self) {
+        self.engine.core.logged = 0;
+        self.merge_logs();
+        // They stay live meanwhile: whoever is cut is told what its groups had for it.
+        let mut next = 0;
+        while let Some(&group) = self.engine.core.groups.live.get(next) {
+            self.flush_group(group);
+            next += 1;
+        }
+        self.engine.core.groups.live.clear();
+    }
+
+    /// What a connection gets from several groups goes through its outbox, in the order of sending.
+    fn merge_logs(&mut self) {
+        let core = &self.engine.core;
+        if core.groups.live.len() < 2 {
+            return;
+        }
+        for group in core.groups.live.clone() {
+            let core = &self.engine.core;
+            let members: Vec<ConnId> =
+                core.groups.get(group).iter().flat_map(|r| &r.members).map(|m| m.conn).collect();
+            for id in members {
+                if self.engine.core.live_memberships(id) > 1 {
+                    self.engine.core.take_logs(id);
+                    self.flush(id);
+                }
+            }
+        }
+    }
+
+    fn flush_group(&mut self, group: Group) {
+        let Some(room) = self.engine.core.groups.get_mut(group) else { return };
+        let blocks: Vec<Rc<Vec<u8>>> = room.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
+        // Backwards: a member that is cut is replaced by one that has been served.
+        for place in (0..room.members.len() as u32).rev() {
+            self.flush_member(group, place, &blocks);
+        }
+        let core = &mut self.engine.core;
+        if let Some(room) = core.groups.get_mut(group) {
+            room.live = false;
+            room.senders.clear();
+            for log in &mut room.logs {
+                log.clear();
+            }
+        }
+        for block in blocks {
+            core.pool.give_shared(block);
+        }
+    }
+
+    /// Writes to one member what it is owed; what the kernel does not take waits for it, as its group's policy admits.
+    fn flush_member(&mut self, group: Group, place: u32, blocks: &[Rc<Vec<u8>>]) {
+        let core = &mut self.engine.core;
+        let number = core.groups.next_number();
+        let Some(room) = core.groups.get_mut(group) else { return };
+        let Some(owed) = owed(room, place) else { return };
+        let Some(member) = room.members.get_mut(place as usize) else { return };
+        member.from = number;
+        let id = member.conn;
+        let block = &blocks[owed.log];
+        let (_, written) = self.write(id, &[], block.get(owed.range.clone()).unwrap_or_default());
+        let start = owed.range.start + written;
+        if start < owed.range.end {
+            self.engine.core.let_wait(group, place, id, &owed, block, start);
+        }
+        self.engine.core.after_write(id);
+        self.engine.core.enqueue_if_work(id);
+    }
+}
+
+/// One write of at most `budget` bytes of `lead`, the outbox and `trail`. `None`: there is nothing to write, or no
+/// budget.
+#[inline]
+fn write_some<S: Sys>(
+    sys: &mut S,
+    stream: &mut S::Stream,
+    out: &Outbox,
+    lead: &[u8],
+    trail: &[u8],
+    budget: usize,
+) -> Option<io::Result<usize>> {
+    if budget == 0 {
+        return None;
+    }
+    if let Some(only) = out.single(lead, trail) {
+        let only = only.get(..budget).unwrap_or(only);
+        return (!only.is_empty()).then(|| sys.write(stream, &[IoSlice::new(only)]));
+    }
+    let mut slices = [IoSlice::new(&[]); SLICES];
+    let n = out.gather(lead, trail, budget, &mut slices);
+    (n > 0).then(|| sys.write(stream, &slices[..n]))
+}

@@ -1,0 +1,201 @@
+//! The real world's datagram sockets.
+//!
+//! Like the file above it, it says what the system said and decides nothing. Invariant: IPv4 addresses look like IPv4
+//! addresses to the loop, whatever the socket.
+
+use std::io;
+use std::net::SocketAddr;
+
+use ::mio::{Interest, Token};
+use socket2::SockRef;
+
+use super::{MioSys, uninterrupted, unmapped};
+use crate::config::address::Address;
+use crate::config::datagram::{DatagramBind, DatagramOptions};
+use crate::sys::datagram::{DatagramSys, Shipped};
+use crate::sys::datagram_socket::{of_another_kind, open_udp, tune_udp};
+#[cfg(unix)]
+use crate::sys::errno::is_full;
+use crate::sys::socket;
+
+/// A datagram socket.
+#[derive(Debug)]
+pub(crate) struct Datagram {
+    /// Goes before the socket does: see [`socket::OwnFile`].
+    #[cfg(unix)]
+    file: Option<socket::OwnFile>,
+    socket: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Whether it is IPv6, too.
+    Udp(::mio::net::UdpSocket, bool),
+    #[cfg(unix)]
+    Unix(::mio::net::UnixDatagram),
+}
+
+impl Datagram {
+    fn udp(socket: std::net::UdpSocket, v6: bool) -> Self {
+        Self {
+            #[cfg(unix)]
+            file: None,
+            socket: Kind::Udp(::mio::net::UdpSocket::from_std(socket), v6),
+        }
+    }
+
+    /// Takes over a UDP socket that is bound already.
+    fn adopt_udp(socket: std::net::UdpSocket, options: &DatagramOptions) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let v6 = socket.local_addr()?.is_ipv6();
+        tune_udp(&SockRef::from(&socket), v6, options)?;
+        Ok(Self::udp(socket, v6))
+    }
+
+    #[cfg(unix)]
+    fn unix(
+        socket: std::os::unix::net::UnixDatagram,
+        file: Option<socket::OwnFile>,
+        options: &DatagramOptions,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let sock = SockRef::from(&socket);
+        #[cfg(target_vendor = "apple")]
+        sock.set_nosigpipe(true)?;
+        socket::set_buffers(&sock, options.receive_buffer, options.send_buffer)?;
+        if let Some(peer) = &options.peer {
+            let connected = match peer {
+                Address::Unix(Some(path)) => socket.connect(path),
+                _ => Err(of_another_kind()),
+            };
+            connected.map_err(|error| socket::cannot("connect to", peer, &error))?;
+        }
+        Ok(Self { file, socket: Kind::Unix(::mio::net::UnixDatagram::from_std(socket)) })
+    }
+}
+
+impl DatagramSys for MioSys {
+    type Datagram = Datagram;
+
+    fn bind_datagram(&mut self, at: DatagramBind, options: &DatagramOptions) -> io::Result<Datagram> {
+        let given = at.to_string();
+        let told = |error| socket::cannot("bind", &given, &error);
+        match at {
+            DatagramBind::Udp(address) => Ok(Datagram::udp(open_udp(address, options)?, address.is_ipv6())),
+            DatagramBind::UdpSocket(socket) => Datagram::adopt_udp(socket, options).map_err(told),
+            #[cfg(unix)]
+            DatagramBind::Unix(path) => {
+                let (socket, file) = socket::open_unix_datagram(&path, options.unix_mode)?;
+                Datagram::unix(socket, Some(file), options).map_err(told)
+            }
+            #[cfg(unix)]
+            DatagramBind::UnixDatagram(socket) => Datagram::unix(socket, None, options).map_err(told),
+        }
+    }
+
+    fn datagram_addresses(&self, of: &Datagram) -> io::Result<(Address, Option<Address>)> {
+        #[cfg(unix)]
+        let file = of.file.as_ref().map(|file| Address::Unix(Some(file.as_given().to_owned())));
+        match &of.socket {
+            Kind::Udp(socket, _) => {
+                let peer = socket.peer_addr().ok().map(|peer| Address::Tcp(unmapped(peer)));
+                Ok((Address::Tcp(socket.local_addr()?), peer))
+            }
+            #[cfg(unix)]
+            Kind::Unix(socket) => {
+                let local = file.map_or_else(|| socket.local_addr().map(|at| unix_address(&at)), Ok)?;
+                Ok((local, socket.peer_addr().ok().map(|peer| unix_address(&peer))))
+            }
+        }
+    }
+
+    fn add_datagram(&mut self, socket: &mut Datagram, token: usize) -> io::Result<()> {
+        let both = Interest::READABLE.add(Interest::WRITABLE);
+        let (registry, token) = (self.poll.registry(), Token(token));
+        match &mut socket.socket {
+            Kind::Udp(socket, _) => registry.register(socket, token, both),
+            #[cfg(unix)]
+            Kind::Unix(socket) => registry.register(socket, token, both),
+        }
+    }
+
+    #[inline]
+    fn receive(&mut self, socket: &mut Datagram, buf: &mut [u8]) -> io::Result<(usize, Address)> {
+        match &socket.socket {
+            Kind::Udp(socket, _) => match uninterrupted(|| socket.recv_from(buf)) {
+                Ok((len, from)) => Ok((len, Address::Tcp(unmapped(from)))),
+                Err(error) if is_cut(&error) => Ok((buf.len(), Address::Tcp(NOBODY))),
+                Err(error) => Err(error),
+            },
+            #[cfg(unix)]
+            Kind::Unix(socket) => {
+                let (len, from) = uninterrupted(|| socket.recv_from(buf))?;
+                Ok((len, unix_address(&from)))
+            }
+        }
+    }
+
+    #[inline]
+    fn ship(&mut self, socket: &mut Datagram, to: Option<&Address>, data: &[u8]) -> io::Result<Shipped> {
+        let sent = match (&socket.socket, to) {
+            (Kind::Udp(socket, _), None) => uninterrupted(|| socket.send(data)),
+            (Kind::Udp(socket, v6), Some(Address::Tcp(to))) => {
+                let to = if *v6 { mapped(*to) } else { *to };
+                uninterrupted(|| socket.send_to(data, to))
+            }
+            #[cfg(unix)]
+            (Kind::Unix(socket), to) => return ship_unix(socket, to, data),
+            _ => Err(of_another_kind()),
+        };
+        sent.map(|_| Shipped::Taken)
+    }
+
+    fn close_datagram(&mut self, mut socket: Datagram) {
+        match &mut socket.socket {
+            Kind::Udp(socket, _) => self.deregister(socket),
+            #[cfg(unix)]
+            Kind::Unix(socket) => self.deregister(socket),
+        }
+    }
+}
+
+/// With a full receiver Linux says `WouldBlock`, and tells a socket when there is room only if that receiver is its
+/// peer; others say that there are no buffers, and tell nobody.
+#[cfg(unix)]
+fn ship_unix(socket: &::mio::net::UnixDatagram, to: Option<&Address>, data: &[u8]) -> io::Result<Shipped> {
+    let sent = match to {
+        Some(Address::Unix(Some(path))) => uninterrupted(|| socket.send_to(data, path)),
+        None => {
+            let send = || SockRef::from(socket).send_with_flags(data, super::NO_SIGNAL);
+            uninterrupted(|| socket.try_io(send))
+        }
+        Some(_) => Err(of_another_kind()),
+    };
+    match sent {
+        Ok(_) => Ok(Shipped::Taken),
+        Err(error) if to.is_none() && error.kind() == io::ErrorKind::WouldBlock => Err(error),
+        Err(error) if is_full(&error) => Ok(Shipped::Unawaited),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(unix)]
+fn unix_address(address: &std::os::unix::net::SocketAddr) -> Address {
+    let path = address.as_pathname().filter(|path| !path.as_os_str().is_empty());
+    Address::Unix(path.map(std::path::Path::to_owned))
+}
+
+/// An IPv4 address as an IPv6 socket wants it.
+fn mapped(to: SocketAddr) -> SocketAddr {
+    match to {
+        SocketAddr::V4(v4) => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
+        SocketAddr::V6(_) => to,
+    }
+}
+
+/// Windows tells of a datagram that is longer than the buffer by an error, and not where it comes from.
+fn is_cut(error: &io::Error) -> bool {
+    cfg!(windows) && error.raw_os_error() == Some(10040)
+}
+
+const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);

@@ -1,0 +1,870 @@
+//! The real world: mio's poll, the system's sockets and its clock.
+//!
+//! The only file that names mio's sockets. It does not know what a connection is for, keeps nothing about any of them,
+//! and decides nothing: it says what the system said.
+//!
+//! Invariant: every hint that the peer's end is closed, that an error waits or that urgent data has come sets
+//! `READABLE`, so that whoever reads until `WouldBlock` misses nothing.
+
+mod datagram;
+mod listener;
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::net::{Shutdown, SocketAddr};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::mio::event::{Event, Source};
+use ::mio::{Events, Interest, Poll, Token};
+use socket2::SockRef;
+
+pub(crate) use self::listener::Listener;
+use self::listener::Listening;
+use super::resolver::{Ask, Resolver, ask_system};
+use super::{CloseHow, Ready, Received, Sys, Wake, dial, socket};
+use crate::config::address::Address;
+use crate::config::connect::{ConnectOptions, Given};
+use crate::config::listen::{Bind, ListenOptions};
+use crate::time::Time;
+
+/// The real world.
+#[derive(Debug)]
+pub(crate) struct MioSys {
+    poll: Poll,
+    events: Events,
+    waker: Arc<MioWaker>,
+    base: Instant,
+    /// Made when the first name is looked up.
+    resolver: Option<Resolver>,
+    ask: Ask,
+    /// What random numbers are made of.
+    seed: RandomState,
+    drawn: u64,
+}
+
+impl MioSys {
+    /// `events_capacity`: how many events one wait can bring.
+    #[allow(clippy::disallowed_methods)] // The one place that reads the clock.
+    pub(crate) fn new(events_capacity: usize) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(MioWaker(::mio::Waker::new(poll.registry(), WAKER)?));
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(events_capacity),
+            waker,
+            base: Instant::now(),
+            resolver: None,
+            ask: ask_system,
+            seed: RandomState::new(),
+            drawn: 0,
+        })
+    }
+
+    fn deregister(&self, source: &mut (impl Source + ?Sized)) {
+        match self.poll.registry().deregister(source) {
+            Err(error) if error.kind() != ErrorKind::NotFound => log::debug!("cannot deregister: {error}"),
+            _ => {}
+        }
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(::mio::net::TcpStream),
+    #[cfg(unix)]
+    Unix(::mio::net::UnixStream),
+}
+
+impl Sys for MioSys {
+    type Listener = Listener;
+    type Stream = Stream;
+
+    #[inline]
+    fn now(&mut self) -> Time {
+        // 584 years fit.
+        let elapsed = self.base.elapsed();
+        Time(elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(elapsed.subsec_nanos())))
+    }
+
+    fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
+        match self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(LONGEST_WAIT))) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(false),
+            other => other?,
+        }
+        ready.extend(self.events.iter().filter(|event| event.token() != WAKER).map(ready_of));
+        // The waker's own event takes a place as well.
+        Ok(self.events.iter().count() >= self.events.capacity())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::<MioWaker>::clone(&self.waker)
+    }
+
+    fn descriptor_limit(&mut self) -> Option<(usize, usize)> {
+        if !cfg!(any(target_os = "linux", target_os = "android")) {
+            return None;
+        }
+        let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+        let most = open_files_limit(&limits)?;
+        // The directory is itself open while it is read.
+        let open = std::fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
+        Some((most, open))
+    }
+
+    fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        (self.ask)(host, port)
+    }
+
+    fn bind(&mut self, at: Bind, options: &ListenOptions) -> io::Result<Listener> {
+        match at {
+            Bind::Tcp(address) => Ok(Listener::tcp(socket::open_tcp(address, options)?, options)),
+            #[cfg(unix)]
+            Bind::Unix(path) => {
+                let (listener, file) = socket::open_unix(&path, options)?;
+                Ok(Listener::unix(listener, Some(file), options))
+            }
+            Bind::TcpListener(listener) => Listener::adopt_tcp(listener, options)
+                .map_err(|error| socket::cannot_listen(&"the given TCP listener", &error)),
+            #[cfg(unix)]
+            Bind::UnixListener(listener) => socket::require_listening(SockRef::from(&listener))
+                .and_then(|()| listener.set_nonblocking(true))
+                .map_err(|error| socket::cannot_listen(&"the given Unix listener", &error))
+                .map(|()| Listener::unix(listener, None, options)),
+        }
+    }
+
+    fn local_addr(&self, listener: &Listener) -> io::Result<Address> {
+        #[cfg(unix)]
+        if let Some(file) = &listener.file {
+            return Ok(Address::Unix(Some(file.as_given().to_owned())));
+        }
+        match &listener.socket {
+            Listening::Tcp(socket) => socket.local_addr().map(Address::Tcp),
+            #[cfg(unix)]
+            Listening::Unix(socket) => {
+                Ok(Address::Unix(socket.local_addr()?.as_pathname().map(std::path::Path::to_owned)))
+            }
+        }
+    }
+
+    fn add_listener(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {
+        let (registry, token) = (self.poll.registry(), Token(token));
+        match &mut listener.socket {
+            Listening::Tcp(socket) => registry.register(socket, token, Interest::READABLE),
+            #[cfg(unix)]
+            Listening::Unix(socket) => registry.register(socket, token, Interest::READABLE),
+        }
+    }
+
+    fn close_listener(&mut self, mut listener: Listener) {
+        match &mut listener.socket {
+            Listening::Tcp(socket) => self.deregister(socket),
+            #[cfg(unix)]
+            Listening::Unix(socket) => self.deregister(socket),
+        }
+    }
+
+    fn accept(&mut self, listener: &mut Listener) -> io::Result<(Stream, Address)> {
+        match &listener.socket {
+            Listening::Tcp(socket) => {
+                let (stream, peer) = uninterrupted(|| socket.accept())?;
+                listener.tune_tcp(&stream);
+                Ok((Stream::Tcp(stream), Address::Tcp(unmapped(peer))))
+            }
+            #[cfg(unix)]
+            Listening::Unix(socket) => {
+                let (stream, peer) = uninterrupted(|| accept_unix(socket))?;
+                listener.tune_unix(SockRef::from(&stream));
+                Ok((Stream::Unix(stream), peer))
+            }
+        }
+    }
+
+    fn connect(&mut self, to: &Address, options: &ConnectOptions) -> io::Result<Stream> {
+        match to {
+            Address::Tcp(to) => {
+                Ok(Stream::Tcp(::mio::net::TcpStream::from_std(dial::open_tcp(*to, options)?)))
+            }
+            #[cfg(unix)]
+            Address::Unix(Some(path)) => {
+                Ok(Stream::Unix(::mio::net::UnixStream::from_std(dial::open_unix(path, options)?)))
+            }
+            Address::Unix(_) => Err(io::Error::new(ErrorKind::Unsupported, "no such Unix sockets here")),
+        }
+    }
+
+    fn finish_connect(&mut self, stream: &mut Stream) -> io::Result<Address> {
+        match stream {
+            Stream::Tcp(stream) => dial::finish_tcp(SockRef::from(&*stream)).map(Address::Tcp),
+            #[cfg(unix)]
+            Stream::Unix(stream) => {
+                if let Some(error) = stream.take_error()? {
+                    return Err(error);
+                }
+                let path = stream.peer_addr()?.as_pathname().map(std::path::Path::to_owned);
+                Ok(Address::Unix(path))
+            }
+        }
+    }
+
+    fn take_over(&mut self, given: Given, options: &ConnectOptions) -> io::Result<(Stream, Address)> {
+        match given {
+            Given::Tcp(stream) => {
+                let peer = unmapped(stream.peer_addr()?);
+                dial::prepare(SockRef::from(&stream), options)?;
+                socket::set_tcp_options(SockRef::from(&stream), options.nodelay, options.keepalive)?;
+                Ok((Stream::Tcp(::mio::net::TcpStream::from_std(stream)), Address::Tcp(peer)))
+            }
+            #[cfg(unix)]
+            Given::Unix(stream) => {
+                let path = stream.peer_addr()?.as_pathname().map(std::path::Path::to_owned);
+                dial::prepare(SockRef::from(&stream), options)?;
+                Ok((Stream::Unix(::mio::net::UnixStream::from_std(stream)), Address::Unix(path)))
+            }
+        }
+    }
+
+    fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()> {
+        let waker = || Arc::<MioWaker>::clone(&self.waker) as Arc<dyn Wake>;
+        self.resolver.get_or_insert_with(|| Resolver::new(waker(), self.ask)).begin(number, host, port)
+    }
+
+    fn next_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
+        self.resolver.as_ref()?.next()
+    }
+
+    fn cancel_lookup(&mut self, number: u64) {
+        if let Some(resolver) = &self.resolver {
+            resolver.cancel(number);
+        }
+    }
+
+    fn random(&mut self) -> u64 {
+        self.drawn += 1;
+        self.seed.hash_one(self.drawn)
+    }
+
+    fn add_stream(&mut self, stream: &mut Stream, token: usize) -> io::Result<()> {
+        let (registry, token) = (self.poll.registry(), Token(token));
+        match stream {
+            Stream::Tcp(stream) => registry.register(stream, token, STREAM),
+            #[cfg(unix)]
+            Stream::Unix(stream) => registry.register(stream, token, STREAM),
+        }
+    }
+
+    #[inline]
+    fn read(&mut self, stream: &mut Stream, buf: &mut [u8]) -> io::Result<Received> {
+        match stream {
+            Stream::Tcp(stream) => {
+                let len = uninterrupted(|| stream.read(buf))?;
+                Ok(Received { len, drained: SHORT_IS_DRAINED && len < buf.len() })
+            }
+            // A short read may end at a passed descriptor, with more behind it.
+            #[cfg(unix)]
+            Stream::Unix(stream) => {
+                let len = uninterrupted(|| stream.read(buf))?;
+                Ok(Received { len, drained: false })
+            }
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, stream: &mut Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        // Through `try_io`, for on some systems mio must hear of a `WouldBlock` to report the next readiness.
+        match stream {
+            Stream::Tcp(stream) => uninterrupted(|| stream.try_io(|| send(SockRef::from(&*stream), bufs))),
+            #[cfg(unix)]
+            Stream::Unix(stream) => uninterrupted(|| stream.try_io(|| send(SockRef::from(&*stream), bufs))),
+        }
+    }
+
+    fn shutdown_write(&mut self, stream: &mut Stream) -> io::Result<()> {
+        match stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            #[cfg(unix)]
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+
+    fn take_error(&mut self, stream: &mut Stream) -> io::Result<Option<io::Error>> {
+        match stream {
+            Stream::Tcp(stream) => stream.take_error(),
+            #[cfg(unix)]
+            Stream::Unix(stream) => stream.take_error(),
+        }
+    }
+
+    fn close(&mut self, stream: Stream, how: CloseHow) {
+        match stream {
+            Stream::Tcp(mut stream) => {
+                // A duplicate of the descriptor in another process would keep the registration alive.
+                self.deregister(&mut stream);
+                if how == CloseHow::Reset
+                    && let Err(error) = SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+                {
+                    log::debug!("cannot reset a connection: {error}");
+                }
+            }
+            #[cfg(unix)]
+            Stream::Unix(mut stream) => self.deregister(&mut stream),
+        }
+    }
+
+    fn add_source(&mut self, source: &mut dyn Source, token: usize, interest: Interest) -> io::Result<()> {
+        self.poll.registry().register(source, Token(token), interest)
+    }
+
+    fn remove_source(&mut self, source: &mut dyn Source) {
+        self.deregister(source);
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for MioSys {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.poll.registry().as_fd()
+    }
+}
+
+#[inline]
+fn ready_of(event: &Event) -> Ready {
+    let mut bits = 0;
+    if event.is_readable() {
+        bits |= Ready::READABLE;
+    }
+    if event.is_writable() {
+        bits |= Ready::WRITABLE;
+    }
+    if event.is_read_closed() || event.is_write_closed() {
+        bits |= Ready::READABLE | Ready::WRITABLE | Ready::HINT;
+    }
+    if event.is_priority() {
+        bits |= Ready::READABLE | Ready::HINT;
+    }
+    if event.is_error() {
+        bits |= Ready::READABLE | Ready::WRITABLE | Ready::HINT | Ready::ERROR;
+    }
+    Ready { token: event.token().0, bits }
+}
+
+/// An IPv4 peer of an IPv6 listener, as what it is. (`to_canonical` would lose the scope of a link-local address.)
+fn unmapped(peer: SocketAddr) -> SocketAddr {
+    match peer {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::from((v4, v6.port())),
+            None => peer,
+        },
+        SocketAddr::V4(_) => peer,
+    }
+}
+
+#[inline]
+fn send(socket: SockRef<'_>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    match bufs {
+        [one] => socket.send_with_flags(one, NO_SIGNAL),
+        _ => socket.send_vectored_with_flags(bufs, NO_SIGNAL),
+    }
+}
+
+#[inline]
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Not mio's own `accept`: that one panics when a client is bound to a path of 108 bytes, which any client may be
+/// (Linux then gives a length that counts a zero byte beyond the structure).
+#[cfg(unix)]
+fn accept_unix(listener: &::mio::net::UnixListener) -> io::Result<(::mio::net::UnixStream, Address)> {
+    let (stream, peer) = SockRef::from(listener).accept()?;
+    stream.set_nonblocking(true)?;
+    let path = peer.as_pathname().filter(|path| !path.as_os_str().is_empty());
+    let address = Address::Unix(path.map(std::path::Path::to_owned));
+    Ok((::mio::net::UnixStream::from_std(stream.into()), address))
+}
+
+/// The soft limit in the text of `/proc/self/limits`; `None` where there is none.
+fn open_files_limit(limits: &str) -> Option<usize> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[derive(Debug)]
+struct MioWaker(::mio::Waker);
+
+impl Wake for MioWaker {
+    fn wake(&self) -> io::Result<()> {
+        self.0.wake()
+    }
+}
+
+/// No stream and no listener has this token.
+const WAKER: Token = Token(usize::MAX);
+
+/// Far below where any system's count of milliseconds ends.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+/// What streams are registered for, once.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const STREAM: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const STREAM: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Whether a TCP read that does not fill the buffer has taken all there was, unless a hint says otherwise.
+const SHORT_IS_DRAINED: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// `MSG_NOSIGNAL`: a write to a peer that is gone is an error and no more, even where SIGPIPE is not ignored.
+/// Zero where the socket itself is told so ([`Listener::tune_tcp`]), and where there are no signals.
+const NO_SIGNAL: i32 = if cfg!(any(target_os = "linux", target_os = "android")) {
+    0x4000
+} else if cfg!(target_os = "freebsd") {
+    0x2_0000
+} else if cfg!(any(target_os = "netbsd", target_os = "openbsd", target_os = "dragonfly")) {
+    0x400
+} else if cfg!(any(target_os = "illumos", target_os = "solaris")) {
+    0x200
+} else {
+    0
+};
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::config::listen::Keepalive;
+
+    const TOKEN: usize = 7;
+    /// Nothing here waits that long unless it is broken.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn world() -> MioSys {
+        MioSys::new(64).unwrap()
+    }
+
+    fn listen(sys: &mut MioSys, options: &ListenOptions) -> (Listener, SocketAddr) {
+        let listener = sys.bind(Bind::Tcp("127.0.0.1:0".parse().unwrap()), options).unwrap();
+        let at = sys.local_addr(&listener).unwrap().tcp().unwrap();
+        (listener, at)
+    }
+
+    /// A registered connection and its client.
+    fn pair(sys: &mut MioSys) -> (Stream, TcpStream) {
+        let (mut listener, at) = listen(sys, &ListenOptions::default());
+        sys.add_listener(&mut listener, 1).unwrap();
+        let client = TcpStream::connect(at).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        wait_for(sys, 1, Ready::READABLE);
+        let (mut stream, peer) = sys.accept(&mut listener).unwrap();
+        assert_eq!(peer, Address::Tcp(client.local_addr().unwrap()));
+        assert_eq!(sys.accept(&mut listener).unwrap_err().kind(), ErrorKind::WouldBlock);
+        sys.close_listener(listener);
+        sys.add_stream(&mut stream, TOKEN).unwrap();
+        (stream, client)
+    }
+
+    /// Waits until all of `wanted` has been reported, and returns everything that was.
+    #[track_caller]
+    fn wait_for(sys: &mut MioSys, token: usize, wanted: u8) -> u8 {
+        let (mut bits, start) = (0, sys.now());
+        while bits & wanted != wanted {
+            assert!(sys.now().since(start) < PATIENCE, "got {bits:#b} of {wanted:#b}");
+            let mut ready = Vec::new();
+            sys.poll(&mut ready, Some(PATIENCE)).unwrap();
+            bits |=
+                ready.iter().filter(|ready| ready.token == token).fold(0, |bits, ready| bits | ready.bits);
+        }
+        bits
+    }
+
+    fn read(sys: &mut MioSys, stream: &mut Stream, room: usize) -> (Vec<u8>, bool) {
+        let mut buf = vec![0; room];
+        let Received { len, drained } = sys.read(stream, &mut buf).unwrap();
+        buf.truncate(len);
+        (buf, drained)
+    }
+
+    #[test]
+    fn accepted_streams_have_the_options_of_their_listener() {
+        let mut sys = world();
+        let keepalive =
+            Keepalive { idle: Duration::from_secs(61), interval: Duration::from_secs(21), tries: 4 };
+        for on in [true, false] {
+            let options =
+                ListenOptions { nodelay: on, keepalive: on.then_some(keepalive), ..Default::default() };
+            let (own, own_at) = listen(&mut sys, &options);
+            let adopted = TcpListener::bind("127.0.0.1:0").unwrap();
+            let adopted_at = adopted.local_addr().unwrap();
+            let adopted = sys.bind(Bind::TcpListener(adopted), &options).unwrap();
+            for (mut listener, at) in [(own, own_at), (adopted, adopted_at)] {
+                sys.add_listener(&mut listener, 1).unwrap();
+                let _client = TcpStream::connect(at).unwrap();
+                wait_for(&mut sys, 1, Ready::READABLE);
+                let Ok((Stream::Tcp(stream), _)) = sys.accept(&mut listener) else { panic!("no TCP stream") };
+                assert_eq!(sys.accept(&mut listener).unwrap_err().kind(), ErrorKind::WouldBlock);
+                let socket = SockRef::from(&stream);
+                assert_eq!(socket.tcp_nodelay().unwrap(), on);
+                assert_eq!(socket.keepalive().unwrap(), on);
+                #[cfg(target_os = "linux")]
+                if on {
+                    assert_eq!(socket.tcp_keepalive_time().unwrap(), keepalive.idle);
+                    assert_eq!(socket.tcp_keepalive_interval().unwrap(), keepalive.interval);
+                    assert_eq!(socket.tcp_keepalive_retries().unwrap(), keepalive.tries);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_ipv4_peer_of_an_ipv6_listener_is_shown_as_such() {
+        let shown = |peer: &str| unmapped(peer.parse().unwrap()).to_string();
+        assert_eq!(shown("[::ffff:127.0.0.1]:7"), "127.0.0.1:7");
+        assert_eq!(shown("127.0.0.1:7"), "127.0.0.1:7");
+        assert_eq!(shown("[::1]:7"), "[::1]:7");
+        assert_eq!(shown("[fe80::1%2]:7"), "[fe80::1%2]:7");
+    }
+
+    #[test]
+    fn a_short_read_is_drained_and_a_full_one_is_not() {
+        let mut sys = world();
+        let (mut stream, mut client) = pair(&mut sys);
+        client.write_all(b"hello").unwrap();
+        wait_for(&mut sys, TOKEN, Ready::READABLE);
+        assert_eq!(read(&mut sys, &mut stream, 3), (b"hel".to_vec(), false));
+        assert_eq!(read(&mut sys, &mut stream, 3), (b"lo".to_vec(), SHORT_IS_DRAINED));
+        // What "drained" promises: the next byte is reported.
+        client.write_all(b"!").unwrap();
+        wait_for(&mut sys, TOKEN, Ready::READABLE);
+        assert_eq!(read(&mut sys, &mut stream, 3).0, b"!");
+        assert_eq!(sys.read(&mut stream, &mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_urgent_byte_is_hinted_for_a_read_stops_short_of_it() {
+        let mut sys = world();
+        let (mut stream, mut client) = pair(&mut sys);
+        client.write_all(b"abc").unwrap();
+        SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        client.write_all(b"def").unwrap();
+        wait_for(&mut sys, TOKEN, Ready::READABLE | Ready::HINT);
+        assert_eq!(read(&mut sys, &mut stream, 16), (b"abc".to_vec(), true));
+        assert_eq!(read(&mut sys, &mut stream, 16).0, b"def");
+        assert_eq!(sys.read(&mut stream, &mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn the_end_of_input_is_hinted_and_the_other_direction_goes_on() {
+        let mut sys = world();
+        let (mut stream, mut client) = pair(&mut sys);
+        client.write_all(b"bye").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        wait_for(&mut sys, TOKEN, Ready::READABLE | Ready::WRITABLE | Ready::HINT);
+        assert_eq!(read(&mut sys, &mut stream, 16).0, b"bye");
+        assert_eq!(read(&mut sys, &mut stream, 16).0, b"");
+        let parts = [IoSlice::new(b"good"), IoSlice::new(b"bye")];
+        assert_eq!(sys.write(&mut stream, &parts).unwrap(), 7);
+        assert_eq!(sys.write(&mut stream, &parts[..1]).unwrap(), 4);
+        sys.shutdown_write(&mut stream).unwrap();
+        let mut all = String::new();
+        client.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "goodbyegood");
+    }
+
+    #[test]
+    fn a_reset_is_hinted_and_its_error_is_told_once() {
+        let mut sys = world();
+        let (mut stream, client) = pair(&mut sys);
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        wait_for(&mut sys, TOKEN, Ready::READABLE | Ready::WRITABLE | Ready::HINT | Ready::ERROR);
+        let error = sys.take_error(&mut stream).unwrap().unwrap();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(sys.take_error(&mut stream).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_write_to_a_peer_that_is_gone_is_an_error() {
+        for slices in [1, 64] {
+            let mut sys = world();
+            let (mut stream, client) = pair(&mut sys);
+            SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(client);
+            wait_for(&mut sys, TOKEN, Ready::ERROR);
+            let bufs = vec![IoSlice::new(b"x"); slices];
+            let kinds = [(); 2].map(|()| sys.write(&mut stream, &bufs).unwrap_err().kind());
+            assert!(
+                kinds.iter().all(|k| matches!(k, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)),
+                "{kinds:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_full_peer_blocks_and_is_reported_when_it_has_room() {
+        let mut sys = world();
+        let (mut stream, mut client) = pair(&mut sys);
+        let block = vec![0; 1 << 16];
+        let mut written = 0;
+        let error = loop {
+            match sys.write(&mut stream, &[IoSlice::new(&block), IoSlice::new(&block)]) {
+                Ok(n) => written += n,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        let mut ready = Vec::new();
+        sys.poll(&mut ready, Some(Duration::ZERO)).unwrap(); // What was reported before the block.
+        client.read_exact(&mut vec![0; written]).unwrap();
+        wait_for(&mut sys, TOKEN, Ready::WRITABLE);
+        assert!(sys.write(&mut stream, &[IoSlice::new(b"x")]).is_ok());
+    }
+
+    #[test]
+    fn a_graceful_close_ends_and_a_reset_breaks() {
+        for how in [CloseHow::Graceful, CloseHow::Reset] {
+            let mut sys = world();
+            let (mut stream, mut client) = pair(&mut sys);
+            sys.write(&mut stream, &[IoSlice::new(b"last")]).unwrap();
+            let mut last = [0; 4];
+            client.read_exact(&mut last).unwrap();
+            sys.close(stream, how);
+            let end = client.read(&mut last).map_err(|error| error.kind());
+            assert_eq!(
+                end,
+                if how == CloseHow::Reset { Err(ErrorKind::ConnectionReset) } else { Ok(0) },
+                "{how:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_never_registered_can_be_closed() {
+        let mut sys = world();
+        let (mut listener, at) = listen(&mut sys, &ListenOptions::default());
+        sys.add_listener(&mut listener, 1).unwrap();
+        for how in [CloseHow::Graceful, CloseHow::Reset] {
+            let mut client = TcpStream::connect(at).unwrap();
+            wait_for(&mut sys, 1, Ready::READABLE);
+            let (stream, _) = sys.accept(&mut listener).unwrap();
+            sys.close(stream, how);
+            assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+        }
+        let (never, _) = listen(&mut sys, &ListenOptions::default());
+        sys.close_listener(never);
+    }
+
+    #[test]
+    fn a_closed_listener_refuses() {
+        let mut sys = world();
+        let (listener, at) = listen(&mut sys, &ListenOptions::default());
+        sys.close_listener(listener);
+        assert!(TcpStream::connect(at).is_err());
+    }
+
+    #[test]
+    fn a_duplicate_of_a_closed_stream_is_not_reported() {
+        let mut sys = world();
+        let (stream, mut client) = pair(&mut sys);
+        let Stream::Tcp(socket) = &stream else { panic!("no TCP stream") };
+        let _duplicate = SockRef::from(socket).try_clone().unwrap();
+        let mut ready = Vec::new();
+        sys.poll(&mut ready, Some(Duration::ZERO)).unwrap();
+        sys.close(stream, CloseHow::Graceful);
+        client.write_all(b"x").unwrap();
+        ready.clear();
+        sys.poll(&mut ready, Some(Duration::from_millis(1))).unwrap();
+        assert_eq!(ready, []);
+    }
+
+    #[test]
+    fn a_wake_ends_the_wait_and_is_no_event() {
+        let mut sys = world();
+        let waker = sys.waker();
+        let start = sys.now();
+        let mut ready = Vec::new();
+        // Before the wait, and during it.
+        waker.wake().unwrap();
+        waker.wake().unwrap();
+        sys.poll(&mut ready, Some(PATIENCE)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| waker.wake().unwrap());
+            sys.poll(&mut ready, Some(PATIENCE)).unwrap();
+        });
+        assert_eq!(ready, []);
+        assert!(sys.now().since(start) < PATIENCE);
+    }
+
+    #[test]
+    fn a_wait_is_as_long_as_was_asked_and_brings_no_more_than_fits() {
+        let mut sys = MioSys::new(1).unwrap();
+        let (mut pairs, mut ready) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            pairs.push(pair(&mut sys));
+        }
+        for (_, client) in &mut pairs {
+            client.write_all(b"x").unwrap();
+        }
+        let mut readable = 0;
+        while readable < pairs.len() {
+            ready.clear();
+            assert!(sys.poll(&mut ready, Some(PATIENCE)).unwrap(), "there may be more");
+            assert!(ready.len() <= 1);
+            readable += ready.iter().filter(|ready| ready.bits & Ready::READABLE != 0).count();
+        }
+        ready.clear();
+        let start = sys.now();
+        assert!(!sys.poll(&mut ready, Some(Duration::from_millis(2))).unwrap());
+        assert!(sys.now().since(start) >= Duration::from_millis(2));
+        assert!(!sys.poll(&mut ready, Some(Duration::ZERO)).unwrap());
+        assert_eq!(ready, []);
+        // The place that a wake-up takes may have been another's.
+        sys.waker().wake().unwrap();
+        assert!(sys.poll(&mut ready, Some(PATIENCE)).unwrap());
+        assert_eq!(ready, []);
+    }
+
+    #[test]
+    fn names_are_resolved_without_doubles() {
+        let mut sys = world();
+        let found = sys.resolve("localhost", 7000).unwrap();
+        assert!(
+            found.contains(&"127.0.0.1:7000".parse().unwrap())
+                || found.contains(&"[::1]:7000".parse().unwrap())
+        );
+        assert!((1..found.len()).all(|i| !found[..i].contains(&found[i])));
+        assert_eq!(sys.resolve("::1", 1).unwrap(), ["[::1]:1".parse().unwrap()]);
+        let error = sys.resolve("no\0such", 1).unwrap_err().to_string();
+        assert!(error.starts_with("cannot resolve \"no\\0such\": "), "{error}");
+    }
+
+    #[test]
+    fn the_limit_of_descriptors_is_read() {
+        let line =
+            |soft| format!("Limit   Soft Limit  Hard Limit Units\nMax open files   {soft}   20000   files\n");
+        assert_eq!(open_files_limit(&line("1024")), Some(1024));
+        assert_eq!(open_files_limit(&line("unlimited")), None);
+        assert_eq!(open_files_limit(""), None);
+        let mut sys = world();
+        if !cfg!(target_os = "linux") {
+            return assert_eq!(sys.descriptor_limit(), None);
+        }
+        let _many: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let (most, open) = sys.descriptor_limit().unwrap();
+        assert!(open > 100 && open < most, "{open} of {most}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_child_process_inherits_no_descriptor() {
+        let mut sys = world();
+        let (_stream, _client) = pair(&mut sys);
+        let (_listener, _) = listen(&mut sys, &ListenOptions::default());
+        let child = std::process::Command::new("ls")
+            .args(["-l", "/proc/self/fd"])
+            .stdin(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let open = String::from_utf8(child.stdout).unwrap();
+        assert!(open.contains("pipe:"), "{open}");
+        assert!(!open.contains("socket:") && !open.contains("anon_inode:"), "{open}");
+    }
+
+    #[cfg(unix)]
+    mod unix {
+        use std::os::unix::net::{UnixListener, UnixStream};
+        use std::path::PathBuf;
+
+        use super::*;
+
+        fn path(name: &str) -> PathBuf {
+            let name = format!("turnwheel-mio-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let _ = std::fs::remove_file(&path);
+            path
+        }
+
+        #[test]
+        fn a_unix_stream_is_read_until_it_would_block() {
+            let (mut sys, path) = (world(), path("read"));
+            let mut listener = sys.bind(Bind::Unix(path.clone()), &ListenOptions::default()).unwrap();
+            assert_eq!(sys.local_addr(&listener).unwrap(), Address::Unix(Some(path.clone())));
+            sys.add_listener(&mut listener, 1).unwrap();
+            let mut client = UnixStream::connect(&path).unwrap();
+            wait_for(&mut sys, 1, Ready::READABLE);
+            let (mut stream, peer) = sys.accept(&mut listener).unwrap();
+            assert_eq!(peer, Address::Unix(None));
+            assert_eq!(sys.accept(&mut listener).unwrap_err().kind(), ErrorKind::WouldBlock);
+            sys.add_stream(&mut stream, TOKEN).unwrap();
+            client.write_all(b"hello").unwrap();
+            wait_for(&mut sys, TOKEN, Ready::READABLE);
+            assert_eq!(read(&mut sys, &mut stream, 16), (b"hello".to_vec(), false));
+            assert_eq!(sys.read(&mut stream, &mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            assert_eq!(sys.write(&mut stream, &[IoSlice::new(b"a"), IoSlice::new(b"b")]).unwrap(), 2);
+            drop(client);
+            wait_for(&mut sys, TOKEN, Ready::READABLE | Ready::HINT);
+            let error = sys.write(&mut stream, &[IoSlice::new(b"a"), IoSlice::new(b"b")]).unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+            sys.close(stream, CloseHow::Reset);
+            sys.close_listener(listener);
+            assert!(!path.exists());
+        }
+
+        #[test]
+        fn the_buffers_of_unix_streams_are_set() {
+            let (mut sys, path) = (world(), path("buffers"));
+            let options = ListenOptions { send_buffer: Some(30_000), ..ListenOptions::default() };
+            let mut listener = sys.bind(Bind::Unix(path.clone()), &options).unwrap();
+            let _client = UnixStream::connect(&path).unwrap();
+            let Ok((Stream::Unix(stream), _)) = sys.accept(&mut listener) else { panic!("no Unix stream") };
+            assert!((30_000..=60_000).contains(&SockRef::from(&stream).send_buffer_size().unwrap()));
+            sys.close_listener(listener);
+        }
+
+        #[test]
+        fn the_file_of_an_adopted_listener_stays() {
+            let (mut sys, path) = (world(), path("adopted"));
+            let given = UnixListener::bind(&path).unwrap();
+            let mut listener = sys.bind(Bind::UnixListener(given), &ListenOptions::default()).unwrap();
+            assert_eq!(sys.local_addr(&listener).unwrap(), Address::Unix(Some(path.clone())));
+            assert_eq!(sys.accept(&mut listener).unwrap_err().kind(), ErrorKind::WouldBlock);
+            sys.close_listener(listener);
+            assert!(path.exists());
+            std::fs::remove_file(&path).unwrap();
+        }
+
+        /// Longer by one than what can be said with a zero byte at its end. The client cannot be written in Rust
+        /// without unsafe code, which is no hindrance to anyone else.
+        #[cfg(target_os = "linux")]
+        #[test]
+        fn a_client_with_the_longest_path_is_accepted() {
+            let (mut sys, path) = (world(), path("longest"));
+            let mut listener = sys.bind(Bind::Unix(path.clone()), &ListenOptions::default()).unwrap();
+            let mut long = path.clone().into_os_string();
+            long.push("x".repeat(108 - long.len()));
+            let script = "use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) or die;
+                bind(S, pack('Sa108', AF_UNIX, $ARGV[0])) or die; connect(S, pack_sockaddr_un($ARGV[1])) or die;";
+            match std::process::Command::new("perl").args(["-e", script]).arg(&long).arg(&path).status() {
+                Err(error) => println!("skipped, for there is no perl: {error}"),
+                Ok(status) => {
+                    assert!(status.success());
+                    let (_, peer) = sys.accept(&mut listener).unwrap();
+                    assert_eq!(peer, Address::Unix(Some(PathBuf::from(&long))));
+                    std::fs::remove_file(&long).unwrap();
+                }
+            }
+            sys.close_listener(listener);
+        }
+    }
+}

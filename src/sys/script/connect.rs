@@ -1,0 +1,102 @@
+//! Connecting in the scripted world, and looking names up.
+//!
+//! Knows what the test has planned for the next sockets, and not what the loop makes of it. Invariant: a socket that
+//! connects is ready once that is decided, and not before.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::peer::{EAGAIN, Peer, Sent, fail};
+use super::{Call, Ready, Script, Stream, Wake, address_of, outcome};
+use crate::config::address::Address;
+
+/// How far a socket of ours has connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Dialled {
+    /// It was accepted, or has connected.
+    #[default]
+    Up,
+    Pending,
+    Failed(i32),
+}
+
+/// What becomes of the next socket that connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DialPlan {
+    /// The call itself fails.
+    Fail(i32),
+    /// Nothing, until the test says so.
+    Later,
+}
+
+impl Script {
+    /// A pending connection comes about.
+    pub(crate) fn dial_succeeds(&mut self, peer: usize) {
+        if self.peers[peer].dialled == Dialled::Pending {
+            self.peers[peer].dialled = Dialled::Up;
+            self.arrived(peer, Ready::WRITABLE);
+        }
+    }
+
+    /// A pending connection fails.
+    pub(crate) fn dial_fails(&mut self, peer: usize, error: i32) {
+        if self.peers[peer].dialled == Dialled::Pending {
+            let p = &mut self.peers[peer];
+            p.dialled = Dialled::Failed(error);
+            p.dead = true;
+            p.error = Some(error);
+            p.sent.push_back(Sent::Reset);
+            self.arrived(peer, Ready::READABLE | Ready::WRITABLE | Ready::HINT | Ready::ERROR);
+        }
+    }
+
+    pub(crate) fn dial(&mut self, to: &Address) -> io::Result<Stream> {
+        let plan = self.dials.pop_front().or(self.dials_wait.then_some(DialPlan::Later));
+        let peer = self.peers.len();
+        let done = match plan {
+            Some(DialPlan::Fail(number)) => fail(number),
+            Some(DialPlan::Later) | None => Ok(peer),
+        };
+        self.note(Call::Connect(outcome(&done)));
+        self.dialled.push((to.clone(), outcome(&done).ok()));
+        done?;
+        let dialled = if plan.is_some() { Dialled::Pending } else { Dialled::Up };
+        let new = Peer {
+            room: usize::MAX,
+            accepted: true,
+            readable_armed: true,
+            ours: true,
+            dialled,
+            ..Peer::default()
+        };
+        self.peers.push(new);
+        Ok(Stream(peer))
+    }
+
+    pub(super) fn dial_done(&mut self, peer: usize) -> io::Result<Address> {
+        let done = match self.peers[peer].dialled {
+            Dialled::Up => Ok(0),
+            Dialled::Pending => fail(EAGAIN),
+            Dialled::Failed(number) => {
+                self.peers[peer].error = None;
+                fail(number)
+            }
+        };
+        self.peers[peer].writable_armed |= outcome(&done) == Err(EAGAIN);
+        self.note(Call::FinishConnect(peer, outcome(&done)));
+        done.map(|_| address_of(peer))
+    }
+
+    /// The resolver has found out what a name stands for: of the lookup that was begun as the `n`-th.
+    pub(crate) fn resolves(&mut self, n: usize, found: Result<Vec<SocketAddr>, i32>) {
+        let number = self.lookups[n].0;
+        self.looked_up(number, found.map_err(io::Error::from_raw_os_error));
+    }
+
+    /// What a lookup with this number came to.
+    pub(crate) fn looked_up(&mut self, number: u64, found: io::Result<Vec<SocketAddr>>) {
+        self.found.push_back((number, found));
+        // Who finds something out wakes the loop.
+        let _ = self.bell.wake();
+    }
+}

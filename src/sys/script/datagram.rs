@@ -1,0 +1,168 @@
+//! Datagram sockets in the scripted world: what has come, what was sent, and what the kernel takes.
+//!
+//! Knows nothing of the loop. Invariant: as for the script: a due edge is never lost; none is due after
+//! [`Shipped::Unawaited`].
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::peer::{EAGAIN, fail};
+use super::{Call, Ready, Script, outcome};
+use crate::config::address::Address;
+use crate::config::datagram::{DatagramBind, DatagramOptions};
+use crate::sys::datagram::{DatagramSys, Shipped};
+
+/// What a socket is to receive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Came {
+    From(Address, Vec<u8>),
+    Fail(i32),
+}
+
+/// A datagram socket, as the world sees it.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    local: Address,
+    peer: Option<Address>,
+    pub(crate) token: Option<usize>,
+    pub(crate) inbox: VecDeque<Came>,
+    /// What was sent, and where to (`None`: to the peer).
+    pub(crate) sent: Vec<(Option<Address>, Vec<u8>)>,
+    /// How many datagrams the kernel takes.
+    pub(crate) room: usize,
+    /// The next sends fail with these errors; 0: this one does not.
+    pub(crate) answers: VecDeque<i32>,
+    /// Receivers that take nothing, and of which nothing is told.
+    pub(crate) stuck: Vec<Address>,
+    readable_armed: bool,
+    writable_armed: bool,
+    pub(crate) closed: bool,
+}
+
+impl Outlet {
+    /// What was sent since this was last asked, as text: `7001<hello`.
+    pub(crate) fn said(&mut self) -> Vec<String> {
+        let shown = |(to, data): (Option<Address>, Vec<u8>)| {
+            let to = to.map_or_else(
+                || "peer".to_owned(),
+                |a| a.tcp().map_or(a.to_string(), |a| a.port().to_string()),
+            );
+            format!("{to}<{}", data.escape_ascii())
+        };
+        std::mem::take(&mut self.sent).into_iter().map(shown).collect()
+    }
+}
+
+impl Script {
+    /// Something comes to a datagram socket.
+    pub(crate) fn comes(&mut self, socket: usize, came: Came) {
+        let outlet = &mut self.outlets[socket];
+        outlet.inbox.push_back(came);
+        let first = std::mem::take(&mut outlet.readable_armed);
+        if let Some(token) = outlet.token.filter(|_| first || !self.strict) {
+            self.inject(token, Ready::READABLE);
+        }
+    }
+
+    /// A datagram from a port of this host.
+    pub(crate) fn datagram(&mut self, socket: usize, port: u16, data: impl AsRef<[u8]>) {
+        let from = Address::Tcp(([127, 0, 0, 1], port).into());
+        self.comes(socket, Came::From(from, data.as_ref().to_vec()));
+    }
+
+    /// Lets the kernel take so many more datagrams of a socket, and no more.
+    pub(crate) fn set_datagram_room(&mut self, socket: usize, room: usize) {
+        let outlet = &mut self.outlets[socket];
+        outlet.room = room;
+        let due = room > 0 && std::mem::take(&mut outlet.writable_armed);
+        if let Some(token) = outlet.token.filter(|_| due) {
+            self.inject(token, Ready::WRITABLE);
+        }
+    }
+}
+
+impl DatagramSys for Script {
+    /// By its number.
+    type Datagram = usize;
+
+    fn bind_datagram(&mut self, at: DatagramBind, options: &DatagramOptions) -> io::Result<usize> {
+        let local = match at {
+            DatagramBind::Udp(address) => Address::Tcp(address),
+            #[cfg(unix)]
+            DatagramBind::Unix(path) => Address::Unix(Some(path)),
+            _ => Address::Unix(None),
+        };
+        self.outlets.push(Outlet {
+            local,
+            peer: options.peer.clone(),
+            token: None,
+            inbox: VecDeque::new(),
+            sent: Vec::new(),
+            room: usize::MAX,
+            answers: VecDeque::new(),
+            stuck: Vec::new(),
+            readable_armed: true,
+            writable_armed: true,
+            closed: false,
+        });
+        Ok(self.outlets.len() - 1)
+    }
+
+    fn datagram_addresses(&self, of: &usize) -> io::Result<(Address, Option<Address>)> {
+        let outlet = &self.outlets[*of];
+        Ok((outlet.local.clone(), outlet.peer.clone()))
+    }
+
+    fn add_datagram(&mut self, socket: &mut usize, token: usize) -> io::Result<()> {
+        self.outlets[*socket].token = Some(token);
+        self.inject(token, Ready::WRITABLE);
+        Ok(())
+    }
+
+    fn receive(&mut self, socket: &mut usize, buf: &mut [u8]) -> io::Result<(usize, Address)> {
+        let outlet = &mut self.outlets[*socket];
+        let done = match outlet.inbox.pop_front() {
+            Some(Came::From(from, data)) => {
+                let len = data.len().min(buf.len());
+                buf[..len].copy_from_slice(&data[..len]);
+                Ok((len, from))
+            }
+            Some(Came::Fail(number)) => fail(number),
+            None => fail(EAGAIN),
+        };
+        outlet.readable_armed |= outlet.inbox.is_empty() && done.is_err();
+        let came = match &done {
+            Ok((len, _)) => Ok(*len),
+            Err(e) => Err(e.raw_os_error().unwrap_or(0)),
+        };
+        self.note(Call::Receive(*socket, came));
+        done
+    }
+
+    fn ship(&mut self, socket: &mut usize, to: Option<&Address>, data: &[u8]) -> io::Result<Shipped> {
+        let outlet = &mut self.outlets[*socket];
+        let done = match outlet.answers.pop_front() {
+            Some(number) if number != 0 => fail(number),
+            _ if to.is_some_and(|to| outlet.stuck.contains(to)) => {
+                self.note(Call::Ship(*socket, Err(0)));
+                return Ok(Shipped::Unawaited);
+            }
+            _ if outlet.room == 0 => fail(EAGAIN),
+            _ => {
+                outlet.room -= 1;
+                outlet.sent.push((to.cloned(), data.to_vec()));
+                Ok(data.len())
+            }
+        };
+        outlet.writable_armed |= outcome(&done) == Err(EAGAIN);
+        self.note(Call::Ship(*socket, outcome(&done)));
+        done.map(|_| Shipped::Taken)
+    }
+
+    fn close_datagram(&mut self, socket: usize) {
+        let outlet = &mut self.outlets[socket];
+        assert!(!std::mem::replace(&mut outlet.closed, true), "closed twice");
+        outlet.token = None;
+        self.note(Call::CloseDatagram(socket));
+    }
+}

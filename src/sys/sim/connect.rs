@@ -1,0 +1,319 @@
+//! Connecting in the seeded world, and looking names up: what becomes of each, and when.
+//!
+//! Knows neither the loop nor who asked. An address may carry a mark, by which whoever judges a run finds the attempt
+//! that it belongs to. Invariant: once everything goes right each socket connects or fails, and each name is answered,
+//! within a moment.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::{Dice, Facts, Fault, MS, Sim, State, fold};
+use crate::config::address::Address;
+use crate::sys::script::{DialPlan, Dialled, EAGAIN, Stream};
+use crate::sys::{Ready, Sys};
+
+const ECONNREFUSED: i32 = 111;
+/// Sockets that a run may connect; others are refused.
+const MOST_DIALS: usize = 200;
+
+/// One call that connects.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    /// The mark of its address.
+    pub(crate) mark: Option<u64>,
+    /// `None`: the call failed.
+    pub(crate) peer: Option<usize>,
+    pub(crate) at: u64,
+    /// When the socket before for the same mark began, if it was still connecting, and none had failed since.
+    pub(crate) beside: Option<u64>,
+}
+
+/// One lookup.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    number: u64,
+    pub(crate) mark: Option<u64>,
+    pub(crate) at: u64,
+    /// When it is answered, and whether it was; or whether nobody wants to know any more.
+    due: u64,
+    answered: bool,
+    cancelled: bool,
+    fails: bool,
+    /// How many addresses there are.
+    addresses: usize,
+}
+
+/// What goes on, and what went on.
+#[derive(Debug, Default)]
+pub(crate) struct Dialling {
+    pub(crate) dials: Vec<Dial>,
+    pub(crate) lookups: Vec<Lookup>,
+    /// The most lookups that went on at once.
+    pub(crate) most_lookups: usize,
+    /// What the loop was told had gone wrong, for which mark.
+    pub(crate) told: Vec<(Option<u64>, ErrorKind)>,
+    /// When it was last told so.
+    trouble: BTreeMap<u64, u64>,
+    /// Sockets that connect: when that is decided, and with which error.
+    pending: Vec<(u64, usize, Option<i32>)>,
+    found: VecDeque<(u64, io::Result<Vec<SocketAddr>>)>,
+    /// Those that have come about since this was last asked for.
+    born: Vec<usize>,
+    /// Nobody can be reached any more.
+    closed: bool,
+}
+
+/// An address with a mark: one of several, by its number among them.
+pub(crate) fn marked(mark: u64, n: usize, v6: bool) -> SocketAddr {
+    let [.., high, low] = mark.to_be_bytes();
+    let ip: IpAddr = match v6 {
+        true => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, n as u16, mark as u16).into(),
+        false => [10, n as u8, high, low].into(),
+    };
+    (ip, 7).into()
+}
+
+/// The mark that an address, a path or a host name carries.
+pub(crate) fn mark_of(address: &Address) -> Option<u64> {
+    match address {
+        Address::Tcp(SocketAddr::V4(a)) => match a.ip().octets() {
+            [10, _, high, low] => Some(u64::from(u16::from_be_bytes([high, low]))),
+            _ => None,
+        },
+        Address::Tcp(SocketAddr::V6(a)) => {
+            (a.ip().segments()[0] == 0xfd00).then(|| a.ip().segments()[7].into())
+        }
+        Address::Unix(path) => mark_of_name(path.as_ref()?.to_str()?.strip_prefix('/')?),
+    }
+}
+
+fn mark_of_name(name: &str) -> Option<u64> {
+    name.strip_prefix("mark")?.parse().ok()
+}
+
+impl Sim {
+    /// Peers that were connected to since this was last asked.
+    pub(crate) fn take_born(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.dialling.born)
+    }
+
+    /// Whether a socket connects, or a name is looked up.
+    pub(crate) fn is_dialling(&self) -> bool {
+        !self.dialling.pending.is_empty() || self.dialling.lookups.iter().any(Lookup::is_open)
+    }
+
+    /// How many names are looked up for somebody.
+    pub(crate) fn looking(&self) -> usize {
+        self.dialling.lookups.iter().filter(|l| !l.answered && !l.cancelled).count()
+    }
+
+    /// Whom a socket of ours was to reach, if it is one.
+    pub(crate) fn dial_of(&self, peer: usize) -> Option<&Dial> {
+        self.dialling.dials.iter().rfind(|d| d.peer == Some(peer))
+    }
+
+    /// From now on nobody is reached.
+    pub(crate) fn refuse_dials(&mut self) {
+        self.dialling.closed = true;
+    }
+
+    /// Whatever would take for ever comes to its end soon.
+    pub(super) fn heal_dials(&mut self) {
+        let soon = self.script.clock.saturating_add(MS as u64);
+        self.dialling.pending.iter_mut().for_each(|p| p.0 = p.0.min(soon));
+        self.dialling.lookups.iter_mut().for_each(|l| l.due = l.due.min(soon));
+    }
+
+    /// When something here happens next.
+    pub(super) fn next_dial(&self) -> u64 {
+        let pending = self.dialling.pending.iter().map(|p| p.0);
+        let lookups = self.dialling.lookups.iter().filter(|l| l.is_open()).map(|l| l.due);
+        pending.chain(lookups).min().unwrap_or(u64::MAX)
+    }
+
+    /// Lets happen what is due. True if a name was found, which wakes the loop.
+    pub(super) fn settle_dials(&mut self) -> bool {
+        let clock = self.script.clock;
+        let (due, later) = std::mem::take(&mut self.dialling.pending).into_iter().partition(|p| p.0 <= clock);
+        self.dialling.pending = later;
+        for (_, peer, error) in due {
+            match error {
+                _ if self.script.peers[peer].closed.is_some() => {}
+                Some(error) => self.script.dial_fails(peer, error),
+                None => {
+                    self.script.dial_succeeds(peer);
+                    self.dialling.born.push(peer);
+                }
+            }
+        }
+        let before = self.dialling.found.len();
+        let Dialling { lookups, found, .. } = &mut self.dialling;
+        for lookup in lookups.iter_mut().filter(|l| l.is_open() && l.due <= clock) {
+            lookup.answered = true;
+            found.push_back((lookup.number, lookup.answer()));
+        }
+        self.dialling.found.len() > before
+    }
+
+    pub(super) fn dial(&mut self, to: &Address) -> io::Result<Stream> {
+        let (mark, unix, at) = (mark_of(to), matches!(to, Address::Unix(_)), self.seen);
+        let script = &self.script;
+        let connecting = |d: &&Dial| {
+            d.mark == mark
+                && d.peer.is_some_and(|p| {
+                    script.peers[p].closed.is_none() && script.peers[p].dialled == Dialled::Pending
+                })
+        };
+        let mut same = self.dialling.dials.iter().filter(|d| d.mark == mark);
+        // One that has failed lets the next begin at once.
+        let failed = mark.and_then(|mark| self.dialling.trouble.get(&mark).copied());
+        let last = same.next_back().filter(connecting).map(|d| d.at);
+        let beside = last.filter(|&at| failed.is_none_or(|failed| failed < at));
+        let full = self.dialling.closed || self.dialling.dials.len() >= MOST_DIALS;
+        let at_once = if full {
+            Some(ECONNREFUSED)
+        } else {
+            let kinds: &[i32] =
+                if unix { &[ECONNREFUSED, EAGAIN, 2, 24] } else { &[ECONNREFUSED, 101, 24, 99] };
+            self.strikes_all(Fault::DialRefused).map(|dice| dice.pick(kinds))
+        };
+        if let Some(error) = at_once {
+            self.script.dials.push_back(DialPlan::Fail(error));
+        } else {
+            self.begin_dial(unix);
+        }
+        let done = self.script.dial(to);
+        let peer = done.as_ref().ok().map(Stream::peer);
+        if let Some(peer) = peer {
+            let room = self.dice.size(65_536);
+            self.script.peers[peer].unix = unix;
+            self.script.set_room(peer, room);
+            if self.script.peers[peer].dialled == Dialled::Up {
+                self.dialling.born.push(peer);
+            }
+        }
+        self.dialling.dials.push(Dial { mark, peer, at, beside });
+        self.note_trouble(mark, &done);
+        done
+    }
+
+    /// Decides what becomes of the socket that is to connect next.
+    fn begin_dial(&mut self, unix: bool) {
+        let peer = self.facts.len();
+        self.facts.push(Facts { state: State::Connecting, ..Facts::default() });
+        if unix || self.dice.one_in(2) {
+            return;
+        }
+        let late = |dice: &mut Dice, most: usize| dice.size(most) as u64;
+        let mut after = late(&mut self.dice, 20 * MS);
+        if let Some(dice) = self.strikes(Fault::DialSlow, peer) {
+            after = late(dice, 60_000 * MS);
+        }
+        if self.strikes(Fault::DialSilent, peer).is_some() {
+            after = u64::MAX;
+        }
+        let error =
+            self.strikes(Fault::DialFails, peer).map(|dice| dice.pick(&[ECONNREFUSED, 113, 110, 101]));
+        self.script.dials.push_back(DialPlan::Later);
+        self.dialling.pending.push((self.script.clock.saturating_add(after), peer, error));
+    }
+
+    /// Something untrue may be said of a socket that has just been registered.
+    pub(super) fn mislead(&mut self, peer: usize, token: usize) {
+        if self.script.peers[peer].dialled == Dialled::Pending
+            && let Some(dice) = self.strikes(Fault::DialSpurious, peer)
+        {
+            let bits = dice.pick(&[Ready::WRITABLE, Ready::WRITABLE | Ready::HINT, Ready::READABLE, 15]);
+            self.script.inject(token, bits);
+        }
+    }
+
+    pub(super) fn dial_done(&mut self, stream: &mut Stream) -> io::Result<Address> {
+        let done = self.script.finish_connect(stream);
+        let peer = stream.peer();
+        let now = self.seen;
+        let f = &mut self.facts[peer];
+        (f.told_error, f.told_readable) = (false, f.told_readable && done.is_ok());
+        if done.is_ok() {
+            (f.moved, f.heard, f.wrote) = (now, now, now);
+        }
+        let mark = self.dial_of(peer).and_then(|d| d.mark);
+        self.note_trouble(mark, &done);
+        done
+    }
+
+    /// Writes down what the loop is told has gone wrong.
+    pub(super) fn note_trouble<T>(&mut self, mark: Option<u64>, done: &io::Result<T>) {
+        if let Err(error) = done
+            && error.kind() != ErrorKind::WouldBlock
+        {
+            self.dialling.told.push((mark, error.kind()));
+            self.dialling.trouble.extend(mark.map(|mark| (mark, self.seen)));
+        }
+    }
+
+    pub(super) fn look_up(&mut self, number: u64, host: &str, port: u16) -> io::Result<()> {
+        let mark = mark_of_name(host);
+        if self.strikes_all(Fault::LookupRefused).is_some() {
+            let done = Err(io::Error::new(ErrorKind::OutOfMemory, "no thread"));
+            self.note_trouble(mark, &done);
+            return done;
+        }
+        self.script.begin_lookup(number, host, port)?;
+        let mut after = self.dice.size(50 * MS) as u64;
+        if let Some(dice) = self.strikes_all(Fault::LookupSlow) {
+            after = dice.size(60_000 * MS) as u64;
+        }
+        if self.strikes_all(Fault::LookupSilent).is_some() {
+            after = u64::MAX;
+        }
+        let fails = self.strikes_all(Fault::LookupFails).is_some();
+        let addresses = self.strikes_all(Fault::LookupMany).map_or(1, |dice| dice.between(2, 8));
+        let (at, due) = (self.seen, self.script.clock.saturating_add(after));
+        let (answered, cancelled) = (false, false);
+        self.dialling.lookups.push(Lookup { number, mark, at, due, answered, cancelled, fails, addresses });
+        self.dialling.most_lookups = self.dialling.most_lookups.max(self.looking());
+        Ok(())
+    }
+
+    pub(super) fn take_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
+        let (number, answer) = self.dialling.found.pop_front()?;
+        let mark = self.dialling.lookups.iter().rfind(|l| l.number == number).and_then(|l| l.mark);
+        self.note_trouble(mark, &answer);
+        self.content = fold(self.content, answer.as_ref().map_or(0, |a| a.len() as u64));
+        Some((number, answer))
+    }
+
+    /// Nobody wants to know any more; one that is being answered may be answered all the same.
+    pub(super) fn end_lookup(&mut self, number: u64) {
+        for i in 0..self.dialling.lookups.len() {
+            let lookup = &self.dialling.lookups[i];
+            if lookup.number != number || lookup.answered || lookup.cancelled {
+                continue;
+            }
+            let late = self.strikes_all(Fault::LookupLate).is_some();
+            let soon = self.script.clock.saturating_add(self.dice.size(20 * MS) as u64);
+            let lookup = &mut self.dialling.lookups[i];
+            lookup.cancelled = true;
+            (lookup.answered, lookup.due) = (!late, lookup.due.min(soon));
+        }
+        self.dialling.found.retain(|(other, _)| *other != number);
+    }
+}
+
+impl Lookup {
+    /// It is to be answered, whoever wants to know.
+    const fn is_open(&self) -> bool {
+        !self.answered
+    }
+
+    fn answer(&self) -> io::Result<Vec<SocketAddr>> {
+        if self.fails {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let mut dice = Dice::new(self.number ^ self.at);
+        let mark = self.mark.unwrap_or(u64::from(u16::MAX));
+        Ok((0..self.addresses).map(|n| marked(mark, n, dice.one_in(2))).collect())
+    }
+}

@@ -1,0 +1,46 @@
+//! Datagram sockets in the seeded world: as in the scripted one. No run has any yet.
+//!
+//! Invariant: what is registered is among the living until it is closed, so that an event for it is not taken
+//! for a stale one.
+
+use std::io;
+
+use super::Sim;
+use crate::config::address::Address;
+use crate::config::datagram::{DatagramBind, DatagramOptions};
+use crate::sys::datagram::{DatagramSys, Shipped};
+
+impl DatagramSys for Sim {
+    type Datagram = usize;
+
+    fn bind_datagram(&mut self, at: DatagramBind, options: &DatagramOptions) -> io::Result<usize> {
+        self.script.bind_datagram(at, options)
+    }
+
+    fn datagram_addresses(&self, of: &usize) -> io::Result<(Address, Option<Address>)> {
+        self.script.datagram_addresses(of)
+    }
+
+    fn add_datagram(&mut self, socket: &mut usize, token: usize) -> io::Result<()> {
+        self.live.insert(token, None);
+        self.script.add_datagram(socket, token)
+    }
+
+    fn receive(&mut self, socket: &mut usize, buf: &mut [u8]) -> io::Result<(usize, Address)> {
+        self.calls += 1;
+        self.script.receive(socket, buf)
+    }
+
+    fn ship(&mut self, socket: &mut usize, to: Option<&Address>, data: &[u8]) -> io::Result<Shipped> {
+        self.calls += 1;
+        self.script.ship(socket, to, data)
+    }
+
+    fn close_datagram(&mut self, socket: usize) {
+        if let Some(token) = self.script.outlets[socket].token {
+            self.live.remove(&token);
+            self.dead.push(token);
+        }
+        self.script.close_datagram(socket);
+    }
+}

@@ -1,0 +1,344 @@
+//! A handler around a handler, which sees that callbacks come as they were promised.
+//!
+//! Knows what the inner handler was given, and not what it means. Invariant: every callback goes through to the inner
+//! handler unchanged, and a broken promise is written down and not a panic, which the reactor would catch.
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use super::threads::Errand;
+use crate::closed::{Closed, Reason};
+use crate::codec::Framing;
+use crate::connection::{Connection, Phase};
+use crate::core::Core;
+use crate::dispatch::text_of;
+use crate::handler::Handler;
+use crate::handler::context::Context;
+use crate::handler::net::Net;
+use crate::id::ConnId;
+use crate::sys::script::peer_at;
+use crate::time::Time;
+
+/// What one connection's callbacks were.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) id: ConnId,
+    /// The client's number in the world.
+    pub(crate) peer: usize,
+    /// All that was delivered, and how much of it the handler is done with.
+    pub(crate) input: Vec<u8>,
+    pub(crate) consumed: usize,
+    /// Since when the handler has waited for the rest of a message.
+    pub(crate) unfinished: Option<Time>,
+    pub(crate) ended: bool,
+    pub(crate) panicked: bool,
+    /// A callback of its own began its close.
+    pub(crate) closed_itself: bool,
+    /// How often it was told that its output has drained.
+    pub(crate) drains: u64,
+    /// A callback aborted it, its own or another's.
+    pub(crate) aborted: bool,
+    pub(crate) closed: Option<Closed>,
+}
+
+/// A handler that is watched.
+#[derive(Debug)]
+pub(crate) struct Watched<H> {
+    pub(crate) inner: H,
+    pub(crate) records: Vec<Record>,
+    /// Promises that were broken.
+    pub(crate) broken: Vec<String>,
+    /// A panic of the inner handler's breaks a promise.
+    pub(crate) may_not_panic: bool,
+    /// Callbacks, ever.
+    pub(crate) calls: u64,
+    /// Callbacks that panicked.
+    pub(crate) panics: u64,
+    /// Attempts to connect that it was told have failed.
+    pub(crate) failed: u64,
+}
+
+impl<H: Handler> Watched<H> {
+    pub(crate) const fn new(inner: H) -> Self {
+        Self {
+            inner,
+            records: Vec::new(),
+            broken: Vec::new(),
+            may_not_panic: false,
+            calls: 0,
+            panics: 0,
+            failed: 0,
+        }
+    }
+
+    /// What became of a client, by its number in the world; `None` if it never got to the handler.
+    pub(crate) fn record(&self, peer: usize) -> Option<&Record> {
+        self.records.iter().rfind(|r| r.peer == peer)
+    }
+
+    fn complain(&mut self, index: usize, what: &str) {
+        self.broken.push(format!("N5: {}: {what}", self.records[index].id));
+    }
+
+    fn begin(&mut self, index: usize, phase: Option<Phase>) {
+        self.calls += 1;
+        if self.records[index].closed.is_some() {
+            self.complain(index, "a callback after on_close");
+        }
+        if phase != Some(Phase::Open) {
+            self.complain(index, "a callback for a connection that is not open");
+        }
+    }
+
+    /// Runs a callback of the inner handler, and notes what it did to its own connection.
+    fn around<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        index: usize,
+        call: impl FnOnce(&mut H, &mut Context<'_>) -> T,
+    ) -> T {
+        let id = cx.id();
+        self.begin(index, cx.core().conns.get(id).map(|c| c.phase));
+        let doomed = cx.core().doomed.len();
+        let inner = &mut self.inner;
+        let done = catch_unwind(AssertUnwindSafe(|| call(inner, cx)));
+        let closing = cx.core().conns.get(id).is_some_and(|c| c.phase == Phase::Flushing);
+        self.records[index].closed_itself |= closing;
+        // Who takes over is told of the end as well.
+        self.records[index].ended &= !adopt_state::<H>(cx, index);
+        self.note_aborts(cx.core(), doomed);
+        self.go_on(index, done)
+    }
+
+    /// Runs a callback of the inner handler that is for no connection.
+    fn around_handler(&mut self, net: &mut Net<'_>, call: impl FnOnce(&mut H, &mut Net<'_>)) {
+        self.calls += 1;
+        let doomed = net.core().doomed.len();
+        let inner = &mut self.inner;
+        let done = catch_unwind(AssertUnwindSafe(|| call(inner, net)));
+        self.note_aborts(net.core(), doomed);
+        if let Err(panic) = done {
+            self.panics += 1;
+            if self.may_not_panic {
+                self.broken.push(format!("the handler panicked: {}", text_of(&*panic)));
+            }
+            resume_unwind(panic);
+        }
+    }
+
+    /// Goes on with what a callback came to, if it is a panic.
+    fn go_on<T>(&mut self, index: usize, done: std::thread::Result<T>) -> T {
+        done.unwrap_or_else(|panic| {
+            self.records[index].panicked = true;
+            self.panics += 1;
+            if self.may_not_panic {
+                let text = text_of(&*panic);
+                self.broken.push(format!("{}: the handler panicked: {text}", self.records[index].id));
+            }
+            resume_unwind(panic)
+        })
+    }
+
+    /// Notes whom a callback has aborted: those who were doomed in it.
+    fn note_aborts(&mut self, core: &Core, before: usize) {
+        for id in core.doomed.get(before..).unwrap_or_default() {
+            use Reason::{OutputLimit, TotalInputLimit, TotalOutputLimit};
+            let cut =
+                |c: &Connection| matches!(c.why(), Some(OutputLimit | TotalOutputLimit | TotalInputLimit));
+            if core.conns.get(*id).is_some_and(|c| !cut(c))
+                && let Some(record) = self.records.iter_mut().rfind(|r| r.id == *id)
+            {
+                record.aborted = true;
+            }
+        }
+    }
+
+    /// Notes what arrived: what was left before comes back, with what is new behind it.
+    fn note_data(&mut self, index: usize, data: &[u8]) {
+        let record = &mut self.records[index];
+        let left = record.input.len() - record.consumed;
+        let same = data.get(..left) == Some(&record.input[record.consumed..]);
+        record.input.extend_from_slice(data.get(left..).unwrap_or_default());
+        let ended = record.ended;
+        if !same {
+            self.complain(index, "what was kept did not come back as it was");
+        }
+        if ended {
+            self.complain(index, "data behind the end");
+        }
+        if data.is_empty() {
+            self.complain(index, "data without a byte");
+        }
+    }
+
+    /// Input is only told of where it may be read, and its end only where no write has failed.
+    fn note_input(&mut self, index: usize, cx: &Context<'_>, end: bool) {
+        let core = cx.core();
+        let c = core.conns.get(cx.id());
+        if !c.is_some_and(|c| core.may_read(c)) {
+            self.complain(index, "input while it is held up");
+        }
+        let high = |id: &ConnId| core.conns.get(*id).is_some_and(|c| c.high);
+        if c.and_then(|c| c.rare()).is_some_and(|r| r.feeds.iter().any(high)) {
+            self.complain(index, "input while one that it feeds is high");
+        }
+        if end && c.is_some_and(|c| c.broken) {
+            self.complain(index, "a clean end after a write that failed");
+        }
+    }
+
+    fn note_rest(&mut self, index: usize, cx: &Context<'_>, given: usize) {
+        let delivery = &cx.core().delivery;
+        let rest = delivery.rest.min(given);
+        let record = &mut self.records[index];
+        let same = rest == given && record.unfinished.is_some();
+        record.consumed = record.input.len() - rest;
+        if rest == 0 || delivery.deferred {
+            record.unfinished = None;
+        } else if !same {
+            record.unfinished = Some(cx.core().now);
+        }
+    }
+}
+
+/// A connection that goes over to its own handler, with a new state, stays the one that it was here. Whether it does.
+fn adopt_state<H: Handler>(cx: &mut Context<'_>, index: usize) -> bool {
+    let id = cx.id();
+    let core = cx.core_mut();
+    let own = core.conns.get(id).map(|c| c.site);
+    let Some(wish) = core.switch.as_mut().filter(|wish| Some(wish.site) == own) else { return false };
+    let given = std::mem::replace(&mut wish.state, Box::new(()));
+    wish.state = match given.downcast::<H::State>() {
+        Ok(state) => Box::new((index, *state)),
+        Err(other) => other,
+    };
+    true
+}
+
+impl<H: Handler> Handler for Watched<H> {
+    type State = (usize, H::State);
+
+    fn on_open(&mut self, cx: &mut Context<'_>) -> Self::State {
+        let index = self.records.len();
+        let id = cx.id();
+        if self.records.iter().any(|r| r.id == id && r.closed.is_none() && !r.panicked) {
+            self.broken.push(format!("N5: {id}: opened twice"));
+        }
+        self.records.push(Record {
+            id,
+            peer: peer_at(&cx.peer()).unwrap_or(usize::MAX),
+            input: Vec::new(),
+            consumed: 0,
+            unfinished: None,
+            ended: false,
+            panicked: false,
+            closed_itself: false,
+            drains: 0,
+            aborted: false,
+            closed: None,
+        });
+        (index, self.around(cx, index, Handler::on_open))
+    }
+
+    fn on_data(&mut self, cx: &mut Context<'_>, state: &mut Self::State, data: &[u8]) {
+        let (index, inner) = state;
+        self.note_input(*index, cx, false);
+        self.note_data(*index, data);
+        self.around(cx, *index, |h, cx| h.on_data(cx, inner, data));
+        self.note_rest(*index, cx, data.len());
+    }
+
+    fn on_end(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
+        let (index, inner) = state;
+        self.note_input(*index, cx, true);
+        if std::mem::replace(&mut self.records[*index].ended, true) {
+            self.complain(*index, "a second end");
+        }
+        self.around(cx, *index, |h, cx| h.on_end(cx, inner));
+    }
+
+    fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
+        let (index, inner) = state;
+        self.records[*index].drains += 1;
+        self.around(cx, *index, |h, cx| h.on_drain(cx, inner));
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_>, state: &mut Self::State, key: u64) {
+        let (index, inner) = state;
+        self.around(cx, *index, |h, cx| h.on_timer(cx, inner, key));
+    }
+
+    fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
+        self.around_handler(net, |h, net| h.on_tick(net, key));
+    }
+
+    fn on_note(&mut self, net: &mut Net<'_>, note: Box<dyn Any + Send>) {
+        note_arrival(&*note);
+        self.around_handler(net, |h, net| h.on_note(net, note));
+    }
+
+    fn on_note_to(&mut self, cx: &mut Context<'_>, state: &mut Self::State, note: Box<dyn Any + Send>) {
+        note_arrival(&*note);
+        let (index, inner) = state;
+        self.around(cx, *index, |h, cx| h.on_note_to(cx, inner, note));
+    }
+
+    fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
+        self.failed += 1;
+        self.around_handler(net, |h, net| h.on_connect_failed(net, tag, error));
+    }
+
+    fn on_connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration) {
+        self.around_handler(net, |h, net| h.on_connect_retry(net, tag, error, wait));
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
+        let (index, inner) = state;
+        self.around(cx, *index, |h, cx| h.on_shutdown(cx, inner));
+    }
+
+    fn on_close(&mut self, net: &mut Net<'_>, state: Self::State, closed: &Closed) {
+        let (index, inner) = state;
+        self.begin(index, Some(Phase::Open));
+        if self.records[index].id != closed.who {
+            self.complain(index, "closed under another id");
+        }
+        self.records[index].closed = Some(closed.clone());
+        let doomed = net.core().doomed.len();
+        let handler = &mut self.inner;
+        let done = catch_unwind(AssertUnwindSafe(|| handler.on_close(net, inner, closed)));
+        self.note_aborts(net.core(), doomed);
+        self.go_on(index, done);
+    }
+
+    fn framing(&self) -> Framing {
+        self.inner.framing()
+    }
+}
+
+/// Notes of the simulation's own threads say when they arrive.
+fn note_arrival(note: &(dyn Any + Send)) {
+    if let Some(errand) = note.downcast_ref::<Errand>() {
+        errand.arrive();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// A callback added to the trait has a default, so that nothing else would say that it is not passed on.
+    #[test]
+    fn every_callback_is_passed_on() {
+        let names = |text: &'static str, from: &str| -> Vec<&str> {
+            let body = text.split_once(from).unwrap().1.split_once("\n}\n").unwrap().0;
+            body.lines()
+                .filter_map(|l| l.strip_prefix("    fn "))
+                .map(|l| l.split('(').next().unwrap())
+                .collect()
+        };
+        let all = names(include_str!("../handler/mod.rs"), "pub trait Handler");
+        assert!(all.len() >= 7 && all.contains(&"on_drain"), "{all:?}");
+        assert_eq!(names(include_str!("checked_handler.rs"), "for Watched<H>"), all);
+    }
+}

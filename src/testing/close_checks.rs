@@ -1,0 +1,99 @@
+//! Whether a connection ended for the reason that is given, and nothing was lost but with a reason for that.
+//!
+//! Knows one connection at its end. Invariant: a reason is believed only if the world's facts, or what callbacks did,
+//! bear it out.
+
+use std::time::Duration;
+
+use super::checked_handler::Record;
+use super::oracle::Seen;
+use super::run::Run;
+use crate::closed::{Closed, Reason};
+use crate::handler::Handler;
+use crate::reactor::audit::require;
+use crate::sys::CloseHow;
+use crate::sys::sim::Facts;
+use crate::time::Time;
+
+/// Hints that come to nothing, after which a connection may be given up: one more may have come with the last bytes.
+const LIVELOCK: u32 = 63;
+
+/// N4: a connection ends for the reason that is given.
+pub(super) fn require_earned<H: Handler>(
+    run: &Run<H>,
+    record: &Record,
+    why: &Reason,
+    seen: &Seen,
+) -> Result<(), String> {
+    use std::io::ErrorKind as K;
+    let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+    let (facts, limits) = (&sim.facts[record.peer], &core.limits);
+    let ago = |at: u64| core.now.since(Time(at));
+    let reset = |kind: &K| matches!(kind, K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted);
+    let unread = sim.script.unread(record.peer) > 0;
+    let earned = match why {
+        Reason::PeerClosed => facts.ended,
+        Reason::PeerReset => facts.errors.iter().any(reset),
+        Reason::Io(kind) => facts.errors.contains(kind),
+        Reason::FrameTooLong { len, .. } => record.closed_itself || *len > limits.input_kept as u64,
+        Reason::BadFrame(_) | Reason::TruncatedFrame { .. } => record.closed_itself,
+        Reason::WriteStall => ago(facts.wrote.max(seen.idle_out)) >= limits.write_stall.get(),
+        Reason::IdleTimeout => {
+            // What waited may have been written since the verdict.
+            ago(seen.moved.max(facts.heard).max(seen.held_at)) >= limits.idle_timeout.get()
+                && !(facts.told_readable && unread)
+        }
+        Reason::MessageTimeout => {
+            !(facts.told_readable && unread)
+                && record.unfinished.is_some_and(|t| ago(t.0) >= limits.message_timeout.get())
+        }
+        Reason::HandlerPanic => record.panicked,
+        Reason::Shutdown => run.stopping.is_some(),
+        Reason::ShutdownDeadline => run.stopping.is_some_and(|(at, grace)| ago(at) >= grace),
+        Reason::AtCapacity | Reason::RegisterFailed => false,
+        Reason::Livelock => facts.hints >= LIVELOCK,
+        // What the handler did, and what it sent, is for the user's check.
+        _ => true,
+    };
+    require(earned, || {
+        format!(
+            "N4: {why} was not earned: {facts:?}, unfinished since {:?}, {}",
+            record.unfinished, core.now.0
+        )
+    })
+}
+
+/// N4, N6: what is told at the end is what happened.
+pub(super) fn judge<H: Handler>(run: &Run<H>, record: &Record, closed: &Closed) -> Result<(), String> {
+    let facts = &run.inner.sys.facts[record.peer];
+    let same = closed.bytes_in == facts.read && closed.bytes_out == facts.written;
+    require(same, || format!("N6: {} B read, {} B written", facts.read, facts.written))?;
+    let in_order = match &closed.why {
+        Reason::Handler => !record.aborted && record.closed_itself,
+        why => {
+            matches!(
+                why,
+                Reason::PeerClosed | Reason::Shutdown | Reason::IdleTimeout | Reason::MessageTimeout
+            )
+        }
+    };
+    let own = matches!(closed.why, Reason::Handler | Reason::Shutdown) && !record.aborted;
+    require(!own || !record.ended, || "N4: the peer had finished before".to_owned())?;
+    let reset = run.inner.sys.script.peers[record.peer].closed == Some(CloseHow::Reset);
+    let cut = record.aborted || record.panicked || closed.unsent > 0;
+    require(!in_order || cut || !reset, || "N4: ended in good order, and reset".to_owned())?;
+    require(!in_order || closed.unsent == 0, || "N4: ended in good order, and bytes were lost".to_owned())
+}
+
+/// Whether a connection whose peer has not finished had waited long enough for that.
+pub(super) fn may_stop_lingering<H: Handler>(run: &Run<H>, facts: &Facts, full: bool) -> bool {
+    let (core, limits) = (&run.inner.engine.core, &run.inner.engine.core.limits);
+    if run.stopping.is_some_and(|(at, grace)| core.now.since(Time(at)) >= grace) {
+        return true;
+    }
+    let Some(fin) = facts.fin else { return false };
+    let waited = Duration::from_nanos(core.now.0 - fin);
+    waited >= limits.linger_quiet.min(limits.linger_total)
+        || facts.discarded >= limits.linger_input as u64
+        || full
+}

@@ -1,0 +1,81 @@
+//! Those whom the handler connects to: who is there, and what happens when it asks for one who is not.
+//!
+//! Knows nothing of what they say: once connected they are clients like the others. Invariant: every socket that
+//! connects, and every name that is looked up, has its answer before the stage is at rest.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use super::{Client, Done, Stage};
+use crate::config::address::Endpoint;
+use crate::handler::Handler;
+
+/// Somebody who can be connected to.
+#[derive(Debug)]
+pub(super) struct Host {
+    name: String,
+    /// As the handler writes it.
+    address: String,
+    /// What stands for it, where that is the name of a host.
+    found: SocketAddr,
+    /// How many have connected to it.
+    times: usize,
+}
+
+impl Host {
+    fn is_at(&self, address: &str) -> bool {
+        self.address == address || self.found.to_string() == address
+    }
+}
+
+/// What `connect` answers where nobody listens.
+const ECONNREFUSED: i32 = 111;
+/// Addresses for documentation (RFC 5737), which stand for names.
+const STANDING_IN: [u8; 3] = [192, 0, 2];
+
+impl<H: Handler> Stage<H> {
+    pub(super) fn add_host(&mut self, name: &str, address: &str) -> Done {
+        let endpoint = address.parse::<Endpoint>().map_err(|e| e.to_string())?;
+        let port = if let Endpoint::Tcp { port, .. } = endpoint { port } else { 0 };
+        if self.hosts.iter().any(|h| h.address == address) {
+            return Err(format!("somebody is at {address} already"));
+        }
+        let [a, b, c] = STANDING_IN;
+        let found = SocketAddr::from(([a, b, c, (self.hosts.len() % 256) as u8], port));
+        self.hosts.push(Host { name: name.to_owned(), address: address.to_owned(), found, times: 0 });
+        Ok(())
+    }
+
+    /// Answers whatever the handler has asked for. False when that was nothing.
+    pub(super) fn answer_dials(&mut self) -> bool {
+        let lookups = std::mem::take(&mut self.inner.sys.lookups);
+        let dialled = std::mem::take(&mut self.inner.sys.dialled);
+        let any = !lookups.is_empty() || !dialled.is_empty();
+        for (number, host, port) in lookups {
+            let wanted = format!("{host}:{port}");
+            let found = self.hosts.iter().find(|h| h.address == wanted).map(|h| vec![h.found]);
+            let unknown =
+                || io::Error::new(ErrorKind::NotFound, format!("cannot resolve {host:?}: nobody knows it"));
+            self.inner.sys.looked_up(number, found.ok_or_else(unknown));
+        }
+        for (address, peer) in
+            dialled.into_iter().filter_map(|(address, peer)| Some((address.to_string(), peer?)))
+        {
+            match self.hosts.iter_mut().find(|h| h.is_at(&address)) {
+                None => self.inner.sys.dial_fails(peer, ECONNREFUSED),
+                Some(host) => {
+                    host.times += 1;
+                    let name = if host.times == 1 {
+                        host.name.clone()
+                    } else {
+                        format!("{}{}", host.name, host.times)
+                    };
+                    self.inner.sys.dial_succeeds(peer);
+                    let ear = self.speech.as_ref().map(|speech| speech.ear());
+                    self.clients.push(Client::new(name, peer, ear));
+                }
+            }
+        }
+        any
+    }
+}

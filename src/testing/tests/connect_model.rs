@@ -1,0 +1,319 @@
+//! What an actor knows of the connections that it has asked for: how each must end, and what may have gone wrong.
+//!
+//! Each request has a tag of its own, which is the mark of its addresses: by that the world's account is found.
+//! Invariant: each request ends once, as a connection, as a failure that is earned, or without a word when it was
+//! cancelled.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::timer_model::CATCH_UP;
+use crate::closed::{Closed, Reason};
+use crate::config::connect::{Backoff, Connect};
+use crate::config::limits::Limit;
+use crate::connection::{Origin, Phase};
+use crate::core::Core;
+use crate::core::connect::{Attempt, Stage};
+use crate::handler::Handler;
+use crate::handler::context::Context;
+use crate::handler::net::Net;
+use crate::id::{AttemptId, ConnId};
+use crate::reactor::audit::require;
+use crate::sys::sim::{Dice, marked};
+use crate::testing::run::Run;
+use crate::time::Time;
+
+/// Connections that an actor asks for at most.
+const MOST: u64 = 60;
+/// Turns that an attempt may be late for each reason there is, beside that of having been away.
+const FEW: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Waiting,
+    Up(ConnId),
+    Failed,
+    Cancelled,
+    /// It has led to a connection, and to no other.
+    Done,
+}
+
+#[derive(Debug)]
+struct Request {
+    id: AttemptId,
+    at: Time,
+    timeout: Duration,
+    retry: Option<Backoff>,
+    anew: bool,
+    name: bool,
+    unix: bool,
+    local: bool,
+    bad: bool,
+    outcome: Outcome,
+    /// How often it led to a connection.
+    opened: u32,
+    /// In which turn it ended.
+    over: u32,
+    /// How far it was when that last changed, when that was, and for how many turns it has been late since.
+    progress: Cell<(u32, u8)>,
+    since: Cell<Time>,
+    late: Cell<usize>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    requests: BTreeMap<u64, Request>,
+    /// What was told in the turn.
+    failures: Vec<(u32, u64, ErrorKind)>,
+    pub(super) opened: u64,
+}
+
+/// What to ask for, and how.
+struct Wish {
+    to: Connect,
+    timeout: Duration,
+    retry: Option<Backoff>,
+    anew: bool,
+    /// Whether it has a name, is a Unix socket's, has an address of ours, and is impossible.
+    kind: [bool; 4],
+}
+
+fn draw_backoff(dice: &mut Dice) -> Backoff {
+    let min = Duration::from_millis(dice.size(100) as u64);
+    Backoff {
+        min,
+        max: min + Duration::from_millis(dice.size(2_000) as u64),
+        factor: dice.pick(&[1.0, 1.5, 2.0, 10.0]),
+        tries: Limit::At(dice.between(1, 5) as u32),
+    }
+}
+
+fn draw_wish(dice: &mut Dice, tag: u64, core: &Core) -> Wish {
+    let kind = dice.below(16);
+    let (name, unix, bad) = (kind < 7, kind == 7 || kind == 8, kind == 9);
+    let mut to = match kind {
+        0..7 => Connect::new((format!("mark{tag}").as_str(), 7)),
+        7 | 8 => Connect::new(format!("unix:/mark{tag}")),
+        9 => Connect::new(dice.pick(&["nowhere", "host:99999", ":", "unix:"])),
+        _ => Connect::new(marked(tag, 0, dice.one_in(2))),
+    };
+    let mut timeout = core.limits.connect_timeout.get();
+    if dice.one_in(2) {
+        timeout = Duration::from_millis(dice.size(5_000) as u64);
+        to = to.timeout(timeout);
+    }
+    let local = name && dice.one_in(8);
+    if local {
+        to = to.local(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    }
+    let (retry, anew) = (dice.one_in(2).then(|| draw_backoff(dice)), dice.one_in(2));
+    to = match retry {
+        Some(policy) if anew => to.reconnect(policy),
+        Some(policy) => to.retry(policy),
+        None => to,
+    };
+    Wish { to, timeout, retry, anew: anew && retry.is_some(), kind: [name, unix, local, bad] }
+}
+
+impl Asked {
+    /// Asks for a connection to anything.
+    pub(super) fn ask(&mut self, net: &mut Net<'_>, dice: &mut Dice) -> Result<(), String> {
+        let tag = self.requests.len() as u64;
+        if tag >= MOST {
+            return Ok(());
+        }
+        let Wish { to, timeout, retry, anew, kind: [name, unix, local, bad] } =
+            draw_wish(dice, tag, net.core());
+        let (before, most, at) = (net.core().attempts.len(), net.core().limits.attempts, net.core().now);
+        let id = net.connect(to, tag);
+        let room = before < most && !net.core().stopping;
+        require(id.is_some() == room, || format!("asked for a connection: {id:?}, {before} of {most}"))?;
+        let Some(id) = id else { return Ok(()) };
+        let request = Request {
+            id,
+            at,
+            timeout,
+            retry,
+            anew,
+            name,
+            unix,
+            local,
+            bad,
+            outcome: Outcome::Waiting,
+            opened: 0,
+            over: 0,
+            progress: Cell::default(),
+            since: Cell::new(at),
+            late: Cell::new(0),
+        };
+        self.requests.insert(tag, request);
+        Ok(())
+    }
+
+    /// Gives one up, or tries to.
+    pub(super) fn cancel(&mut self, net: &mut Net<'_>, n: usize) -> Result<(), String> {
+        let last = self.requests.len().saturating_sub(8);
+        let Some(n) = n.checked_rem(self.requests.len() - last) else { return Ok(()) };
+        let Some((tag, r)) = self.requests.iter_mut().nth(last + n) else { return Ok(()) };
+        let turn = net.core().turn;
+        let there = match r.outcome {
+            Outcome::Waiting => Some(true),
+            // It is over with the connection, which may be ending.
+            Outcome::Up(id) => is_up(net.core(), r, id).then_some(true),
+            Outcome::Done if r.anew && r.over == turn => None,
+            Outcome::Failed | Outcome::Cancelled | Outcome::Done => Some(false),
+        };
+        let done = net.cancel_connect(r.id);
+        require(there.is_none_or(|there| there == done), || {
+            format!("request {tag} could be cancelled: {done}, and is {:?}", r.outcome)
+        })?;
+        if done {
+            (r.outcome, r.over) = (Outcome::Cancelled, turn);
+        }
+        require(!net.cancel_connect(r.id), || format!("request {tag} was cancelled twice"))
+    }
+
+    /// A connection begins, perhaps one that was asked for.
+    pub(super) fn opens(&mut self, cx: &Context<'_>) -> Result<(), String> {
+        let Origin::Connected(tag) = cx.origin() else { return Ok(()) };
+        self.opened += 1;
+        let turn = cx.core().turn;
+        let Some(r) = self.requests.get_mut(&tag) else { return Err(format!("N4: nobody asked for {tag}")) };
+        let may = match r.outcome {
+            Outcome::Waiting => true,
+            // Its on_open may have panicked.
+            Outcome::Up(id) => r.anew && (id == cx.id() || !is_up(cx.core(), r, id)),
+            Outcome::Failed | Outcome::Cancelled | Outcome::Done => false,
+        };
+        require(may, || format!("N4: request {tag} has led to a connection, and is {:?}", r.outcome))?;
+        r.opened += 1;
+        (r.outcome, r.over) = if r.anew { (Outcome::Up(cx.id()), 0) } else { (Outcome::Done, turn) };
+        Ok(())
+    }
+
+    /// A request has failed.
+    pub(super) fn fails(&mut self, net: &Net<'_>, tag: u64, error: &io::Error) -> Result<(), String> {
+        let turn = net.core().turn;
+        let Some(r) = self.requests.get_mut(&tag) else { return Err(format!("N4: nobody asked for {tag}")) };
+        let may = match r.outcome {
+            Outcome::Waiting => true,
+            Outcome::Up(id) => !is_up(net.core(), r, id),
+            Outcome::Failed | Outcome::Cancelled | Outcome::Done => false,
+        };
+        require(may, || format!("N4: request {tag} has failed ({error}), and is {:?}", r.outcome))?;
+        (r.outcome, r.over) = (Outcome::Failed, turn);
+        self.failures.retain(|f| f.0 == turn);
+        self.failures.push((turn, tag, error.kind()));
+        Ok(())
+    }
+
+    /// A connection has ended, perhaps one that will be made again.
+    pub(super) fn closes(&mut self, net: &Net<'_>, closed: &Closed) {
+        // Where generations are few, its id may be that of one whose on_open panicked.
+        let attempt = net.core().conns.get(closed.who).and_then(|c| c.attempt());
+        let up = |r: &&mut Request| r.outcome == Outcome::Up(closed.who) && Some(r.id) == attempt;
+        let Some(r) = self.requests.values_mut().find(up) else { return };
+        let wished = matches!(closed.why, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
+        let over = wished || net.core().stopping;
+        r.outcome = if over { Outcome::Done } else { Outcome::Waiting };
+        r.over = net.core().turn;
+        r.since.set(net.core().now);
+        r.late.set(0);
+    }
+
+    /// At the end of a turn: each that has not ended is there and makes progress, and what was told is true.
+    pub(super) fn check<H: Handler>(&self, run: &Run<H>) -> Result<(), String> {
+        let core = &run.inner.engine.core;
+        for (tag, r) in &self.requests {
+            let told = |what: &str| format!("{what}: request {tag}, {r:?}");
+            let there = core.attempts.get(r.id);
+            match r.outcome {
+                Outcome::Waiting => {
+                    let Some(attempt) = there else { return Err(told("N7: it was lost")) };
+                    check_progress(core, r, attempt, run.inner.next_deadline()).map_err(|e| told(&e))?;
+                }
+                Outcome::Up(id) => {
+                    let open = is_up(core, r, id);
+                    let up = there.is_some_and(|a| matches!(a.stage, Stage::Up));
+                    require(!open || up, || told("N7: it was forgotten"))?;
+                }
+                // Cancelled ones are forgotten in their turn.
+                Outcome::Cancelled => {
+                    let gone = there.is_none_or(|a| matches!(a.stage, Stage::Cancelled));
+                    require(gone, || told("N4: cancelled, and goes on"))?;
+                }
+                Outcome::Failed | Outcome::Done => {
+                    require(there.is_none(), || told("N6: it is over, and there"))?;
+                }
+            }
+        }
+        let now = core.turn;
+        self.failures.iter().filter(|f| f.0 == now).try_for_each(|&(_, tag, kind)| {
+            let r = &self.requests[&tag];
+            check_earned(run, tag, r, kind).map_err(|e| format!("{e}: request {tag}, {kind:?}, {r:?}"))
+        })
+    }
+}
+
+/// Whether a request's connection is open. Its id may have come round.
+fn is_up(core: &Core, r: &Request, id: ConnId) -> bool {
+    core.conns.get(id).is_some_and(|c| c.phase == Phase::Open && c.attempt() == Some(r.id))
+}
+
+/// N10, N11: each step of an attempt takes no longer than it may, and a few turns.
+fn check_progress(core: &Core, r: &Request, attempt: &Attempt, wakes: Time) -> Result<(), String> {
+    let (stage, most) = match attempt.stage {
+        Stage::New => (0, Duration::ZERO),
+        Stage::LookingUp => (1, r.timeout),
+        Stage::Trying => (1, r.timeout),
+        Stage::Resting => (2, r.retry.map_or(Duration::ZERO, |p| p.max)),
+        Stage::Up | Stage::Cancelled => return Err("N5: it is neither up nor cancelled".to_owned()),
+    };
+    let step = (attempt.failed + attempt.waits, stage);
+    if r.progress.replace(step) != step {
+        r.since.set(core.now);
+        r.late.set(0);
+    }
+    let due = r.since.get().after(most);
+    require(wakes <= due.max(core.now), || format!("N7: due at {due:?}, we wake at {wakes:?}"))?;
+    if due <= core.now {
+        r.late.set(r.late.get() + 1);
+    }
+    let turns = CATCH_UP + FEW + 4 * core.limits.attempts.div_ceil(core.limits.timeouts_per_turn);
+    require(r.late.get() <= turns, || format!("N10: late for {} turns", r.late.get()))
+}
+
+/// N4: an attempt fails for the reason that is given; and not before it has tried as often as it may.
+fn check_earned<H: Handler>(run: &Run<H>, tag: u64, r: &Request, kind: ErrorKind) -> Result<(), String> {
+    let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+    let known = sim.dialling.told.contains(&(Some(tag), kind));
+    let stopped = kind == ErrorKind::Interrupted && run.stopping.is_some();
+    let too_many = r.name && sim.dialling.most_lookups >= core.limits.lookups || run.oracle.is_full();
+    let earned = match kind {
+        _ if known || stopped => true,
+        ErrorKind::TimedOut => core.now.since(r.at) >= r.timeout,
+        ErrorKind::QuotaExceeded => too_many,
+        ErrorKind::AddrNotAvailable => r.local,
+        ErrorKind::InvalidInput => r.bad,
+        _ => false,
+    };
+    require(earned, || "N4: not earned".to_owned())?;
+    let lookups: Vec<Time> =
+        sim.dialling.lookups.iter().filter(|l| l.mark == Some(tag)).map(|l| Time(l.at)).collect();
+    let dials: Vec<Time> =
+        sim.dialling.dials.iter().filter(|d| d.mark == Some(tag)).map(|d| Time(d.at)).collect();
+    let tries = if r.name { &lookups } else { &dials };
+    let most = r.retry.map_or(1, |p| match p.tries {
+        Limit::At(n) => n,
+        Limit::Unlimited => u32::MAX,
+    });
+    let simple = r.opened == 0 && !r.unix;
+    let few = tries.len() <= most as usize;
+    require(!simple || few, || format!("N8: {} tries of {most}", tries.len()))?;
+    let least = r.retry.map_or(Duration::ZERO, |p| p.min);
+    let waited = tries.windows(2).all(|w| w[1].since(w[0]) >= least);
+    require(!simple || waited, || format!("N8: tried again too soon: {tries:?}"))
+}

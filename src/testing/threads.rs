@@ -1,0 +1,305 @@
+//! Other threads as the simulated world has them: between any two calls of the seam they send commands.
+//!
+//! Knows what was accepted, and in which order; what a handler does with a note is its own matter. Invariant: what
+//! is accepted arrives once and in the order of its sender, but for notes to connections that are gone by then, which
+//! are counted; what is refused never arrives.
+
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::checked_handler::Record;
+use super::run::Run;
+use crate::command_queue::HandleError;
+use crate::handler::Handler;
+use crate::handler::handle::{Handle, Notes};
+use crate::id::ConnId;
+use crate::reactor::audit::require;
+use crate::sys::sim::{Dice, Others};
+
+/// Commands in a run, at most.
+const BREATH: usize = 10_000;
+const THREADS: usize = 3;
+
+/// What other threads may do in a play.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manners {
+    /// What ends a message that they send to any connection. `None`: they send to those only that are gone.
+    pub(crate) ending: Option<&'static [u8]>,
+    /// They close and abort.
+    pub(crate) ends: bool,
+}
+
+/// Who arrived, in that order: a thread and its serial number.
+type Arrivals = Arc<Mutex<VecDeque<(usize, u64)>>>;
+
+/// A note that says when it arrives.
+#[derive(Debug)]
+pub(crate) struct Errand {
+    from: usize,
+    serial: u64,
+    arrivals: Arrivals,
+}
+
+impl Errand {
+    pub(crate) fn arrive(&self) {
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.push_back((self.from, self.serial));
+    }
+}
+
+/// Something accepted that has not arrived.
+#[derive(Debug)]
+struct Accepted {
+    serial: u64,
+    /// It is for a connection that may have gone.
+    may_miss: bool,
+}
+
+/// The other threads.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    dice: Dice,
+    manners: Manners,
+    handle: Handle,
+    notes: Notes<Errand>,
+    capacity: usize,
+    /// In a thousand calls.
+    eager: usize,
+    breath: usize,
+    serial: u64,
+    /// Everyone who was ever there, and those of them for whom nobody can be taken any more.
+    ids: Vec<ConnId>,
+    gone: Vec<ConnId>,
+    /// No id ever comes round.
+    unique: bool,
+    arrivals: Arrivals,
+    accepted: [VecDeque<Accepted>; THREADS],
+    commands: u64,
+    missed: u64,
+    /// Commands that had been obeyed when this was last checked.
+    obeyed: u64,
+    /// Whom they aborted since this was last asked.
+    aborted: Vec<ConnId>,
+    /// What they sent, to whom.
+    texts: BTreeMap<ConnId, Vec<Vec<u8>>>,
+    wrong: Option<String>,
+}
+
+impl Threads {
+    pub(super) fn new(
+        mut dice: Dice,
+        manners: Manners,
+        handle: Handle,
+        notes: Notes<Errand>,
+        capacity: usize,
+        unique: bool,
+    ) -> Self {
+        let eager = if dice.one_in(3) { 0 } else { dice.size(200) };
+        Self {
+            dice,
+            manners,
+            handle,
+            notes,
+            capacity,
+            eager,
+            breath: BREATH,
+            serial: 0,
+            ids: Vec::new(),
+            gone: Vec::new(),
+            unique,
+            arrivals: Arrivals::default(),
+            accepted: Default::default(),
+            commands: 0,
+            missed: 0,
+            obeyed: 0,
+            aborted: Vec::new(),
+            texts: BTreeMap::new(),
+            wrong: None,
+        }
+    }
+
+    /// What was sent to a connection.
+    pub(crate) fn texts_for(&self, id: ConnId) -> &[Vec<u8>] {
+        self.texts.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// One of them sends a command of any kind.
+    fn send_any(&mut self) {
+        let n = self.ids.len();
+        let id = (n > 0).then(|| self.ids[self.dice.between(n.saturating_sub(8), n - 1)]);
+        match (self.dice.below(8), id) {
+            (0 | 1, Some(id)) => self.send_text(id),
+            (2, Some(id)) if self.manners.ends => {
+                let done = if self.dice.one_in(2) {
+                    self.handle.close_id(id)
+                } else {
+                    self.aborted.push(id);
+                    self.handle.abort_id(id)
+                };
+                self.note_outcome(done);
+            }
+            (3 | 4, Some(id)) => self.send_errand(|notes, _, errand| notes.post_to(id, errand), true),
+            (5, _) => self.send_errand(
+                |_, handle, errand| {
+                    let run = handle.run(move |_| errand.arrive());
+                    run.map_err(|_| HandleError::Full(()))
+                },
+                false,
+            ),
+            _ => self.send_errand(|notes, _, errand| notes.post(errand), false),
+        }
+    }
+
+    /// Sends something that says when it arrives.
+    fn send_errand<E>(
+        &mut self,
+        send: impl FnOnce(&Notes<Errand>, &Handle, Errand) -> Result<(), HandleError<E>>,
+        may_miss: bool,
+    ) {
+        let from = self.dice.below(THREADS);
+        self.serial += 1;
+        let serial = self.serial;
+        let errand = Errand { from, serial, arrivals: Arc::clone(&self.arrivals) };
+        let done = send(&self.notes, &self.handle, errand);
+        if done.is_ok() {
+            self.accepted[from].push_back(Accepted { serial, may_miss });
+        }
+        self.note_outcome(done);
+    }
+
+    /// Sends a message that says for whom it is.
+    fn send_text(&mut self, id: ConnId) {
+        let to = match self.manners.ending {
+            Some(_) => Some(id),
+            None => (!self.gone.is_empty()).then(|| self.dice.pick(&self.gone)),
+        };
+        let Some(to) = to else { return };
+        self.serial += 1;
+        let mut text = format!("!{:x}", self.serial).into_bytes();
+        text.extend(self.manners.ending.unwrap_or_default());
+        let done = self.handle.send_to(to, text.clone());
+        if done.is_ok() {
+            self.texts.entry(to).or_default().push(text);
+        }
+        self.note_outcome(done);
+    }
+
+    fn note_outcome<T>(&mut self, done: Result<(), HandleError<T>>) {
+        match done {
+            Ok(()) => self.commands += 1,
+            Err(HandleError::Full(_)) if self.handle.queued() >= self.capacity => {}
+            Err(e) => self.wrong = Some(format!("{e}, with {} of {}", self.handle.queued(), self.capacity)),
+        }
+    }
+
+    /// Learns who is there, and who has gone.
+    fn meet(&mut self, records: &[Record]) {
+        self.ids = records.iter().map(|r| r.id).collect();
+        let gone = records.iter().filter(|r| self.unique && r.closed.is_some());
+        self.gone = gone.map(|r| r.id).collect();
+    }
+
+    /// What has arrived was accepted, and nothing was lost before it.
+    fn check_arrivals(&mut self) -> Result<(), String> {
+        let arrived = std::mem::take(&mut *self.arrivals.lock().unwrap_or_else(PoisonError::into_inner));
+        for (from, serial) in arrived {
+            loop {
+                let next = self.accepted[from].pop_front();
+                let next =
+                    next.ok_or_else(|| format!("I1: {serial} of thread {from} arrived from nowhere"))?;
+                if next.serial == serial {
+                    break;
+                }
+                self.miss(from, &next)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn miss(&mut self, from: usize, lost: &Accepted) -> Result<(), String> {
+        self.missed += 1;
+        require(lost.may_miss, || format!("I1: {} of thread {from} was lost", lost.serial))
+    }
+
+    /// Nothing waits any more: whatever has not arrived is lost.
+    fn check_over(&mut self) -> Result<(), String> {
+        let waits = self.handle.queued();
+        require(waits == 0, || format!("I1: {waits} commands still wait"))?;
+        for from in 0..THREADS {
+            while let Some(lost) = self.accepted[from].pop_front() {
+                self.miss(from, &lost)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Others for Threads {
+    fn act(&mut self) {
+        if self.eager == 0 || self.breath == 0 || self.dice.below(1000) >= self.eager {
+            return;
+        }
+        let flood = self.dice.one_in(20);
+        let n = if flood { self.dice.size(self.capacity + 8) } else { self.dice.size(3) };
+        let n = n.min(self.breath);
+        self.breath -= n;
+        (0..n).for_each(|_| self.send_any());
+    }
+
+    fn wait(&self) -> bool {
+        self.handle.queued() > 0
+    }
+
+    fn rest(&mut self) {
+        self.eager = 0;
+    }
+}
+
+impl<H: Handler> Run<H> {
+    /// The other threads, if there are any.
+    pub(crate) fn threads(&self) -> Option<&Threads> {
+        let others: &dyn Any = &**self.inner.sys.others.as_ref()?;
+        others.downcast_ref()
+    }
+
+    /// What other threads sent was obeyed as promised; and who came and went in the turn is told to them. At the end
+    /// (`over`) nothing may be under way.
+    pub(super) fn check_threads(&mut self, over: bool) -> Result<(), String> {
+        let overslept = self.inner.sys.overslept;
+        require(!overslept, || "N7: commands wait, and nothing will wake us".to_owned())?;
+        let Some(others) = &mut self.inner.sys.others else { return Ok(()) };
+        let others: &mut dyn Any = &mut **others;
+        let Some(threads) = others.downcast_mut::<Threads>() else { return Ok(()) };
+        let stats = &self.inner.engine.core.stats;
+        let (obeyed, share) = (stats.commands, self.inner.engine.core.limits.commands_per_turn as u64);
+        let now = obeyed - threads.obeyed;
+        threads.obeyed = obeyed;
+        require(now <= share, || format!("N10: {now} commands in a turn, not {share}"))?;
+        let (waits, accepted) = (threads.handle.queued() as u64, threads.commands);
+        require(waits <= threads.capacity as u64, || format!("I3: {waits} of {} wait", threads.capacity))?;
+        require(obeyed + waits == accepted, || {
+            format!("I1: {accepted} commands accepted, {obeyed} obeyed, {waits} wait")
+        })?;
+        threads.check_arrivals()?;
+        if over {
+            threads.check_over()?;
+        }
+        let (missed, nobody) = (threads.missed, stats.commands_for_nobody);
+        require(missed <= nobody, || format!("I1: {missed} notes for nobody, {nobody} counted"))?;
+        if let Some(wrong) = &threads.wrong {
+            return Err(format!("I3: {wrong}"));
+        }
+        // Where ids come round, the one that is aborted at last may be another one.
+        let aborted =
+            if threads.unique { std::mem::take(&mut threads.aborted) } else { threads.aborted.clone() };
+        let Some(watched) = self.inner.engine.get_mut(self.key) else { return Ok(()) };
+        threads.meet(&watched.records);
+        for id in aborted {
+            if let Some(record) = watched.records.iter_mut().rfind(|r| r.id == id) {
+                record.aborted = true;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! The timers that handlers set: any number for a connection, and for the handler itself.
+//!
+//! Knows neither connections nor handlers, only whose a timer is. Each owner's timers hang together in a list, so that
+//! they end with it; setting and cancelling leave nothing behind. Invariant: a timer is in the list of its owner; what
+//! goes off first is what is due first, and of equal ones what was set first; none goes off before its time.
+
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::id::{ConnId, Generations, TimerId};
+use crate::time::Time;
+use crate::time::deadlines::Deadlines;
+
+/// Whose a timer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Connection(ConnId),
+    /// A handler, by its place among the handlers.
+    Handler(u32),
+}
+
+/// The timers of one owner.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TimerList {
+    head: u32,
+    pub(crate) len: u32,
+}
+
+impl Default for TimerList {
+    fn default() -> Self {
+        Self { head: NONE, len: 0 }
+    }
+}
+
+const NONE: u32 = u32::MAX;
+/// The shortest period: a timer that goes off in every turn would never let the loop rest.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+struct Timer {
+    id: TimerId,
+    owner: Owner,
+    key: u64,
+    after: Duration,
+    every: Option<Duration>,
+    /// Its neighbours in the owner's list.
+    prev: u32,
+    next: u32,
+    /// Where it is among those set in the callback that runs.
+    fresh: u32,
+}
+
+/// What a timer that goes off is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alarm {
+    pub(crate) id: TimerId,
+    pub(crate) owner: Owner,
+    pub(crate) key: u64,
+    /// It will not go off again.
+    pub(crate) last: bool,
+}
+
+/// All timers.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    slots: Slab<Timer>,
+    generations: Generations,
+    due: Deadlines<(Time, u64)>,
+    /// How often a timer was set, ever: who was first.
+    count: u64,
+    /// Set since the clock was last looked at: their time begins with the next look, for the callback that set them may
+    /// have run a while already.
+    fresh: Vec<u32>,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            slots: Slab::new(),
+            generations: Generations::new(),
+            due: Deadlines::default(),
+            count: 0,
+            fresh: Vec::new(),
+        }
+    }
+}
+
+impl Timers {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Sets a timer, which goes off once, or again and again.
+    pub(crate) fn set(
+        &mut self,
+        list: &mut TimerList,
+        owner: Owner,
+        key: u64,
+        now: Time,
+        after: Duration,
+        every: Option<Duration>,
+    ) -> TimerId {
+        let entry = self.slots.vacant_entry();
+        let slot = entry.key() as u32;
+        let id = TimerId { slot, generation: self.generations.next(entry.key()) };
+        let every = every.map(|d| d.max(SHORTEST));
+        entry.insert(Timer { id, owner, key, after, every, prev: NONE, next: list.head, fresh: NONE });
+        if let Some(next) = self.slots.get_mut(list.head as usize) {
+            next.prev = slot;
+        }
+        (list.head, list.len) = (slot, list.len + 1);
+        self.begin(slot, now.after(after));
+        id
+    }
+
+    /// Whose a timer is; `None` for one that is gone.
+    pub(crate) fn owner(&self, id: TimerId) -> Option<Owner> {
+        self.slots.get(id.slot as usize).filter(|t| t.id == id).map(|t| t.owner)
+    }
+
+    /// Lets a timer go off this much later, whenever it was due. False for one that is gone.
+    pub(crate) fn rearm(&mut self, id: TimerId, now: Time, after: Duration) -> bool {
+        let Some(timer) = self.slots.get_mut(id.slot as usize).filter(|t| t.id == id) else { return false };
+        timer.after = after;
+        self.begin(id.slot, now.after(after));
+        true
+    }
+
+    /// Sets a slot's deadline, for now: see [`settle`](Timers::settle).
+    fn begin(&mut self, slot: u32, at: Time) {
+        self.due.set(slot, (at, self.count));
+        self.count += 1;
+        if let Some(timer) = self.slots.get_mut(slot as usize).filter(|t| t.fresh == NONE) {
+            timer.fresh = self.fresh.len() as u32;
+            self.fresh.push(slot);
+        }
+    }
+
+    /// A callback has returned, and the clock was looked at: the time of what it set begins now.
+    #[inline]
+    pub(crate) fn settle(&mut self, now: Time) {
+        if !self.fresh.is_empty() {
+            self.settle_all(now);
+        }
+    }
+
+    #[cold]
+    fn settle_all(&mut self, now: Time) {
+        while let Some(slot) = self.fresh.pop() {
+            let Some(timer) = self.slots.get_mut(slot as usize) else { continue };
+            timer.fresh = NONE;
+            let (at, number) = self.due.get(slot);
+            let later = now.after(timer.after).max(at);
+            if later > at {
+                self.due.set(slot, (later, number));
+            }
+        }
+    }
+
+    /// What was set between turns begins when it was set.
+    #[inline]
+    pub(crate) fn settle_as_set(&mut self) {
+        self.settle(Time(0));
+    }
+
+    /// Ends a timer, which is in its owner's list. False for one that is gone.
+    pub(crate) fn cancel(&mut self, list: &mut TimerList, id: TimerId) -> bool {
+        let there = self.slots.get(id.slot as usize).is_some_and(|t| t.id == id);
+        if there {
+            self.remove(list, id.slot);
+        }
+        there
+    }
+
+    /// Ends all timers of an owner.
+    pub(crate) fn clear(&mut self, list: &mut TimerList) {
+        while self.slots.contains(list.head as usize) {
+            self.remove(list, list.head);
+        }
+    }
+
+    fn remove(&mut self, list: &mut TimerList, slot: u32) {
+        let Some(timer) = self.slots.try_remove(slot as usize) else { return };
+        self.due.clear(slot);
+        if timer.fresh != NONE {
+            self.fresh.swap_remove(timer.fresh as usize);
+            if let Some(moved) = self.fresh.get(timer.fresh as usize)
+                && let Some(other) = self.slots.get_mut(*moved as usize)
+            {
+                other.fresh = timer.fresh;
+            }
+        }
+        if let Some(next) = self.slots.get_mut(timer.next as usize) {
+            next.prev = timer.prev;
+        }
+        match self.slots.get_mut(timer.prev as usize) {
+            Some(prev) => prev.next = timer.next,
+            None => list.head = timer.next,
+        }
+        list.len -= 1;
+    }
+
+    /// When the first one is due.
+    #[inline]
+    pub(crate) fn next(&self) -> Time {
+        self.due.next().map_or(Time::NEVER, |((at, _), _)| at)
+    }
+
+    /// How many times timers were set so far: who was set later waits for the next turn.
+    pub(crate) const fn mark(&self) -> u64 {
+        self.count
+    }
+
+    /// What goes off at `now`, if it was set before `mark`. One that goes off again gets its next time, in step with
+    /// its last one; times that have been missed are left out. One that does not is still there, to be cancelled.
+    pub(crate) fn due(&mut self, now: Time, mark: u64) -> Option<Alarm> {
+        let ((at, number), slot) = self.due.next()?;
+        if at > now || number >= mark {
+            return None;
+        }
+        let timer = self.slots.get(slot as usize)?;
+        let (id, owner, key) = (timer.id, timer.owner, timer.key);
+        if let Some(every) = timer.every {
+            let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
+            let missed = now.nanos_since(at) / every;
+            let next = Time(at.0.saturating_add(every.saturating_mul(missed + 1)));
+            self.due.set(slot, (next, self.count));
+            self.count += 1;
+        }
+        Some(Alarm { id, owner, key, last: timer.every.is_none() })
+    }
+}
+
+#[cfg(test)]
+#[path = "timers_tests.rs"]
+mod tests;

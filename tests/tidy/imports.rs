@@ -1,0 +1,178 @@
+//! Which file of `src/` imports which, read from the text: paths that begin with `crate`, `super` or `self`, and the
+//! modules that a file declares. A re-export is followed to the file that defines the name. Tests are left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Source;
+
+/// A path through the modules, `lib.rs` being the empty one.
+type Path = Vec<String>;
+
+/// The files, and what each imports.
+pub(crate) struct Imports {
+    files: BTreeMap<Path, File>,
+}
+
+struct File {
+    name: String,
+    is_test: bool,
+    /// Every path that the code names, and whether it only passes it on (`pub use`).
+    paths: Vec<(Path, bool)>,
+}
+
+impl Imports {
+    pub(crate) fn read(sources: &[Source]) -> Self {
+        let modules: BTreeSet<Path> = sources.iter().map(|s| module_of(&s.name)).collect();
+        let file = |source: &Source| {
+            let here = module_of(&source.name);
+            let text =
+                source.code().iter().map(|l| l.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
+            let paths = paths_in(&text, &here, &modules);
+            (here, File { name: source.name.clone(), is_test: source.is_test(), paths })
+        };
+        Self { files: sources.iter().map(file).collect() }
+    }
+
+    /// The module that defines what a path names. Re-exports are followed, as many as a reader would follow.
+    fn definer(&self, path: &[String], patience: u32) -> Path {
+        let deepest = (0..=path.len()).rev().find(|&n| self.files.contains_key(&path[..n])).unwrap();
+        let (module, rest) = (&path[..deepest], &path[deepest..]);
+        let Some(item) = rest.first().filter(|_| patience > 0) else { return module.to_vec() };
+        let mut imported = self.files[module].paths.iter().map(|(path, _)| path);
+        match imported.find(|p| p.last() == Some(item) && p.as_slice() != path && p.len() > 1) {
+            Some(target) => self.definer(target, patience - 1),
+            None => module.to_vec(),
+        }
+    }
+
+    /// Each file with the files that it imports. A file that only passes a name on does not import it.
+    pub(crate) fn edges(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut edges = BTreeMap::new();
+        for (module, file) in self.files.iter().filter(|(_, file)| !file.is_test) {
+            let used = file.paths.iter().filter(|(_, passed_on)| !passed_on);
+            let targets = used.map(|(path, _)| self.definer(path, 5)).filter(|target| target != module);
+            let targets = targets.map(|target| &self.files[&target]).filter(|file| !file.is_test);
+            edges.insert(file.name.as_str(), targets.map(|file| file.name.as_str()).collect());
+        }
+        edges
+    }
+}
+
+/// A circle among the files, if there is one.
+pub(crate) fn circle<'a>(edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> Option<Vec<&'a str>> {
+    // Files that import nothing but files that were taken away are taken away; what is left goes in circles.
+    let mut left = edges.clone();
+    loop {
+        let done: Vec<&str> = left
+            .iter()
+            .filter(|(_, targets)| !targets.iter().any(|t| left.contains_key(t)))
+            .map(|(f, _)| *f)
+            .collect();
+        if done.is_empty() {
+            break;
+        }
+        done.iter().for_each(|file| drop(left.remove(file)));
+    }
+    let mut walk = vec![*left.keys().next()?];
+    loop {
+        let next = *left[walk.last().unwrap()].iter().find(|t| left.contains_key(*t)).unwrap();
+        if let Some(start) = walk.iter().position(|file| *file == next) {
+            walk.push(next);
+            return Some(walk.split_off(start));
+        }
+        walk.push(next);
+    }
+}
+
+fn module_of(name: &str) -> Path {
+    let path = name.trim_end_matches(".rs").trim_end_matches("/mod");
+    if path == "lib" { Path::new() } else { path.split('/').map(str::to_owned).collect() }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Every path in a text that leads into the crate, made absolute; and whether it is passed on.
+fn paths_in(text: &str, here: &[String], modules: &BTreeSet<Path>) -> Vec<(Path, bool)> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(gap) = text[at..].find("::") {
+        let head_end = at + gap;
+        let head_start = text[..head_end].rfind(|c| !is_word(c)).map_or(0, |i| i + 1);
+        let (tails, end) = tails(text, head_end);
+        at = end;
+        let head = &text[head_start..head_end];
+        let base = match head {
+            "crate" => Path::new(),
+            "super" => here[..here.len().saturating_sub(1)].to_vec(),
+            "self" => here.to_vec(),
+            _ => [here, &[head.to_owned()]].concat(),
+        };
+        if !matches!(head, "crate" | "super" | "self") && !modules.contains(&base) {
+            // Another crate's path, or an item's: what stands in its braces may be ours all the same.
+            at = head_end + 2;
+            continue;
+        }
+        let statement = text[..head_start].rfind([';', '{', '}']).map_or(0, |i| i + 1);
+        let passed_on =
+            text[statement..head_start].trim_start().starts_with("pub") && text[statement..].contains("use ");
+        for tail in tails {
+            let ups = tail.iter().take_while(|word| *word == "super").count();
+            let mut path = base[..base.len().saturating_sub(ups)].to_vec();
+            path.extend(tail.into_iter().skip(ups));
+            found.push((path, passed_on));
+        }
+    }
+    found
+}
+
+/// What follows a path's first word from `at` on: one tail, or several where there are braces; and where they end.
+fn tails(text: &str, at: usize) -> (Vec<Path>, usize) {
+    let Some(rest) = text[at..].strip_prefix("::") else { return (vec![Path::new()], at) };
+    let start = text.len() - rest.len();
+    if !rest.starts_with('{') {
+        let word: String = rest.chars().take_while(|c| is_word(*c)).collect();
+        if word.is_empty() {
+            return (vec![Path::new()], start);
+        }
+        let (found, end) = tails(text, start + word.len());
+        return (found.into_iter().map(|tail| [vec![word.clone()], tail].concat()).collect(), end);
+    }
+    let (mut found, mut at) = (Vec::new(), start + 1);
+    while !text[at..].starts_with('}') {
+        if text[at..].starts_with(is_word) {
+            let word: String = text[at..].chars().take_while(|c| is_word(*c)).collect();
+            let (inner, end) = tails(text, at + word.len());
+            found.extend(inner.into_iter().map(|tail| [vec![word.clone()], tail].concat()));
+            at = end;
+        } else {
+            at += text[at..].chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    (found, at + 1)
+}
+
+#[test]
+fn the_imports_of_a_text_are_found() {
+    let source = |name: &str, text: &str| Source { name: name.into(), text: text.into() };
+    let sources = [
+        source("lib.rs", "mod a;\nmod b;\npub use a::Thing;\n"),
+        source("a/mod.rs", "mod inner;\npub(crate) use inner::Thing;\nuse crate::b;\n"),
+        source("a/inner.rs", "use super::super::b::{Other, More};\nfn f(x: std::io::Error) {}\n"),
+        source(
+            "b.rs",
+            "use crate::{Thing, a::Own};\n// crate::nothing\n#[cfg(test)]\nmod tests {\n    use crate::x::Y;\n}\n",
+        ),
+        source("b_tests.rs", "use crate::a::Own;\n"),
+    ];
+    let imports = Imports::read(&sources);
+    let edges = imports.edges();
+    let of = |name: &str| edges[name].iter().copied().collect::<Vec<_>>();
+    assert_eq!((of("lib.rs"), of("a/mod.rs"), of("a/inner.rs")), (vec![], vec!["b.rs"], vec!["b.rs"]));
+    assert_eq!(of("b.rs"), ["a/inner.rs", "a/mod.rs"]);
+    assert!(!edges.contains_key("b_tests.rs"));
+    let round = circle(&edges).unwrap();
+    assert!(round.first() == round.last() && round.contains(&"b.rs"), "{round:?}");
+    assert_eq!(circle(&BTreeMap::from([("x", BTreeSet::from(["y"])), ("y", BTreeSet::new())])), None);
+}
