@@ -15,7 +15,7 @@
 //! carry is refused, never cut short.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::{BuildError, Codec, Decoded, EncodeError, FrameError, LengthDelimitedBuilder, Scan};
+use super::{Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// Messages behind a length field of 1 to 8 bytes.
 ///
@@ -62,35 +62,6 @@ pub struct LengthDelimited {
 }
 
 impl LengthDelimited {
-    /// All the options, for messages of at most `max` bytes. Without any: 4 bytes, big endian, header stripped.
-    pub fn builder(max: usize) -> LengthDelimitedBuilder {
-        LengthDelimitedBuilder::new(max)
-    }
-
-    /// A length of 2 bytes, big endian, before messages of at most `max` bytes (65 535 is the most it can carry).
-    ///
-    /// # Errors
-    /// When `max` is 0.
-    pub fn u16_be(max: usize) -> Result<Self, BuildError> {
-        Self::builder(max).length_field_length(2).build()
-    }
-
-    /// A length of 4 bytes, big endian (network order), before messages of at most `max` bytes.
-    ///
-    /// # Errors
-    /// When `max` is 0.
-    pub fn u32_be(max: usize) -> Result<Self, BuildError> {
-        Self::builder(max).build()
-    }
-
-    /// A length of 4 bytes, little endian, before messages of at most `max` bytes.
-    ///
-    /// # Errors
-    /// When `max` is 0.
-    pub fn u32_le(max: usize) -> Result<Self, BuildError> {
-        Self::builder(max).little_endian().build()
-    }
-
     /// How many bytes the whole frame has. `data` holds the whole header.
     #[inline]
     fn frame_len(&self, data: &[u8]) -> Result<usize, FrameError> {

@@ -22,6 +22,37 @@ pub struct LengthDelimitedBuilder {
     prefix: Option<Vec<u8>>,
 }
 
+impl LengthDelimited {
+    /// All the options, for messages of at most `max` bytes. Without any: 4 bytes, big endian, header stripped.
+    pub fn builder(max: usize) -> LengthDelimitedBuilder {
+        LengthDelimitedBuilder::new(max)
+    }
+
+    /// A length of 2 bytes, big endian, before messages of at most `max` bytes (65 535 is the most it can carry).
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn u16_be(max: usize) -> Result<Self, BuildError> {
+        Self::builder(max).length_field_length(2).build()
+    }
+
+    /// A length of 4 bytes, big endian (network order), before messages of at most `max` bytes.
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn u32_be(max: usize) -> Result<Self, BuildError> {
+        Self::builder(max).build()
+    }
+
+    /// A length of 4 bytes, little endian, before messages of at most `max` bytes.
+    ///
+    /// # Errors
+    /// When `max` is 0.
+    pub fn u32_le(max: usize) -> Result<Self, BuildError> {
+        Self::builder(max).little_endian().build()
+    }
+}
+
 impl LengthDelimitedBuilder {
     pub(super) fn new(max: usize) -> Self {
         let (strip, prefix) = (None, None);

@@ -206,15 +206,6 @@ impl Core {
             }
         }
     }
-
-    /// Forgets input that nobody will use.
-    pub(crate) fn discard_input(&mut self, id: ConnId) {
-        let Some(c) = self.conns.get_mut(id) else { return };
-        c.deferred = false;
-        if let Some(kept) = c.kept.take() {
-            kept.give(&mut self.pool);
-        }
-    }
 }
 
 /// When to judge a connection again that may have input waiting.

@@ -8,27 +8,32 @@
 
 mod broadcast;
 mod close;
-pub(crate) mod connect;
+mod connect;
+pub(crate) mod connect_jobs;
 mod datagram;
 mod datagram_queue;
-mod holding;
-mod linking;
+pub(crate) mod datagram_sockets;
+mod evictor;
+mod flow;
+mod receive;
 mod send;
 mod switch;
 #[cfg(test)]
 mod tests;
 mod timers;
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use self::connect::Attempts;
-use crate::buffer::input::Kept;
+use self::connect_jobs::Attempts;
+use self::datagram_sockets::Mailboxes;
+use self::evictor::Shed;
 use crate::buffer::pool::Pool;
 use crate::codec::Framing;
-use crate::config::limits::{LEAST_READ, Limits};
+use crate::config::limits::Limits;
 use crate::connection::{Connection, Phase, Table};
 use crate::group::Groups;
 use crate::id::{ConnId, Generations};
@@ -39,9 +44,7 @@ use crate::time::timers::{TimerList, Timers};
 
 pub(crate) use broadcast::owed;
 pub use datagram::Posted;
-pub(crate) use datagram::{Mailbox, Stage};
 pub use send::Sent;
-pub(crate) use switch::Switch;
 
 /// Numbers reactors, so that a key of one does not open another.
 static REACTORS: AtomicU32 = AtomicU32::new(0);
@@ -61,6 +64,14 @@ pub(crate) struct Delivery {
     pub(crate) messages: usize,
     /// It sent something to its own connection.
     pub(crate) answered: bool,
+}
+
+/// A wish to hand the connection of the running callback over.
+#[derive(Debug)]
+pub(crate) struct Switch {
+    /// The place of the handler that takes over.
+    pub(crate) site: u32,
+    pub(crate) state: Box<dyn Any>,
 }
 
 /// Everything that handlers can reach.
@@ -108,8 +119,8 @@ pub(crate) struct Core {
     /// Tells reactors apart.
     pub(crate) number: u32,
     /// Datagram sockets.
-    pub(crate) mail: datagram::Mailboxes,
-    shed: send::Shed,
+    pub(crate) mail: Mailboxes,
+    shed: Shed,
 }
 
 impl Core {
@@ -141,8 +152,8 @@ impl Core {
             stop_wanted: 0,
             stopping: false,
             number: REACTORS.fetch_add(1, Ordering::Relaxed),
-            mail: datagram::Mailboxes::new(),
-            shed: send::Shed::default(),
+            mail: Mailboxes::new(),
+            shed: Shed::default(),
         }
     }
 
@@ -195,30 +206,6 @@ impl Core {
         }
     }
 
-    /// Whether so much output waits in all that those who add to it are not read.
-    #[inline]
-    pub(crate) fn tight(&self) -> bool {
-        self.pool.output() > self.limits.output_total.get() / 2
-    }
-
-    /// Whether input of this connection may be used now.
-    #[inline]
-    pub(crate) fn may_read(&self, c: &Connection) -> bool {
-        c.phase == Phase::Open && !c.held_up() && !(c.out.pending() > 0 && self.tight())
-    }
-
-    /// The most to read at once: one buffer, but no more than an echo of it may wait; little while memory is tight.
-    #[inline]
-    pub(crate) fn read_budget(&self, id: ConnId) -> usize {
-        let Some(c) = self.conns.get(id) else { return LEAST_READ };
-        let mut room = self.limits.output_high.saturating_sub(c.out.pending());
-        if let Some(rare) = c.rare() {
-            room = room.min(self.room_behind(&rare.feeds));
-        }
-        let room = room.max(LEAST_READ);
-        if self.tight() { self.limits.read_buffer.min(LEAST_READ) } else { self.limits.read_buffer.min(room) }
-    }
-
     /// Whether a visit would get something done.
     #[inline]
     pub(crate) fn has_work(&self, c: &Connection) -> bool {
@@ -237,13 +224,6 @@ impl Core {
         }
     }
 
-    /// Begins what a callback for `id` with `data` may do.
-    #[inline]
-    pub(crate) fn begin_delivery(&mut self, id: ConnId, data: &[u8]) {
-        let start = data.as_ptr().addr();
-        self.delivery = Delivery { conn: Some(id), window: start..start + data.len(), ..Delivery::default() };
-    }
-
     /// The part of what was delivered that is to be written in front of `id`'s outbox, and forgets it.
     #[inline]
     pub(crate) fn take_borrowed(&mut self, id: ConnId) -> Range<usize> {
@@ -257,136 +237,9 @@ impl Core {
         c.out.pending() + borrowed
     }
 
-    /// Whether the handler should go on with what it was given. See
-    /// [`Context::wants_more`](crate::Context::wants_more).
-    #[inline]
-    pub(crate) fn wants_more(&self, id: ConnId) -> bool {
-        self.delivery.messages < self.limits.messages_per_turn
-            && self.switch.is_none()
-            && self.conns.get(id).is_some_and(|c| {
-                c.phase == Phase::Open && !c.held_up() && !(self.tight() && self.pending(c) > 0)
-            })
-    }
-
-    /// Stores what the callback left of `data`, which came from the shared buffer. `continues`: it began with input
-    /// kept before because its message was unfinished.
-    pub(crate) fn keep_copy(&mut self, id: ConnId, data: &[u8], continues: bool) {
-        let rest = self.delivery.rest.min(data.len());
-        if rest == 0 || !self.may_keep(id, rest) {
-            return;
-        }
-        match Kept::new(&data[data.len() - rest..], &mut self.pool) {
-            Some(kept) => self.keep(id, Box::new(kept), continues && rest == data.len()),
-            None => self.kill_for_memory(id),
-        }
-    }
-
-    /// Puts back what the callback left of `kept`, whose bytes were delivered.
-    pub(crate) fn keep_rest(&mut self, id: ConnId, mut kept: Box<Kept>, continues: bool) {
-        let rest = self.delivery.rest.min(kept.len());
-        if rest == 0 || !self.may_keep(id, rest) {
-            kept.give(&mut self.pool);
-            return;
-        }
-        let same = continues && rest == kept.len();
-        kept.keep_last(rest);
-        kept.shrink(&mut self.pool);
-        self.keep(id, kept, same);
-    }
-
-    /// Lets a connection's input wait. The clock of its message begins now, unless it is the `same` as before.
-    fn keep(&mut self, id: ConnId, kept: Box<Kept>, same: bool) {
-        let (now, deferred) = (self.now, self.delivery.deferred);
-        let Some(c) = self.conns.get_mut(id) else { return };
-        c.kept = Some(kept);
-        c.deferred = deferred;
-        if !deferred {
-            if !same {
-                c.message = now;
-                c.clock_stopped = false;
-            }
-            self.deadlines.bring_forward(id.slot, now.after(self.limits.message_timeout.get()));
-            self.sync_clock(id);
-        }
-        if self.pool.input() > self.limits.input_total.get() {
-            self.shed_input(id);
-        }
-    }
-
-    /// Whether `id` is open and may keep `rest` bytes; if they are too many, this ends it.
-    fn may_keep(&mut self, id: ConnId, rest: usize) -> bool {
-        let max = self.limits.input_kept;
-        if self.conns.get(id).is_none_or(|c| c.phase != Phase::Open) {
-            return false;
-        }
-        if rest > max && !self.delivery.deferred {
-            let (len, max) = (rest as u64, max as u64);
-            self.begin_close(id, crate::closed::Reason::FrameTooLong { len, max });
-            return false;
-        }
-        true
-    }
-
-    /// Stops the clock of an unfinished message while we do not read, and lets it go on when we do again.
-    pub(crate) fn sync_clock(&mut self, id: ConnId) {
-        let now = self.now;
-        let Some(c) = self.conns.get_mut(id) else { return };
-        let stop = c.held_up() || c.starved;
-        if stop == c.clock_stopped {
-            return;
-        }
-        c.clock_stopped = stop;
-        c.message = Time(now.0.saturating_sub(c.message.0));
-        if stop {
-            return;
-        }
-        // Nothing could come in while we did not read: that was not idleness of the peer's.
-        c.active = now;
-        if c.kept.is_some() {
-            let at = c.message.after(self.limits.message_timeout.get());
-            self.deadlines.bring_forward(id.slot, at);
-        }
-    }
-
-    /// Pauses or resumes the reading of a connection, as its handler wishes.
-    pub(crate) fn set_paused(&mut self, id: ConnId, paused: bool) -> bool {
-        let Some(c) = self.conns.get_mut(id) else { return false };
-        if c.phase != Phase::Open {
-            return false;
-        }
-        c.paused = paused;
-        self.sync_clock(id);
-        self.enqueue_if_work(id);
-        true
-    }
-
     /// Whether the groups' logs hold so much that they must be written before the next callback.
     #[inline]
     pub(crate) fn logs_full(&self) -> bool {
         self.logged >= self.limits.output_high
-    }
-
-    /// Notes that a connection is read again.
-    #[inline]
-    pub(crate) fn feed(&mut self, id: ConnId) {
-        if let Some(c) = self.conns.get_mut(id)
-            && std::mem::take(&mut c.starved)
-        {
-            self.sync_clock(id);
-        }
-    }
-
-    /// Lets those be read again that were not because all output together was large.
-    pub(crate) fn feed_starved(&mut self) {
-        if self.starved.is_empty() || self.tight() {
-            return;
-        }
-        for id in std::mem::take(&mut self.starved) {
-            if let Some(c) = self.conns.get_mut(id) {
-                c.listed = false;
-            }
-            self.feed(id);
-            self.enqueue_if_work(id);
-        }
     }
 }

@@ -33,32 +33,6 @@ impl Sent {
     }
 }
 
-/// Those who hold the most, found by one scan in a turn.
-#[derive(Debug, Default)]
-pub(crate) struct Shed {
-    output: Scan,
-    input: Scan,
-}
-
-#[derive(Debug, Default)]
-struct Scan {
-    turn: Option<u32>,
-    /// Rising; the largest is last.
-    holders: Vec<(usize, ConnId)>,
-}
-
-impl Scan {
-    /// The next largest holder, with what it holds. It may have changed since the scan.
-    fn next(&mut self, turn: u32, scan: impl FnOnce() -> Vec<(usize, ConnId)>) -> Option<ConnId> {
-        if self.turn != Some(turn) {
-            self.turn = Some(turn);
-            self.holders = scan();
-            self.holders.sort_unstable();
-        }
-        self.holders.pop().map(|(_, id)| id)
-    }
-}
-
 enum Refusal {
     Unencodable,
     Full,
@@ -350,28 +324,6 @@ impl Core {
     pub(super) fn hold_to_total(&mut self, id: ConnId) {
         if !self.make_room(0) {
             self.kill(id, Reason::TotalOutputLimit);
-        }
-    }
-
-    /// Keeps all kept input together within its limit, by cutting those who hold the most of it, and at last `id`, who
-    /// has just added to it.
-    pub(crate) fn shed_input(&mut self, id: ConnId) {
-        let total = self.limits.input_total.get();
-        while self.pool.input() > total {
-            let Self { shed, conns, turn, .. } = self;
-            let holders = || {
-                conns
-                    .iter()
-                    .map(|c| (c.kept.as_ref().map_or(0, |k| k.held()), c.id))
-                    .filter(|h| h.0 > 0)
-                    .collect()
-            };
-            let Some(largest) = shed.input.next(*turn, holders) else {
-                return self.kill(id, Reason::TotalInputLimit);
-            };
-            if self.conns.get(largest).is_some_and(|c| c.kept.is_some()) {
-                self.kill(largest, Reason::TotalInputLimit);
-            }
         }
     }
 }

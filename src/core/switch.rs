@@ -5,17 +5,9 @@
 
 use std::any::Any;
 
-use super::Core;
+use super::{Core, Switch};
 use crate::connection::Phase;
 use crate::id::{ConnId, Key};
-
-/// A wish to hand the connection of the running callback over.
-#[derive(Debug)]
-pub(crate) struct Switch {
-    /// The place of the handler that takes over.
-    pub(crate) site: u32,
-    pub(crate) state: Box<dyn Any>,
-}
 
 impl Core {
     /// Notes that a connection is to go over to another handler when its callback has returned. False for a key of

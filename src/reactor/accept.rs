@@ -6,100 +6,19 @@
 use std::io;
 use std::time::Duration;
 
-use slab::Slab;
-
-use super::turn::Loop;
+use super::event_loop::Loop;
+use super::tables::Door;
 use crate::closed::Reason;
 use crate::config::address::Address;
 use crate::config::limits::AtCapacity;
 use crate::connection::Connection;
-use crate::core::Core;
-use crate::id::{ConnId, Generations, ListenerId, Token};
+use crate::id::{ListenerId, Token};
 use crate::sys::errno::{AcceptTrouble, of_accept};
 use crate::sys::{CloseHow, Sys};
-use crate::time::Time;
 use crate::time::log_limit::suppressed;
 
 /// Errors of an unknown kind in a row, before a listener rests.
 const UNKNOWN_IN_A_ROW: u32 = 10;
-
-struct Door<L> {
-    id: ListenerId,
-    socket: L,
-    site: u32,
-    address: Address,
-    ready: bool,
-    unknown_errors: u32,
-}
-
-/// All listeners.
-pub(crate) struct Doors<S: Sys> {
-    slots: Slab<Door<S::Listener>>,
-    generations: Generations,
-    /// Accepting rests until then.
-    paused: Option<Time>,
-    /// There were as many connections as allowed, and not enough have ended since.
-    full: bool,
-    /// Connections refused since the log last said so.
-    refused: u64,
-    /// Someone has come since a lingering connection was last dropped to make a place.
-    hot: bool,
-    /// A place has been made that way and is not taken yet.
-    made: bool,
-}
-
-impl<S: Sys> Doors<S> {
-    pub(super) const fn new() -> Self {
-        Self {
-            slots: Slab::new(),
-            generations: Generations::new(),
-            paused: None,
-            full: false,
-            refused: 0,
-            hot: false,
-            made: false,
-        }
-    }
-
-    /// Notes that connections wait. False for a listener that is gone.
-    pub(super) fn note_ready(&mut self, id: ListenerId) -> bool {
-        let door = self.slots.get_mut(id.slot as usize).filter(|d| d.id == id);
-        self.hot |= door.is_some();
-        door.map(|d| d.ready = true).is_some()
-    }
-
-    /// When accepting goes on, if it rests.
-    pub(crate) fn paused_until(&self) -> Time {
-        self.paused.unwrap_or(Time::NEVER)
-    }
-
-    /// Whether there may be someone to take, and room.
-    pub(super) fn may_accept(&self, core: &Core) -> bool {
-        self.paused.is_none()
-            && self.slots.iter().any(|(_, d)| d.ready)
-            && (core.limits.at_capacity == AtCapacity::Refuse || !self.is_full(core))
-    }
-
-    /// Ends the rest: a descriptor has come free.
-    pub(super) fn resume(&mut self, core: &Core) {
-        if self.paused.take().is_some() {
-            log::info!("accepting again, {} connections open", core.conns.len());
-        }
-    }
-
-    /// Whether it is for a reason that nobody is accepted.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn rest(&self, core: &Core) -> bool {
-        self.paused.is_some() || core.limits.at_capacity == AtCapacity::Pause && self.is_full(core)
-    }
-
-    /// Full at the limit, and then until a sixty-fourth of it has come free.
-    fn is_full(&self, core: &Core) -> bool {
-        let max = core.limits.connections.get();
-        let enough = if self.full && !self.made { max - (max / 64).max(1) } else { max - 1 };
-        core.conns.len() > enough
-    }
-}
 
 impl<S: Sys> Loop<S> {
     /// Registers a listener for the handler at `site`.
@@ -236,15 +155,6 @@ impl<S: Sys> Loop<S> {
         self.engine.open(id);
         self.after_call(id, &[]);
         self.engine.core.enqueue_if_work(id);
-    }
-
-    /// Puts a stream into its slot.
-    pub(super) fn seat(&mut self, id: ConnId, stream: S::Stream) {
-        let slot = id.slot as usize;
-        if slot >= self.streams.len() {
-            self.streams.resize_with(slot + 1, || None);
-        }
-        self.streams[slot] = Some(stream);
     }
 
     fn count_refused(&mut self, why: &Reason) {

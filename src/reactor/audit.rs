@@ -3,9 +3,10 @@
 //! For tests and simulations only. Knows no world. Invariant: it changes nothing, and trusts no counter that it can
 //! count again.
 
-use super::turn::Loop;
+use super::event_loop::Loop;
 use crate::buffer::pool::LARGE;
 use crate::connection::{Connection, Phase};
+use crate::core::connect_jobs::Stage;
 use crate::id::ConnId;
 use crate::sys::Sys;
 
@@ -60,7 +61,7 @@ impl<S: Sys> Loop<S> {
             require(m.pending() > 0 || m.out.held() + m.parked.held() == 0, || told("N9: it holds memory"))?;
             require(!m.has_work() || m.is_awaited(), || told("N7: work that nobody will do"))?;
             let closed = core.mail.closed.contains(&m.id);
-            require(closed == (m.stage == crate::core::Stage::Closed), || {
+            require(closed == (m.stage == crate::core::datagram_sockets::Stage::Closed), || {
                 told("N5: an end that nobody will tell")
             })
         })
@@ -95,6 +96,17 @@ impl<S: Sys> Loop<S> {
             // Among those who wait may be some who have gone; where generations are few, their ids come round.
             require(c.holds <= n, || format!("N9: waits for {n} groups: {c:?}"))
         })
+    }
+
+    /// How far all attempts are, for whoever checks.
+    fn audit_attempts(&self) -> Result<(), String> {
+        let core = &self.engine.core;
+        let connecting = core.conns.iter().filter(|c| c.phase == Phase::Connecting).count();
+        let tried: usize = core.attempts.iter().map(|a| a.trying.len()).sum();
+        require(connecting == tried, || format!("N6: {connecting} sockets connect, {tried} are known of"))?;
+        let looking = core.attempts.iter().filter(|a| matches!(a.stage, Stage::LookingUp)).count();
+        require(looking == core.attempts.looking, || format!("N6: {looking} names are looked up"))?;
+        require(core.dropped.is_empty(), || "N6: a dropped socket is still there".to_owned())
     }
 
     fn audit_connection(&self, c: &Connection) -> Result<(), String> {

@@ -3,19 +3,14 @@
 //! Knows nothing of how they got into the queue. Invariant: the flag is cleared before the queue is looked at, so that
 //! a command which comes while others are obeyed wakes the loop again.
 
-use super::turn::Loop;
+use super::event_loop::Loop;
 use crate::core::Sent;
 use crate::dispatch::Who;
-use crate::handler::handle::{Command, Handle};
+use crate::handler::handle::Command;
 use crate::handler::net::Net;
 use crate::sys::Sys;
 
 impl<S: Sys> Loop<S> {
-    /// What other threads have of this loop.
-    pub(crate) fn handle(&self) -> Handle {
-        Handle::new(std::sync::Arc::clone(&self.line))
-    }
-
     /// Obeys those that wait, up to a turn's share.
     pub(super) fn obey_commands(&mut self) {
         if !self.line.commands.is_flagged() {
@@ -62,14 +57,5 @@ impl<S: Sys> Loop<S> {
         };
         self.engine.core.stats.commands_for_nobody += u64::from(!reached);
         self.flush_full_logs();
-    }
-}
-
-impl<S: Sys> Drop for Loop<S> {
-    fn drop(&mut self) {
-        let left = self.line.commands.close();
-        if !left.is_empty() {
-            log::debug!("{} commands end with the reactor", left.len());
-        }
     }
 }

@@ -6,12 +6,12 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use super::turn::Loop;
+use super::event_loop::Loop;
 use crate::closed::Reason;
 use crate::config::address::Address;
 use crate::config::connect::Backoff;
 use crate::connection::Connection;
-use crate::core::connect::{Goal, Stage, in_turn};
+use crate::core::connect_jobs::{Goal, Stage, in_turn};
 use crate::dispatch::Who;
 use crate::id::{AttemptId, ConnId, Token};
 use crate::sys::{CloseHow, Sys};
@@ -380,34 +380,6 @@ impl<S: Sys> Loop<S> {
         self.end_lookup(id);
         let attempt = self.engine.core.attempts.remove(id)?;
         Some((attempt.site, attempt.tag))
-    }
-
-    /// Closes the sockets that were connecting and are no longer wanted.
-    pub(super) fn bury_dropped(&mut self) {
-        if self.engine.core.dropped.is_empty() {
-            return;
-        }
-        for id in std::mem::take(&mut self.engine.core.dropped) {
-            self.engine.core.conns.remove(id);
-            if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
-                self.sys.close(stream, CloseHow::Graceful);
-            }
-        }
-        self.doors.resume(&self.engine.core);
-    }
-
-    /// How far all attempts are, for whoever checks.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn audit_attempts(&self) -> Result<(), String> {
-        use super::audit::require;
-        use crate::connection::Phase;
-        let core = &self.engine.core;
-        let connecting = core.conns.iter().filter(|c| c.phase == Phase::Connecting).count();
-        let tried: usize = core.attempts.iter().map(|a| a.trying.len()).sum();
-        require(connecting == tried, || format!("N6: {connecting} sockets connect, {tried} are known of"))?;
-        let looking = core.attempts.iter().filter(|a| matches!(a.stage, Stage::LookingUp)).count();
-        require(looking == core.attempts.looking, || format!("N6: {looking} names are looked up"))?;
-        require(core.dropped.is_empty(), || "N6: a dropped socket is still there".to_owned())
     }
 }
 

@@ -6,9 +6,10 @@
 
 use std::io::{self, ErrorKind};
 
-use super::turn::Loop;
+use super::event_loop::Loop;
+use super::tables::Open;
 use crate::config::address::Address;
-use crate::core::{Mailbox, Stage};
+use crate::core::datagram_sockets::{Mailbox, Stage};
 use crate::dispatch::Who;
 use crate::dispatch::datagram::{News, Tell};
 use crate::id::{DatagramId, Token};
@@ -18,35 +19,6 @@ use crate::sys::errno::{AcceptTrouble, of_accept};
 
 /// Errors of receiving in a row before a socket rests a while.
 const ERRORS_IN_A_ROW: u32 = 64;
-
-struct Open<D> {
-    socket: D,
-    tell: Tell,
-}
-
-/// All datagram sockets.
-pub(crate) struct Outlets<S: Sys> {
-    /// By slot.
-    sockets: Vec<Option<Open<S::Datagram>>>,
-    /// One byte longer than the longest datagram that any socket takes, so that a longer one shows.
-    buffer: Vec<u8>,
-}
-
-impl<S: Sys> Outlets<S> {
-    pub(super) const fn new() -> Self {
-        Self { sockets: Vec::new(), buffer: Vec::new() }
-    }
-
-    fn get_mut(&mut self, id: DatagramId) -> Option<&mut Open<S::Datagram>> {
-        self.sockets.get_mut(id.slot as usize)?.as_mut()
-    }
-
-    /// Sockets that are open.
-    #[cfg(any(test, feature = "testing"))]
-    pub(super) fn len(&self) -> usize {
-        self.sockets.iter().flatten().count()
-    }
-}
 
 impl<S: Sys> Loop<S> {
     /// Registers a socket for the handler at `site`.

@@ -7,13 +7,16 @@ mod accept;
 #[cfg(any(test, feature = "testing"))]
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) mod audit;
-mod bind;
+mod close;
 mod commands;
 mod connect;
 mod datagram;
+pub(crate) mod event_loop;
+mod open;
 mod read;
 mod shutdown;
 mod sources;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -21,28 +24,23 @@ pub(crate) mod turn;
 mod write;
 
 use std::io;
-use std::net::SocketAddr;
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use crate::config::address::{Address, Endpoint};
-use crate::config::connect::Connect;
 use crate::config::limits::{Limits, PanicPolicy};
-use crate::config::listen::{Bind, Listen, ListenOptions, Source};
 use crate::handler::Handler;
 use crate::handler::handle::{Handle, Notes};
 use crate::handler::net::Net;
-use crate::id::{AttemptId, ConnId, Generations, Key, ListenerId};
+use crate::id::{ConnId, Generations, Key};
 use crate::stats::Stats;
 use crate::sys::Sys;
 use crate::sys::mio::MioSys;
 use crate::time::{Time, at_least};
 
-pub use bind::Bound;
-pub use shutdown::Report;
-pub use sources::{Readiness, SourceKey, Watch};
-use turn::Loop;
+use self::event_loop::Loop;
+pub use open::{Bound, Listening};
+pub use tables::{Readiness, Report, SourceKey, Watch};
 pub use turn::Turn;
 
 /// An event loop with its listeners, connections and handlers, on the thread that turns it.
@@ -128,135 +126,6 @@ impl Reactor {
     /// The handler behind a key, to change it; `None` for a key of another reactor.
     pub fn get_mut<H: 'static>(&mut self, key: Key<H>) -> Option<&mut H> {
         self.inner.engine.get_mut(key)
-    }
-
-    /// Listens at an address for a handler of its own, which is dropped when its listeners and connections are gone.
-    ///
-    /// The address is a string (`"127.0.0.1:7000"`, `"[::1]:7000"`, `"localhost:7000"`, `"unix:/path"`), a
-    /// [`SocketAddr`], a listener that the caller has bound, or a [`Listen`] with options. Port 0 takes a free port;
-    /// the answer has the real one. A host name is looked up here (which blocks) and listened on at all its
-    /// addresses.
-    ///
-    /// # Errors
-    /// When the address is wrong or taken, or the handler's framing does not fit the limits. Nothing is left listening
-    /// then.
-    pub fn listen<H: Handler>(&mut self, at: impl Into<Listen>, handler: H) -> io::Result<Listening> {
-        let site = self.inner.engine.add(handler, false)?;
-        // Whatever comes of it, the handler lives no longer than what leads to it.
-        self.inner.engine.retain(site);
-        let listening = self.listen_at(at.into(), site);
-        self.inner.engine.release(site);
-        listening
-    }
-
-    /// Listens at an address for a handler added before. See [`listen`](Reactor::listen).
-    ///
-    /// # Errors
-    /// As for [`listen`](Reactor::listen), and `NotFound` for a key of another reactor, or of a handler that was added
-    /// for [datagrams](Reactor::add_datagrams) only.
-    pub fn listen_on<H: Handler>(&mut self, at: impl Into<Listen>, key: Key<H>) -> io::Result<Listening> {
-        let site = self.site_of(key)?;
-        self.listen_at(at.into(), site)
-    }
-
-    /// The place of a handler that connections may lead to.
-    fn site_of<H>(&self, key: Key<H>) -> io::Result<u32> {
-        let site = self.inner.engine.site(key).ok_or_else(wrong_key)?;
-        match self.inner.engine.takes_connections(site) {
-            true => Ok(site),
-            false => Err(io::Error::new(io::ErrorKind::NotFound, "the key is one for datagrams only")),
-        }
-    }
-
-    fn listen_at(&mut self, at: Listen, site: u32) -> io::Result<Listening> {
-        let (source, options) =
-            at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-        let mut sockets = Vec::new();
-        let done = self.open_all(source, &options, site, &mut sockets);
-        if let Err(e) = done {
-            for (id, _) in sockets {
-                self.inner.close_door(id);
-            }
-            return Err(e);
-        }
-        Ok(Listening { sockets })
-    }
-
-    /// Opens the sockets that a source stands for: one, or one for each address of a name.
-    fn open_all(
-        &mut self,
-        source: Source,
-        options: &ListenOptions,
-        site: u32,
-        sockets: &mut Vec<(ListenerId, Address)>,
-    ) -> io::Result<()> {
-        let (host, port) = match source {
-            Source::Bound(bind) => return self.open_one(bind, options, site, sockets),
-            #[cfg(unix)]
-            Source::Endpoint(Endpoint::Unix(path)) => {
-                return self.open_one(Bind::Unix(path), options, site, sockets);
-            }
-            #[cfg(not(unix))]
-            Source::Endpoint(Endpoint::Unix(_)) => {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets on this system"));
-            }
-            Source::Endpoint(Endpoint::Tcp { host, port }) => (host, port),
-        };
-        let mut port = port;
-        for mut address in self.inner.sys.resolve(&host, port)? {
-            // The addresses of one name share the port that the first one was given.
-            address.set_port(port);
-            self.open_one(Bind::Tcp(address), options, site, sockets)?;
-            if port == 0 {
-                port = sockets.first().and_then(|(_, a)| a.tcp()).map_or(0, |a| a.port());
-            }
-        }
-        Ok(())
-    }
-
-    fn open_one(
-        &mut self,
-        at: Bind,
-        options: &ListenOptions,
-        site: u32,
-        sockets: &mut Vec<(ListenerId, Address)>,
-    ) -> io::Result<()> {
-        let socket = self.inner.sys.bind(at, options)?;
-        sockets.push(self.inner.open_door(socket, site)?);
-        Ok(())
-    }
-
-    /// Asks for a connection, for a handler added before. The address is a string, a [`SocketAddr`], a stream that is
-    /// connected already, or a [`Connect`] with options. It comes about in later turns: see [`Net::connect`], which
-    /// does the same from within a callback.
-    ///
-    /// # Errors
-    /// `NotFound` for a key of another reactor, `InvalidInput` when the address or an option is wrong, `QuotaExceeded`
-    /// when [`Limits::attempts`] are asked for, and an error of no kind while the reactor is shutting down. Whatever
-    /// goes wrong later is told to [`on_connect_failed`](Handler::on_connect_failed).
-    pub fn connect<H: Handler>(
-        &mut self,
-        to: impl Into<Connect>,
-        key: Key<H>,
-        tag: u64,
-    ) -> io::Result<AttemptId> {
-        let site = self.site_of(key)?;
-        let to = to.into().checked()?;
-        self.inner.look_at_clock();
-        let core = &mut self.inner.engine.core;
-        if core.stopping {
-            return Err(io::Error::other("the reactor is shutting down"));
-        }
-        core.connect(site, to, tag).ok_or_else(|| {
-            let what = format!("{} connections are asked for, as many as allowed", core.limits.attempts);
-            io::Error::new(io::ErrorKind::QuotaExceeded, what)
-        })
-    }
-
-    /// Stops listening. Accepted connections go on; those still waiting in the kernel's queue are lost. False when it
-    /// has stopped already.
-    pub fn close_listener(&mut self, id: ListenerId) -> bool {
-        self.inner.close_door(id)
     }
 
     /// The verbs that handlers have, for use between turns. It counts time from this call on.
@@ -359,32 +228,5 @@ impl AsFd for Reactor {
 impl AsRawFd for Reactor {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
-    }
-}
-
-fn wrong_key() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the key belongs to another reactor")
-}
-
-/// The sockets that one call of [`Reactor::listen`] opened; as [`Bound`], those of [`Reactor::bind`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listening<I = ListenerId> {
-    sockets: Vec<(I, Address)>,
-}
-
-impl<I> Listening<I> {
-    /// Each socket's id and the address it is bound to.
-    pub fn sockets(&self) -> &[(I, Address)] {
-        &self.sockets
-    }
-
-    /// The addresses, with the real ports.
-    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.sockets.iter().map(|(_, address)| address)
-    }
-
-    /// The first IP address; `None` for a Unix socket.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.addresses().find_map(Address::tcp)
     }
 }

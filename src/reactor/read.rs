@@ -5,10 +5,9 @@
 
 use std::io::ErrorKind;
 
-use super::turn::{FRONT, Loop};
+use super::event_loop::{FRONT, Loop};
 use crate::closed::Reason;
-use crate::connection::{Connection, Phase};
-use crate::dispatch::Who;
+use crate::connection::Phase;
 use crate::id::ConnId;
 use crate::sys::Sys;
 
@@ -16,6 +15,14 @@ use crate::sys::Sys;
 const FRUITLESS: u8 = 64;
 
 impl<S: Sys> Loop<S> {
+    /// Visits those that had work when the turn began; what is left over waits for the next one.
+    pub(super) fn visit_ready(&mut self) {
+        for _ in 0..self.engine.core.ready.len() {
+            let Some(id) = self.engine.core.ready.pop_front() else { return };
+            self.visit(id);
+        }
+    }
+
     /// Does what there is to do for one connection, within its budgets.
     pub(super) fn visit(&mut self, id: ConnId) {
         let Some(c) = self.engine.core.conns.get_mut(id) else { return };
@@ -181,113 +188,5 @@ impl<S: Sys> Loop<S> {
         self.engine.data(id, kept.data());
         self.after_call(id, kept.data());
         self.engine.core.keep_rest(id, kept, false);
-    }
-
-    /// What follows every callback of a connection: the time is taken, what it sent to its own peer is written (`data`
-    /// is what it was given, part of which may be what it sent), and a close that it asked for goes on.
-    pub(super) fn after_call(&mut self, id: ConnId, data: &[u8]) {
-        self.timed_call(Who::Connection(id));
-        let core = &mut self.engine.core;
-        let borrowed = core.take_borrowed(id);
-        let answered = std::mem::take(&mut core.delivery.answered);
-        core.delivery.conn = None;
-        if answered {
-            let lead = data.get(borrowed).unwrap_or_default();
-            let (written, _) = self.write(id, lead, &[]);
-            if written < lead.len() {
-                self.engine.core.put_back(id, &lead[written..]);
-            }
-            self.engine.core.after_write(id);
-        }
-        self.progress(id);
-        self.flush_full_logs();
-    }
-
-    /// Takes a close, or the end of our output, as far as it can go now.
-    #[inline]
-    pub(super) fn progress(&mut self, id: ConnId) {
-        let plain = |c: &Connection| c.phase == Phase::Open && !c.fin_wanted;
-        if !self.engine.core.conns.get(id).is_none_or(plain) {
-            self.progress_close(id);
-        }
-    }
-
-    fn progress_close(&mut self, id: ConnId) {
-        let core = &mut self.engine.core;
-        let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
-        let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.broken);
-        match c.phase {
-            Phase::Open if fin_sent && c.ended => core.finish(id, Reason::PeerClosed),
-            Phase::Open if c.fin_wanted && !fin_sent && !c.broken => {
-                let done = self.stream(id).is_some() && self.send_fin(id);
-                let core = &mut self.engine.core;
-                match core.conns.get_mut(id) {
-                    Some(c) if done => {
-                        c.fin_sent = true;
-                        if c.ended {
-                            core.finish(id, Reason::PeerClosed);
-                        }
-                    }
-                    _ => core.write_failed(id, Reason::PeerReset),
-                }
-            }
-            // The peer's FIN is read and ours goes with the close; or nothing can be sent any more.
-            Phase::Flushing if no_need => core.finish(id, Reason::PeerClosed),
-            Phase::Flushing => {
-                if fin_sent || self.send_fin(id) {
-                    self.engine.core.linger(id);
-                } else {
-                    self.engine.core.finish(id, Reason::PeerReset);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn send_fin(&mut self, id: ConnId) -> bool {
-        let stream = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut);
-        stream.is_some_and(|stream| self.sys.shutdown_write(stream).is_ok())
-    }
-
-    /// Asks a connection that is not read for the error that was reported on it.
-    fn ask_for_error(&mut self, id: ConnId) {
-        let core = &mut self.engine.core;
-        let Some(c) = core.conns.get_mut(id) else { return };
-        if !std::mem::take(&mut c.suspect) {
-            return;
-        }
-        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
-        if let Ok(Some(error)) | Err(error) = self.sys.take_error(stream) {
-            core.write_failed(id, Reason::of_io(&error));
-        }
-    }
-
-    /// Reads on after our FIN, and throws away what comes.
-    fn read_and_discard(&mut self, id: ConnId) {
-        let core = &mut self.engine.core;
-        let (now, limit) = (core.now, core.limits.linger_input);
-        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
-        let Some(c) = core.conns.get_mut(id) else { return };
-        let most = core.limits.read_buffer.min(limit.saturating_sub(c.written as usize));
-        if most == 0 {
-            return core.finish(id, Reason::Handler);
-        }
-        let received = self.sys.read(stream, &mut self.buffer[FRONT..FRONT + most]);
-        match received {
-            Ok(received) if received.len > 0 => {
-                c.active = now;
-                c.written = c.written.saturating_add(u32::try_from(received.len).unwrap_or(u32::MAX));
-                c.bytes_in += received.len as u64;
-                core.stats.bytes_in += received.len as u64;
-                if received.drained && !c.hinted {
-                    c.readable = false;
-                }
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                c.readable = false;
-                c.hinted = false;
-            }
-            _ => core.finish(id, Reason::Handler),
-        }
     }
 }

@@ -5,73 +5,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::turn::Loop;
-use crate::closed::{Closed, Reason};
+use super::event_loop::Loop;
+use super::tables::Report;
+use crate::closed::Reason;
 use crate::connection::Phase;
 use crate::id::{AttemptId, ConnId};
 use crate::sys::Sys;
-use crate::time::Time;
-
-/// What a shutdown came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Report {
-    /// Connections that ended with all they were owed handed to the kernel.
-    pub clean: u64,
-    /// Connections that ended otherwise, those included that were aborted when the grace was over.
-    pub cut: u64,
-    /// Bytes accepted for sending that were lost with those.
-    pub bytes_lost: u64,
-}
-
-/// Whether a shutdown is under way, and how it goes.
-#[derive(Debug, Default)]
-pub(crate) struct Stopping {
-    until: Option<Time>,
-    report: Report,
-    /// What the last shutdown came to.
-    last: Option<Report>,
-    /// How many shutdowns have ended.
-    done: u64,
-    /// How many requests to stop have been obeyed.
-    heeded: u8,
-}
-
-impl Stopping {
-    /// When what is left is aborted.
-    pub(super) fn deadline(&self) -> Time {
-        self.until.unwrap_or(Time::NEVER)
-    }
-
-    pub(super) const fn heeded(&self) -> u8 {
-        self.heeded
-    }
-
-    pub(crate) const fn is_under_way(&self) -> bool {
-        self.until.is_some()
-    }
-
-    pub(super) const fn done(&self) -> u64 {
-        self.done
-    }
-
-    pub(crate) const fn last(&self) -> Option<Report> {
-        self.last
-    }
-
-    /// Counts an ended connection.
-    pub(super) fn count(&mut self, closed: &Closed) {
-        if self.until.is_none() {
-            return;
-        }
-        if closed.unsent == 0 && closed.why != Reason::ShutdownDeadline {
-            self.report.clean += 1;
-        } else {
-            self.report.cut += 1;
-            self.report.bytes_lost += closed.unsent;
-        }
-    }
-}
 
 impl<S: Sys> Loop<S> {
     /// Obeys requests to stop, from callbacks and from other threads: the first begins a shutdown, the second ends its

@@ -5,154 +5,17 @@
 //! system's.
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::marker::PhantomData;
 
-use slab::Slab;
-
 use super::Reactor;
-use super::turn::Loop;
+use super::event_loop::Loop;
+use super::tables::{Readiness, Seat, SourceKey, Sources, Watch, Watched, WatchedAs};
 use crate::dispatch::Who;
 use crate::handler::net::Net;
-use crate::id::{Generations, MAX_SLOTS, SourceId, Token};
-use crate::sys::{Ready, Sys};
-
-/// What a source's callback wants to come next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watch {
-    /// To be called when the source is ready again. It was used until it answered `WouldBlock`; if it was not, nothing
-    /// may come any more.
-    Wait,
-    /// To be called in the next turn, which does not wait: there is work left.
-    Again,
-    /// Never to be called again: the source is deregistered and dropped.
-    Done,
-}
-
-/// What the system has said about a source. It is a hint: only the source itself tells what is so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Readiness(u8);
-
-impl Readiness {
-    /// There may be something to read, or the end of it, or an error.
-    pub const fn is_readable(self) -> bool {
-        self.0 & Ready::READABLE != 0
-    }
-
-    /// Something may be written, or an error waits.
-    pub const fn is_writable(self) -> bool {
-        self.0 & Ready::WRITABLE != 0
-    }
-
-    /// The source has an error to tell.
-    pub const fn is_error(self) -> bool {
-        self.0 & Ready::ERROR != 0
-    }
-}
-
-/// Names a registered source, and what it is.
-pub struct SourceKey<E> {
-    /// Whose key it is.
-    reactor: u32,
-    id: SourceId,
-    source: PhantomData<fn() -> E>,
-}
-
-impl<E> SourceKey<E> {
-    /// The id that the log names the source by.
-    pub const fn id(self) -> SourceId {
-        self.id
-    }
-}
-
-impl<E> Clone for SourceKey<E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<E> Copy for SourceKey<E> {}
-
-impl<E> fmt::Debug for SourceKey<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SourceKey").field(&self.id).finish()
-    }
-}
-
-/// A source and its callback, without their types.
-pub(super) trait Watched: Any {
-    fn source(&mut self) -> &mut dyn mio::event::Source;
-    fn call(&mut self, net: &mut Net<'_>, readiness: Readiness) -> Watch;
-}
-
-type Callback<E> = Box<dyn FnMut(&mut Net<'_>, &mut E, Readiness) -> Watch>;
-
-struct WatchedAs<E> {
-    source: E,
-    callback: Callback<E>,
-}
-
-impl<E: mio::event::Source + 'static> Watched for WatchedAs<E> {
-    fn source(&mut self) -> &mut dyn mio::event::Source {
-        &mut self.source
-    }
-
-    fn call(&mut self, net: &mut Net<'_>, readiness: Readiness) -> Watch {
-        (self.callback)(net, &mut self.source, readiness)
-    }
-}
-
-struct Seat {
-    id: SourceId,
-    watched: Box<dyn Watched>,
-    /// What was said of it since its callback last had done all there was to do.
-    bits: u8,
-    queued: bool,
-}
-
-/// All sources.
-pub(crate) struct Sources {
-    seats: Slab<Seat>,
-    generations: Generations,
-    /// Whose callbacks are due, first come first served.
-    ready: VecDeque<SourceId>,
-}
-
-impl Sources {
-    pub(super) const fn new() -> Self {
-        Self { seats: Slab::new(), generations: Generations::new(), ready: VecDeque::new() }
-    }
-
-    /// Whether no callback is due.
-    pub(super) fn are_quiet(&self) -> bool {
-        self.ready.is_empty()
-    }
-
-    /// Notes what the system says of a source. False when it is gone.
-    pub(super) fn note_ready(&mut self, id: SourceId, bits: u8) -> bool {
-        let Some(seat) = self.get_mut(id) else { return false };
-        seat.bits |= bits;
-        if !std::mem::replace(&mut seat.queued, true) {
-            self.ready.push_back(id);
-        }
-        true
-    }
-
-    fn remove(&mut self, id: SourceId) -> Option<Box<dyn Watched>> {
-        self.get_mut(id)?;
-        let seat = self.seats.try_remove(id.slot as usize)?;
-        if seat.queued {
-            self.ready.retain(|&other| other != id);
-        }
-        Some(seat.watched)
-    }
-
-    fn get_mut(&mut self, id: SourceId) -> Option<&mut Seat> {
-        self.seats.get_mut(id.slot as usize).filter(|s| s.id == id)
-    }
-}
+use crate::id::{MAX_SLOTS, SourceId, Token};
+use crate::sys::Sys;
 
 impl<S: Sys> Loop<S> {
     /// Registers a source with its callback.

@@ -3,12 +3,49 @@
 //! Knows nothing of what they are for. Invariant: no more go off in a turn than its share, none that another one has
 //! set in this very turn, and each is followed by what follows a callback.
 
-use super::turn::Loop;
+use std::time::Duration;
+
+use super::event_loop::Loop;
 use crate::dispatch::Who;
 use crate::sys::Sys;
+use crate::time::Time;
 use crate::time::timers::{Alarm, Owner};
 
+/// A deadline overdue by this much means that we, and not the peers, were late.
+const LATE: Duration = Duration::from_secs(5);
+/// Turns that may go by while we catch up on what arrived when we were late.
+const CATCH_UP: u32 = 64;
+
 impl<S: Sys> Loop<S> {
+    pub(super) fn check_timers(&mut self) {
+        let core = &mut self.engine.core;
+        let first = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
+        let overdue = core.now.since(first.min(core.timers.next()).min(core.attempts.next()));
+        let busy = !core.ready.is_empty() || self.crowded;
+        self.lenient = overdue > LATE && busy && self.catching_up < CATCH_UP;
+        if overdue <= LATE {
+            self.catching_up = 0;
+        } else if self.lenient {
+            self.catching_up += 1;
+            return;
+        }
+        self.judge_overdue();
+        self.sound_alarms();
+    }
+
+    fn judge_overdue(&mut self) {
+        let core = &mut self.engine.core;
+        for _ in 0..core.limits.timeouts_per_turn {
+            match core.deadlines.next() {
+                Some((at, slot)) if at <= core.now => match core.conns.id_at(slot) {
+                    Some(id) => core.judge(id),
+                    None => core.deadlines.clear(slot),
+                },
+                _ => return,
+            }
+        }
+    }
+
     /// Calls `on_timer` and `on_tick` for what is due.
     pub(super) fn sound_alarms(&mut self) {
         let core = &mut self.engine.core;
@@ -34,11 +71,5 @@ impl<S: Sys> Loop<S> {
                 self.after_handler_call(Who::Handler(site));
             }
         }
-    }
-
-    /// What follows a callback that is for no connection.
-    pub(super) fn after_handler_call(&mut self, who: Who) {
-        self.timed_call(who);
-        self.flush_full_logs();
     }
 }

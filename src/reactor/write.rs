@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
 
-use super::turn::Loop;
+use super::event_loop::Loop;
 use crate::buffer::outbox::{Outbox, SLICES};
 use crate::closed::Reason;
 use crate::core::owed;

@@ -24,6 +24,8 @@ mod socket;
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests;
+#[cfg(unix)]
+mod unix_socket;
 
 use std::fmt;
 use std::io::{self, IoSlice};

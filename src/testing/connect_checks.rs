@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::client::Client;
 use super::run::{Play, Run};
 use crate::connection::{Origin, Phase};
-use crate::core::connect::Stage;
+use crate::core::connect_jobs::Stage;
 use crate::handler::Handler;
 use crate::reactor::audit::require;
 use crate::reactor::turn::Turn;

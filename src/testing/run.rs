@@ -19,7 +19,8 @@ use crate::dispatch::text_of;
 use crate::handler::Handler;
 use crate::id::{Generations, Key};
 use crate::reactor::audit::require;
-use crate::reactor::turn::{Loop, Turn};
+use crate::reactor::event_loop::Loop;
+use crate::reactor::turn::Turn;
 use crate::sys::Sys;
 use crate::sys::sim::{Dice, Fault, MS, Mark, Odds, Sim, Struck, fold, new_struck};
 

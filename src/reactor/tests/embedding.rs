@@ -9,7 +9,7 @@ use super::*;
 use crate::config::limits::PanicPolicy;
 use crate::handler::snapshot::ConnectionPhase;
 use crate::id::Token;
-use crate::reactor::sources::{Readiness, Watch};
+use crate::reactor::{Readiness, Watch};
 use crate::sys::Ready;
 use crate::testing::log_tests::lines;
 

@@ -27,7 +27,8 @@ mod timers;
 
 use std::time::Duration;
 
-use super::turn::{Loop, Turn};
+use super::event_loop::Loop;
+use super::turn::Turn;
 use crate::closed::{Closed, Reason};
 use crate::config::limits::{Limit, Limits};
 use crate::config::listen::{Bind, ListenOptions};

@@ -17,13 +17,15 @@ use crate::sys::datagram_socket::{of_another_kind, open_udp, tune_udp};
 #[cfg(unix)]
 use crate::sys::errno::is_full;
 use crate::sys::socket;
+#[cfg(unix)]
+use crate::sys::unix_socket;
 
 /// A datagram socket.
 #[derive(Debug)]
 pub(crate) struct Datagram {
-    /// Goes before the socket does: see [`socket::OwnFile`].
+    /// Goes before the socket does: see [`unix_socket::OwnFile`].
     #[cfg(unix)]
-    file: Option<socket::OwnFile>,
+    file: Option<unix_socket::OwnFile>,
     socket: Kind,
 }
 
@@ -55,7 +57,7 @@ impl Datagram {
     #[cfg(unix)]
     fn unix(
         socket: std::os::unix::net::UnixDatagram,
-        file: Option<socket::OwnFile>,
+        file: Option<unix_socket::OwnFile>,
         options: &DatagramOptions,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
@@ -85,7 +87,7 @@ impl DatagramSys for MioSys {
             DatagramBind::UdpSocket(socket) => Datagram::adopt_udp(socket, options).map_err(told),
             #[cfg(unix)]
             DatagramBind::Unix(path) => {
-                let (socket, file) = socket::open_unix_datagram(&path, options.unix_mode)?;
+                let (socket, file) = unix_socket::open_unix_datagram(&path, options.unix_mode)?;
                 Datagram::unix(socket, Some(file), options).map_err(told)
             }
             #[cfg(unix)]

@@ -10,13 +10,15 @@ use socket2::SockRef;
 
 use crate::config::listen::ListenOptions;
 use crate::sys::socket;
+#[cfg(unix)]
+use crate::sys::unix_socket;
 
 /// A listening socket, and what the streams that it accepts are given.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    /// Goes before the socket does: see [`socket::OwnFile`].
+    /// Goes before the socket does: see [`unix_socket::OwnFile`].
     #[cfg(unix)]
-    pub(super) file: Option<socket::OwnFile>,
+    pub(super) file: Option<unix_socket::OwnFile>,
     pub(super) socket: Listening,
     options: ListenOptions,
 }
@@ -41,7 +43,7 @@ impl Listener {
     #[cfg(unix)]
     pub(super) fn unix(
         listener: std::os::unix::net::UnixListener,
-        file: Option<socket::OwnFile>,
+        file: Option<unix_socket::OwnFile>,
         options: &ListenOptions,
     ) -> Self {
         let socket = Listening::Unix(::mio::net::UnixListener::from_std(listener));

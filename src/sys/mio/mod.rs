@@ -24,6 +24,8 @@ use socket2::SockRef;
 pub(crate) use self::listener::Listener;
 use self::listener::Listening;
 use super::resolver::{Ask, Resolver, ask_system};
+#[cfg(unix)]
+use super::unix_socket;
 use super::{CloseHow, Ready, Received, Sys, Wake, dial, socket};
 use crate::config::address::Address;
 use crate::config::connect::{ConnectOptions, Given};
@@ -124,7 +126,7 @@ impl Sys for MioSys {
             Bind::Tcp(address) => Ok(Listener::tcp(socket::open_tcp(address, options)?, options)),
             #[cfg(unix)]
             Bind::Unix(path) => {
-                let (listener, file) = socket::open_unix(&path, options)?;
+                let (listener, file) = unix_socket::open_unix(&path, options)?;
                 Ok(Listener::unix(listener, Some(file), options))
             }
             Bind::TcpListener(listener) => Listener::adopt_tcp(listener, options)

@@ -28,7 +28,7 @@ use crate::handler::Handler;
 use crate::handler::net::Net;
 use crate::id::{ConnId, Generations, Key};
 use crate::reactor::Report;
-use crate::reactor::turn::Loop;
+use crate::reactor::event_loop::Loop;
 use crate::stats::Stats;
 use crate::sys::Sys;
 use crate::sys::script::{End, Script};

@@ -16,7 +16,7 @@ use crate::config::connect::{Backoff, Connect};
 use crate::config::limits::Limit;
 use crate::connection::{Origin, Phase};
 use crate::core::Core;
-use crate::core::connect::{Attempt, Stage};
+use crate::core::connect_jobs::{Attempt, Stage};
 use crate::handler::Handler;
 use crate::handler::context::Context;
 use crate::handler::net::Net;

@@ -27,7 +27,7 @@ use crate::config::listen::{Bind, ListenOptions};
 use crate::handler::Handler;
 use crate::handler::context::Context;
 use crate::id::{Generations, Key};
-use crate::reactor::turn::Loop;
+use crate::reactor::event_loop::Loop;
 use crate::sys::datagram::{DatagramSys, Shipped};
 use crate::sys::{CloseHow, Ready, Received, Sys, Wake};
 use crate::time::Time;

@@ -1,0 +1,282 @@
+//! Datagram sockets as callbacks see them: what each has still to send, and who of them has work.
+//!
+//! Nothing here sends, receives or calls a handler. Invariant: a mailbox with work that no event will announce is in
+//! `ready` or `dirty`, one that waits for time to pass is in `restless`, and a closed one is in `closed` until that is
+//! told; what waits at one never costs more than [`Limits::datagram_queue`](crate::Limits::datagram_queue).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::datagram_queue::Letters;
+use crate::config::address::Address;
+use crate::id::{DatagramId, Generations, MAX_SLOTS};
+use crate::sys::Ready;
+use crate::time::Time;
+
+/// How long what no event will announce is let rest before it is tried again.
+const AGAIN: Duration = Duration::from_millis(10);
+/// The most that fits in a UDP datagram over IPv4, and over IPv6.
+const LONGEST: (usize, usize) = (65_507, 65_527);
+
+/// How far the life of a mailbox has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Open,
+    /// Nothing is received any more; what waits is sent.
+    Closing,
+    /// To be told, and then gone.
+    Closed,
+}
+
+/// What is owed by one socket.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    pub(crate) id: DatagramId,
+    pub(crate) site: u32,
+    pub(crate) local: Address,
+    pub(crate) peer: Option<Address>,
+    /// The longest datagram that is taken.
+    pub(crate) max: usize,
+    pub(crate) stage: Stage,
+    /// Waiting for the kernel.
+    pub(crate) out: Letters,
+    /// Waiting for receivers that take no more, where the system will not say when they do.
+    pub(crate) parked: Letters,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The first that waits was refused for an error of an earlier one, and is tried once more.
+    pub(crate) again: bool,
+    /// Errors of receiving in a row.
+    pub(crate) errors: u32,
+    /// Not received from for a while, after too many errors.
+    pub(crate) resting: bool,
+    /// Something was dropped, or much waited: it is to be told when nothing waits any more.
+    pub(super) strained: bool,
+    queued: bool,
+    dirty: bool,
+    pub(super) restless: bool,
+    /// When a close waits no longer.
+    pub(super) close_by: Time,
+}
+
+impl Mailbox {
+    pub(crate) fn new(site: u32, local: Address, peer: Option<Address>, max: usize) -> Self {
+        Self {
+            id: DatagramId { slot: 0, generation: 0 },
+            site,
+            local,
+            peer,
+            max,
+            stage: Stage::Open,
+            out: Letters::default(),
+            parked: Letters::default(),
+            // Until the kernel says otherwise.
+            readable: true,
+            writable: true,
+            again: false,
+            errors: 0,
+            resting: false,
+            strained: false,
+            queued: false,
+            dirty: false,
+            restless: false,
+            close_by: Time::NEVER,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    /// Bytes that wait, as counted against the limit.
+    pub(crate) const fn cost(&self) -> usize {
+        self.out.cost() + self.parked.cost()
+    }
+
+    /// How many datagrams wait.
+    pub(crate) fn pending(&self) -> usize {
+        self.out.len() + self.parked.len()
+    }
+
+    pub(crate) fn may_receive(&self) -> bool {
+        self.is_open() && self.readable && !self.resting
+    }
+
+    fn drain_due(&self) -> bool {
+        self.is_open() && self.strained && self.pending() == 0 && !self.restless
+    }
+
+    /// Whether a visit would get something done.
+    pub(crate) fn has_work(&self) -> bool {
+        let done = self.stage == Stage::Closing && self.pending() == 0;
+        let sends = self.stage != Stage::Closed && self.writable && !self.out.is_empty();
+        self.may_receive() || sends || self.drain_due() || done
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) const fn is_awaited(&self) -> bool {
+        self.queued || self.dirty
+    }
+
+    /// Where to send what is for `to`: `Some(None)` to the peer, `None` nowhere.
+    pub(super) fn route(&self, to: Option<Address>) -> Option<Option<Address>> {
+        match (to, &self.peer) {
+            (None, Some(_)) => Some(None),
+            (Some(to), Some(peer)) => (to == *peer).then_some(None),
+            (None, None) => None,
+            (Some(to), None) => {
+                let fits = match (&to, &self.local) {
+                    (Address::Tcp(to), Address::Tcp(local)) => to.is_ipv4() || local.is_ipv6(),
+                    (Address::Unix(Some(_)), Address::Unix(_)) => true,
+                    _ => false,
+                };
+                fits.then_some(Some(to))
+            }
+        }
+    }
+
+    /// The longest that can be sent to `to`.
+    pub(super) fn longest(&self, to: Option<&Address>) -> usize {
+        match to.or(self.peer.as_ref()).and_then(Address::tcp) {
+            Some(to) if to.is_ipv4() => LONGEST.0,
+            Some(_) => LONGEST.1,
+            None => usize::MAX,
+        }
+    }
+}
+
+/// All mailboxes.
+#[derive(Debug)]
+pub(crate) struct Mailboxes {
+    slots: Slab<Mailbox>,
+    generations: Generations,
+    /// Those with work, first come first served.
+    pub(crate) ready: VecDeque<DatagramId>,
+    /// Those that have been sent to, or closed, since they were last looked at.
+    pub(crate) dirty: Vec<DatagramId>,
+    /// Those that closed and were not told yet.
+    pub(crate) closed: Vec<DatagramId>,
+    /// Those that are looked at when `alarm` has come.
+    pub(super) restless: Vec<DatagramId>,
+    pub(crate) alarm: Time,
+}
+
+impl Mailboxes {
+    pub(super) const fn new() -> Self {
+        Self {
+            slots: Slab::new(),
+            generations: Generations::new(),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            closed: Vec::new(),
+            restless: Vec::new(),
+            alarm: Time::NEVER,
+        }
+    }
+
+    /// Gives a mailbox its slot. `None`: there is none left.
+    pub(crate) fn insert(&mut self, mut mailbox: Mailbox) -> Option<DatagramId> {
+        let entry = self.slots.vacant_entry();
+        let slot = entry.key();
+        if slot >= MAX_SLOTS {
+            return None;
+        }
+        let id = DatagramId { slot: slot as u32, generation: self.generations.next(slot) };
+        mailbox.id = id;
+        entry.insert(mailbox);
+        Some(id)
+    }
+
+    pub(crate) fn get(&self, id: DatagramId) -> Option<&Mailbox> {
+        self.slots.get(id.slot as usize).filter(|m| m.id == id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: DatagramId) -> Option<&mut Mailbox> {
+        self.slots.get_mut(id.slot as usize).filter(|m| m.id == id)
+    }
+
+    pub(crate) fn remove(&mut self, id: DatagramId) -> Option<Mailbox> {
+        self.get(id)?;
+        self.slots.try_remove(id.slot as usize)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mailbox> {
+        self.slots.iter().map(|(_, m)| m)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is work that no event will announce.
+    pub(crate) fn have_work(&self) -> bool {
+        !(self.ready.is_empty() && self.dirty.is_empty() && self.closed.is_empty())
+    }
+
+    /// Puts one into the queue of those with work, if it has any.
+    pub(crate) fn enqueue(&mut self, id: DatagramId) {
+        if let Some(m) = self.get_mut(id)
+            && m.has_work()
+            && !std::mem::replace(&mut m.queued, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    /// The next with work.
+    pub(crate) fn next_ready(&mut self) -> Option<DatagramId> {
+        let id = self.ready.pop_front()?;
+        if let Some(m) = self.get_mut(id) {
+            m.queued = false;
+        }
+        Some(id)
+    }
+
+    /// Sets what an event says. False for one that is gone.
+    pub(crate) fn note_event(&mut self, id: DatagramId, bits: u8) -> bool {
+        let Some(m) = self.get_mut(id) else { return false };
+        // Only a call on the socket tells what a hint or an error is about.
+        let any = bits & (Ready::HINT | Ready::ERROR) != 0;
+        m.readable |= any || bits & Ready::READABLE != 0;
+        m.writable |= any || bits & Ready::WRITABLE != 0;
+        self.enqueue(id);
+        true
+    }
+
+    /// Remembers to look at one at the end of the turn.
+    pub(super) fn mark_dirty(&mut self, id: DatagramId) {
+        if let Some(m) = self.get_mut(id)
+            && !std::mem::replace(&mut m.dirty, true)
+        {
+            self.dirty.push(id);
+        }
+    }
+
+    /// Those to look at, at the end of the turn.
+    pub(crate) fn take_dirty(&mut self) -> Vec<DatagramId> {
+        let dirty = std::mem::take(&mut self.dirty);
+        for &id in &dirty {
+            if let Some(m) = self.get_mut(id) {
+                m.dirty = false;
+            }
+        }
+        dirty
+    }
+
+    /// Remembers to look at one in a while, whether or not an event comes.
+    pub(crate) fn rest(&mut self, id: DatagramId, now: Time) {
+        if let Some(m) = self.get_mut(id)
+            && !std::mem::replace(&mut m.restless, true)
+        {
+            self.restless.push(id);
+            self.alarm = self.alarm.min(now.after(AGAIN));
+        }
+    }
+
+    /// Whether nothing waits any more after it was told that much does; forgets it.
+    pub(crate) fn take_drained(&mut self, id: DatagramId) -> bool {
+        self.get_mut(id).is_some_and(|m| m.drain_due() && std::mem::take(&mut m.strained))
+    }
+}

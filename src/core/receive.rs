@@ -1,0 +1,174 @@
+//! Input: whether a connection is read and how much at once, what its callback leaves to be kept, and the clock of an
+//! unfinished message.
+//!
+//! Does not read. Invariant: input is kept only by an open connection, and its message's clock runs only while it is
+//! read.
+
+use super::{Core, Delivery};
+use crate::buffer::input::Kept;
+use crate::closed::Reason;
+use crate::config::limits::LEAST_READ;
+use crate::connection::{Connection, Phase};
+use crate::id::ConnId;
+use crate::time::Time;
+
+impl Core {
+    /// Begins what a callback for `id` with `data` may do.
+    #[inline]
+    pub(crate) fn begin_delivery(&mut self, id: ConnId, data: &[u8]) {
+        let start = data.as_ptr().addr();
+        self.delivery = Delivery { conn: Some(id), window: start..start + data.len(), ..Delivery::default() };
+    }
+
+    /// Whether input of this connection may be used now.
+    #[inline]
+    pub(crate) fn may_read(&self, c: &Connection) -> bool {
+        c.phase == Phase::Open && !c.held_up() && !(c.out.pending() > 0 && self.tight())
+    }
+
+    /// The most to read at once: one buffer, but no more than an echo of it may wait; little while memory is tight.
+    #[inline]
+    pub(crate) fn read_budget(&self, id: ConnId) -> usize {
+        let Some(c) = self.conns.get(id) else { return LEAST_READ };
+        let mut room = self.limits.output_high.saturating_sub(c.out.pending());
+        if let Some(rare) = c.rare() {
+            room = room.min(self.room_behind(&rare.feeds));
+        }
+        let room = room.max(LEAST_READ);
+        if self.tight() { self.limits.read_buffer.min(LEAST_READ) } else { self.limits.read_buffer.min(room) }
+    }
+
+    /// Whether the handler should go on with what it was given. See
+    /// [`Context::wants_more`](crate::Context::wants_more).
+    #[inline]
+    pub(crate) fn wants_more(&self, id: ConnId) -> bool {
+        self.delivery.messages < self.limits.messages_per_turn
+            && self.switch.is_none()
+            && self.conns.get(id).is_some_and(|c| {
+                c.phase == Phase::Open && !c.held_up() && !(self.tight() && self.pending(c) > 0)
+            })
+    }
+
+    /// Stores what the callback left of `data`, which came from the shared buffer. `continues`: it began with input
+    /// kept before because its message was unfinished.
+    pub(crate) fn keep_copy(&mut self, id: ConnId, data: &[u8], continues: bool) {
+        let rest = self.delivery.rest.min(data.len());
+        if rest == 0 || !self.may_keep(id, rest) {
+            return;
+        }
+        match Kept::new(&data[data.len() - rest..], &mut self.pool) {
+            Some(kept) => self.keep(id, Box::new(kept), continues && rest == data.len()),
+            None => self.kill_for_memory(id),
+        }
+    }
+
+    /// Puts back what the callback left of `kept`, whose bytes were delivered.
+    pub(crate) fn keep_rest(&mut self, id: ConnId, mut kept: Box<Kept>, continues: bool) {
+        let rest = self.delivery.rest.min(kept.len());
+        if rest == 0 || !self.may_keep(id, rest) {
+            kept.give(&mut self.pool);
+            return;
+        }
+        let same = continues && rest == kept.len();
+        kept.keep_last(rest);
+        kept.shrink(&mut self.pool);
+        self.keep(id, kept, same);
+    }
+
+    /// Lets a connection's input wait. The clock of its message begins now, unless it is the `same` as before.
+    fn keep(&mut self, id: ConnId, kept: Box<Kept>, same: bool) {
+        let (now, deferred) = (self.now, self.delivery.deferred);
+        let Some(c) = self.conns.get_mut(id) else { return };
+        c.kept = Some(kept);
+        c.deferred = deferred;
+        if !deferred {
+            if !same {
+                c.message = now;
+                c.clock_stopped = false;
+            }
+            self.deadlines.bring_forward(id.slot, now.after(self.limits.message_timeout.get()));
+            self.sync_clock(id);
+        }
+        if self.pool.input() > self.limits.input_total.get() {
+            self.shed_input(id);
+        }
+    }
+
+    /// Whether `id` is open and may keep `rest` bytes; if they are too many, this ends it.
+    fn may_keep(&mut self, id: ConnId, rest: usize) -> bool {
+        let max = self.limits.input_kept;
+        if self.conns.get(id).is_none_or(|c| c.phase != Phase::Open) {
+            return false;
+        }
+        if rest > max && !self.delivery.deferred {
+            let (len, max) = (rest as u64, max as u64);
+            self.begin_close(id, crate::closed::Reason::FrameTooLong { len, max });
+            return false;
+        }
+        true
+    }
+
+    /// Stops the clock of an unfinished message while we do not read, and lets it go on when we do again.
+    pub(crate) fn sync_clock(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(c) = self.conns.get_mut(id) else { return };
+        let stop = c.held_up() || c.starved;
+        if stop == c.clock_stopped {
+            return;
+        }
+        c.clock_stopped = stop;
+        c.message = Time(now.0.saturating_sub(c.message.0));
+        if stop {
+            return;
+        }
+        // Nothing could come in while we did not read: that was not idleness of the peer's.
+        c.active = now;
+        if c.kept.is_some() {
+            let at = c.message.after(self.limits.message_timeout.get());
+            self.deadlines.bring_forward(id.slot, at);
+        }
+    }
+
+    /// Pauses or resumes the reading of a connection, as its handler wishes.
+    pub(crate) fn set_paused(&mut self, id: ConnId, paused: bool) -> bool {
+        let Some(c) = self.conns.get_mut(id) else { return false };
+        if c.phase != Phase::Open {
+            return false;
+        }
+        c.paused = paused;
+        self.sync_clock(id);
+        self.enqueue_if_work(id);
+        true
+    }
+
+    /// Forgets input that nobody will use.
+    pub(crate) fn discard_input(&mut self, id: ConnId) {
+        let Some(c) = self.conns.get_mut(id) else { return };
+        c.deferred = false;
+        if let Some(kept) = c.kept.take() {
+            kept.give(&mut self.pool);
+        }
+    }
+
+    /// Keeps all kept input together within its limit, by cutting those who hold the most of it, and at last `id`, who
+    /// has just added to it.
+    pub(crate) fn shed_input(&mut self, id: ConnId) {
+        let total = self.limits.input_total.get();
+        while self.pool.input() > total {
+            let Self { shed, conns, turn, .. } = self;
+            let holders = || {
+                conns
+                    .iter()
+                    .map(|c| (c.kept.as_ref().map_or(0, |k| k.held()), c.id))
+                    .filter(|h| h.0 > 0)
+                    .collect()
+            };
+            let Some(largest) = shed.input.next(*turn, holders) else {
+                return self.kill(id, Reason::TotalInputLimit);
+            };
+            if self.conns.get(largest).is_some_and(|c| c.kept.is_some()) {
+                self.kill(largest, Reason::TotalInputLimit);
+            }
+        }
+    }
+}

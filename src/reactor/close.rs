@@ -1,0 +1,172 @@
+//! Closing: from the wish to close to a free slot. The core decides what ends and why; here FIN is sent, input is thrown
+//! away while a connection lingers, `on_close` is called, and descriptors are closed.
+//!
+//! Invariant: `on_close` is called once for each connection that was opened, before its descriptor is closed; a slot
+//! comes free at the end of a turn only.
+
+use std::io::ErrorKind;
+
+use super::event_loop::{FRONT, Loop};
+use crate::closed::{Closed, Reason};
+use crate::connection::{Connection, Phase};
+use crate::dispatch::Who;
+use crate::id::ConnId;
+use crate::sys::{CloseHow, Sys};
+use crate::time::log_limit::suppressed;
+
+impl<S: Sys> Loop<S> {
+    /// Takes a close, or the end of our output, as far as it can go now.
+    #[inline]
+    pub(super) fn progress(&mut self, id: ConnId) {
+        let plain = |c: &Connection| c.phase == Phase::Open && !c.fin_wanted;
+        if !self.engine.core.conns.get(id).is_none_or(plain) {
+            self.progress_close(id);
+        }
+    }
+
+    fn progress_close(&mut self, id: ConnId) {
+        let core = &mut self.engine.core;
+        let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
+        let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.broken);
+        match c.phase {
+            Phase::Open if fin_sent && c.ended => core.finish(id, Reason::PeerClosed),
+            Phase::Open if c.fin_wanted && !fin_sent && !c.broken => {
+                let done = self.stream(id).is_some() && self.send_fin(id);
+                let core = &mut self.engine.core;
+                match core.conns.get_mut(id) {
+                    Some(c) if done => {
+                        c.fin_sent = true;
+                        if c.ended {
+                            core.finish(id, Reason::PeerClosed);
+                        }
+                    }
+                    _ => core.write_failed(id, Reason::PeerReset),
+                }
+            }
+            // The peer's FIN is read and ours goes with the close; or nothing can be sent any more.
+            Phase::Flushing if no_need => core.finish(id, Reason::PeerClosed),
+            Phase::Flushing => {
+                if fin_sent || self.send_fin(id) {
+                    self.engine.core.linger(id);
+                } else {
+                    self.engine.core.finish(id, Reason::PeerReset);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn send_fin(&mut self, id: ConnId) -> bool {
+        let stream = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut);
+        stream.is_some_and(|stream| self.sys.shutdown_write(stream).is_ok())
+    }
+
+    /// Asks a connection that is not read for the error that was reported on it.
+    pub(super) fn ask_for_error(&mut self, id: ConnId) {
+        let core = &mut self.engine.core;
+        let Some(c) = core.conns.get_mut(id) else { return };
+        if !std::mem::take(&mut c.suspect) {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
+        if let Ok(Some(error)) | Err(error) = self.sys.take_error(stream) {
+            core.write_failed(id, Reason::of_io(&error));
+        }
+    }
+
+    /// Reads on after our FIN, and throws away what comes.
+    pub(super) fn read_and_discard(&mut self, id: ConnId) {
+        let core = &mut self.engine.core;
+        let (now, limit) = (core.now, core.limits.linger_input);
+        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
+        let Some(c) = core.conns.get_mut(id) else { return };
+        let most = core.limits.read_buffer.min(limit.saturating_sub(c.written as usize));
+        if most == 0 {
+            return core.finish(id, Reason::Handler);
+        }
+        let received = self.sys.read(stream, &mut self.buffer[FRONT..FRONT + most]);
+        match received {
+            Ok(received) if received.len > 0 => {
+                c.active = now;
+                c.written = c.written.saturating_add(u32::try_from(received.len).unwrap_or(u32::MAX));
+                c.bytes_in += received.len as u64;
+                core.stats.bytes_in += received.len as u64;
+                if received.drained && !c.hinted {
+                    c.readable = false;
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                c.readable = false;
+                c.hinted = false;
+            }
+            _ => core.finish(id, Reason::Handler),
+        }
+    }
+
+    /// Calls `on_close` for those whose fate is known. Whom a callback dooms is told in the next turn.
+    pub(super) fn tell(&mut self) {
+        if self.engine.core.doomed.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.engine.core.doomed) {
+            let core = &mut self.engine.core;
+            let Some(c) = core.conns.get(id) else { continue };
+            let why = c.why().cloned().unwrap_or(Reason::Handler);
+            let closed =
+                Closed { who: id, why, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent() };
+            core.stats.closed[closed.why.index()] += 1;
+            core.stats.bytes_unsent += closed.unsent;
+            self.stopping.count(&closed);
+            self.log_closed(&closed);
+            self.engine.close(id, &closed);
+            self.timed_call(Who::Connection(id));
+            self.graves.push(id);
+            self.flush_full_logs();
+        }
+    }
+
+    fn log_closed(&mut self, closed: &Closed) {
+        let core = &self.engine.core;
+        if closed.why.is_policy() && log::log_enabled!(log::Level::Warn) {
+            let peer = core.conns.get(closed.who).map(|c| c.peer.address());
+            if let (Some(n), Some(peer)) = (self.gates.closed[closed.why.index()].pass(core.now), peer) {
+                log::warn!("{closed}, peer {peer}{}", suppressed(n));
+            }
+        } else {
+            log::debug!("{closed}");
+        }
+    }
+
+    /// Closes the descriptors of those that were told, and frees their slots.
+    pub(super) fn reap(&mut self) {
+        self.bury_dropped();
+        if self.graves.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.graves) {
+            let Some(c) = self.engine.core.conns.remove(id) else { continue };
+            if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
+                self.sys.close(stream, if c.reset { CloseHow::Reset } else { CloseHow::Graceful });
+            }
+            if let (Some(attempt), Some(why)) = (c.attempt(), c.why()) {
+                self.redial(attempt, why);
+            }
+            self.engine.release(c.site);
+        }
+        self.doors.resume(&self.engine.core);
+    }
+
+    /// Closes the sockets that were connecting and are no longer wanted.
+    pub(super) fn bury_dropped(&mut self) {
+        if self.engine.core.dropped.is_empty() {
+            return;
+        }
+        for id in std::mem::take(&mut self.engine.core.dropped) {
+            self.engine.core.conns.remove(id);
+            if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
+                self.sys.close(stream, CloseHow::Graceful);
+            }
+        }
+        self.doors.resume(&self.engine.core);
+    }
+}

@@ -1,0 +1,182 @@
+//! The event loop: the sockets, the handlers, and what each phase of a turn stands on.
+//!
+//! One file each has a phase: accept, read, write, close, timers, commands, connect, datagram, sources, shutdown; a turn
+//! calls them in order. Invariant: every callback is followed by `after_call` or `after_handler_call`.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::tables::{Doors, Outlets, Sources, Stopping};
+use crate::closed::REASONS;
+use crate::config::limits::{Limit, Limits};
+use crate::core::Core;
+use crate::dispatch::{Engine, Who};
+use crate::handler::handle::{Command, Handle, Line};
+use crate::id::{ConnId, Generations};
+use crate::sys::{Ready, Sys};
+use crate::time::Time;
+use crate::time::log_limit::{Throttle, suppressed};
+
+/// Room in front of what is read, for an unfinished message to be put before it.
+pub(super) const FRONT: usize = 4 * 1024;
+#[derive(Debug, Default)]
+pub(super) struct LogGates {
+    pub(super) closed: [Throttle; REASONS],
+    pub(super) accept: Throttle,
+    slow_call: Throttle,
+}
+
+pub(crate) struct Loop<S: Sys> {
+    pub(crate) sys: S,
+    pub(crate) engine: Engine,
+    /// By slot.
+    pub(crate) streams: Vec<Option<S::Stream>>,
+    pub(crate) doors: Doors<S>,
+    pub(super) sources: Sources,
+    pub(super) outlets: Outlets<S>,
+    pub(super) events: Vec<Ready>,
+    /// The last wait brought as many events as fit.
+    pub(super) crowded: bool,
+    /// `FRONT` bytes, then what is read.
+    pub(super) buffer: Vec<u8>,
+    pub(super) graves: Vec<ConnId>,
+    /// What other threads want.
+    pub(super) line: Arc<Line>,
+    /// Empty but while commands are obeyed.
+    pub(super) batch: Vec<Command>,
+    pub(crate) stopping: Stopping,
+    pub(super) gates: LogGates,
+    pub(super) catching_up: u32,
+    /// We were away; what the peers sent meanwhile is read before anyone is judged.
+    pub(super) lenient: bool,
+    /// A callback that takes longer than this many nanoseconds is worth a line in the log.
+    slow_call: u64,
+}
+
+impl<S: Sys> Loop<S> {
+    pub(crate) fn new(mut sys: S, mut limits: Limits, generations: Generations) -> io::Result<Self> {
+        limits.check()?;
+        fit_descriptors(&mut sys, &mut limits);
+        let slow_call = Time(0).after(limits.slow_callback.get()).0;
+        let mut core = Core::new(limits, generations);
+        core.set_now(sys.now());
+        let engine = Engine::new(core);
+        let limits = &engine.core.limits;
+        Ok(Self {
+            buffer: vec![0; FRONT + limits.read_buffer],
+            line: Line::new(engine.core.number, limits.commands, sys.waker()),
+            batch: Vec::new(),
+            engine,
+            streams: Vec::new(),
+            doors: Doors::new(),
+            sources: Sources::new(),
+            outlets: Outlets::new(),
+            events: Vec::new(),
+            crowded: false,
+            graves: Vec::new(),
+            stopping: Stopping::default(),
+            gates: LogGates::default(),
+            catching_up: 0,
+            lenient: false,
+            slow_call,
+            sys,
+        })
+    }
+
+    /// What other threads have of this loop.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle::new(std::sync::Arc::clone(&self.line))
+    }
+
+    /// Looks at the clock after a callback: how long it took, and what time it is now.
+    pub(super) fn timed_call(&mut self, who: Who) {
+        let before = self.engine.core.now;
+        self.look_at_clock();
+        let core = &mut self.engine.core;
+        core.timers.settle(core.now);
+        let took = core.now.nanos_since(before);
+        if took > core.longest_call {
+            core.longest_call = took;
+        }
+        if took > self.slow_call {
+            self.log_slow_call(who, took);
+        }
+    }
+
+    #[cold]
+    fn log_slow_call(&mut self, who: Who, took: u64) {
+        if let Some(n) = self.gates.slow_call.pass(self.engine.core.now) {
+            let (what, took) = (self.engine.describe(who), Duration::from_nanos(took));
+            log::warn!("{what} took {took:?}; all others waited{}", suppressed(n));
+        }
+    }
+
+    pub(crate) fn look_at_clock(&mut self) {
+        let now = self.sys.now();
+        self.engine.core.set_now(now);
+    }
+
+    pub(super) fn stream(&mut self, id: ConnId) -> Option<&mut S::Stream> {
+        self.streams.get_mut(id.slot as usize)?.as_mut()
+    }
+
+    /// Puts a stream into its slot.
+    pub(super) fn seat(&mut self, id: ConnId, stream: S::Stream) {
+        let slot = id.slot as usize;
+        if slot >= self.streams.len() {
+            self.streams.resize_with(slot + 1, || None);
+        }
+        self.streams[slot] = Some(stream);
+    }
+
+    /// What follows every callback of a connection: the time is taken, what it sent to its own peer is written (`data`
+    /// is what it was given, part of which may be what it sent), and a close that it asked for goes on.
+    pub(super) fn after_call(&mut self, id: ConnId, data: &[u8]) {
+        self.timed_call(Who::Connection(id));
+        let core = &mut self.engine.core;
+        let borrowed = core.take_borrowed(id);
+        let answered = std::mem::take(&mut core.delivery.answered);
+        core.delivery.conn = None;
+        if answered {
+            let lead = data.get(borrowed).unwrap_or_default();
+            let (written, _) = self.write(id, lead, &[]);
+            if written < lead.len() {
+                self.engine.core.put_back(id, &lead[written..]);
+            }
+            self.engine.core.after_write(id);
+        }
+        self.progress(id);
+        self.flush_full_logs();
+    }
+
+    /// What follows a callback that is for no connection.
+    pub(super) fn after_handler_call(&mut self, who: Who) {
+        self.timed_call(who);
+        self.flush_full_logs();
+    }
+}
+
+impl<S: Sys> Drop for Loop<S> {
+    fn drop(&mut self) {
+        let left = self.line.commands.close();
+        if !left.is_empty() {
+            log::debug!("{} commands end with the reactor", left.len());
+        }
+    }
+}
+
+/// Descriptors that stay free for everything that is not a connection.
+const SPARE_DESCRIPTORS: usize = 64;
+
+/// Lowers the limit of connections to what the process may open.
+fn fit_descriptors<S: Sys>(sys: &mut S, limits: &mut Limits) {
+    let Some((limit, taken)) = sys.descriptor_limit() else { return };
+    let room = limit.saturating_sub(taken).saturating_sub(SPARE_DESCRIPTORS).max(1);
+    if let Limit::At(wanted) = limits.connections
+        && wanted > room
+    {
+        log::warn!("at most {room} connections, not {wanted}: the process may open {limit} descriptors");
+        limits.connections = Limit::At(room);
+    }
+}

@@ -1,0 +1,300 @@
+//! Opening sockets: listeners, outbound connections and datagram sockets, and putting handlers behind them.
+//!
+//! Invariant: where one socket of several cannot be opened, none is left open.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::Reactor;
+use crate::config::address::{Address, Endpoint};
+use crate::config::connect::Connect;
+use crate::config::datagram::{DatagramBind, DatagramOptions, DatagramSource, Datagrams};
+use crate::config::listen::{Bind, Listen, ListenOptions, Source};
+use crate::dispatch::datagram::{Tell, tell};
+use crate::handler::Handler;
+use crate::handler::datagram::DatagramHandler;
+use crate::id::{AttemptId, DatagramId, Key, ListenerId};
+use crate::sys::Sys;
+use crate::sys::datagram::DatagramSys;
+
+/// The sockets that one call of [`Reactor::listen`] opened; as [`Bound`], those of [`Reactor::bind`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listening<I = ListenerId> {
+    sockets: Vec<(I, Address)>,
+}
+
+impl<I> Listening<I> {
+    /// Each socket's id and the address it is bound to.
+    pub fn sockets(&self) -> &[(I, Address)] {
+        &self.sockets
+    }
+
+    /// The addresses, with the real ports.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.sockets.iter().map(|(_, address)| address)
+    }
+
+    /// The first IP address; `None` for a Unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.addresses().find_map(Address::tcp)
+    }
+}
+
+/// The sockets that one call of [`Reactor::bind`] opened.
+pub type Bound = Listening<DatagramId>;
+
+impl Reactor {
+    /// Listens at an address for a handler of its own, which is dropped when its listeners and connections are gone.
+    ///
+    /// The address is a string (`"127.0.0.1:7000"`, `"[::1]:7000"`, `"localhost:7000"`, `"unix:/path"`), a
+    /// [`SocketAddr`], a listener that the caller has bound, or a [`Listen`] with options. Port 0 takes a free port;
+    /// the answer has the real one. A host name is looked up here (which blocks) and listened on at all its
+    /// addresses.
+    ///
+    /// # Errors
+    /// When the address is wrong or taken, or the handler's framing does not fit the limits. Nothing is left listening
+    /// then.
+    pub fn listen<H: Handler>(&mut self, at: impl Into<Listen>, handler: H) -> io::Result<Listening> {
+        let site = self.inner.engine.add(handler, false)?;
+        // Whatever comes of it, the handler lives no longer than what leads to it.
+        self.inner.engine.retain(site);
+        let listening = self.listen_at(at.into(), site);
+        self.inner.engine.release(site);
+        listening
+    }
+
+    /// Listens at an address for a handler added before. See [`listen`](Reactor::listen).
+    ///
+    /// # Errors
+    /// As for [`listen`](Reactor::listen), and `NotFound` for a key of another reactor, or of a handler that was added
+    /// for [datagrams](Reactor::add_datagrams) only.
+    pub fn listen_on<H: Handler>(&mut self, at: impl Into<Listen>, key: Key<H>) -> io::Result<Listening> {
+        let site = self.site_of(key)?;
+        self.listen_at(at.into(), site)
+    }
+
+    /// The place of a handler that connections may lead to.
+    fn site_of<H>(&self, key: Key<H>) -> io::Result<u32> {
+        let site = self.inner.engine.site(key).ok_or_else(wrong_key)?;
+        match self.inner.engine.takes_connections(site) {
+            true => Ok(site),
+            false => Err(io::Error::new(io::ErrorKind::NotFound, "the key is one for datagrams only")),
+        }
+    }
+
+    fn listen_at(&mut self, at: Listen, site: u32) -> io::Result<Listening> {
+        let (source, options) =
+            at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let mut sockets = Vec::new();
+        let done = self.open_all(source, &options, site, &mut sockets);
+        if let Err(e) = done {
+            for (id, _) in sockets {
+                self.inner.close_door(id);
+            }
+            return Err(e);
+        }
+        Ok(Listening { sockets })
+    }
+
+    /// Opens the sockets that a source stands for: one, or one for each address of a name.
+    fn open_all(
+        &mut self,
+        source: Source,
+        options: &ListenOptions,
+        site: u32,
+        sockets: &mut Vec<(ListenerId, Address)>,
+    ) -> io::Result<()> {
+        let (host, port) = match source {
+            Source::Bound(bind) => return self.open_one(bind, options, site, sockets),
+            #[cfg(unix)]
+            Source::Endpoint(Endpoint::Unix(path)) => {
+                return self.open_one(Bind::Unix(path), options, site, sockets);
+            }
+            #[cfg(not(unix))]
+            Source::Endpoint(Endpoint::Unix(_)) => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets on this system"));
+            }
+            Source::Endpoint(Endpoint::Tcp { host, port }) => (host, port),
+        };
+        let mut port = port;
+        for mut address in self.inner.sys.resolve(&host, port)? {
+            // The addresses of one name share the port that the first one was given.
+            address.set_port(port);
+            self.open_one(Bind::Tcp(address), options, site, sockets)?;
+            if port == 0 {
+                port = sockets.first().and_then(|(_, a)| a.tcp()).map_or(0, |a| a.port());
+            }
+        }
+        Ok(())
+    }
+
+    fn open_one(
+        &mut self,
+        at: Bind,
+        options: &ListenOptions,
+        site: u32,
+        sockets: &mut Vec<(ListenerId, Address)>,
+    ) -> io::Result<()> {
+        let socket = self.inner.sys.bind(at, options)?;
+        sockets.push(self.inner.open_door(socket, site)?);
+        Ok(())
+    }
+
+    /// Asks for a connection, for a handler added before. The address is a string, a [`SocketAddr`], a stream that is
+    /// connected already, or a [`Connect`] with options. It comes about in later turns: see [`Net::connect`], which
+    /// does the same from within a callback.
+    ///
+    /// # Errors
+    /// `NotFound` for a key of another reactor, `InvalidInput` when the address or an option is wrong, `QuotaExceeded`
+    /// when [`Limits::attempts`] are asked for, and an error of no kind while the reactor is shutting down. Whatever
+    /// goes wrong later is told to [`on_connect_failed`](Handler::on_connect_failed).
+    pub fn connect<H: Handler>(
+        &mut self,
+        to: impl Into<Connect>,
+        key: Key<H>,
+        tag: u64,
+    ) -> io::Result<AttemptId> {
+        let site = self.site_of(key)?;
+        let to = to.into().checked()?;
+        self.inner.look_at_clock();
+        let core = &mut self.inner.engine.core;
+        if core.stopping {
+            return Err(io::Error::other("the reactor is shutting down"));
+        }
+        core.connect(site, to, tag).ok_or_else(|| {
+            let what = format!("{} connections are asked for, as many as allowed", core.limits.attempts);
+            io::Error::new(io::ErrorKind::QuotaExceeded, what)
+        })
+    }
+
+    /// Stops listening. Accepted connections go on; those still waiting in the kernel's queue are lost. False when it
+    /// has stopped already.
+    pub fn close_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.close_door(id)
+    }
+
+    /// Adds a handler of datagrams, to be put behind any number of sockets with [`bind_on`](Reactor::bind_on). It stays
+    /// as long as the reactor. (A type that is a [`Handler`](crate::Handler) as well is [added](Reactor::add) as one,
+    /// and its key serves for both.)
+    pub fn add_datagrams<H: DatagramHandler>(&mut self, handler: H) -> Key<H> {
+        let site = self.inner.engine.add_datagrams(handler, true);
+        self.inner.engine.key(site)
+    }
+
+    /// Binds a datagram socket for a handler of its own, which is dropped when its sockets are gone.
+    ///
+    /// The address is a string (`"127.0.0.1:7000"`, `"[::1]:7000"`, `"localhost:7000"`, `"unix:/path"`), a
+    /// [`SocketAddr`], a socket that the caller has bound, or a [`Datagrams`] with options. Port 0 takes a free port;
+    /// the answer has the real one. A host name is looked up here (which blocks) and bound to at all its addresses;
+    /// with a [peer](Datagrams::peer), at the first that goes with one of the peer's.
+    ///
+    /// # Errors
+    /// When the address is wrong, taken or not allowed, or an option cannot be set; the text says which. Nothing is
+    /// left bound then.
+    pub fn bind<H: DatagramHandler>(&mut self, at: impl Into<Datagrams>, handler: H) -> io::Result<Bound> {
+        let site = self.inner.engine.add_datagrams(handler, false);
+        // Whatever comes of it, the handler lives no longer than what leads to it.
+        self.inner.engine.retain(site);
+        let bound = self.bind_at(at.into(), site, tell::<H>);
+        self.inner.engine.release(site);
+        bound
+    }
+
+    /// Binds a datagram socket for a handler added before. See [`bind`](Reactor::bind).
+    ///
+    /// # Errors
+    /// As for [`bind`](Reactor::bind), and `NotFound` for a key of another reactor.
+    pub fn bind_on<H: DatagramHandler>(
+        &mut self,
+        at: impl Into<Datagrams>,
+        key: Key<H>,
+    ) -> io::Result<Bound> {
+        let site = self.inner.engine.site(key).ok_or_else(wrong_key)?;
+        self.bind_at(at.into(), site, tell::<H>)
+    }
+
+    fn bind_at(&mut self, at: Datagrams, site: u32, tell: Tell) -> io::Result<Bound> {
+        let (source, peer, mut options) =
+            at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let mut bound = Bound { sockets: Vec::new() };
+        let done = self.bind_all(source, peer, &mut options, |reactor, bind, options| {
+            let socket = reactor.inner.sys.bind_datagram(bind, options)?;
+            bound.sockets.push(reactor.inner.open_datagrams(socket, site, tell, options.max_size)?);
+            Ok(bound.local_addr().map_or(0, |first| first.port()))
+        });
+        if let Err(e) = done {
+            for (id, _) in bound.sockets {
+                self.inner.drop_datagrams(id);
+            }
+            return Err(e);
+        }
+        Ok(bound)
+    }
+
+    /// Binds the sockets that a source stands for: one, or one for each address of a name. `open` answers the port of
+    /// the first.
+    fn bind_all(
+        &mut self,
+        source: DatagramSource,
+        peer: Option<Endpoint>,
+        options: &mut DatagramOptions,
+        mut open: impl FnMut(&mut Self, DatagramBind, &DatagramOptions) -> io::Result<u16>,
+    ) -> io::Result<()> {
+        let peers = self.resolve_peer(peer)?;
+        options.peer = peers.first().cloned();
+        let mut locals = match source {
+            DatagramSource::Bound(DatagramBind::Udp(address)) => vec![address],
+            DatagramSource::Endpoint(Endpoint::Tcp { host, port }) => self.inner.sys.resolve(&host, port)?,
+            DatagramSource::Bound(bind) => return open(self, bind, options).map(drop),
+            #[cfg(unix)]
+            DatagramSource::Endpoint(Endpoint::Unix(path)) => {
+                return open(self, DatagramBind::Unix(path), options).map(drop);
+            }
+            #[cfg(not(unix))]
+            DatagramSource::Endpoint(Endpoint::Unix(_)) => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets on this system"));
+            }
+        };
+        if let Some(peer) = &options.peer {
+            let pair = |local: &SocketAddr| Some((*local, peers.iter().find(|to| goes_with(local, to))?));
+            let Some((local, peer)) = locals.iter().find_map(pair) else { return Err(no_way(&locals, peer)) };
+            locals = vec![local];
+            options.peer = Some(peer.clone());
+        }
+        let mut shared = 0;
+        for mut local in locals {
+            // The addresses of one name share the port that the first one was given.
+            if local.port() == 0 {
+                local.set_port(shared);
+            }
+            shared = open(self, DatagramBind::Udp(local), options)?;
+        }
+        Ok(())
+    }
+
+    /// Every address of a peer; none where there is no peer.
+    fn resolve_peer(&mut self, peer: Option<Endpoint>) -> io::Result<Vec<Address>> {
+        match peer {
+            None => Ok(Vec::new()),
+            Some(Endpoint::Unix(path)) => Ok(vec![Address::Unix(Some(path))]),
+            Some(Endpoint::Tcp { host, port }) => {
+                Ok(self.inner.sys.resolve(&host, port)?.into_iter().map(Address::Tcp).collect())
+            }
+        }
+    }
+}
+
+fn wrong_key() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the key belongs to another reactor")
+}
+
+/// Whether a socket bound there can be connected to that peer.
+fn goes_with(local: &SocketAddr, peer: &Address) -> bool {
+    peer.tcp().is_some_and(|peer| peer.is_ipv4() == local.is_ipv4())
+}
+
+fn no_way(locals: &[SocketAddr], peer: &Address) -> io::Error {
+    let from = locals.first().map_or_else(|| "nowhere".to_owned(), SocketAddr::to_string);
+    let why = format!("cannot connect from {from} to {peer}: the addresses are of different kinds");
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
