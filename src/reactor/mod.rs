@@ -34,7 +34,6 @@ use crate::handler::handle::{Handle, Notes};
 use crate::handler::net::Net;
 use crate::id::{ConnId, Generations, Key};
 use crate::stats::Stats;
-use crate::sys::Sys;
 use crate::sys::mio::MioSys;
 use crate::time::{Time, at_least};
 
