@@ -6,28 +6,9 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::peer::{EAGAIN, Peer, Sent, fail};
+use super::peer::{DialPlan, Dialled, EAGAIN, Peer, Sent, fail};
 use super::{Call, Ready, Script, Stream, Wake, address_of, outcome};
 use crate::config::address::Address;
-
-/// How far a socket of ours has connected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Dialled {
-    /// It was accepted, or has connected.
-    #[default]
-    Up,
-    Pending,
-    Failed(i32),
-}
-
-/// What becomes of the next socket that connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DialPlan {
-    /// The call itself fails.
-    Fail(i32),
-    /// Nothing, until the test says so.
-    Later,
-}
 
 impl Script {
     /// A pending connection comes about.

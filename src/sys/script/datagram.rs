@@ -1,4 +1,4 @@
-//! Datagram sockets in the scripted world: what has come, what was sent, and what the kernel takes.
+//! Datagram sockets in the scripted world: what comes to them, and what the kernel takes.
 //!
 //! Knows nothing of the loop. Invariant: as for the script: a due edge is never lost; none is due after
 //! [`Shipped::Unawaited`].
@@ -6,52 +6,12 @@
 use std::collections::VecDeque;
 use std::io;
 
+use super::outlet::{Came, Outlet};
 use super::peer::{EAGAIN, fail};
 use super::{Call, Ready, Script, outcome};
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
 use crate::sys::datagram::{DatagramSys, Shipped};
-
-/// What a socket is to receive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Came {
-    From(Address, Vec<u8>),
-    Fail(i32),
-}
-
-/// A datagram socket, as the world sees it.
-#[derive(Debug)]
-pub(crate) struct Outlet {
-    local: Address,
-    peer: Option<Address>,
-    pub(crate) token: Option<usize>,
-    pub(crate) inbox: VecDeque<Came>,
-    /// What was sent, and where to (`None`: to the peer).
-    pub(crate) sent: Vec<(Option<Address>, Vec<u8>)>,
-    /// How many datagrams the kernel takes.
-    pub(crate) room: usize,
-    /// The next sends fail with these errors; 0: this one does not.
-    pub(crate) answers: VecDeque<i32>,
-    /// Receivers that take nothing, and of which nothing is told.
-    pub(crate) stuck: Vec<Address>,
-    readable_armed: bool,
-    writable_armed: bool,
-    pub(crate) closed: bool,
-}
-
-impl Outlet {
-    /// What was sent since this was last asked, as text: `7001<hello`.
-    pub(crate) fn said(&mut self) -> Vec<String> {
-        let shown = |(to, data): (Option<Address>, Vec<u8>)| {
-            let to = to.map_or_else(
-                || "peer".to_owned(),
-                |a| a.tcp().map_or(a.to_string(), |a| a.port().to_string()),
-            );
-            format!("{to}<{}", data.escape_ascii())
-        };
-        std::mem::take(&mut self.sent).into_iter().map(shown).collect()
-    }
-}
 
 impl Script {
     /// Something comes to a datagram socket.

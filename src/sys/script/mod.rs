@@ -9,6 +9,7 @@ mod acts;
 mod calls;
 mod connect;
 mod datagram;
+mod outlet;
 mod peer;
 
 use std::collections::VecDeque;
@@ -20,14 +21,12 @@ use std::time::Duration;
 
 pub(crate) use calls::{Call, peer_at};
 use calls::{address_of, outcome};
-#[cfg_attr(not(test), allow(unused_imports))]
-pub(crate) use connect::{DialPlan, Dialled};
 #[cfg(test)]
-pub(crate) use datagram::Came;
-pub(crate) use datagram::Outlet;
+pub(crate) use outlet::Came;
+pub(crate) use outlet::Outlet;
 use peer::fail;
 #[cfg_attr(not(test), allow(unused_imports))]
-pub(crate) use peer::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, End, Peer};
+pub(crate) use peer::{Answer, DialPlan, Dialled, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, End, Peer};
 
 use super::{CloseHow, Ready, Received, Sys, Wake};
 use crate::config::address::Address;

@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};
 
-use super::connect::Dialled;
 use crate::sys::{CloseHow, Ready};
 
 /// A scripted answer of one call, instead of what would follow from the pipes.
@@ -17,11 +16,30 @@ pub(crate) enum Answer {
     AtMost(usize),
 }
 
+/// What becomes of the next socket that connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DialPlan {
+    /// The call itself fails.
+    Fail(i32),
+    /// Nothing, until the test says so.
+    Later,
+}
+
 pub(crate) const EAGAIN: i32 = 11;
 pub(crate) const ECONNRESET: i32 = 104;
 pub(crate) const EPIPE: i32 = 32;
 pub(crate) const ENOTCONN: i32 = 107;
 pub(crate) const ENOBUFS: i32 = 105;
+
+/// How far a socket of ours has connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Dialled {
+    /// It was accepted, or has connected.
+    #[default]
+    Up,
+    Pending,
+    Failed(i32),
+}
 
 /// How a peer sees the end of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
