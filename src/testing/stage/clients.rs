@@ -2,61 +2,13 @@
 //!
 //! Knows nothing of transcripts. Invariant: what a client received is given out once, in order, and is never lost.
 
-use std::fmt;
-
-use super::client_codec::Ear;
+use super::parties::{Client, Fate};
 use super::{Done, Stage};
 use crate::closed::Reason;
 use crate::connection::Phase;
 use crate::handler::Handler;
 use crate::sys::script::{End, Script};
 use crate::testing::checked_handler::Record;
-
-/// The far end of one connection.
-pub(super) struct Client {
-    pub(super) name: String,
-    /// Its number in the scripted world.
-    pub(super) peer: usize,
-    reading: bool,
-    /// It has closed its end, or broken the connection off.
-    finished: bool,
-    /// Received, and not asked for yet.
-    pub(super) unheard: Vec<u8>,
-    pub(super) ear: Option<Box<dyn Ear>>,
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, reading, finished, unheard, .. } = self;
-        write!(f, "{name} (reading: {reading}, finished: {finished}, unheard: {} B)", unheard.len())
-    }
-}
-
-impl Client {
-    pub(super) const fn new(name: String, peer: usize, ear: Option<Box<dyn Ear>>) -> Self {
-        Self { name, peer, reading: true, finished: false, unheard: Vec::new(), ear }
-    }
-}
-
-/// What has become of a client's connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    Waiting,
-    Open,
-    Closing,
-    Ended(Reason),
-}
-
-impl fmt::Display for Fate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Waiting => f.write_str("it waits to be accepted"),
-            Self::Open => f.write_str("its connection is open"),
-            Self::Closing => f.write_str("its connection is being closed, and has not ended yet"),
-            Self::Ended(why) => write!(f, "its connection has ended: {}", why.name()),
-        }
-    }
-}
 
 impl<H: Handler> Stage<H> {
     /// The client of this name.

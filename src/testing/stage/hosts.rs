@@ -6,27 +6,10 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use super::{Client, Done, Stage};
+use super::parties::{Client, Host};
+use super::{Done, Stage};
 use crate::config::address::Endpoint;
 use crate::handler::Handler;
-
-/// Somebody who can be connected to.
-#[derive(Debug)]
-pub(super) struct Host {
-    name: String,
-    /// As the handler writes it.
-    address: String,
-    /// What stands for it, where that is the name of a host.
-    found: SocketAddr,
-    /// How many have connected to it.
-    times: usize,
-}
-
-impl Host {
-    fn is_at(&self, address: &str) -> bool {
-        self.address == address || self.found.to_string() == address
-    }
-}
 
 /// What `connect` answers where nobody listens.
 const ECONNREFUSED: i32 = 111;

@@ -7,6 +7,7 @@ mod client_codec;
 mod clients;
 mod driving;
 mod hosts;
+mod parties;
 mod play;
 
 use std::fmt;
@@ -16,8 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use self::client_codec::{Speech, Spoken};
-use self::clients::{Client, Fate};
-use self::hosts::Host;
+use self::parties::{Client, Fate, Host};
 use super::checked_handler::Watched;
 use crate::builtin::Framed;
 use crate::closed::{Closed, Reason};

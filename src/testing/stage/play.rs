@@ -3,7 +3,8 @@
 //! Knows the text of steps only as what it was parsed into. Invariant: a transcript is parsed whole before anything
 //! happens, and when it has been played nothing is left that a client received and no line mentions.
 
-use super::{Done, Fate, Stage};
+use super::parties::Fate;
+use super::{Done, Stage};
 use crate::handler::Handler;
 use crate::sys::script::End;
 use crate::testing::transcript::{Act, Line, Step, parse, show};

@@ -1,0 +1,73 @@
+//! Who is on a stage beside the handler: its clients, what has become of each, and the hosts that it can connect to.
+//!
+//! Plain data, on which the stage acts in `clients` and `hosts`. Invariant: it knows neither the stage nor the loop.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use super::client_codec::Ear;
+use crate::closed::Reason;
+
+/// The far end of one connection.
+pub(super) struct Client {
+    pub(super) name: String,
+    /// Its number in the scripted world.
+    pub(super) peer: usize,
+    pub(super) reading: bool,
+    /// It has closed its end, or broken the connection off.
+    pub(super) finished: bool,
+    /// Received, and not asked for yet.
+    pub(super) unheard: Vec<u8>,
+    pub(super) ear: Option<Box<dyn Ear>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, reading, finished, unheard, .. } = self;
+        write!(f, "{name} (reading: {reading}, finished: {finished}, unheard: {} B)", unheard.len())
+    }
+}
+
+impl Client {
+    pub(super) const fn new(name: String, peer: usize, ear: Option<Box<dyn Ear>>) -> Self {
+        Self { name, peer, reading: true, finished: false, unheard: Vec::new(), ear }
+    }
+}
+
+/// What has become of a client's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Waiting,
+    Open,
+    Closing,
+    Ended(Reason),
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting => f.write_str("it waits to be accepted"),
+            Self::Open => f.write_str("its connection is open"),
+            Self::Closing => f.write_str("its connection is being closed, and has not ended yet"),
+            Self::Ended(why) => write!(f, "its connection has ended: {}", why.name()),
+        }
+    }
+}
+
+/// Somebody who can be connected to.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) name: String,
+    /// As the handler writes it.
+    pub(super) address: String,
+    /// What stands for it, where that is the name of a host.
+    pub(super) found: SocketAddr,
+    /// How many have connected to it.
+    pub(super) times: usize,
+}
+
+impl Host {
+    pub(super) fn is_at(&self, address: &str) -> bool {
+        self.address == address || self.found.to_string() == address
+    }
+}
