@@ -8,7 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use super::threads::Errand;
+use super::errand::Errand;
 use crate::closed::{Closed, Reason};
 use crate::codec::Framing;
 use crate::connection::{Connection, Phase};

@@ -20,6 +20,7 @@ mod client;
 mod close_checks;
 mod connect_checks;
 mod cuts;
+mod errand;
 mod limits_gen;
 #[cfg(test)]
 pub(crate) mod log_tests;

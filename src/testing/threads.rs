@@ -6,9 +6,9 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::checked_handler::Record;
+use super::errand::{Arrivals, Errand};
 use super::run::Run;
 use crate::command_queue::HandleError;
 use crate::handler::Handler;
@@ -28,24 +28,6 @@ pub(crate) struct Manners {
     pub(crate) ending: Option<&'static [u8]>,
     /// They close and abort.
     pub(crate) ends: bool,
-}
-
-/// Who arrived, in that order: a thread and its serial number.
-type Arrivals = Arc<Mutex<VecDeque<(usize, u64)>>>;
-
-/// A note that says when it arrives.
-#[derive(Debug)]
-pub(crate) struct Errand {
-    from: usize,
-    serial: u64,
-    arrivals: Arrivals,
-}
-
-impl Errand {
-    pub(crate) fn arrive(&self) {
-        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        arrivals.push_back((self.from, self.serial));
-    }
 }
 
 /// Something accepted that has not arrived.
@@ -160,7 +142,7 @@ impl Threads {
         let from = self.dice.below(THREADS);
         self.serial += 1;
         let serial = self.serial;
-        let errand = Errand { from, serial, arrivals: Arc::clone(&self.arrivals) };
+        let errand = Errand { from, serial, arrivals: self.arrivals.clone() };
         let done = send(&self.notes, &self.handle, errand);
         if done.is_ok() {
             self.accepted[from].push_back(Accepted { serial, may_miss });
@@ -202,8 +184,7 @@ impl Threads {
 
     /// What has arrived was accepted, and nothing was lost before it.
     fn check_arrivals(&mut self) -> Result<(), String> {
-        let arrived = std::mem::take(&mut *self.arrivals.lock().unwrap_or_else(PoisonError::into_inner));
-        for (from, serial) in arrived {
+        for (from, serial) in self.arrivals.take() {
             loop {
                 let next = self.accepted[from].pop_front();
                 let next =
