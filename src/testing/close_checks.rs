@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::checked_handler::Record;
-use super::oracle::Seen;
-use super::run::Run;
+use super::seen::Seen;
+use super::view::View;
 use crate::closed::{Closed, Reason};
 use crate::handler::Handler;
 use crate::reactor::audit::require;
@@ -20,13 +20,13 @@ const LIVELOCK: u32 = 63;
 
 /// N4: a connection ends for the reason that is given.
 pub(super) fn require_earned<H: Handler>(
-    run: &Run<H>,
+    view: &View<H>,
     record: &Record,
     why: &Reason,
     seen: &Seen,
 ) -> Result<(), String> {
     use std::io::ErrorKind as K;
-    let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+    let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
     let (facts, limits) = (&sim.facts[record.peer], &core.limits);
     let ago = |at: u64| core.now.since(Time(at));
     let reset = |kind: &K| matches!(kind, K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted);
@@ -48,8 +48,8 @@ pub(super) fn require_earned<H: Handler>(
                 && record.unfinished.is_some_and(|t| ago(t.0) >= limits.message_timeout.get())
         }
         Reason::HandlerPanic => record.panicked,
-        Reason::Shutdown => run.stopping.is_some(),
-        Reason::ShutdownDeadline => run.stopping.is_some_and(|(at, grace)| ago(at) >= grace),
+        Reason::Shutdown => view.stopping.is_some(),
+        Reason::ShutdownDeadline => view.stopping.is_some_and(|(at, grace)| ago(at) >= grace),
         Reason::AtCapacity | Reason::RegisterFailed => false,
         Reason::Livelock => facts.hints >= LIVELOCK,
         // What the handler did, and what it sent, is for the user's check.
@@ -64,8 +64,8 @@ pub(super) fn require_earned<H: Handler>(
 }
 
 /// N4, N6: what is told at the end is what happened.
-pub(super) fn judge<H: Handler>(run: &Run<H>, record: &Record, closed: &Closed) -> Result<(), String> {
-    let facts = &run.inner.sys.facts[record.peer];
+pub(super) fn judge<H: Handler>(view: &View<H>, record: &Record, closed: &Closed) -> Result<(), String> {
+    let facts = &view.inner.sys.facts[record.peer];
     let same = closed.bytes_in == facts.read && closed.bytes_out == facts.written;
     require(same, || format!("N6: {} B read, {} B written", facts.read, facts.written))?;
     let in_order = match &closed.why {
@@ -79,16 +79,16 @@ pub(super) fn judge<H: Handler>(run: &Run<H>, record: &Record, closed: &Closed) 
     };
     let own = matches!(closed.why, Reason::Handler | Reason::Shutdown) && !record.aborted;
     require(!own || !record.ended, || "N4: the peer had finished before".to_owned())?;
-    let reset = run.inner.sys.script.peers[record.peer].closed == Some(CloseHow::Reset);
+    let reset = view.inner.sys.script.peers[record.peer].closed == Some(CloseHow::Reset);
     let cut = record.aborted || record.panicked || closed.unsent > 0;
     require(!in_order || cut || !reset, || "N4: ended in good order, and reset".to_owned())?;
     require(!in_order || closed.unsent == 0, || "N4: ended in good order, and bytes were lost".to_owned())
 }
 
 /// Whether a connection whose peer has not finished had waited long enough for that.
-pub(super) fn may_stop_lingering<H: Handler>(run: &Run<H>, facts: &Facts, full: bool) -> bool {
-    let (core, limits) = (&run.inner.engine.core, &run.inner.engine.core.limits);
-    if run.stopping.is_some_and(|(at, grace)| core.now.since(Time(at)) >= grace) {
+pub(super) fn may_stop_lingering<H: Handler>(view: &View<H>, facts: &Facts, full: bool) -> bool {
+    let (core, limits) = (&view.inner.engine.core, &view.inner.engine.core.limits);
+    if view.stopping.is_some_and(|(at, grace)| core.now.since(Time(at)) >= grace) {
         return true;
     }
     let Some(fin) = facts.fin else { return false };

@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use super::client::Client;
-use super::run::{Play, Run};
+use super::view::View;
 use crate::connection::{Origin, Phase};
 use crate::core::connect_jobs::Stage;
 use crate::handler::Handler;
@@ -23,8 +22,8 @@ pub(super) struct Dials {
 }
 
 impl Dials {
-    pub(super) fn check<H: Handler>(&mut self, run: &Run<H>, turn: Turn) -> Result<(), String> {
-        let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+    pub(super) fn check<H: Handler>(&mut self, view: &View<H>, turn: Turn) -> Result<(), String> {
+        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
         let (looking, known) = (sim.looking(), core.attempts.looking);
         // Who has just cancelled one is about to say so.
         let cancelled = core.attempts.iter().filter(|a| matches!(a.stage, Stage::Cancelled)).count();
@@ -36,13 +35,13 @@ impl Dials {
         let (asked, most) = (core.attempts.len(), core.limits.attempts);
         require(asked <= most, || format!("N9: {asked} attempts of {most}"))?;
         let failed = core.stats.connect_failed;
-        let told = run.watched().map_or(failed, |w| w.failed);
+        let told = view.watched().map_or(failed, |w| w.failed);
         require(told == failed, || format!("N6: {failed} failures counted, {told} were told"))?;
         for dial in sim.dialling.dials.get(self.judged..).unwrap_or_default() {
             check_stagger(dial, core.limits.connect_stagger)?;
         }
         self.judged = sim.dialling.dials.len();
-        for (peer, c) in run.connections() {
+        for (peer, c) in view.connections() {
             let p = &sim.script.peers[peer];
             let unheard = c.phase == Phase::Connecting && p.dialled != Dialled::Pending;
             let quiet = !turn.more && sim.is_quiet();
@@ -71,29 +70,13 @@ fn check_stagger(dial: &Dial, stagger: Duration) -> Result<(), String> {
     })
 }
 
-impl<H: Handler> Run<H> {
-    /// Whoever was reached has something to say.
-    pub(super) fn adopt<P: Play<H = H>>(&mut self, plan: &P) {
-        for peer in self.inner.sys.take_born() {
-            let dice = &mut self.inner.sys.dice;
-            let most = dice.between(0, self.volume / 8);
-            let says = plan.says(dice, most);
-            let mut client = Client::draw(dice, says, 1, self.volume / 200);
-            client.peer = Some(peer);
-            let n = self.clients.len();
-            self.note(|| format!("client {n}, which was connected to: {client}"));
-            self.clients.push(client);
-        }
-    }
-
-    /// Nothing that was begun is left.
-    pub(super) fn check_nothing_left(&self) -> Result<(), String> {
-        let (core, sim) = (&self.inner.engine.core, &self.inner.sys);
-        let open = sim.script.open_streams();
-        require(open == 0, || format!("N6: {open} streams open after the end"))?;
-        let (asked, looking) = (core.attempts.len(), sim.looking());
-        require(asked == 0 && looking == 0, || {
-            format!("N6: {asked} attempts and {looking} lookups after the end")
-        })
-    }
+/// Nothing that was begun is left.
+pub(super) fn check_nothing_left<H: Handler>(view: &View<H>) -> Result<(), String> {
+    let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
+    let open = sim.script.open_streams();
+    require(open == 0, || format!("N6: {open} streams open after the end"))?;
+    let (asked, looking) = (core.attempts.len(), sim.looking());
+    require(asked == 0 && looking == 0, || {
+        format!("N6: {asked} attempts and {looking} lookups after the end")
+    })
 }

@@ -29,6 +29,7 @@ mod oracle;
 pub(crate) mod property_tests;
 mod run;
 mod seeds;
+mod seen;
 mod simulation;
 mod stage;
 #[cfg_attr(not(test), allow(dead_code))]
@@ -36,6 +37,7 @@ mod threads;
 mod timer_checks;
 mod trace;
 mod transcript;
+mod view;
 
 #[cfg(test)]
 mod tests;

@@ -28,8 +28,9 @@ use std::time::Duration;
 use super::checked_handler::Record;
 use super::close_checks::{judge, may_stop_lingering, require_earned};
 use super::connect_checks::Dials;
-use super::run::Run;
+use super::seen::Seen;
 use super::timer_checks::{check_links, check_timers};
+use super::view::View;
 use crate::closed::{Closed, Reason};
 use crate::config::limits::{AtCapacity, Limits};
 use crate::connection::{Connection, Phase};
@@ -39,7 +40,7 @@ use crate::reactor::audit::require;
 use crate::reactor::turn::Turn;
 use crate::sys::CloseHow;
 use crate::sys::script::Call;
-use crate::sys::sim::{Facts, Sim, State};
+use crate::sys::sim::{Facts, Sim};
 use crate::time::Time;
 
 /// Turns that a connection with work may wait.
@@ -56,31 +57,6 @@ const SLACK: Duration = Duration::from_secs(1);
 /// Calls that a turn may make for each connection, and for how many there may be though none are there.
 const CALLS: u64 = 8;
 const FEW: u64 = 16;
-
-/// What is remembered about a peer from turn to turn.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    phase: Option<Phase>,
-    since: u64,
-    read: u64,
-    /// When a byte had moved, after the turn before.
-    pub(super) moved: u64,
-    /// How much waited, and how much was written till then, where it was too much to go on reading.
-    high: Option<(usize, u64)>,
-    /// Turns in a row in which it could have been read and was not.
-    waited: u32,
-    /// When a turn last ended after which nothing waited; and one after which it was held up.
-    pub(super) idle_out: u64,
-    pub(super) held_at: u64,
-    drains: u64,
-    /// It has fallen to the low-water mark: how often it had been told of that, and for how many turns it was not.
-    fell: Option<(u64, u32)>,
-    /// How much of its input was compared.
-    compared: usize,
-    /// Why it ends, once that is decided and was found to be earned.
-    why: Option<Reason>,
-    closed: Option<Closed>,
-}
 
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
@@ -116,16 +92,13 @@ impl Oracle {
     }
 
     /// Checks everything that a turn may have broken.
-    pub(crate) fn check<H: Handler>(run: &mut Run<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
-        let mut oracle = std::mem::take(&mut run.oracle);
-        let done = oracle.check_turn(run, turn, calls);
-        oracle.note_states(run);
-        run.oracle = oracle;
-        done
-    }
-
-    fn check_turn<H: Handler>(&mut self, run: &Run<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
-        let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+    pub(super) fn check<H: Handler>(
+        &mut self,
+        view: &View<H>,
+        turn: Turn,
+        calls: &[Call],
+    ) -> Result<(), String> {
+        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
         let tick = core.now.0 - self.now;
         self.now = core.now.0;
         // After an absence the loop first catches up on input, and judges a few at a time.
@@ -137,11 +110,11 @@ impl Oracle {
         let came = came.count();
         self.full |= self.open + came >= core.limits.connections.get();
         self.open = core.conns.len();
-        run.inner.audit()?;
-        self.check_counts(run)?;
-        self.check_calls(run, were + came)?;
-        self.check_spin(run, turn, calls)?;
-        for (peer, c) in run.connections() {
+        view.inner.audit()?;
+        self.check_counts(view)?;
+        self.check_calls(view, were + came)?;
+        self.check_spin(view, turn, calls)?;
+        for (peer, c) in view.connections() {
             self.check_peer(core, sim, c, peer).map_err(|e| format!("{e} (peer {peer}: {})", describe(c)))?;
             if !turn.more && sim.is_quiet() {
                 check_wake_up(core, sim, c, peer)
@@ -150,15 +123,15 @@ impl Oracle {
         }
         check_timers(core)?;
         check_links(core)?;
-        self.dials.check(run, turn)?;
-        self.check_listeners(run, turn)?;
-        self.check_records(run, calls)?;
-        self.check_shutdown(run)
+        self.dials.check(view, turn)?;
+        self.check_listeners(view, turn)?;
+        self.check_records(view, calls)?;
+        self.check_shutdown(view)
     }
 
     /// N6: what the loop counts is what the world saw.
-    fn check_counts<H: Handler>(&self, run: &Run<H>) -> Result<(), String> {
-        let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+    fn check_counts<H: Handler>(&self, view: &View<H>) -> Result<(), String> {
+        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
         let (open, slots) = (sim.script.open_streams(), core.conns.len());
         require(open == slots, || format!("N6: {open} streams open in the world, {slots} in the loop"))?;
         let stale = core.stats.stale_events;
@@ -167,7 +140,7 @@ impl Oracle {
         let (read, written) = (moved(|f| f.read), moved(|f| f.written));
         let (i, o) = (core.stats.bytes_in, core.stats.bytes_out);
         require((i, o) == (read, written), || format!("N6: {i} B in, {o} B out of {read} and {written}"))?;
-        if let Some(w) = run.watched() {
+        if let Some(w) = view.watched() {
             let unsent: u64 = w.records.iter().filter_map(|r| r.closed.as_ref()).map(|c| c.unsent).sum();
             let counted = core.stats.bytes_unsent;
             // Of a connection whose on_open panicked nobody is told.
@@ -186,8 +159,8 @@ impl Oracle {
     }
 
     /// N8: no more calls than there are connections, and bytes.
-    fn check_calls<H: Handler>(&mut self, run: &Run<H>, conns: usize) -> Result<(), String> {
-        let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+    fn check_calls<H: Handler>(&mut self, view: &View<H>, conns: usize) -> Result<(), String> {
+        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
         let now = (sim.calls, core.stats.bytes_in + core.stats.bytes_out);
         let (calls, bytes) = (now.0 - self.called.0, now.1 - self.called.1);
         self.called = now;
@@ -196,13 +169,13 @@ impl Oracle {
     }
 
     /// N8: a turn that would not wait does something.
-    fn check_spin<H: Handler>(&mut self, run: &Run<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
-        let obeyed = run.inner.engine.core.stats.commands;
-        let now = (run.inner.sys.calls, obeyed + run.watched().map_or(0, |w| w.calls));
+    fn check_spin<H: Handler>(&mut self, view: &View<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
+        let obeyed = view.inner.engine.core.stats.commands;
+        let now = (view.inner.sys.calls, obeyed + view.watched().map_or(0, |w| w.calls));
         let (calls_before, callbacks_before, more) = self.before;
         let waited = !calls.contains(&Call::Poll(Some(Duration::ZERO)));
         // To look after an attempt takes no call where it is given up, or is to wait.
-        let core = &run.inner.engine.core;
+        let core = &view.inner.engine.core;
         let attempts = (core.attempts.wanted.len(), core.attempts.len(), core.stats.connect_retries);
         let same = std::mem::replace(&mut self.attempts, attempts) == attempts;
         let idle = !waited && turn.events == 0 && same && now == (calls_before, callbacks_before);
@@ -263,19 +236,19 @@ impl Oracle {
     }
 
     /// N7, N12: nobody waits at a listener that does not rest.
-    fn check_listeners<H: Handler>(&mut self, run: &Run<H>, turn: Turn) -> Result<(), String> {
-        let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+    fn check_listeners<H: Handler>(&mut self, view: &View<H>, turn: Turn) -> Result<(), String> {
+        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
         let waiting = sim.script.all_waiting();
         // Where there are as many as allowed, only an end makes room; otherwise time does.
-        self.waits_to_be_accepted = waiting > 0 && run.inner.doors.paused_until() != Time::NEVER;
+        self.waits_to_be_accepted = waiting > 0 && view.inner.doors.paused_until() != Time::NEVER;
         let quiet = !turn.more && sim.is_quiet() && waiting > 0;
-        let rests = run.inner.doors.rest(core);
+        let rests = view.inner.doors.rest(core);
         require(!quiet || rests, || format!("N7: {waiting} wait to be accepted, and nothing will wake us"))
     }
 
     /// What callbacks saw: N5, the bytes of N1, and N4 for those that have ended.
-    fn check_records<H: Handler>(&mut self, run: &Run<H>, calls: &[Call]) -> Result<(), String> {
-        let Some(watched) = run.watched() else { return Err("the handler is gone".to_owned()) };
+    fn check_records<H: Handler>(&mut self, view: &View<H>, calls: &[Call]) -> Result<(), String> {
+        let Some(watched) = view.watched() else { return Err("the handler is gone".to_owned()) };
         if let Some(broken) = watched.broken.first() {
             return Err(broken.clone());
         }
@@ -284,21 +257,21 @@ impl Oracle {
         for (record, judged) in watched.records.iter().zip(&mut self.judged).filter(|(_, judged)| !**judged) {
             let peer = record.peer;
             let told = |e: String| format!("{e} (peer {peer}: {:?})", record.closed);
-            let said = run.clients.iter().find(|c| c.peer == Some(peer)).map_or(&[][..], |c| &c.says);
+            let said = view.clients.iter().find(|c| c.peer == Some(peer)).map_or(&[][..], |c| &c.says);
             let seen = &mut self.seen[peer];
             let new = seen.compared..record.input.len();
             let same = record.input.get(new.clone()) == said.get(new);
             require(same, || told("N3: delivered what was not sent".to_owned()))?;
             seen.compared = record.input.len();
-            let gone = run.inner.sys.facts[peer].closed.is_some();
+            let gone = view.inner.sys.facts[peer].closed.is_some();
             // Its id may have come round.
-            let c = run.inner.engine.core.conns.get(record.id).filter(|_| !gone);
+            let c = view.inner.engine.core.conns.get(record.id).filter(|_| !gone);
             let why = record.closed.as_ref().map(|c| &c.why).or(c.and_then(|c| c.why()));
             if let Some(why) = why.filter(|&why| seen.why.as_ref() != Some(why)) {
-                require_earned(run, record, why, seen).map_err(told)?;
+                require_earned(view, record, why, seen).map_err(told)?;
                 seen.why = Some(why.clone());
             }
-            seen.moved = run.inner.sys.facts[peer].moved;
+            seen.moved = view.inner.sys.facts[peer].moved;
             if c.is_some_and(|c| c.phase == Phase::Open) {
                 require_drained(record, seen).map_err(told)?;
                 seen.drains = record.drains;
@@ -309,13 +282,13 @@ impl Oracle {
             };
             *judged = true;
             seen.closed = Some(closed.clone());
-            judge(run, record, closed).map_err(told)?;
-            let facts = &run.inner.sys.facts[peer];
+            judge(view, record, closed).map_err(told)?;
+            let facts = &view.inner.sys.facts[peer];
             require(gone, || told("N6: told, and not closed".to_owned()))?;
             let graceful = calls.contains(&Call::Close(peer, CloseHow::Graceful));
             let cut = record.aborted || record.panicked;
             let unheard = graceful && !cut && !facts.ended && facts.errors.is_empty();
-            require(!unheard || may_stop_lingering(run, facts, full), || {
+            require(!unheard || may_stop_lingering(view, facts, full), || {
                 told("N4: closed before the peer was".to_owned())
             })?;
         }
@@ -323,31 +296,14 @@ impl Oracle {
     }
 
     /// N13: a shutdown ends with its grace, or the turn after.
-    fn check_shutdown<H: Handler>(&mut self, run: &Run<H>) -> Result<(), String> {
-        let Some((at, grace)) = run.stopping.filter(|_| run.inner.stopping.is_under_way()) else {
+    fn check_shutdown<H: Handler>(&mut self, view: &View<H>) -> Result<(), String> {
+        let Some((at, grace)) = view.stopping.filter(|_| view.inner.stopping.is_under_way()) else {
             return Ok(());
         };
-        let over = run.inner.engine.core.now.since(Time(at)) >= grace;
+        let over = view.inner.engine.core.now.since(Time(at)) >= grace;
         let ended = |c: &Connection| matches!(c.phase, Phase::Connecting | Phase::Dead);
-        let doomed = run.inner.engine.core.conns.iter().all(ended);
+        let doomed = view.inner.engine.core.conns.iter().all(ended);
         require(!over || doomed, || "N13: still open at the end of the grace".to_owned())
-    }
-
-    /// Tells the world what each connection is doing, for the table of what struck when.
-    fn note_states<H: Handler>(&self, run: &mut Run<H>) {
-        let core = &run.inner.engine.core;
-        let state_of = |c: &Connection| match c.phase {
-            Phase::Connecting => State::Connecting,
-            Phase::Open if c.peer_fin => State::ReadClosed,
-            Phase::Open if !core.may_read(c) => State::Paused,
-            Phase::Open => State::Open,
-            Phase::Flushing => State::Flushing,
-            Phase::Lingering | Phase::Dead => State::Lingering,
-        };
-        let states: Vec<_> = run.connections().map(|(peer, c)| (peer, state_of(c))).collect();
-        for (peer, state) in states {
-            run.inner.sys.facts[peer].state = state;
-        }
     }
 }
 

@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use super::checked_handler::Watched;
 use super::client::{Client, Gone};
+use super::connect_checks::check_nothing_left;
 use super::limits_gen::{draw_limits, draw_volume};
 use super::oracle::Oracle;
 use super::threads::{Manners, Threads};
 use super::trace::{Trace, fold_call, fold_text};
+use super::view::View;
 use crate::config::limits::Limits;
 use crate::config::listen::{Bind, ListenOptions};
-use crate::connection::Connection;
 use crate::dispatch::text_of;
 use crate::handler::Handler;
-use crate::id::{Generations, Key};
+use crate::id::Generations;
 use crate::reactor::audit::require;
 use crate::reactor::event_loop::Loop;
 use crate::reactor::turn::Turn;
@@ -81,22 +82,18 @@ pub(crate) trait Play {
     /// What a client says, `most` bytes or thereabouts.
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8>;
     /// Whether all is well, as far as the user can tell; `over` at the end of the run.
-    fn check(&self, run: &Run<Self::H>, over: bool) -> Result<(), String>;
+    fn check(&self, view: &View<Self::H>, oracle: &Oracle, over: bool) -> Result<(), String>;
 }
 
-pub(crate) struct Run<H: Handler> {
-    pub(crate) inner: Loop<Sim>,
-    pub(crate) key: Key<Watched<H>>,
-    pub(crate) clients: Vec<Client>,
-    pub(crate) oracle: Oracle,
-    /// When a shutdown began, and how long it may take.
-    pub(crate) stopping: Option<(u64, Duration)>,
-    pub(crate) turns: usize,
+/// A run on its way: its state, who judges that, and what is written down of it.
+struct Run<H: Handler> {
+    view: View<H>,
+    oracle: Oracle,
     listeners: usize,
     hash: u64,
     trace: Trace,
     /// How much one client says at most.
-    pub(super) volume: usize,
+    volume: usize,
 }
 
 /// Plays a seed to its end.
@@ -115,15 +112,15 @@ pub(crate) fn play<P: Play>(seed: u64, plan: impl FnOnce(&mut Dice) -> P, asked:
         }
     };
     let done = run.play(&plan);
-    run.hash = fold_text(run.hash, &run.inner.engine.core.snapshot().to_string());
+    run.hash = fold_text(run.hash, &run.view.inner.engine.core.snapshot().to_string());
     let trace = run.trace.lines.take().unwrap_or_default();
     let error = done.err().map(|e| format!("{e}\n{}", run.table()));
     Outcome {
         error,
-        struck: run.inner.sys.odds.struck,
+        struck: run.view.inner.sys.odds.struck,
         hash: run.hash,
-        turns: run.turns,
-        elapsed: run.inner.sys.seen,
+        turns: run.view.turns,
+        elapsed: run.view.inner.sys.seen,
         trace,
     }
 }
@@ -169,52 +166,40 @@ impl<H: Handler> Run<H> {
             inner.open_door(socket, site).map_err(|e| e.to_string())?;
         }
         let trace = Trace { lines: asked.traced.then(Vec::new), live: asked.live };
-        let oracle = Oracle::default();
-        let mut run =
-            Self { inner, key, clients, oracle, stopping: None, turns: 0, listeners, hash: 0, trace, volume };
+        let view = View { inner, key, clients, stopping: None, turns: 0 };
+        let mut run = Self { view, oracle: Oracle::default(), listeners, hash: 0, trace, volume };
         run.describe();
         Ok(run)
     }
 
     /// Tells what was drawn.
     fn describe(&mut self) {
-        let (sim, limits) = (&self.inner.sys, &self.inner.engine.core.limits);
+        let (sim, limits) = (&self.view.inner.sys, &self.view.inner.engine.core.limits);
         self.trace.note(|| format!("{limits:?}"));
         let strict = sim.script.strict;
         self.trace.note(|| format!("{} listeners, strict: {strict}, {:?}", self.listeners, sim.odds));
-        for (i, client) in self.clients.iter().enumerate() {
+        for (i, client) in self.view.clients.iter().enumerate() {
             self.trace.note(|| format!("client {i}: {client}"));
         }
     }
 
-    /// The connections, each with its client's number in the world.
-    pub(crate) fn connections(&self) -> impl Iterator<Item = (usize, &Connection)> {
-        let (streams, conns) = (&self.inner.streams, &self.inner.engine.core.conns);
-        let here = streams.iter().enumerate().filter_map(|(slot, s)| Some((slot as u32, s.as_ref()?.peer())));
-        here.filter_map(|(slot, peer)| Some((peer, conns.get(conns.id_at(slot)?)?)))
-    }
-
-    pub(crate) fn watched(&self) -> Option<&Watched<H>> {
-        self.inner.engine.get(self.key)
-    }
-
     fn play<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
         self.rough_time(plan)?;
-        self.inner.sys.heal();
-        for client in &mut self.clients {
+        self.view.inner.sys.heal();
+        for client in &mut self.view.clients {
             if client.frozen {
-                client.leave(&mut self.inner.sys, Gone::Reset);
+                client.leave(&mut self.view.inner.sys, Gone::Reset);
             }
         }
         self.until_quiet(plan, false)?;
         self.until_quiet(plan, true)?;
-        self.check_threads(true)?;
+        self.view.check_threads(true)?;
         self.check_delivered()?;
-        plan.check(self, true)?;
-        self.inner.sys.refuse_dials();
+        plan.check(&self.view, &self.oracle, true)?;
+        self.view.inner.sys.refuse_dials();
         self.adopt(plan);
-        for client in &mut self.clients {
-            client.leave(&mut self.inner.sys, Gone::Reset);
+        for client in &mut self.view.clients {
+            client.leave(&mut self.view.inner.sys, Gone::Reset);
         }
         self.until_quiet(plan, true)?;
         self.stop(plan)
@@ -222,23 +207,23 @@ impl<H: Handler> Run<H> {
 
     /// While things go wrong: clients do this and that, and the loop turns.
     fn rough_time<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
-        let dice = &mut self.inner.sys.dice;
+        let dice = &mut self.view.inner.sys.dice;
         let steps = dice.between(10, STEPS);
         let stop_at = if dice.one_in(8) { dice.below(steps) } else { steps };
         for step in 0..steps {
             if step == stop_at {
-                let grace = Duration::from_millis(self.inner.sys.dice.size(5_000) as u64);
+                let grace = Duration::from_millis(self.view.inner.sys.dice.size(5_000) as u64);
                 self.begin_shutdown(grace);
-                plan.check(self, false)?;
+                plan.check(&self.view, &self.oracle, false)?;
             }
             self.close_a_listener();
             self.adopt(plan);
-            for i in 0..self.clients.len() {
-                if self.inner.sys.dice.one_in(2) {
+            for i in 0..self.view.clients.len() {
+                if self.view.inner.sys.dice.one_in(2) {
                     self.act(i);
                 }
             }
-            let dice = &mut self.inner.sys.dice;
+            let dice = &mut self.view.inner.sys.dice;
             let most = if dice.one_in(8) { 20_000 * MS } else { 20 * MS };
             let wait = Duration::from_nanos(dice.size(most) as u64);
             self.turn(plan, wait)?;
@@ -247,36 +232,50 @@ impl<H: Handler> Run<H> {
     }
 
     fn act(&mut self, i: usize) {
-        let client = &mut self.clients[i];
+        let client = &mut self.view.clients[i];
         let before = client.doing();
-        if !client.finds_listener(&self.inner.sys) {
+        if !client.finds_listener(&self.view.inner.sys) {
             // Refused, or lost in the queue of a listener that was closed.
             client.gone = Some(Gone::Network);
             return;
         }
-        client.act(&mut self.inner.sys);
+        client.act(&mut self.view.inner.sys);
         let after = client.doing();
         if before != after {
             self.trace.note(|| format!("client {i}: {after:?}"));
         }
     }
 
+    /// Whoever was reached has something to say.
+    fn adopt<P: Play<H = H>>(&mut self, plan: &P) {
+        for peer in self.view.inner.sys.take_born() {
+            let dice = &mut self.view.inner.sys.dice;
+            let most = dice.between(0, self.volume / 8);
+            let says = plan.says(dice, most);
+            let mut client = Client::draw(dice, says, 1, self.volume / 200);
+            client.peer = Some(peer);
+            let n = self.view.clients.len();
+            self.trace.note(|| format!("client {n}, which was connected to: {client}"));
+            self.view.clients.push(client);
+        }
+    }
+
     /// Now and then.
     fn close_a_listener(&mut self) {
-        if self.listeners > 1 && self.inner.sys.dice.one_in(500) {
-            let open = self.inner.listeners();
+        if self.listeners > 1 && self.view.inner.sys.dice.one_in(500) {
+            let open = self.view.inner.listeners();
             if let Some(&id) = open.first() {
                 self.trace.note(|| format!("{id} is closed"));
-                self.inner.close_door(id);
+                self.view.inner.close_door(id);
             }
         }
     }
 
     fn begin_shutdown(&mut self, grace: Duration) {
         self.trace.note(|| format!("shutdown, {grace:?} of grace"));
-        self.inner.look_at_clock();
-        self.stopping = Some((self.inner.engine.core.now.0, grace));
-        self.inner.begin_shutdown(grace);
+        self.view.inner.look_at_clock();
+        self.view.stopping = Some((self.view.inner.engine.core.now.0, grace));
+        self.view.inner.begin_shutdown(grace);
     }
 
     /// Turns until nobody has anything left to do. At the `end` everyone finishes who has said all.
@@ -290,13 +289,13 @@ impl<H: Handler> Run<H> {
                 break;
             }
             self.adopt(plan);
-            let mut busy = self.inner.sys.is_dialling();
-            for i in 0..self.clients.len() {
+            let mut busy = self.view.inner.sys.is_dialling();
+            for i in 0..self.view.clients.len() {
                 busy |= self.help(i, end);
             }
-            let calls = self.inner.sys.calls;
+            let calls = self.view.inner.sys.calls;
             let turn = self.turn(plan, Duration::from_millis(1))?;
-            busy |= turn.more || !self.inner.sys.is_quiet() || calls != self.inner.sys.calls;
+            busy |= turn.more || !self.view.inner.sys.is_quiet() || calls != self.view.inner.sys.calls;
             busy |= end && self.oracle.waits_to_be_accepted;
             if !busy {
                 return Ok(());
@@ -311,7 +310,7 @@ impl<H: Handler> Run<H> {
 
     /// Lets a client say all and read all, as far as it goes. False when that was nothing.
     fn help(&mut self, client: usize, end: bool) -> bool {
-        let (client, sim) = (&mut self.clients[client], &mut self.inner.sys);
+        let (client, sim) = (&mut self.view.clients[client], &mut self.view.inner.sys);
         if client.gone.is_some() {
             return false;
         }
@@ -339,8 +338,8 @@ impl<H: Handler> Run<H> {
 
     /// Bytes that well-behaved clients got, of those that were written for them.
     fn delivered(&self) -> (u64, u64) {
-        let sim = &self.inner.sys;
-        let fine = self.clients.iter().filter(|c| c.is_here());
+        let sim = &self.view.inner.sys;
+        let fine = self.view.clients.iter().filter(|c| c.is_here());
         fine.fold((0, 0), |(x, y), c| {
             let written = c.peer.map_or(0, |p| sim.facts[p].written);
             (x + c.received(sim).len() as u64, y + written)
@@ -349,8 +348,8 @@ impl<H: Handler> Run<H> {
 
     /// What was written for a client that stayed to the end has reached it.
     fn check_delivered(&self) -> Result<(), String> {
-        let sim = &self.inner.sys;
-        let here = self.clients.iter().filter(|c| c.is_here());
+        let sim = &self.view.inner.sys;
+        let here = self.view.clients.iter().filter(|c| c.is_here());
         for (client, peer) in here.filter_map(|c| Some((c, c.peer?))) {
             let (got, written) = (client.received(sim).len() as u64, sim.facts[peer].written);
             let cut = sim.script.peers[peer].cut_off;
@@ -364,13 +363,13 @@ impl<H: Handler> Run<H> {
     /// Shuts down, if that has not been done; nothing may be left open.
     fn stop<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
         // One that is over does not keep the handler from beginning anew.
-        if !self.inner.stopping.is_under_way() {
+        if !self.view.inner.stopping.is_under_way() {
             self.begin_shutdown(Duration::from_millis(100));
-            plan.check(self, false)?;
+            plan.check(&self.view, &self.oracle, false)?;
         }
         for _ in 0..PATIENCE {
-            if !self.inner.stopping.is_under_way() {
-                return self.check_nothing_left();
+            if !self.view.inner.stopping.is_under_way() {
+                return check_nothing_left(&self.view);
             }
             self.turn(plan, Duration::from_secs(1))?;
         }
@@ -379,42 +378,39 @@ impl<H: Handler> Run<H> {
 
     /// One turn, and everything that must hold after it.
     fn turn<P: Play<H = H>>(&mut self, plan: &P, wait: Duration) -> Result<Turn, String> {
-        self.turns += 1;
-        for facts in &mut self.inner.sys.facts {
+        self.view.turns += 1;
+        for facts in &mut self.view.inner.sys.facts {
             facts.read_this_turn = 0;
         }
-        let turn = self.inner.turn(Some(wait)).map_err(|e| e.to_string())?;
-        let calls = std::mem::take(&mut self.inner.sys.script.trace);
+        let turn = self.view.inner.turn(Some(wait)).map_err(|e| e.to_string())?;
+        let calls = std::mem::take(&mut self.view.inner.sys.script.trace);
         for call in &calls {
             self.hash = fold_call(self.hash, call);
         }
-        let (turns, now) = (self.turns, self.inner.engine.core.now.0);
+        let (turns, now) = (self.view.turns, self.view.inner.engine.core.now.0);
         self.trace.note(|| format!("turn {turns} at {now} ns: {turn:?}"));
         for call in &calls {
             self.trace.note(|| format!("  {call:?}"));
         }
-        self.hash = fold(self.hash, self.inner.sys.content);
-        self.check_threads(false)?;
-        Oracle::check(self, turn, &calls)?;
-        plan.check(self, false)?;
+        self.hash = fold(self.hash, self.view.inner.sys.content);
+        self.view.check_threads(false)?;
+        let sound = self.oracle.check(&self.view, turn, &calls);
+        self.view.note_states();
+        sound?;
+        plan.check(&self.view, &self.oracle, false)?;
         Ok(turn)
     }
 
-    /// Adds a line to what happened.
-    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
-        self.trace.note(line);
-    }
-
     /// All connections, as they stand.
-    pub(crate) fn table(&self) -> String {
+    fn table(&self) -> String {
         let mut lines = vec![format!(
             "{:>5} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}  phase",
             "peer", "id", "said", "read", "written", "taken", "pending"
         )];
-        for (i, client) in self.clients.iter().enumerate() {
+        for (i, client) in self.view.clients.iter().enumerate() {
             let Some(peer) = client.peer else { continue };
-            let (p, f) = (&self.inner.sys.script.peers[peer], &self.inner.sys.facts[peer]);
-            let c = self.connections().find(|(p, _)| *p == peer).map(|(_, c)| c);
+            let (p, f) = (&self.view.inner.sys.script.peers[peer], &self.view.inner.sys.facts[peer]);
+            let c = self.view.connections().find(|(p, _)| *p == peer).map(|(_, c)| c);
             let closed = self.oracle.closed_of(peer).map_or(String::new(), |c| c.to_string());
             let phase = c.map_or(closed, |c| format!("{:?}", c.phase));
             let id = c.map_or("-".to_owned(), |c| c.id.to_string());

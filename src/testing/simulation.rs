@@ -8,8 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::client::Client;
-use super::run::{Play, Run, play};
+use super::oracle::Oracle;
+use super::run::{Play, play};
 use super::seeds::{asked_for, play_all};
+use super::view::View;
 use crate::closed::{Closed, Reason};
 use crate::config::limits::Limits;
 use crate::dispatch::text_of;
@@ -163,23 +165,23 @@ impl<H: Handler> Play for Cast<H> {
         }
     }
 
-    fn check(&self, run: &Run<H>, over: bool) -> Result<(), String> {
+    fn check(&self, view: &View<H>, _oracle: &Oracle, over: bool) -> Result<(), String> {
         let Some(check) = &self.0.check else { return Ok(()) };
-        catch_unwind(AssertUnwindSafe(|| check(&Scene { run, over })))
+        catch_unwind(AssertUnwindSafe(|| check(&Scene { view, over })))
             .map_err(|panic| format!("the check failed: {}", text_of(&*panic)))
     }
 }
 
 /// What a [`Simulation`]'s check looks at.
 pub struct Scene<'a, H: Handler> {
-    run: &'a Run<H>,
+    view: &'a View<H>,
     over: bool,
 }
 
 impl<H: Handler> fmt::Debug for Scene<'_, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scene")
-            .field("turns", &self.run.turns)
+            .field("turns", &self.view.turns)
             .field("over", &self.over)
             .finish_non_exhaustive()
     }
@@ -191,7 +193,7 @@ impl<H: Handler> Scene<'_, H> {
     /// # Panics
     /// Never, as long as the reactor keeps what it was given.
     pub fn handler(&self) -> &H {
-        match self.run.watched() {
+        match self.view.watched() {
             Some(watched) => &watched.inner,
             None => panic!("the reactor has lost its handler"),
         }
@@ -199,12 +201,12 @@ impl<H: Handler> Scene<'_, H> {
 
     /// The clients, those who have not come yet included.
     pub fn clients(&self) -> impl Iterator<Item = Witness<'_>> {
-        self.run.clients.iter().map(|client| {
-            let record = client.peer.and_then(|peer| self.run.watched()?.record(peer));
+        self.view.clients.iter().map(|client| {
+            let record = client.peer.and_then(|peer| self.view.watched()?.record(peer));
             Witness {
                 client,
-                received: client.received(&self.run.inner.sys),
-                end: client.peer.and_then(|p| self.run.inner.sys.script.peers[p].end()),
+                received: client.received(&self.view.inner.sys),
+                end: client.peer.and_then(|p| self.view.inner.sys.script.peers[p].end()),
                 id: record.map(|r| r.id),
                 closed: record.and_then(|r| r.closed.as_ref()),
             }
@@ -218,12 +220,12 @@ impl<H: Handler> Scene<'_, H> {
 
     /// The reactor's counters.
     pub fn stats(&self) -> Stats {
-        self.run.inner.engine.core.snapshot()
+        self.view.inner.engine.core.snapshot()
     }
 
     /// The limits that were drawn.
     pub const fn limits(&self) -> &Limits {
-        &self.run.inner.engine.core.limits
+        &self.view.inner.engine.core.limits
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::checked_handler::Record;
 use super::errand::{Arrivals, Errand};
-use super::run::Run;
+use super::view::View;
 use crate::command_queue::HandleError;
 use crate::handler::Handler;
 use crate::handler::handle::{Handle, Notes};
@@ -237,7 +237,7 @@ impl Others for Threads {
     }
 }
 
-impl<H: Handler> Run<H> {
+impl<H: Handler> View<H> {
     /// The other threads, if there are any.
     pub(crate) fn threads(&self) -> Option<&Threads> {
         let others: &dyn Any = &**self.inner.sys.others.as_ref()?;

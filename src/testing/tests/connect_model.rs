@@ -23,7 +23,8 @@ use crate::handler::net::Net;
 use crate::id::{AttemptId, ConnId};
 use crate::reactor::audit::require;
 use crate::sys::sim::{Dice, marked};
-use crate::testing::run::Run;
+use crate::testing::oracle::Oracle;
+use crate::testing::view::View;
 use crate::time::Time;
 
 /// Connections that an actor asks for at most.
@@ -225,15 +226,15 @@ impl Asked {
     }
 
     /// At the end of a turn: each that has not ended is there and makes progress, and what was told is true.
-    pub(super) fn check<H: Handler>(&self, run: &Run<H>) -> Result<(), String> {
-        let core = &run.inner.engine.core;
+    pub(super) fn check<H: Handler>(&self, view: &View<H>, oracle: &Oracle) -> Result<(), String> {
+        let core = &view.inner.engine.core;
         for (tag, r) in &self.requests {
             let told = |what: &str| format!("{what}: request {tag}, {r:?}");
             let there = core.attempts.get(r.id);
             match r.outcome {
                 Outcome::Waiting => {
                     let Some(attempt) = there else { return Err(told("N7: it was lost")) };
-                    check_progress(core, r, attempt, run.inner.next_deadline()).map_err(|e| told(&e))?;
+                    check_progress(core, r, attempt, view.inner.next_deadline()).map_err(|e| told(&e))?;
                 }
                 Outcome::Up(id) => {
                     let open = is_up(core, r, id);
@@ -253,7 +254,8 @@ impl Asked {
         let now = core.turn;
         self.failures.iter().filter(|f| f.0 == now).try_for_each(|&(_, tag, kind)| {
             let r = &self.requests[&tag];
-            check_earned(run, tag, r, kind).map_err(|e| format!("{e}: request {tag}, {kind:?}, {r:?}"))
+            check_earned(view, oracle, tag, r, kind)
+                .map_err(|e| format!("{e}: request {tag}, {kind:?}, {r:?}"))
         })
     }
 }
@@ -287,11 +289,17 @@ fn check_progress(core: &Core, r: &Request, attempt: &Attempt, wakes: Time) -> R
 }
 
 /// N4: an attempt fails for the reason that is given; and not before it has tried as often as it may.
-fn check_earned<H: Handler>(run: &Run<H>, tag: u64, r: &Request, kind: ErrorKind) -> Result<(), String> {
-    let (core, sim) = (&run.inner.engine.core, &run.inner.sys);
+fn check_earned<H: Handler>(
+    view: &View<H>,
+    oracle: &Oracle,
+    tag: u64,
+    r: &Request,
+    kind: ErrorKind,
+) -> Result<(), String> {
+    let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
     let known = sim.dialling.told.contains(&(Some(tag), kind));
-    let stopped = kind == ErrorKind::Interrupted && run.stopping.is_some();
-    let too_many = r.name && sim.dialling.most_lookups >= core.limits.lookups || run.oracle.is_full();
+    let stopped = kind == ErrorKind::Interrupted && view.stopping.is_some();
+    let too_many = r.name && sim.dialling.most_lookups >= core.limits.lookups || oracle.is_full();
     let earned = match kind {
         _ if known || stopped => true,
         ErrorKind::TimedOut => core.now.since(r.at) >= r.timeout,

@@ -19,7 +19,9 @@ use crate::reactor::audit::require;
 use crate::sys::script::{End, peer_at};
 use crate::sys::sim::{Dice, marked};
 use crate::testing::checked_handler::Record;
-use crate::testing::run::{Play, Run};
+use crate::testing::oracle::Oracle;
+use crate::testing::run::Play;
+use crate::testing::view::View;
 
 #[derive(Debug)]
 pub(super) struct Relay {
@@ -132,9 +134,9 @@ impl Play for Relaying {
         dice.bytes(most)
     }
 
-    fn check(&self, run: &Run<Relay>, over: bool) -> Result<(), String> {
-        let core = &run.inner.engine.core;
-        let Some(watched) = run.watched() else { return Ok(()) };
+    fn check(&self, view: &View<Relay>, _oracle: &Oracle, over: bool) -> Result<(), String> {
+        let core = &view.inner.engine.core;
+        let Some(watched) = view.watched() else { return Ok(()) };
         let most = core.limits.output_high + LEAST_READ;
         for id in watched.inner.others.keys() {
             let open = core.conns.get(*id).filter(|c| c.phase == Phase::Open);
@@ -142,24 +144,24 @@ impl Play for Relaying {
             require(waits < most, || format!("N9: {waits} B wait for {id}, which is only fed"))?;
         }
         for ([down, up], [lost_down, lost_up]) in watched.inner.pairs.iter().filter(|_| over) {
-            check_direction(run, *down, *up, *lost_down)?;
-            check_direction(run, *up, *down, *lost_up)?;
+            check_direction(view, *down, *up, *lost_down)?;
+            check_direction(view, *up, *down, *lost_up)?;
         }
         Ok(())
     }
 }
 
 /// N1: what one says is what the other hears, and all of it where it was read to its end and nothing was lost.
-fn check_direction(run: &Run<Relay>, from: usize, to: usize, lost: bool) -> Result<(), String> {
-    let client = |peer| run.clients.iter().find(|c| c.peer == Some(peer));
-    let (Some(speaker), Some(hearer), Some(watched)) = (client(from), client(to), run.watched()) else {
+fn check_direction(view: &View<Relay>, from: usize, to: usize, lost: bool) -> Result<(), String> {
+    let client = |peer| view.clients.iter().find(|c| c.peer == Some(peer));
+    let (Some(speaker), Some(hearer), Some(watched)) = (client(from), client(to), view.watched()) else {
         return Ok(());
     };
-    let (said, heard) = (&speaker.says[..speaker.said], hearer.received(&run.inner.sys));
+    let (said, heard) = (&speaker.says[..speaker.said], hearer.received(&view.inner.sys));
     require(said.starts_with(heard), || format!("N1: {to} has not heard what {from} said"))?;
     let sent_all = |r: &Record| r.closed.as_ref().is_some_and(|c| c.unsent == 0);
     let ended = watched.record(from).is_some_and(|r| r.ended);
-    let whole = hearer.is_here() && run.inner.sys.script.peers[to].end() == Some(End::Fin);
+    let whole = hearer.is_here() && view.inner.sys.script.peers[to].end() == Some(End::Fin);
     // Where the network fails behind its FIN, what it said may be lost without a word.
     let whole = whole && speaker.is_here() && ended && !lost && watched.record(to).is_some_and(sent_all);
     require(!whole || said == heard, || {

@@ -12,8 +12,10 @@ use crate::reactor::audit::require;
 use crate::sys::script::End;
 use crate::sys::sim::{Dice, Mark};
 use crate::testing::client::Client;
-use crate::testing::run::{Asked, Outcome, Play, Run, play};
+use crate::testing::oracle::Oracle;
+use crate::testing::run::{Asked, Outcome, Play, play};
 use crate::testing::threads::Manners;
+use crate::testing::view::View;
 
 /// Plays a seed with whoever the seed asks for.
 pub(super) fn simulate(seed: u64, asked: Asked) -> Outcome {
@@ -56,8 +58,8 @@ fn messages(codec: &AnyCodec, dice: &mut Dice, most: usize) -> Vec<u8> {
 }
 
 /// Whether nothing excuses a byte that a client has not got.
-fn is_whole(run: &Run<impl crate::Handler>, client: &Client, closed: &Closed) -> bool {
-    let Some(p) = client.peer.map(|p| &run.inner.sys.script.peers[p]) else { return false };
+fn is_whole(view: &View<impl crate::Handler>, client: &Client, closed: &Closed) -> bool {
+    let Some(p) = client.peer.map(|p| &view.inner.sys.script.peers[p]) else { return false };
     client.is_here() && closed.unsent == 0 && p.end() == Some(End::Fin)
 }
 
@@ -79,18 +81,18 @@ impl Play for Echoing {
         dice.bytes(most)
     }
 
-    fn check(&self, run: &Run<Echo>, over: bool) -> Result<(), String> {
-        check_echo(run, over)
+    fn check(&self, view: &View<Echo>, oracle: &Oracle, over: bool) -> Result<(), String> {
+        check_echo(view, oracle, over)
     }
 }
 
 /// N1: what a client got is the beginning of what it said, and all of it if nothing excuses less.
-fn check_echo<H: crate::Handler>(run: &Run<H>, over: bool) -> Result<(), String> {
-    for client in run.clients.iter().filter(|_| over) {
-        let (said, got) = (&client.says[..client.said], client.received(&run.inner.sys));
+fn check_echo<H: crate::Handler>(view: &View<H>, oracle: &Oracle, over: bool) -> Result<(), String> {
+    for client in view.clients.iter().filter(|_| over) {
+        let (said, got) = (&client.says[..client.said], client.received(&view.inner.sys));
         require(said.starts_with(got), || format!("N1: not an echo: {got:?} of {said:?}"))?;
-        let closed = client.peer.and_then(|p| run.oracle.closed_of(p));
-        if let Some(closed) = closed.filter(|c| c.why == Reason::PeerClosed && is_whole(run, client, c)) {
+        let closed = client.peer.and_then(|p| oracle.closed_of(p));
+        if let Some(closed) = closed.filter(|c| c.why == Reason::PeerClosed && is_whole(view, client, c)) {
             require(said == got, || format!("N1: {} of {} B, {closed}", got.len(), said.len()))?;
         }
     }
@@ -127,14 +129,15 @@ impl Play for FramedEcho {
         messages(&self.codec, dice, most)
     }
 
-    fn check(&self, run: &Run<Self::H>, over: bool) -> Result<(), String> {
-        for client in run.clients.iter().filter(|_| over) {
-            let (got, error) = parse(Some(&self.codec), client.received(&run.inner.sys));
+    fn check(&self, view: &View<Self::H>, oracle: &Oracle, over: bool) -> Result<(), String> {
+        for client in view.clients.iter().filter(|_| over) {
+            let (got, error) = parse(Some(&self.codec), client.received(&view.inner.sys));
             require(error.is_none(), || format!("N1: no messages: {error:?}"))?;
             let (said, _) = parse(Some(&self.codec), &client.says[..client.said]);
             require(said.starts_with(&got), || format!("N1: not an echo: {got:?} of {said:?}"))?;
-            let closed = client.peer.and_then(|p| run.oracle.closed_of(p));
-            if let Some(closed) = closed.filter(|c| c.why == Reason::PeerClosed && is_whole(run, client, c)) {
+            let closed = client.peer.and_then(|p| oracle.closed_of(p));
+            if let Some(closed) = closed.filter(|c| c.why == Reason::PeerClosed && is_whole(view, client, c))
+            {
                 require(said == got, || format!("N1: {} of {}, {closed}", got.len(), said.len()))?;
             }
         }
@@ -247,31 +250,37 @@ impl Acting {
         require(closed.why != Reason::OutputLimit || overfull, told)
     }
 
-    fn check_actor<H: crate::Handler>(&self, run: &Run<H>, actor: &Actor, over: bool) -> Result<(), String> {
+    fn check_actor<H: crate::Handler>(
+        &self,
+        view: &View<H>,
+        oracle: &Oracle,
+        actor: &Actor,
+        over: bool,
+    ) -> Result<(), String> {
         if let Some(wrong) = actor.wrong.first() {
             return Err(wrong.clone());
         }
-        actor.agenda.check(run)?;
-        actor.asked.check(run)?;
-        actor.ties.check(&run.inner.engine.core)?;
-        let Some(watched) = run.watched().filter(|_| over) else { return Ok(()) };
+        actor.agenda.check(view)?;
+        actor.asked.check(view, oracle)?;
+        actor.ties.check(&view.inner.engine.core)?;
+        let Some(watched) = view.watched().filter(|_| over) else { return Ok(()) };
         let mut ids = std::collections::BTreeSet::new();
         let mut skipped = 0;
         for record in watched.records.iter().rev().filter(|r| ids.insert(r.id)) {
             let Some(ledger) = actor.ledgers.get(&record.id) else { continue };
-            let Some(client) = run.clients.iter().find(|c| c.peer == Some(record.peer)) else { continue };
+            let Some(client) = view.clients.iter().find(|c| c.peer == Some(record.peer)) else { continue };
             let closed = record.closed.as_ref();
-            let whole = closed.is_some_and(|c| is_whole(run, client, c));
-            let limits = &run.inner.engine.core.limits;
-            let direct = run.threads().map_or(&[][..], |t| t.texts_for(record.id));
-            let got = client.received(&run.inner.sys);
+            let whole = closed.is_some_and(|c| is_whole(view, client, c));
+            let limits = &view.inner.engine.core.limits;
+            let direct = view.threads().map_or(&[][..], |t| t.texts_for(record.id));
+            let got = client.received(&view.inner.sys);
             let checked = self.check_stream(ledger, got, whole, direct).and_then(|n| {
                 skipped += n;
                 closed.map_or(Ok(()), |c| self.check_end(ledger, c, limits, direct))
             });
             checked.map_err(|e| format!("{e} (peer {}, {closed:?})", record.peer))?;
         }
-        let counted = run.inner.engine.core.stats.skipped;
+        let counted = view.inner.engine.core.stats.skipped;
         require(skipped <= counted, || format!("N2: {skipped} messages skipped, {counted} counted"))
     }
 }
@@ -300,8 +309,8 @@ impl Play for Acting {
         dice.bytes(most)
     }
 
-    fn check(&self, run: &Run<Actor>, over: bool) -> Result<(), String> {
-        run.watched().map_or(Ok(()), |w| self.check_actor(run, &w.inner, over))
+    fn check(&self, view: &View<Actor>, oracle: &Oracle, over: bool) -> Result<(), String> {
+        view.watched().map_or(Ok(()), |w| self.check_actor(view, oracle, &w.inner, over))
     }
 }
 
@@ -347,7 +356,7 @@ impl Play for FramedActing {
         messages(&self.codec, dice, most)
     }
 
-    fn check(&self, run: &Run<Self::H>, over: bool) -> Result<(), String> {
-        run.watched().map_or(Ok(()), |w| self.acting.check_actor(run, w.inner.handler(), over))
+    fn check(&self, view: &View<Self::H>, oracle: &Oracle, over: bool) -> Result<(), String> {
+        view.watched().map_or(Ok(()), |w| self.acting.check_actor(view, oracle, w.inner.handler(), over))
     }
 }

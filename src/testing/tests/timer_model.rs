@@ -14,7 +14,7 @@ use crate::handler::net::Net;
 use crate::id::{ConnId, TimerId};
 use crate::reactor::audit::require;
 use crate::sys::sim::Mark;
-use crate::testing::run::Run;
+use crate::testing::view::View;
 use crate::time::Time;
 
 /// The shortest period.
@@ -195,13 +195,13 @@ impl Agenda {
     }
 
     /// At the end of a turn: as many are there as should be, something will wake the loop, and none is long overdue.
-    pub(super) fn check<H: Handler>(&self, run: &Run<H>) -> Result<(), String> {
-        let core = &run.inner.engine.core;
+    pub(super) fn check<H: Handler>(&self, view: &View<H>) -> Result<(), String> {
+        let core = &view.inner.engine.core;
         let (all, there) = (self.live(core).count(), core.timers.len());
         require(all == there, || format!("N6: {all} timers are set, {there} are there"))?;
         let share = core.limits.timeouts_per_turn;
         let most = CATCH_UP + FEW + 2 * self.most.div_ceil(share);
-        let wakes = run.inner.next_deadline();
+        let wakes = view.inner.next_deadline();
         for alarm in self.live(core) {
             let at = alarm.at.or_else(|| Some(self.mark.get()?.after(alarm.after)));
             let Some(at) = at else { continue };

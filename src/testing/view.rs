@@ -1,0 +1,55 @@
+//! A simulated run as those see it who judge it: the loop, the world below it, and the clients.
+//!
+//! Knows neither what must hold nor what comes next. Invariant: the oracle and the checks of a play only read it; the
+//! run changes it, and what other threads did is entered in it.
+
+use std::time::Duration;
+
+use super::checked_handler::Watched;
+use super::client::Client;
+use crate::connection::{Connection, Phase};
+use crate::handler::Handler;
+use crate::id::Key;
+use crate::reactor::turn::Loop;
+use crate::sys::sim::{Sim, State};
+
+/// The state of a run.
+pub(crate) struct View<H: Handler> {
+    pub(crate) inner: Loop<Sim>,
+    pub(crate) key: Key<Watched<H>>,
+    pub(crate) clients: Vec<Client>,
+    /// When a shutdown began, and how long it may take.
+    pub(crate) stopping: Option<(u64, Duration)>,
+    pub(crate) turns: usize,
+}
+
+impl<H: Handler> View<H> {
+    /// The connections, each with its client's number in the world.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (usize, &Connection)> {
+        let (streams, conns) = (&self.inner.streams, &self.inner.engine.core.conns);
+        let here = streams.iter().enumerate().filter_map(|(slot, s)| Some((slot as u32, s.as_ref()?.peer())));
+        here.filter_map(|(slot, peer)| Some((peer, conns.get(conns.id_at(slot)?)?)))
+    }
+
+    /// The handler, and what its callbacks were.
+    pub(crate) fn watched(&self) -> Option<&Watched<H>> {
+        self.inner.engine.get(self.key)
+    }
+
+    /// Tells the world what each connection is doing, for the table of what struck when.
+    pub(super) fn note_states(&mut self) {
+        let core = &self.inner.engine.core;
+        let state_of = |c: &Connection| match c.phase {
+            Phase::Connecting => State::Connecting,
+            Phase::Open if c.peer_fin => State::ReadClosed,
+            Phase::Open if !core.may_read(c) => State::Paused,
+            Phase::Open => State::Open,
+            Phase::Flushing => State::Flushing,
+            Phase::Lingering | Phase::Dead => State::Lingering,
+        };
+        let states: Vec<_> = self.connections().map(|(peer, c)| (peer, state_of(c))).collect();
+        for (peer, state) in states {
+            self.inner.sys.facts[peer].state = state;
+        }
+    }
+}
