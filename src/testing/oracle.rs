@@ -7,20 +7,20 @@
 //! N1   what was sent comes back, or arrives: a prefix always, all of it at a good end     the handler's own check
 //! N2   a group's messages arrive in order and once; those skipped are counted             the handler's own check
 //! N3   nobody gets what another sent                                       here, and the handler's own check
-//! N4   each end has the reason that is given for it, each attempt too      here, and the handler's own check
-//! N5   callbacks: on_open first, on_close last and once, never nested      watched.rs
-//! N6   every count is what the world counted; no stream is left open       here, dials.rs, alarms.rs, audit.rs
-//! N7   whoever has work is in a queue, or something will wake the loop     here, dials.rs, audit.rs
-//! N8   no turn without effect, no more calls than there is work            here, dials.rs
-//! N9   memory within the limits, recounted; watermarks and links kept      here, alarms.rs, audit.rs
+//! N4   each end has the reason that is given for it, each attempt too      here, close_checks, the handler's own check
+//! N5   callbacks: on_open first, on_close last and once, never nested      checked_handler
+//! N6   every count is what the world counted; no stream is left open       here, connect_checks, timer_checks, audit
+//! N7   whoever has work is in a queue, or something will wake the loop     here, connect_checks, audit
+//! N8   no turn without effect, no more calls than there is work            here, connect_checks
+//! N9   memory within the limits, recounted; watermarks and links kept      here, timer_checks, audit
 //! N10  no more than a budget in a turn, and nobody waits for many          here
 //! N11  nothing lives past its deadline                                     here
-//! N12  whoever waits is accepted or refused                                here, run.rs
-//! N13  a shutdown ends with its grace                                      here, run.rs
-//! N14  few lines in the log                                                tests/logs.rs
-//! N15  the same seed is the same run                                       seeds.rs
-//! I    what other threads sent is obeyed as promised            others.rs
+//! N12  whoever waits is accepted or refused                                here, run
+//! N13  a shutdown ends with its grace                                      here, run
+//! N14  few lines in the log                                                tests/logs
+//! N15  the same seed is the same run                                       seeds
 //! N16  no panic, no overflow                                               the profile `sim`
+//! I    what other threads sent is obeyed as promised                       threads
 //! ```
 
 use std::time::Duration;
