@@ -103,6 +103,23 @@ fn imports_only_point_down_the_floors() {
 }
 
 #[test]
+fn no_files_import_each_other_in_a_circle() {
+    let imports = Imports::read(&files_below("src"));
+    let edges = imports.edges();
+    assert!(edges.values().map(std::collections::BTreeSet::len).sum::<usize>() > 200, "the search is broken");
+    if let Some(circle) = imports::circle(&edges) {
+        panic!("a circle: {}", circle.join(" -> "));
+    }
+}
+
+#[test]
+fn few_files_stand_flat_in_src() {
+    let flat: Vec<String> =
+        files_below("src").into_iter().map(|s| s.name).filter(|name| !name.contains('/')).collect();
+    assert!(flat.len() <= 10, "{} files: {flat:?}", flat.len());
+}
+
+#[test]
 fn only_the_seam_names_the_sockets_of_mio() {
     for source in files_below("src") {
         let allowed = source.name.starts_with("sys/mio");

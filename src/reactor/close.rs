@@ -1,5 +1,5 @@
-//! Closing: from the wish to close to a free slot. The core decides what ends and why; here FIN is sent, input is thrown
-//! away while a connection lingers, `on_close` is called, and descriptors are closed.
+//! Closing: from a wish to close to a free slot. The core decides what ends and why; here FIN is sent, input is
+//! discarded while a connection lingers, `on_close` is called, and descriptors are closed.
 //!
 //! Invariant: `on_close` is called once for each connection that was opened, before its descriptor is closed; a slot
 //! comes free at the end of a turn only.

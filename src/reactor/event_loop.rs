@@ -1,7 +1,7 @@
 //! The event loop: the sockets, the handlers, and what each phase of a turn stands on.
 //!
-//! One file each has a phase: accept, read, write, close, timers, commands, connect, datagram, sources, shutdown; a turn
-//! calls them in order. Invariant: every callback is followed by `after_call` or `after_handler_call`.
+//! Each phase of a turn has a file: accept, read, write, close, timers, commands, connect, datagram, sources, shutdown.
+//! Invariant: every callback is followed by `after_call` or `after_handler_call`.
 
 use std::io;
 use std::sync::Arc;

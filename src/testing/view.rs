@@ -10,7 +10,7 @@ use super::client::Client;
 use crate::connection::{Connection, Phase};
 use crate::handler::Handler;
 use crate::id::Key;
-use crate::reactor::turn::Loop;
+use crate::reactor::event_loop::Loop;
 use crate::sys::sim::{Sim, State};
 
 /// The state of a run.
