@@ -4,14 +4,14 @@
 //! Imports only point down; a test holds that.
 //!
 //! ```text
-//!  floor 5   lib.rs, this chapter, testing/ (a feature)                         examples/   tests/
-//!  floor 4   reactor/     the public face and the loop
-//!  floor 3   engine/      sans-IO: bytes in → callbacks → bytes out   handlers/   handle.rs  what other threads have
-//!  floor 2   core/        what callbacks act on: dues, groups, attempts, mailboxes, lists of work
-//!            handler.rs, datagram.rs  callbacks · net.rs, context.rs  verbs · snapshot.rs
-//!  floor 1   connection.rs  phases, the table · group.rs  rooms and logs · deadlines.rs · timer.rs
-//!  floor 0   outbox · input · pool · codec/ · limits · closed · stats · id · throttle · endpoint · listen · connect
-//!            bind · mailbox · sys/ (the seam)
+//!  floor 8   lib.rs, this chapter · testing/ (a feature)                       examples/   tests/
+//!  floor 7   reactor/     the public face and the event loop
+//!  floor 6   dispatch/    handlers with their states, and every call into them · builtin/ echo, broadcast, framed
+//!  floor 5   handler/     what a handler sees: its trait, contexts, verbs, handles, snapshots
+//!  floor 4   core/        what callbacks act on: output, groups, connect jobs, lists of work · command_queue.rs
+//!  floor 3   connection.rs · stats.rs · sys/ (the seam)
+//!  floor 2   closed.rs · config/ limits, addresses, options · group.rs · time/ deadlines, timers
+//!  floor 1   buffer/ outbox, input, pool · codec/ · id.rs
 //! ```
 //!
 //! Every outside effect (the clock, waiting, accepting, connecting, looking names up, reading, writing, closing,

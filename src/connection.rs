@@ -106,7 +106,7 @@ pub(crate) struct Connection {
     origin: u64,
     pub(crate) peer: Peer,
     /// The handler's place among the handlers, and this connection's place among its states.
-    pub(crate) site: u32,
+    pub(crate) handler: u32,
     pub(crate) state: u32,
     pub(crate) out: Outbox,
     pub(crate) kept: Option<Box<Kept>>,
@@ -170,12 +170,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(site: u32, listener: ListenerId, peer: Address, now: Time) -> Self {
+    pub(crate) fn new(handler: u32, listener: ListenerId, peer: Address, now: Time) -> Self {
         Self {
             id: ConnId { slot: 0, generation: 0 },
             origin: listener.to_bits(),
             peer: peer.into(),
-            site,
+            handler,
             state: 0,
             out: Outbox::default(),
             kept: None,
@@ -216,8 +216,8 @@ impl Connection {
     }
 
     /// One that is to come about.
-    pub(crate) fn dialled(site: u32, tag: u64, attempt: AttemptId, peer: Address, now: Time) -> Self {
-        let mut new = Self::new(site, ListenerId::from_bits(0), peer, now);
+    pub(crate) fn dialled(handler: u32, tag: u64, attempt: AttemptId, peer: Address, now: Time) -> Self {
+        let mut new = Self::new(handler, ListenerId::from_bits(0), peer, now);
         (new.phase, new.writable, new.origin) = (Phase::Connecting, false, tag);
         new.rare_mut().attempt = Some(attempt);
         new

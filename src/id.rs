@@ -62,7 +62,7 @@ ids! {
 pub struct Key<H> {
     /// Whose key it is.
     reactor: u32,
-    site: u32,
+    index: u32,
     handler: PhantomData<fn() -> H>,
 }
 
@@ -75,13 +75,13 @@ impl<H> Clone for Key<H> {
 impl<H> Copy for Key<H> {}
 
 impl<H> Key<H> {
-    pub(crate) const fn new(reactor: u32, site: u32) -> Self {
-        Self { reactor, site, handler: PhantomData }
+    pub(crate) const fn new(reactor: u32, index: u32) -> Self {
+        Self { reactor, index, handler: PhantomData }
     }
 
     /// Where its handler is in the reactor with this number; `None` if it is another's.
-    pub(crate) fn site_in(self, reactor: u32) -> Option<u32> {
-        (self.reactor == reactor).then_some(self.site)
+    pub(crate) fn index_in(self, reactor: u32) -> Option<u32> {
+        (self.reactor == reactor).then_some(self.index)
     }
 }
 

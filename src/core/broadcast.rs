@@ -83,7 +83,7 @@ impl Core {
         if !c.takes_output() || c.groups.len() >= limits.groups_per_connection {
             return false;
         }
-        let place = room.add(id, c.site, number);
+        let place = room.add(id, c.handler, number);
         c.groups.push(Membership { group, place });
         true
     }

@@ -13,7 +13,7 @@ use crate::id::{AttemptId, ConnId};
 impl Core {
     /// Asks for a connection. `None` when as many are asked for as allowed, or the reactor is shutting down: who asks
     /// again whenever one fails would never let it end.
-    pub(crate) fn connect(&mut self, site: u32, to: Connect, tag: u64) -> Option<AttemptId> {
+    pub(crate) fn connect(&mut self, handler: u32, to: Connect, tag: u64) -> Option<AttemptId> {
         if self.stopping || self.attempts.len() >= self.limits.attempts {
             return None;
         }
@@ -21,7 +21,7 @@ impl Core {
             Ok((target, options)) => (goal_of(target), options),
             Err(error) => (Goal::Nowhere(error), ConnectOptions::default()),
         };
-        Some(self.attempts.insert(site, tag, goal, options))
+        Some(self.attempts.insert(handler, tag, goal, options))
     }
 
     /// Gives an attempt up without a word; where it has led to a connection already, that is only the last. False when

@@ -46,7 +46,7 @@ pub(crate) enum Goal {
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) id: AttemptId,
-    pub(crate) site: u32,
+    pub(crate) handler: u32,
     pub(crate) tag: u64,
     pub(crate) goal: Goal,
     pub(crate) options: ConnectOptions,
@@ -252,12 +252,18 @@ impl Attempts {
         self.slots.try_remove(id.slot as usize)
     }
 
-    pub(super) fn insert(&mut self, site: u32, tag: u64, goal: Goal, options: ConnectOptions) -> AttemptId {
+    pub(super) fn insert(
+        &mut self,
+        handler: u32,
+        tag: u64,
+        goal: Goal,
+        options: ConnectOptions,
+    ) -> AttemptId {
         let entry = self.slots.vacant_entry();
         let id = AttemptId { slot: entry.key() as u32, generation: self.generations.next(entry.key()) };
         entry.insert(Attempt {
             id,
-            site,
+            handler,
             tag,
             goal,
             options,

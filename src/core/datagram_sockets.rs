@@ -34,7 +34,7 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     pub(crate) id: DatagramId,
-    pub(crate) site: u32,
+    pub(crate) handler: u32,
     pub(crate) local: Address,
     pub(crate) peer: Option<Address>,
     /// The longest datagram that is taken.
@@ -62,10 +62,10 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(crate) fn new(site: u32, local: Address, peer: Option<Address>, max: usize) -> Self {
+    pub(crate) fn new(handler: u32, local: Address, peer: Option<Address>, max: usize) -> Self {
         Self {
             id: DatagramId { slot: 0, generation: 0 },
-            site,
+            handler,
             local,
             peer,
             max,

@@ -70,7 +70,7 @@ pub(crate) struct Delivery {
 #[derive(Debug)]
 pub(crate) struct Switch {
     /// The place of the handler that takes over.
-    pub(crate) site: u32,
+    pub(crate) handler: u32,
     pub(crate) state: Box<dyn Any>,
 }
 

@@ -60,7 +60,7 @@ fn queue(
     before: usize,
     hard: usize,
 ) -> Result<(), Refusal> {
-    let Some(framing) = framings.get(c.site as usize).filter(|f| !f.is_raw()) else {
+    let Some(framing) = framings.get(c.handler as usize).filter(|f| !f.is_raw()) else {
         return Ok(c.out.push(data, pool)?);
     };
     let encode = |tail: &mut Vec<u8>| {
@@ -119,7 +119,7 @@ impl Core {
     /// Sends bytes by reference; framed connections get an encoded copy.
     pub(crate) fn send_bytes(&mut self, id: ConnId, data: Bytes) -> Sent {
         let raw = |f: Option<&Framing>| f.is_none_or(Framing::is_raw);
-        if !self.conns.get(id).is_some_and(|c| raw(self.framings.get(c.site as usize))) {
+        if !self.conns.get(id).is_some_and(|c| raw(self.framings.get(c.handler as usize))) {
             return self.send(id, &data);
         }
         if !self.may_send(id, data.len()) {
@@ -255,7 +255,7 @@ impl Core {
             return false;
         }
         let Some(c) = conns.get_mut(id) else { return false };
-        let plain = framings.get(c.site as usize).is_none_or(Framing::is_raw);
+        let plain = framings.get(c.handler as usize).is_none_or(Framing::is_raw);
         let logged = !c.groups.is_empty() && !groups.live.is_empty();
         if !plain || logged || !c.takes_output() || c.out.pending() > 0 {
             return false;

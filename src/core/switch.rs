@@ -14,10 +14,11 @@ impl Core {
     /// another reactor, and when this is not the connection whose callback runs, or it is ending.
     pub(crate) fn switch<H>(&mut self, id: ConnId, key: Key<H>, state: Box<dyn Any>) -> bool {
         let open = self.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
-        let Some(site) = key.site_in(self.number).filter(|_| open && self.delivery.conn == Some(id)) else {
+        let Some(handler) = key.index_in(self.number).filter(|_| open && self.delivery.conn == Some(id))
+        else {
             return false;
         };
-        self.switch = Some(Switch { site, state });
+        self.switch = Some(Switch { handler, state });
         true
     }
 
@@ -29,7 +30,7 @@ impl Core {
     }
 
     /// Makes a connection another handler's; answers where the old one is, and its state there.
-    pub(crate) fn change_site(&mut self, id: ConnId, site: u32, state: u32) -> Option<(u32, u32)> {
+    pub(crate) fn change_handler(&mut self, id: ConnId, handler: u32, state: u32) -> Option<(u32, u32)> {
         self.take_logs(id);
         self.end_timers(id);
         let number = self.groups.next_number();
@@ -40,9 +41,9 @@ impl Core {
         c.ended = false;
         for m in &c.groups {
             if let Some(room) = groups.get_mut(m.group) {
-                room.reframe(m.place, site, number);
+                room.reframe(m.place, handler, number);
             }
         }
-        Some((std::mem::replace(&mut c.site, site), std::mem::replace(&mut c.state, state)))
+        Some((std::mem::replace(&mut c.handler, handler), std::mem::replace(&mut c.state, state)))
     }
 }

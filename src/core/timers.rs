@@ -31,7 +31,7 @@ impl Core {
             Owner::Connection(id) => {
                 &mut conns.get_mut(id).filter(|c| c.phase == Phase::Open)?.rare_mut().timers
             }
-            Owner::Handler(site) => ticks.get_mut(site as usize)?,
+            Owner::Handler(handler) => ticks.get_mut(handler as usize)?,
         };
         ((list.len as usize) < most).then(|| timers.set(list, owner, key, *now, after, every))
     }
@@ -42,7 +42,7 @@ impl Core {
         let list = match timers.owner(id) {
             None => return false,
             Some(Owner::Connection(owner)) => conns.get_mut(owner).map(|c| &mut c.rare_mut().timers),
-            Some(Owner::Handler(site)) => ticks.get_mut(site as usize),
+            Some(Owner::Handler(handler)) => ticks.get_mut(handler as usize),
         };
         list.is_some_and(|list| timers.cancel(list, id))
     }
@@ -55,8 +55,8 @@ impl Core {
     }
 
     /// Ends a handler's own timers.
-    pub(crate) fn end_ticks(&mut self, site: u32) {
-        if let Some(list) = self.ticks.get_mut(site as usize) {
+    pub(crate) fn end_ticks(&mut self, handler: u32) {
+        if let Some(list) = self.ticks.get_mut(handler as usize) {
             self.timers.clear(list);
             *list = TimerList::default();
         }

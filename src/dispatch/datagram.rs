@@ -1,15 +1,16 @@
 //! Handlers of datagrams, and the calls into them.
 //!
 //! They sit where all handlers sit. What leads from a socket to its handler's callbacks is a function that knows the
-//! handler's type. Invariant: as for the engine; and a callback is called for an open socket only, but for the last.
+//! handler's type. Invariant: as for the dispatcher; and only the last callback is called for a
+//! socket that is not open.
 
 use std::any::{Any, type_name};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::slot::Site;
-use super::{Engine, Who};
+use super::slot::ErasedHandler;
+use super::{Dispatcher, Who};
 use crate::closed::Closed;
 use crate::config::address::Address;
 use crate::core::Delivery;
@@ -51,11 +52,11 @@ pub(crate) fn tell<H: DatagramHandler>(handler: &mut dyn Any, cx: &mut DatagramC
 }
 
 /// A handler of nothing but datagrams.
-struct DatagramSite<H> {
+struct DatagramSlot<H> {
     handler: H,
 }
 
-impl<H: DatagramHandler> Site for DatagramSite<H> {
+impl<H: DatagramHandler> ErasedHandler for DatagramSlot<H> {
     /// No connection leads here.
     fn open(&mut self, cx: &mut Context<'_>) -> usize {
         cx.abort();
@@ -84,11 +85,11 @@ impl<H: DatagramHandler> Site for DatagramSite<H> {
         false
     }
 
-    fn welcome(&mut self, _state: Box<dyn Any>) -> Option<usize> {
+    fn insert_state(&mut self, _state: Box<dyn Any>) -> Option<usize> {
         None
     }
 
-    fn dismiss(&mut self, _state: usize) {}
+    fn remove_state(&mut self, _state: usize) {}
 
     fn name(&self) -> &'static str {
         type_name::<H>()
@@ -103,29 +104,29 @@ impl<H: DatagramHandler> Site for DatagramSite<H> {
     }
 }
 
-impl Engine {
+impl Dispatcher {
     /// Takes in a handler of nothing but datagrams. A keyed one stays for good, another as long as it has users.
     pub(crate) fn add_datagrams<H: DatagramHandler>(&mut self, handler: H, keyed: bool) -> u32 {
-        self.seat(Box::new(DatagramSite { handler }), keyed)
+        self.register(Box::new(DatagramSlot { handler }), keyed)
     }
 
     /// Whether connections may lead to a handler.
-    pub(crate) fn takes_connections(&self, site: u32) -> bool {
-        self.seats.get(site as usize).is_some_and(|seat| seat.site.takes_connections())
+    pub(crate) fn takes_connections(&self, handler: u32) -> bool {
+        self.handlers.get(handler as usize).is_some_and(|entry| entry.handler.takes_connections())
     }
 
     /// Calls what tells `news` to the handler of a socket.
     pub(crate) fn tell_of_datagrams(&mut self, id: DatagramId, tell: Tell, news: News<'_>) {
-        let Self { core, seats, .. } = self;
+        let Self { core, handlers, .. } = self;
         let last = matches!(news, News::Closed);
         let Some(m) = core.mail.get(id).filter(|m| m.is_open() || last && m.stage == Stage::Closed) else {
             return;
         };
-        let site = m.site;
-        let Some(seat) = seats.get_mut(site as usize) else { return };
+        let handler = m.handler;
+        let Some(entry) = handlers.get_mut(handler as usize) else { return };
         core.delivery = Delivery::default();
-        let mut cx = DatagramContext::new(core, id, site);
-        let handler = seat.site.handler_mut();
+        let mut cx = DatagramContext::new(core, id, handler);
+        let handler = entry.handler.handler_mut();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(handler, &mut cx, news))) {
             self.panicked(Who::Datagrams(id), panic);
         }

@@ -1,4 +1,4 @@
-//! The engine: handlers with their states, and the calls into them. Bytes in, callbacks, bytes in outboxes.
+//! The dispatcher: handlers with their states, and the calls into them. Bytes in, callbacks, bytes in outboxes.
 //!
 //! Does no I/O and knows no sockets: what it is given it delivers, what callbacks ask for it leaves written down in the
 //! [`Core`]. Invariant: a callback runs with nothing else borrowed but the core and its own handler, never inside
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use self::slot::{Site, SiteOf};
+use self::slot::{ErasedHandler, HandlerSlot};
 use crate::closed::{Closed, Reason};
 use crate::config::limits::PanicPolicy;
 use crate::connection::{Connection, Phase};
@@ -41,8 +41,8 @@ pub(crate) enum Who {
     Closure,
 }
 
-struct Seat {
-    site: Box<dyn Site>,
+struct Registered {
+    handler: Box<dyn ErasedHandler>,
     /// A key to it was given out: it stays as long as the reactor.
     keyed: bool,
     /// Listeners and connections that lead to it.
@@ -50,17 +50,17 @@ struct Seat {
 }
 
 /// The core and the handlers that act on it.
-pub(crate) struct Engine {
+pub(crate) struct Dispatcher {
     pub(crate) core: Core,
-    seats: Slab<Seat>,
+    handlers: Slab<Registered>,
     panics: PanicPolicy,
     /// Of the lines that tell of panics, which peers may provoke.
     gate: Throttle,
 }
 
-impl Engine {
+impl Dispatcher {
     pub(crate) fn new(core: Core) -> Self {
-        Self { core, seats: Slab::new(), panics: PanicPolicy::default(), gate: Throttle::default() }
+        Self { core, handlers: Slab::new(), panics: PanicPolicy::default(), gate: Throttle::default() }
     }
 
     pub(crate) const fn set_panic_policy(&mut self, policy: PanicPolicy) {
@@ -73,14 +73,14 @@ impl Engine {
         if let Some((max, overhead)) = framing.bounds() {
             self.core.limits.check_framing(max, overhead)?;
         }
-        let site = self.seat(Box::new(SiteOf::new(handler)), keyed);
-        self.core.framings[site as usize] = framing;
-        Ok(site)
+        let handler = self.register(Box::new(HandlerSlot::new(handler)), keyed);
+        self.core.framings[handler as usize] = framing;
+        Ok(handler)
     }
 
     /// Gives a handler its place, where nothing is framed.
-    fn seat(&mut self, site: Box<dyn Site>, keyed: bool) -> u32 {
-        let index = self.seats.insert(Seat { site, keyed, users: 0 });
+    fn register(&mut self, handler: Box<dyn ErasedHandler>, keyed: bool) -> u32 {
+        let index = self.handlers.insert(Registered { handler, keyed, users: 0 });
         let Core { framings, ticks, .. } = &mut self.core;
         if index >= framings.len() {
             framings.resize_with(index + 1, Default::default);
@@ -90,63 +90,63 @@ impl Engine {
     }
 
     /// The key to a handler that was added as keyed.
-    pub(crate) const fn key<H>(&self, site: u32) -> Key<H> {
-        Key::new(self.core.number, site)
+    pub(crate) const fn key<H>(&self, handler: u32) -> Key<H> {
+        Key::new(self.core.number, handler)
     }
 
     /// Where a key's handler is; `None` for a key of another reactor.
-    pub(crate) fn site<H>(&self, key: Key<H>) -> Option<u32> {
-        key.site_in(self.core.number)
+    pub(crate) fn index_of<H>(&self, key: Key<H>) -> Option<u32> {
+        key.index_in(self.core.number)
     }
 
     /// The handler behind a key; `None` for a key of another reactor.
     pub(crate) fn get<H: 'static>(&self, key: Key<H>) -> Option<&H> {
-        self.seats.get(self.site(key)? as usize)?.site.handler().downcast_ref()
+        self.handlers.get(self.index_of(key)? as usize)?.handler.handler().downcast_ref()
     }
 
-    /// [`get`](Engine::get), to change it.
+    /// [`get`](Dispatcher::get), to change it.
     pub(crate) fn get_mut<H: 'static>(&mut self, key: Key<H>) -> Option<&mut H> {
-        let site = self.site(key)?;
-        self.seats.get_mut(site as usize)?.site.handler_mut().downcast_mut()
+        let handler = self.index_of(key)?;
+        self.handlers.get_mut(handler as usize)?.handler.handler_mut().downcast_mut()
     }
 
     /// Counts a listener or a connection that leads to a handler.
-    pub(crate) fn retain(&mut self, site: u32) {
-        if let Some(seat) = self.seats.get_mut(site as usize) {
-            seat.users += 1;
+    pub(crate) fn retain(&mut self, handler: u32) {
+        if let Some(entry) = self.handlers.get_mut(handler as usize) {
+            entry.users += 1;
         }
     }
 
     /// Counts the attempts to connect that were asked for since this was last done.
     pub(crate) fn count_attempts(&mut self) {
         for id in std::mem::take(&mut self.core.attempts.uncounted) {
-            if let Some(site) = self.core.attempts.get(id).map(|a| a.site) {
-                self.retain(site);
+            if let Some(handler) = self.core.attempts.get(id).map(|a| a.handler) {
+                self.retain(handler);
             }
         }
     }
 
     /// Uncounts one; a handler that nothing leads to any more is dropped.
-    pub(crate) fn release(&mut self, site: u32) {
+    pub(crate) fn release(&mut self, handler: u32) {
         // What it asked for in its last callback may lead to it.
         self.count_attempts();
-        let Some(seat) = self.seats.get_mut(site as usize) else { return };
-        seat.users = seat.users.saturating_sub(1);
-        if seat.users > 0 || seat.keyed {
+        let Some(entry) = self.handlers.get_mut(handler as usize) else { return };
+        entry.users = entry.users.saturating_sub(1);
+        if entry.users > 0 || entry.keyed {
             return;
         }
-        if let Some(seat) = self.seats.try_remove(site as usize) {
-            self.core.framings[site as usize] = Default::default();
-            self.core.end_ticks(site);
-            self.guarded(Who::Dropped, move |_| drop(seat));
+        if let Some(entry) = self.handlers.try_remove(handler as usize) {
+            self.core.framings[handler as usize] = Default::default();
+            self.core.end_ticks(handler);
+            self.guarded(Who::Dropped, move |_| drop(entry));
         }
     }
 
     /// Calls `on_open` for a connection that has a slot.
     pub(crate) fn open(&mut self, id: ConnId) {
         self.core.begin_delivery(id, &[]);
-        let Some(site) = self.core.conns.get(id).map(|c| c.site) else { return };
-        let state = self.call(id, site, |site, cx| site.open(cx));
+        let Some(handler) = self.core.conns.get(id).map(|c| c.handler) else { return };
+        let state = self.call(id, handler, |handler, cx| handler.open(cx));
         if let (Some(state), Some(c)) = (state, self.core.conns.get_mut(id)) {
             c.state = state as u32;
             c.opened = true;
@@ -158,51 +158,51 @@ impl Engine {
     #[inline]
     pub(crate) fn data(&mut self, id: ConnId, data: &[u8]) {
         self.core.begin_delivery(id, data);
-        self.tell(id, |site, cx, state| site.data(cx, state, data));
+        self.tell(id, |handler, cx, state| handler.data(cx, state, data));
     }
 
     /// Calls `on_end`.
     pub(crate) fn end(&mut self, id: ConnId) {
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |site, cx, state| site.end(cx, state));
+        self.tell(id, |handler, cx, state| handler.end(cx, state));
     }
 
     /// Calls `on_drain`.
     pub(crate) fn drain(&mut self, id: ConnId) {
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |site, cx, state| site.drain(cx, state));
+        self.tell(id, |handler, cx, state| handler.drain(cx, state));
     }
 
     /// Calls `on_timer`.
     pub(crate) fn timer(&mut self, id: ConnId, key: u64) {
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |site, cx, state| site.timer(cx, state, key));
+        self.tell(id, |handler, cx, state| handler.timer(cx, state, key));
     }
 
     /// Calls `on_tick`.
-    pub(crate) fn tick(&mut self, site: u32, key: u64) {
-        self.tell_handler(site, |handler, net| handler.tick(net, key));
+    pub(crate) fn tick(&mut self, handler: u32, key: u64) {
+        self.tell_handler(handler, |handler, net| handler.tick(net, key));
     }
 
     /// Calls `on_note`. False when there is no such handler.
-    pub(crate) fn note(&mut self, site: u32, note: Note) -> bool {
-        if !self.seats.contains(site as usize) {
+    pub(crate) fn note(&mut self, handler: u32, note: Note) -> bool {
+        if !self.handlers.contains(handler as usize) {
             self.drop_note(note);
             return false;
         }
-        self.tell_handler(site, |handler, net| handler.note(net, note));
+        self.tell_handler(handler, |handler, net| handler.note(net, note));
         true
     }
 
     /// Calls `on_note_to`, if the connection is this handler's. False when it is not, or not open.
-    pub(crate) fn note_to(&mut self, site: u32, id: ConnId, note: Note) -> bool {
-        let told = |c: &Connection| c.site == site && c.phase == Phase::Open && c.opened;
+    pub(crate) fn note_to(&mut self, handler: u32, id: ConnId, note: Note) -> bool {
+        let told = |c: &Connection| c.handler == handler && c.phase == Phase::Open && c.opened;
         if !self.core.conns.get(id).is_some_and(told) {
             self.drop_note(note);
             return false;
         }
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |site, cx, state| site.note_to(cx, state, note));
+        self.tell(id, |handler, cx, state| handler.note_to(cx, state, note));
         true
     }
 
@@ -212,53 +212,53 @@ impl Engine {
     }
 
     /// Calls `on_connect_failed`.
-    pub(crate) fn connect_failed(&mut self, site: u32, tag: u64, error: &io::Error) {
-        self.tell_handler(site, |handler, net| handler.connect_failed(net, tag, error));
+    pub(crate) fn connect_failed(&mut self, handler: u32, tag: u64, error: &io::Error) {
+        self.tell_handler(handler, |handler, net| handler.connect_failed(net, tag, error));
     }
 
     /// Calls `on_connect_retry`.
-    pub(crate) fn connect_retry(&mut self, site: u32, tag: u64, error: &io::Error, wait: Duration) {
-        self.tell_handler(site, |handler, net| handler.connect_retry(net, tag, error, wait));
+    pub(crate) fn connect_retry(&mut self, handler: u32, tag: u64, error: &io::Error, wait: Duration) {
+        self.tell_handler(handler, |handler, net| handler.connect_retry(net, tag, error, wait));
     }
 
     /// Calls `on_shutdown`.
     pub(crate) fn shutdown(&mut self, id: ConnId) {
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |site, cx, state| site.shutdown(cx, state));
+        self.tell(id, |handler, cx, state| handler.shutdown(cx, state));
     }
 
     /// Calls `on_close`, and lets go of the state.
     pub(crate) fn close(&mut self, id: ConnId, closed: &Closed) {
         let Some(c) = self.core.conns.get_mut(id) else { return };
-        let (site, state) = (c.site, c.state as usize);
+        let (handler, state) = (c.handler, c.state as usize);
         if !std::mem::take(&mut c.opened) {
             return;
         }
-        let Self { core, seats, .. } = self;
-        let Some(seat) = seats.get_mut(site as usize) else { return };
-        let net = &mut Net::new(core, None, Some(site));
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| seat.site.close(net, state, closed))) {
+        let Self { core, handlers, .. } = self;
+        let Some(entry) = handlers.get_mut(handler as usize) else { return };
+        let net = &mut Net::new(core, None, Some(handler));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| entry.handler.close(net, state, closed))) {
             self.panicked(Who::Connection(id), panic);
         }
     }
 
     /// The name of the handler's type, for the log.
-    pub(crate) fn name_of(&self, site: u32) -> &'static str {
-        self.seats.get(site as usize).map_or("?", |seat| seat.site.name())
+    pub(crate) fn name_of(&self, handler: u32) -> &'static str {
+        self.handlers.get(handler as usize).map_or("?", |entry| entry.handler.name())
     }
 
     /// What is called, in words: `#3.0: a callback of Echo`.
     pub(crate) fn describe(&self, who: Who) -> impl fmt::Display {
         match who {
             Who::Connection(id) => {
-                let site = self.core.conns.get(id).map_or(u32::MAX, |c| c.site);
-                format!("{id}: a callback of {}", self.name_of(site))
+                let handler = self.core.conns.get(id).map_or(u32::MAX, |c| c.handler);
+                format!("{id}: a callback of {}", self.name_of(handler))
             }
             Who::Datagrams(id) => {
-                let site = self.core.mail.get(id).map_or(u32::MAX, |m| m.site);
-                format!("{id}: a callback of {}", self.name_of(site))
+                let handler = self.core.mail.get(id).map_or(u32::MAX, |m| m.handler);
+                format!("{id}: a callback of {}", self.name_of(handler))
             }
-            Who::Handler(site) => format!("a callback of {}", self.name_of(site)),
+            Who::Handler(handler) => format!("a callback of {}", self.name_of(handler)),
             Who::Source(id) => format!("the callback of {id}"),
             Who::Dropped => "the drop of a handler, source or note".to_owned(),
             Who::Closure => "a closure".to_owned(),
@@ -266,13 +266,13 @@ impl Engine {
     }
 
     #[inline]
-    fn tell(&mut self, id: ConnId, callback: impl FnOnce(&mut dyn Site, &mut Context<'_>, usize)) {
+    fn tell(&mut self, id: ConnId, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Context<'_>, usize)) {
         let Some(c) = self.core.conns.get(id) else { return };
         if c.phase != Phase::Open || !c.opened {
             return;
         }
-        let (site, state) = (c.site, c.state as usize);
-        self.call(id, site, |site, cx| callback(site, cx, state));
+        let (handler, state) = (c.handler, c.state as usize);
+        self.call(id, handler, |handler, cx| callback(handler, cx, state));
         self.obey_switch(id);
     }
 
@@ -286,18 +286,19 @@ impl Engine {
 
     #[cold]
     fn switch(&mut self, id: ConnId) {
-        let Some(Switch { site, state }) = self.core.take_switch() else { return };
+        let Some(Switch { handler, state }) = self.core.take_switch() else { return };
         let Some(c) = self.core.conns.get(id) else { return };
         if !c.opened {
             return self.guarded(Who::Dropped, move |_| drop(state));
         }
-        let Some(place) = self.seats.get_mut(site as usize).and_then(|s| s.site.welcome(state)) else {
+        let Some(place) = self.handlers.get_mut(handler as usize).and_then(|h| h.handler.insert_state(state))
+        else {
             return;
         };
-        self.retain(site);
-        let Some((old, old_state)) = self.core.change_site(id, site, place as u32) else { return };
-        if let Some(seat) = self.seats.get_mut(old as usize) {
-            let gone = catch_unwind(AssertUnwindSafe(|| seat.site.dismiss(old_state as usize)));
+        self.retain(handler);
+        let Some((old, old_state)) = self.core.change_handler(id, handler, place as u32) else { return };
+        if let Some(entry) = self.handlers.get_mut(old as usize) {
+            let gone = catch_unwind(AssertUnwindSafe(|| entry.handler.remove_state(old_state as usize)));
             if let Err(panic) = gone {
                 self.panicked(Who::Dropped, panic);
             }
@@ -310,13 +311,13 @@ impl Engine {
     fn call<T>(
         &mut self,
         id: ConnId,
-        site: u32,
-        callback: impl FnOnce(&mut dyn Site, &mut Context<'_>) -> T,
+        handler: u32,
+        callback: impl FnOnce(&mut dyn ErasedHandler, &mut Context<'_>) -> T,
     ) -> Option<T> {
-        let Self { core, seats, .. } = self;
-        let seat = seats.get_mut(site as usize)?;
-        let mut cx = Context::new(core, id, site);
-        match catch_unwind(AssertUnwindSafe(|| callback(&mut *seat.site, &mut cx))) {
+        let Self { core, handlers, .. } = self;
+        let entry = handlers.get_mut(handler as usize)?;
+        let mut cx = Context::new(core, id, handler);
+        match catch_unwind(AssertUnwindSafe(|| callback(&mut *entry.handler, &mut cx))) {
             Ok(done) => Some(done),
             Err(panic) => {
                 self.panicked(Who::Connection(id), panic);
@@ -326,13 +327,13 @@ impl Engine {
     }
 
     /// Runs a callback of a handler that is for no connection.
-    fn tell_handler(&mut self, site: u32, callback: impl FnOnce(&mut dyn Site, &mut Net<'_>)) {
-        let Self { core, seats, .. } = self;
-        let Some(seat) = seats.get_mut(site as usize) else { return };
+    fn tell_handler(&mut self, handler: u32, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Net<'_>)) {
+        let Self { core, handlers, .. } = self;
+        let Some(entry) = handlers.get_mut(handler as usize) else { return };
         core.delivery = Delivery::default();
-        let mut net = Net::new(core, None, Some(site));
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&mut *seat.site, &mut net))) {
-            self.panicked(Who::Handler(site), panic);
+        let mut net = Net::new(core, None, Some(handler));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&mut *entry.handler, &mut net))) {
+            self.panicked(Who::Handler(handler), panic);
         }
     }
 
@@ -385,8 +386,11 @@ pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
 }
 
-impl fmt::Debug for Engine {
+impl fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("core", &self.core).field("handlers", &self.seats.len()).finish()
+        f.debug_struct("Dispatcher")
+            .field("core", &self.core)
+            .field("handlers", &self.handlers.len())
+            .finish()
     }
 }

@@ -15,7 +15,7 @@ use crate::handler::net::Net;
 use crate::handler::{Handler, Note};
 
 /// A handler and its connections' states, without their types.
-pub(super) trait Site: Any {
+pub(super) trait ErasedHandler: Any {
     fn open(&mut self, cx: &mut Context<'_>) -> usize;
     fn data(&mut self, cx: &mut Context<'_>, state: usize, data: &[u8]);
     fn end(&mut self, cx: &mut Context<'_>, state: usize);
@@ -29,9 +29,9 @@ pub(super) trait Site: Any {
     fn shutdown(&mut self, cx: &mut Context<'_>, state: usize);
     fn close(&mut self, net: &mut Net<'_>, state: usize, closed: &Closed);
     /// Takes in the state of a connection that comes over; `None` if it is no state of this handler's.
-    fn welcome(&mut self, state: Box<dyn Any>) -> Option<usize>;
+    fn insert_state(&mut self, state: Box<dyn Any>) -> Option<usize>;
     /// Lets go of the state of one that goes over.
-    fn dismiss(&mut self, state: usize);
+    fn remove_state(&mut self, state: usize);
     fn takes_connections(&self) -> bool {
         true
     }
@@ -40,12 +40,12 @@ pub(super) trait Site: Any {
     fn handler_mut(&mut self) -> &mut dyn Any;
 }
 
-pub(super) struct SiteOf<H: Handler> {
+pub(super) struct HandlerSlot<H: Handler> {
     handler: H,
     states: Slab<H::State>,
 }
 
-impl<H: Handler> SiteOf<H> {
+impl<H: Handler> HandlerSlot<H> {
     pub(super) const fn new(handler: H) -> Self {
         Self { handler, states: Slab::new() }
     }
@@ -58,7 +58,7 @@ impl<H: Handler> SiteOf<H> {
     }
 }
 
-impl<H: Handler> Site for SiteOf<H> {
+impl<H: Handler> ErasedHandler for HandlerSlot<H> {
     fn open(&mut self, cx: &mut Context<'_>) -> usize {
         let state = self.handler.on_open(cx);
         self.states.insert(state)
@@ -111,11 +111,11 @@ impl<H: Handler> Site for SiteOf<H> {
         }
     }
 
-    fn welcome(&mut self, state: Box<dyn Any>) -> Option<usize> {
+    fn insert_state(&mut self, state: Box<dyn Any>) -> Option<usize> {
         state.downcast().ok().map(|state| self.states.insert(*state))
     }
 
-    fn dismiss(&mut self, state: usize) {
+    fn remove_state(&mut self, state: usize) {
         self.states.try_remove(state);
     }
 

@@ -38,8 +38,8 @@ impl DerefMut for Context<'_> {
 }
 
 impl<'a> Context<'a> {
-    pub(crate) const fn new(core: &'a mut Core, id: ConnId, site: u32) -> Self {
-        Self { net: Net::new(core, Some(id), Some(site)), id }
+    pub(crate) const fn new(core: &'a mut Core, id: ConnId, handler: u32) -> Self {
+        Self { net: Net::new(core, Some(id), Some(handler)), id }
     }
 
     /// The connection's id. It stays valid to compare and to keep; once the connection has gone it names nothing.

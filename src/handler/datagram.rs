@@ -97,8 +97,8 @@ impl DerefMut for DatagramContext<'_> {
 }
 
 impl<'a> DatagramContext<'a> {
-    pub(crate) const fn new(core: &'a mut Core, id: DatagramId, site: u32) -> Self {
-        Self { net: Net::new(core, None, Some(site)), id }
+    pub(crate) const fn new(core: &'a mut Core, id: DatagramId, handler: u32) -> Self {
+        Self { net: Net::new(core, None, Some(handler)), id }
     }
 
     /// The socket's id. Once the socket has gone it names nothing.

@@ -134,8 +134,8 @@ impl Handle {
     /// The end through which other threads post notes of type `T` to the handler behind a key. `None` for a key of
     /// another reactor.
     pub fn notes<T: Send + 'static>(&self, key: Key<impl Sized>) -> Option<Notes<T>> {
-        let site = key.site_in(self.line.reactor)?;
-        Some(Notes { line: Arc::clone(&self.line), site, note: PhantomData })
+        let handler = key.index_in(self.line.reactor)?;
+        Some(Notes { line: Arc::clone(&self.line), handler, note: PhantomData })
     }
 
     /// Asks for a shutdown with [`Limits::shutdown_grace`](crate::Limits::shutdown_grace). Asked again, the grace is
@@ -188,7 +188,7 @@ impl Handle {
 /// ```
 pub struct Notes<T> {
     line: Arc<Line>,
-    site: u32,
+    handler: u32,
     note: PhantomData<fn(T)>,
 }
 
@@ -198,9 +198,9 @@ impl<T: Send + 'static> Notes<T> {
     /// # Errors
     /// When the queue is full or the reactor gone; the note is in the error.
     pub fn post(&self, note: T) -> Result<(), HandleError<T>> {
-        let site = self.site;
+        let handler = self.handler;
         let refused = |e: HandleError<Box<T>>| e.map(|note| *note);
-        self.line.commands.push(Box::new(note), |note| Command::Note(site, note)).map_err(refused)
+        self.line.commands.push(Box::new(note), |note| Command::Note(handler, note)).map_err(refused)
     }
 
     /// Posts to the handler about one of its connections: the note arrives in
@@ -210,20 +210,20 @@ impl<T: Send + 'static> Notes<T> {
     /// # Errors
     /// As for [`post`](Notes::post).
     pub fn post_to(&self, id: ConnId, note: T) -> Result<(), HandleError<T>> {
-        let site = self.site;
+        let handler = self.handler;
         let refused = |e: HandleError<Box<T>>| e.map(|note| *note);
-        self.line.commands.push(Box::new(note), |note| Command::NoteTo(site, id, note)).map_err(refused)
+        self.line.commands.push(Box::new(note), |note| Command::NoteTo(handler, id, note)).map_err(refused)
     }
 }
 
 impl<T> Clone for Notes<T> {
     fn clone(&self) -> Self {
-        Self { line: Arc::clone(&self.line), site: self.site, note: PhantomData }
+        Self { line: Arc::clone(&self.line), handler: self.handler, note: PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Notes<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Notes").field("site", &self.site).field("line", &self.line).finish()
+        f.debug_struct("Notes").field("handler", &self.handler).field("line", &self.line).finish()
     }
 }

@@ -27,12 +27,12 @@ pub struct Net<'a> {
     core: &'a mut Core,
     current: Option<ConnId>,
     /// The handler whose callback runs, or for which this was asked.
-    site: Option<u32>,
+    handler: Option<u32>,
 }
 
 impl<'a> Net<'a> {
-    pub(crate) const fn new(core: &'a mut Core, current: Option<ConnId>, site: Option<u32>) -> Self {
-        Self { core, current, site }
+    pub(crate) const fn new(core: &'a mut Core, current: Option<ConnId>, handler: Option<u32>) -> Self {
+        Self { core, current, handler }
     }
 
     /// Everything that verbs act on.
@@ -48,8 +48,8 @@ impl<'a> Net<'a> {
     /// The same verbs for another handler: its timers, and its connections to come. `None` for a key of another
     /// reactor.
     pub fn of<H>(&mut self, key: Key<H>) -> Option<Net<'_>> {
-        let site = key.site_in(self.core.number)?;
-        Some(Net::new(self.core, self.current, Some(site)))
+        let handler = key.index_in(self.core.number)?;
+        Some(Net::new(self.core, self.current, Some(handler)))
     }
 
     /// Sends a message to any connection, in the framing of that one. It is written at the end of the turn.
@@ -107,16 +107,16 @@ impl<'a> Net<'a> {
     /// The tag is what you like: a number of your own, or the other end of a pair, as
     /// [`id.to_bits()`](ConnId::to_bits).
     pub fn connect(&mut self, to: impl Into<Connect>, tag: u64) -> Option<AttemptId> {
-        let site = self.handler("connect")?;
-        self.core.connect(site, to.into(), tag)
+        let handler = self.handler("connect")?;
+        self.core.connect(handler, to.into(), tag)
     }
 
     /// The handler that a verb is for, if it is for one.
     fn handler(&self, verb: &str) -> Option<u32> {
-        if self.site.is_none() {
+        if self.handler.is_none() {
             log::error!("{verb} was asked of verbs that are no handler's: nothing follows (see `Net::of`)");
         }
-        self.site
+        self.handler
     }
 
     /// Begins a shutdown with [`Limits::shutdown_grace`](crate::Limits::shutdown_grace) when the turn is over; asked
@@ -222,15 +222,15 @@ impl<'a> Net<'a> {
     /// `None` when there are [`Limits::timers`](crate::Limits::timers), or this is no handler's
     /// ([`Reactor::net`](crate::Reactor::net): ask [`Net::of`]).
     pub fn set_tick(&mut self, after: Duration, key: u64) -> Option<TimerId> {
-        let site = self.handler("set_tick")?;
-        self.core.set_timer(Owner::Handler(site), key, after, None)
+        let handler = self.handler("set_tick")?;
+        self.core.set_timer(Owner::Handler(handler), key, after, None)
     }
 
     /// [`set_tick`](Net::set_tick), again and again: each time a multiple of `every` (1 ms at least) after the first,
     /// and without those that were missed.
     pub fn set_tick_every(&mut self, every: Duration, key: u64) -> Option<TimerId> {
-        let site = self.handler("set_tick_every")?;
-        self.core.set_timer(Owner::Handler(site), key, every, Some(every))
+        let handler = self.handler("set_tick_every")?;
+        self.core.set_timer(Owner::Handler(handler), key, every, Some(every))
     }
 
     /// Ends a timer, of a connection or a handler. False when it has gone off for the last time or ended already.

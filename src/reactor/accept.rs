@@ -21,11 +21,11 @@ use crate::time::log_limit::suppressed;
 const UNKNOWN_IN_A_ROW: u32 = 10;
 
 impl<S: Sys> Loop<S> {
-    /// Registers a listener for the handler at `site`.
+    /// Registers a listener for the handler at `handler`.
     pub(crate) fn open_door(
         &mut self,
         mut socket: S::Listener,
-        site: u32,
+        handler: u32,
     ) -> io::Result<(ListenerId, Address)> {
         let address = self.sys.local_addr(&socket)?;
         let doors = &mut self.doors;
@@ -36,8 +36,8 @@ impl<S: Sys> Loop<S> {
             self.sys.close_listener(socket);
             return Err(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")));
         }
-        entry.insert(Door { id, socket, site, address: address.clone(), ready: true, unknown_errors: 0 });
-        self.engine.retain(site);
+        entry.insert(Door { id, socket, handler, address: address.clone(), ready: true, unknown_errors: 0 });
+        self.dispatcher.retain(handler);
         log::info!("listening on {address}");
         Ok((id, address))
     }
@@ -49,7 +49,7 @@ impl<S: Sys> Loop<S> {
         }
         let Some(door) = self.doors.slots.try_remove(id.slot as usize) else { return false };
         self.sys.close_listener(door.socket);
-        self.engine.release(door.site);
+        self.dispatcher.release(door.handler);
         log::info!("no longer listening on {}", door.address);
         true
     }
@@ -60,13 +60,13 @@ impl<S: Sys> Loop<S> {
 
     /// Takes what waits at every listener, a few at each.
     pub(super) fn accept(&mut self) {
-        if self.doors.paused.is_some_and(|until| until <= self.engine.core.now) {
-            self.doors.resume(&self.engine.core);
+        if self.doors.paused.is_some_and(|until| until <= self.dispatcher.core.now) {
+            self.doors.resume(&self.dispatcher.core);
         }
         if self.doors.paused.is_some() || !self.doors.slots.iter().any(|(_, d)| d.ready) {
             return;
         }
-        let cap = self.engine.core.limits.accepts_per_turn;
+        let cap = self.dispatcher.core.limits.accepts_per_turn;
         for id in self.listeners() {
             self.accept_at(id, cap);
         }
@@ -86,8 +86,8 @@ impl<S: Sys> Loop<S> {
             match self.sys.accept(&mut door.socket) {
                 Ok((stream, peer)) => {
                     door.unknown_errors = 0;
-                    let site = door.site;
-                    self.admit(id, site, stream, peer);
+                    let handler = door.handler;
+                    self.admit(id, handler, stream, peer);
                 }
                 Err(e) => {
                     if !self.accept_failed(id, &e) {
@@ -101,7 +101,7 @@ impl<S: Sys> Loop<S> {
     /// Whether one more connection may be taken: there is room, or the policy is to take and refuse. The connection
     /// that has lingered longest makes room.
     fn make_place(&mut self) -> bool {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let max = core.limits.connections.get();
         if !self.doors.is_full(core) {
             if std::mem::take(&mut self.doors.full) {
@@ -125,11 +125,12 @@ impl<S: Sys> Loop<S> {
     }
 
     /// Gives an accepted stream a slot and a handler.
-    fn admit(&mut self, listener: ListenerId, site: u32, mut stream: S::Stream, peer: Address) {
-        let core = &mut self.engine.core;
+    fn admit(&mut self, listener: ListenerId, handler: u32, mut stream: S::Stream, peer: Address) {
+        let core = &mut self.dispatcher.core;
         let max = core.limits.connections.get();
         let over = core.conns.len() >= max;
-        let id = if over { None } else { core.conns.insert(Connection::new(site, listener, peer, core.now)) };
+        let id =
+            if over { None } else { core.conns.insert(Connection::new(handler, listener, peer, core.now)) };
         let Some(id) = id else {
             self.doors.refused += 1;
             self.count_refused(&Reason::AtCapacity);
@@ -141,24 +142,24 @@ impl<S: Sys> Loop<S> {
             self.sys.close(stream, CloseHow::Graceful);
             return self.rest(&format!("an accepted connection cannot be watched: {e}"));
         }
-        self.seat(id, stream);
-        let core = &mut self.engine.core;
+        self.insert_stream(id, stream);
+        let core = &mut self.dispatcher.core;
         self.doors.made = false;
         core.stats.accepted += 1;
         core.deadlines.set(id.slot, core.now.after(core.limits.idle_timeout.get()));
-        self.engine.retain(site);
+        self.dispatcher.retain(handler);
         if log::log_enabled!(log::Level::Debug)
-            && let Some(peer) = self.engine.core.conns.get(id).map(|c| c.peer.address())
+            && let Some(peer) = self.dispatcher.core.conns.get(id).map(|c| c.peer.address())
         {
             log::debug!("{id} accepted from {peer}");
         }
-        self.engine.open(id);
+        self.dispatcher.open(id);
         self.after_call(id, &[]);
-        self.engine.core.enqueue_if_work(id);
+        self.dispatcher.core.enqueue_if_work(id);
     }
 
     fn count_refused(&mut self, why: &Reason) {
-        let stats = &mut self.engine.core.stats;
+        let stats = &mut self.dispatcher.core.stats;
         stats.refused += 1;
         stats.closed[why.index()] += 1;
     }
@@ -172,7 +173,7 @@ impl<S: Sys> Loop<S> {
             door.unknown_errors = 0;
             return false;
         }
-        self.engine.core.stats.accept_errors += 1;
+        self.dispatcher.core.stats.accept_errors += 1;
         match trouble {
             AcceptTrouble::Drained | AcceptTrouble::Retry => {
                 log::debug!("a connection went before it was accepted: {error}");
@@ -198,7 +199,7 @@ impl<S: Sys> Loop<S> {
 
     /// Stops accepting for a while, or until a connection ends.
     fn rest(&mut self, why: &str) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let pause = core.limits.accept_pause;
         core.stats.accept_pauses += 1;
         self.doors.paused = Some(core.now.after(pause.max(Duration::from_millis(1))));

@@ -13,7 +13,7 @@ use crate::sys::Sys;
 impl<S: Sys> Loop<S> {
     /// Recounts everything.
     pub(crate) fn audit(&self) -> Result<(), String> {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         let (streams, conns) = (self.streams.iter().flatten().count(), core.conns.len());
         require(streams == conns, || format!("N6: {streams} streams in {conns} slots"))?;
         let stats = core.snapshot();
@@ -30,7 +30,7 @@ impl<S: Sys> Loop<S> {
     }
 
     fn audit_memory(&self) -> Result<(), String> {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         let (pool, limits) = (&core.pool, &core.limits);
         let kept: usize = core.conns.iter().map(Connection::kept_len).sum();
         require(pool.input() >= kept, || format!("N9: {} B counted of {kept} B kept", pool.input()))?;
@@ -52,7 +52,7 @@ impl<S: Sys> Loop<S> {
 
     /// Nothing waits beyond the limit or unseen, and an empty mailbox holds nothing.
     fn audit_datagrams(&self) -> Result<(), String> {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         let (sockets, mailboxes) = (self.outlets.len(), core.mail.len());
         require(sockets == mailboxes, || format!("N6: {sockets} datagram sockets, {mailboxes} mailboxes"))?;
         core.mail.iter().try_for_each(|m| {
@@ -69,7 +69,7 @@ impl<S: Sys> Loop<S> {
 
     /// Who is slow, and who is held up by that, in each group.
     fn audit_holds(&self) -> Result<(), String> {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         let mut holds = std::collections::BTreeMap::new();
         for room in core.groups.iter() {
             let slow = room.members.iter().filter(|m| m.slow).count();
@@ -100,7 +100,7 @@ impl<S: Sys> Loop<S> {
 
     /// How far all attempts are, for whoever checks.
     fn audit_attempts(&self) -> Result<(), String> {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         let connecting = core.conns.iter().filter(|c| c.phase == Phase::Connecting).count();
         let tried: usize = core.attempts.iter().map(|a| a.trying.len()).sum();
         require(connecting == tried, || format!("N6: {connecting} sockets connect, {tried} are known of"))?;
@@ -110,7 +110,7 @@ impl<S: Sys> Loop<S> {
     }
 
     fn audit_connection(&self, c: &Connection) -> Result<(), String> {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         let dead = c.phase == Phase::Dead;
         let told = |what: &str| format!("{what}: {c:?}");
         require(!dead || c.out.pending() == 0, || told("N9: the dead hold something"))?;

@@ -19,20 +19,20 @@ impl<S: Sys> Loop<S> {
     #[inline]
     pub(super) fn progress(&mut self, id: ConnId) {
         let plain = |c: &Connection| c.phase == Phase::Open && !c.fin_wanted;
-        if !self.engine.core.conns.get(id).is_none_or(plain) {
+        if !self.dispatcher.core.conns.get(id).is_none_or(plain) {
             self.progress_close(id);
         }
     }
 
     fn progress_close(&mut self, id: ConnId) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
         let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.broken);
         match c.phase {
             Phase::Open if fin_sent && c.ended => core.finish(id, Reason::PeerClosed),
             Phase::Open if c.fin_wanted && !fin_sent && !c.broken => {
                 let done = self.stream(id).is_some() && self.send_fin(id);
-                let core = &mut self.engine.core;
+                let core = &mut self.dispatcher.core;
                 match core.conns.get_mut(id) {
                     Some(c) if done => {
                         c.fin_sent = true;
@@ -47,9 +47,9 @@ impl<S: Sys> Loop<S> {
             Phase::Flushing if no_need => core.finish(id, Reason::PeerClosed),
             Phase::Flushing => {
                 if fin_sent || self.send_fin(id) {
-                    self.engine.core.linger(id);
+                    self.dispatcher.core.linger(id);
                 } else {
-                    self.engine.core.finish(id, Reason::PeerReset);
+                    self.dispatcher.core.finish(id, Reason::PeerReset);
                 }
             }
             _ => {}
@@ -63,7 +63,7 @@ impl<S: Sys> Loop<S> {
 
     /// Asks a connection that is not read for the error that was reported on it.
     pub(super) fn ask_for_error(&mut self, id: ConnId) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get_mut(id) else { return };
         if !std::mem::take(&mut c.suspect) {
             return;
@@ -76,7 +76,7 @@ impl<S: Sys> Loop<S> {
 
     /// Reads on after our FIN, and throws away what comes.
     pub(super) fn read_and_discard(&mut self, id: ConnId) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let (now, limit) = (core.now, core.limits.linger_input);
         let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
         let Some(c) = core.conns.get_mut(id) else { return };
@@ -105,11 +105,11 @@ impl<S: Sys> Loop<S> {
 
     /// Calls `on_close` for those whose fate is known. Whom a callback dooms is told in the next turn.
     pub(super) fn tell(&mut self) {
-        if self.engine.core.doomed.is_empty() {
+        if self.dispatcher.core.doomed.is_empty() {
             return;
         }
-        for id in std::mem::take(&mut self.engine.core.doomed) {
-            let core = &mut self.engine.core;
+        for id in std::mem::take(&mut self.dispatcher.core.doomed) {
+            let core = &mut self.dispatcher.core;
             let Some(c) = core.conns.get(id) else { continue };
             let why = c.why().cloned().unwrap_or(Reason::Handler);
             let closed =
@@ -118,7 +118,7 @@ impl<S: Sys> Loop<S> {
             core.stats.bytes_unsent += closed.unsent;
             self.stopping.count(&closed);
             self.log_closed(&closed);
-            self.engine.close(id, &closed);
+            self.dispatcher.close(id, &closed);
             self.timed_call(Who::Connection(id));
             self.graves.push(id);
             self.flush_full_logs();
@@ -126,7 +126,7 @@ impl<S: Sys> Loop<S> {
     }
 
     fn log_closed(&mut self, closed: &Closed) {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         if closed.why.is_policy() && log::log_enabled!(log::Level::Warn) {
             let peer = core.conns.get(closed.who).map(|c| c.peer.address());
             if let (Some(n), Some(peer)) = (self.gates.closed[closed.why.index()].pass(core.now), peer) {
@@ -144,29 +144,29 @@ impl<S: Sys> Loop<S> {
             return;
         }
         for id in std::mem::take(&mut self.graves) {
-            let Some(c) = self.engine.core.conns.remove(id) else { continue };
+            let Some(c) = self.dispatcher.core.conns.remove(id) else { continue };
             if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
                 self.sys.close(stream, if c.reset { CloseHow::Reset } else { CloseHow::Graceful });
             }
             if let (Some(attempt), Some(why)) = (c.attempt(), c.why()) {
                 self.redial(attempt, why);
             }
-            self.engine.release(c.site);
+            self.dispatcher.release(c.handler);
         }
-        self.doors.resume(&self.engine.core);
+        self.doors.resume(&self.dispatcher.core);
     }
 
     /// Closes the sockets that were connecting and are no longer wanted.
     pub(super) fn bury_dropped(&mut self) {
-        if self.engine.core.dropped.is_empty() {
+        if self.dispatcher.core.dropped.is_empty() {
             return;
         }
-        for id in std::mem::take(&mut self.engine.core.dropped) {
-            self.engine.core.conns.remove(id);
+        for id in std::mem::take(&mut self.dispatcher.core.dropped) {
+            self.dispatcher.core.conns.remove(id);
             if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
                 self.sys.close(stream, CloseHow::Graceful);
             }
         }
-        self.doors.resume(&self.engine.core);
+        self.doors.resume(&self.dispatcher.core);
     }
 }

@@ -18,7 +18,7 @@ impl<S: Sys> Loop<S> {
         }
         self.line.commands.clear_flag();
         let mut batch = std::mem::take(&mut self.batch);
-        self.line.commands.take(self.engine.core.limits.commands_per_turn, &mut batch);
+        self.line.commands.take(self.dispatcher.core.limits.commands_per_turn, &mut batch);
         for command in batch.drain(..) {
             self.obey(command);
         }
@@ -26,8 +26,8 @@ impl<S: Sys> Loop<S> {
     }
 
     fn obey(&mut self, command: Command) {
-        self.engine.core.stats.commands += 1;
-        let net = &mut Net::new(&mut self.engine.core, None, None);
+        self.dispatcher.core.stats.commands += 1;
+        let net = &mut Net::new(&mut self.dispatcher.core, None, None);
         let reached = match command {
             Command::Send(id, message) => net.send_bytes_to(id, message) != Sent::Closed,
             Command::Close(id) => net.close_id(id),
@@ -37,25 +37,25 @@ impl<S: Sys> Loop<S> {
                 net.core().groups.get(group).is_some()
             }
             Command::Run(closure) => {
-                self.engine.run(closure);
+                self.dispatcher.run(closure);
                 self.timed_call(Who::Closure);
                 true
             }
-            Command::Note(site, note) => {
-                let told = self.engine.note(site, note);
-                self.timed_call(Who::Handler(site));
+            Command::Note(handler, note) => {
+                let told = self.dispatcher.note(handler, note);
+                self.timed_call(Who::Handler(handler));
                 told
             }
-            Command::NoteTo(site, id, note) => {
-                let told = self.engine.note_to(site, id, note);
+            Command::NoteTo(handler, id, note) => {
+                let told = self.dispatcher.note_to(handler, id, note);
                 if told {
                     self.after_call(id, &[]);
-                    self.engine.core.enqueue_if_work(id);
+                    self.dispatcher.core.enqueue_if_work(id);
                 }
                 told
             }
         };
-        self.engine.core.stats.commands_for_nobody += u64::from(!reached);
+        self.dispatcher.core.stats.commands_for_nobody += u64::from(!reached);
         self.flush_full_logs();
     }
 }

@@ -19,28 +19,28 @@ use crate::sys::{CloseHow, Sys};
 impl<S: Sys> Loop<S> {
     /// Looks after the attempts that something has happened to, and those whose time has come.
     pub(super) fn connect(&mut self) {
-        if self.engine.core.attempts.is_idle() {
+        if self.dispatcher.core.attempts.is_idle() {
             return;
         }
-        self.engine.count_attempts();
+        self.dispatcher.count_attempts();
         self.take_lookups();
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let share = core.limits.timeouts_per_turn;
         if !self.lenient {
             core.attempts.want_due(core.now, share);
         }
         for _ in 0..core.attempts.wanted.len().min(share) {
-            let Some(id) = self.engine.core.attempts.next_wanted() else { return };
+            let Some(id) = self.dispatcher.core.attempts.next_wanted() else { return };
             self.advance(id);
-            self.engine.core.attempts.settle(id);
+            self.dispatcher.core.attempts.settle(id);
         }
     }
 
     /// Takes what was found out about names.
     fn take_lookups(&mut self) {
-        while self.engine.core.attempts.awaits_lookups() {
+        while self.dispatcher.core.attempts.awaits_lookups() {
             let Some((number, found)) = self.sys.next_lookup() else { return };
-            let attempts = &mut self.engine.core.attempts;
+            let attempts = &mut self.dispatcher.core.attempts;
             let Some(id) = attempts.looked_up(number) else { continue };
             let Some(attempt) = attempts.get_mut(id) else { continue };
             match found {
@@ -59,7 +59,7 @@ impl<S: Sys> Loop<S> {
 
     /// Does what there is to do for one attempt.
     fn advance(&mut self, id: AttemptId) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let now = core.now;
         let Some(attempt) = core.attempts.get_mut(id) else { return };
         if core.stopping && !matches!(attempt.stage, Stage::Up | Stage::Cancelled) {
@@ -79,11 +79,17 @@ impl<S: Sys> Loop<S> {
 
     /// Begins a try: with a lookup, an address, or a stream that is there already.
     fn begin_try(&mut self, id: AttemptId) {
-        if self.engine.core.attempts.get(id).is_some_and(|a| !self.engine.takes_connections(a.site)) {
+        if self
+            .dispatcher
+            .core
+            .attempts
+            .get(id)
+            .is_some_and(|a| !self.dispatcher.takes_connections(a.handler))
+        {
             log::error!("{id}: its handler is one of datagrams, and takes no connection");
             return self.forget_attempt(id);
         }
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let (now, looking, most) = (core.now, core.attempts.looking, core.limits.lookups);
         let Some(timeout) = core.attempts.get(id).map(|a| core.connect_timeout(&a.options)) else { return };
         let Some(attempt) = core.attempts.get_mut(id) else { return };
@@ -122,7 +128,7 @@ impl<S: Sys> Loop<S> {
     }
 
     fn look_up(&mut self, id: AttemptId, host: &str, port: u16) {
-        let attempts = &mut self.engine.core.attempts;
+        let attempts = &mut self.dispatcher.core.attempts;
         let number = attempts.next_lookup();
         match self.sys.begin_lookup(number, host, port) {
             Ok(()) => attempts.look_up(id, number),
@@ -133,7 +139,7 @@ impl<S: Sys> Loop<S> {
     /// Tries the next address, unless one that is being tried still has its time.
     fn try_next(&mut self, id: AttemptId) {
         loop {
-            let core = &mut self.engine.core;
+            let core = &mut self.dispatcher.core;
             let (now, stagger) = (core.now, core.limits.connect_stagger);
             let Some(attempt) = core.attempts.get_mut(id) else { return };
             if !attempt.trying.is_empty() && attempt.next > now {
@@ -150,7 +156,7 @@ impl<S: Sys> Loop<S> {
                 Ok(_) => return,
                 // A Unix listener whose queue is full: once more, as long as there is time.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if let Some(attempt) = self.engine.core.attempts.get_mut(id) {
+                    if let Some(attempt) = self.dispatcher.core.attempts.get_mut(id) {
                         attempt.left.push_back(address);
                     }
                     return;
@@ -162,7 +168,7 @@ impl<S: Sys> Loop<S> {
 
     /// Opens a socket that connects.
     fn dial(&mut self, id: AttemptId, address: &Address) -> io::Result<(ConnId, Address)> {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         let max = core.limits.connections.get();
         if core.conns.len() >= max {
             return Err(no_room(max));
@@ -179,9 +185,9 @@ impl<S: Sys> Loop<S> {
         mut stream: S::Stream,
         peer: Address,
     ) -> io::Result<(ConnId, Address)> {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(attempt) = core.attempts.get_mut(id) else { return Err(ErrorKind::NotFound.into()) };
-        let new = Connection::dialled(attempt.site, attempt.tag, id, peer.clone(), core.now);
+        let new = Connection::dialled(attempt.handler, attempt.tag, id, peer.clone(), core.now);
         let room = core.conns.len() < core.limits.connections.get();
         let Some(conn) = room.then(|| core.conns.insert(new)).flatten() else {
             self.sys.close(stream, CloseHow::Graceful);
@@ -193,19 +199,19 @@ impl<S: Sys> Loop<S> {
             return Err(error);
         }
         attempt.trying.push(conn);
-        self.seat(conn, stream);
+        self.insert_stream(conn, stream);
         Ok((conn, peer))
     }
 
     /// Something has happened to a socket that was connecting.
     pub(super) fn check_dialled(&mut self, conn: ConnId) {
         // Its attempt is about to be given up. Had it come about now, nobody would tell it of the shutdown.
-        if self.engine.core.stopping {
+        if self.dispatcher.core.stopping {
             return;
         }
         let Some(stream) = self.streams.get_mut(conn.slot as usize).and_then(Option::as_mut) else { return };
         let done = self.sys.finish_connect(stream);
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get_mut(conn) else { return };
         match done {
             Ok(peer) => self.connected(conn, peer),
@@ -220,33 +226,33 @@ impl<S: Sys> Loop<S> {
                     attempt.trying.retain(|&other| other != conn);
                 }
                 self.note_failure(id, address, error);
-                self.engine.core.attempts.want(id);
+                self.dispatcher.core.attempts.want(id);
             }
         }
     }
 
     /// A connection is there: it is the handler's from now on, and the others that were tried end.
     fn connected(&mut self, conn: ConnId, peer: Address) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let now = core.now;
         let Some(c) = core.conns.get_mut(conn) else { return };
         c.begin(peer, now);
-        let (site, attempt) = (c.site, c.attempt());
+        let (handler, attempt) = (c.handler, c.attempt());
         core.deadlines.set(conn.slot, now.after(core.limits.idle_timeout.get()));
         core.stats.connected += 1;
-        self.engine.retain(site);
+        self.dispatcher.retain(handler);
         if let Some(id) = attempt {
             self.succeed(id, conn);
         }
         log::debug!("{conn} connected");
-        self.engine.open(conn);
+        self.dispatcher.open(conn);
         self.after_call(conn, &[]);
-        self.engine.core.enqueue_if_work(conn);
+        self.dispatcher.core.enqueue_if_work(conn);
     }
 
     /// An attempt has led to a connection.
     fn succeed(&mut self, id: AttemptId, conn: ConnId) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let now = core.now;
         let Some(attempt) = core.attempts.get_mut(id) else { return };
         let others = std::mem::take(&mut attempt.trying);
@@ -266,7 +272,7 @@ impl<S: Sys> Loop<S> {
 
     /// The connection that an attempt led to has ended: once more, unless that was as the handler wished.
     pub(super) fn redial(&mut self, id: AttemptId, why: &Reason) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let wished = matches!(why, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
         let (now, stopping) = (core.now, core.stopping);
         let Some(attempt) = core.attempts.get_mut(id).filter(|a| matches!(a.stage, Stage::Up)) else {
@@ -283,7 +289,7 @@ impl<S: Sys> Loop<S> {
     /// An attempt waits before its next try.
     fn rest_attempt(&mut self, id: AttemptId, policy: &Backoff) -> Duration {
         let random = self.sys.random();
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let now = core.now;
         let Some(attempt) = core.attempts.get_mut(id) else { return policy.max };
         attempt.waits = attempt.waits.saturating_add(1);
@@ -297,7 +303,7 @@ impl<S: Sys> Loop<S> {
     }
 
     fn note_failure(&mut self, id: AttemptId, address: String, error: io::Error) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         if let Some(attempt) = core.attempts.get_mut(id) {
             log::debug!("{id}: {address}: {error}");
             attempt.errors.push((address, error));
@@ -313,7 +319,7 @@ impl<S: Sys> Loop<S> {
 
     /// A try has taken too long.
     fn time_out(&mut self, id: AttemptId) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(attempt) = core.attempts.get_mut(id) else { return };
         let looking = matches!(attempt.stage, Stage::LookingUp);
         let trying = std::mem::take(&mut attempt.trying);
@@ -330,20 +336,20 @@ impl<S: Sys> Loop<S> {
     /// A try has failed: the next one begins after a wait, or the handler is told.
     fn give_up(&mut self, id: AttemptId) {
         self.end_lookup(id);
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let stopping = core.stopping;
         let Some(attempt) = core.attempts.get_mut(id) else { return };
         let trying = std::mem::take(&mut attempt.trying);
         attempt.failed = attempt.failed.saturating_add(1);
         let failed = attempt.failed;
         let again = attempt.options.retry.filter(|policy| !stopping && !policy.is_over(failed));
-        let (site, tag, error) = (attempt.site, attempt.tag, attempt.verdict());
+        let (handler, tag, error) = (attempt.handler, attempt.tag, attempt.verdict());
         trying.into_iter().for_each(|conn| core.drop_dialled(conn));
         match again {
             Some(policy) => {
                 let wait = self.rest_attempt(id, &policy);
-                self.engine.connect_retry(site, tag, &error, wait);
-                self.after_handler_call(Who::Handler(site));
+                self.dispatcher.connect_retry(handler, tag, &error, wait);
+                self.after_handler_call(Who::Handler(handler));
             }
             None => self.tell_failure(id, &error),
         }
@@ -351,16 +357,16 @@ impl<S: Sys> Loop<S> {
 
     fn tell_failure(&mut self, id: AttemptId, error: &io::Error) {
         // It is over before it is told: the handler may ask again, in the place of this one.
-        let Some((site, tag)) = self.remove_attempt(id) else { return };
-        self.engine.core.stats.connect_failed += 1;
-        self.engine.connect_failed(site, tag, error);
-        self.after_handler_call(Who::Handler(site));
-        self.engine.release(site);
+        let Some((handler, tag)) = self.remove_attempt(id) else { return };
+        self.dispatcher.core.stats.connect_failed += 1;
+        self.dispatcher.connect_failed(handler, tag, error);
+        self.after_handler_call(Who::Handler(handler));
+        self.dispatcher.release(handler);
     }
 
     /// Nobody needs to know what a name stands for any more.
     fn end_lookup(&mut self, id: AttemptId) {
-        let attempts = &mut self.engine.core.attempts;
+        let attempts = &mut self.dispatcher.core.attempts;
         if let Some(number) = attempts.end_lookup(id) {
             self.sys.cancel_lookup(number);
             if attempts.get(id).is_some_and(|a| matches!(a.stage, Stage::LookingUp)) {
@@ -370,16 +376,16 @@ impl<S: Sys> Loop<S> {
     }
 
     fn forget_attempt(&mut self, id: AttemptId) {
-        if let Some((site, _)) = self.remove_attempt(id) {
-            self.engine.release(site);
+        if let Some((handler, _)) = self.remove_attempt(id) {
+            self.dispatcher.release(handler);
         }
     }
 
     /// Takes an attempt out; answers whose it was, and its tag.
     fn remove_attempt(&mut self, id: AttemptId) -> Option<(u32, u64)> {
         self.end_lookup(id);
-        let attempt = self.engine.core.attempts.remove(id)?;
-        Some((attempt.site, attempt.tag))
+        let attempt = self.dispatcher.core.attempts.remove(id)?;
+        Some((attempt.handler, attempt.tag))
     }
 }
 

@@ -21,17 +21,17 @@ use crate::sys::errno::{AcceptTrouble, of_accept};
 const ERRORS_IN_A_ROW: u32 = 64;
 
 impl<S: Sys> Loop<S> {
-    /// Registers a socket for the handler at `site`.
+    /// Registers a socket for the handler at `handler`.
     pub(crate) fn open_datagrams(
         &mut self,
         mut socket: S::Datagram,
-        site: u32,
+        handler: u32,
         tell: Tell,
         max: usize,
     ) -> io::Result<(DatagramId, Address)> {
         let (local, peer) = self.sys.datagram_addresses(&socket)?;
-        let mail = &mut self.engine.core.mail;
-        let id = mail.insert(Mailbox::new(site, local.clone(), peer, max));
+        let mail = &mut self.dispatcher.core.mail;
+        let id = mail.insert(Mailbox::new(handler, local.clone(), peer, max));
         let added = match id {
             Some(id) => self.sys.add_datagram(&mut socket, Token::Datagram(id).pack()).map(|()| id),
             None => Err(io::Error::new(ErrorKind::OutOfMemory, "there are too many")),
@@ -53,33 +53,33 @@ impl<S: Sys> Loop<S> {
         if self.outlets.buffer.len() <= max {
             self.outlets.buffer.resize(max + 1, 0);
         }
-        self.engine.retain(site);
+        self.dispatcher.retain(handler);
         log::info!("receiving datagrams on {local}");
         Ok((id, local))
     }
 
     /// Visits those that had work when the turn came to them; what is left over waits for the next one.
     pub(super) fn visit_datagrams(&mut self) {
-        self.engine.core.wake_restless();
-        for _ in 0..self.engine.core.mail.ready.len() {
-            let Some(id) = self.engine.core.mail.next_ready() else { return };
+        self.dispatcher.core.wake_restless();
+        for _ in 0..self.dispatcher.core.mail.ready.len() {
+            let Some(id) = self.dispatcher.core.mail.next_ready() else { return };
             self.send_posted(id);
             self.tell_if_drained(id);
             self.receive(id);
-            self.engine.core.settle_mailbox(id);
+            self.dispatcher.core.settle_mailbox(id);
         }
     }
 
     /// The end of the turn: sends what others than the sockets' own callbacks left, and tells of those that ended.
     pub(super) fn flush_datagrams(&mut self) {
-        if !self.engine.core.mail.have_work() {
+        if !self.dispatcher.core.mail.have_work() {
             return;
         }
-        for id in self.engine.core.mail.take_dirty() {
+        for id in self.dispatcher.core.mail.take_dirty() {
             self.send_posted(id);
-            self.engine.core.settle_mailbox(id);
+            self.dispatcher.core.settle_mailbox(id);
         }
-        for id in std::mem::take(&mut self.engine.core.mail.closed) {
+        for id in std::mem::take(&mut self.dispatcher.core.mail.closed) {
             self.end_datagrams(id);
         }
     }
@@ -87,7 +87,7 @@ impl<S: Sys> Loop<S> {
     /// Receives from one socket, within its budgets.
     fn receive(&mut self, id: DatagramId) {
         let mut buffer = std::mem::take(&mut self.outlets.buffer);
-        let limits = &self.engine.core.limits;
+        let limits = &self.dispatcher.core.limits;
         let (mut left, mut room) = (limits.datagrams_per_turn, limits.read_buffer);
         while left > 0 && room > 0 {
             let Some(len) = self.receive_one(id, &mut buffer) else { break };
@@ -100,7 +100,7 @@ impl<S: Sys> Loop<S> {
 
     /// Receives one datagram, or an error, and tells. `None`: there is nothing to receive now.
     fn receive_one(&mut self, id: DatagramId, buffer: &mut [u8]) -> Option<usize> {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let m = core.mail.get_mut(id).filter(|m| m.may_receive())?;
         let (max, open) = (m.max, self.outlets.get_mut(id)?);
         match self.sys.receive(&mut open.socket, buffer.get_mut(..=max)?) {
@@ -129,7 +129,7 @@ impl<S: Sys> Loop<S> {
 
     /// An error of one receive is told and the next is tried; but one that does not end must not keep the loop busy.
     fn receive_failed(&mut self, id: DatagramId, error: &io::Error) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(m) = core.mail.get_mut(id) else { return };
         m.errors += 1;
         if m.errors >= ERRORS_IN_A_ROW {
@@ -139,13 +139,13 @@ impl<S: Sys> Loop<S> {
         self.tell_error(id, error);
         if of_accept(error) == AcceptTrouble::Dead {
             log::error!("{id} is lost: {error}");
-            self.engine.core.close_datagram_now(id);
+            self.dispatcher.core.close_datagram_now(id);
         }
     }
 
     /// Sends what waits, and tells what comes of it; what those callbacks send goes the same way.
     fn send_posted(&mut self, id: DatagramId) {
-        for _ in 0..self.engine.core.limits.datagrams_per_turn {
+        for _ in 0..self.dispatcher.core.limits.datagrams_per_turn {
             let Some(error) = self.send_some(id) else { return };
             self.tell_error(id, &error);
         }
@@ -153,7 +153,7 @@ impl<S: Sys> Loop<S> {
 
     /// Tells that what was too much has left, at most once in a turn.
     fn tell_if_drained(&mut self, id: DatagramId) {
-        if self.engine.core.mail.take_drained(id) {
+        if self.dispatcher.core.mail.take_drained(id) {
             self.tell_of_datagrams(id, News::Drained);
             self.send_posted(id);
         }
@@ -162,7 +162,7 @@ impl<S: Sys> Loop<S> {
     /// Sends until nothing waits, the kernel takes no more, or an error is to be told.
     fn send_some(&mut self, id: DatagramId) -> Option<io::Error> {
         let open = self.outlets.get_mut(id)?;
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         loop {
             let m = core.mail.get_mut(id).filter(|m| m.writable && m.stage != Stage::Closed)?;
             let (to, data) = m.out.first()?;
@@ -199,7 +199,7 @@ impl<S: Sys> Loop<S> {
     }
 
     fn tell_error(&mut self, id: DatagramId, error: &io::Error) {
-        self.engine.core.stats.datagram_errors += 1;
+        self.dispatcher.core.stats.datagram_errors += 1;
         log::debug!("{id}: {error}");
         self.tell_of_datagrams(id, News::Error(error));
     }
@@ -207,7 +207,7 @@ impl<S: Sys> Loop<S> {
     /// Calls a callback, and looks at what it took.
     fn tell_of_datagrams(&mut self, id: DatagramId, news: News<'_>) {
         let Some(tell) = self.outlets.get_mut(id).map(|open| open.tell) else { return };
-        self.engine.tell_of_datagrams(id, tell, news);
+        self.dispatcher.tell_of_datagrams(id, tell, news);
         self.after_handler_call(Who::Datagrams(id));
     }
 
@@ -219,29 +219,29 @@ impl<S: Sys> Loop<S> {
 
     /// Closes a socket and frees its slot.
     pub(super) fn drop_datagrams(&mut self, id: DatagramId) {
-        let Some(m) = self.engine.core.mail.remove(id) else { return };
+        let Some(m) = self.dispatcher.core.mail.remove(id) else { return };
         if let Some(open) = self.outlets.sockets.get_mut(id.slot as usize).and_then(Option::take) {
             self.sys.close_datagram(open.socket);
         }
-        self.engine.release(m.site);
+        self.dispatcher.release(m.handler);
         log::info!("no longer receiving datagrams on {}", m.local);
     }
 
     /// Tells every socket's handler that the reactor is shutting down.
     pub(super) fn shut_datagrams_down(&mut self) {
-        let all: Vec<DatagramId> = self.engine.core.mail.iter().map(|m| m.id).collect();
+        let all: Vec<DatagramId> = self.dispatcher.core.mail.iter().map(|m| m.id).collect();
         for id in all {
             self.tell_of_datagrams(id, News::Shutdown);
             self.send_posted(id);
-            self.engine.core.settle_mailbox(id);
+            self.dispatcher.core.settle_mailbox(id);
         }
     }
 
     /// Closes every socket; what waits is dropped.
     pub(super) fn cut_datagrams(&mut self) {
-        let all: Vec<DatagramId> = self.engine.core.mail.iter().map(|m| m.id).collect();
+        let all: Vec<DatagramId> = self.dispatcher.core.mail.iter().map(|m| m.id).collect();
         for id in all {
-            self.engine.core.close_datagram_now(id);
+            self.dispatcher.core.close_datagram_now(id);
         }
     }
 }

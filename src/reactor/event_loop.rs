@@ -11,7 +11,7 @@ use super::tables::{Doors, Outlets, Sources, Stopping};
 use crate::closed::REASONS;
 use crate::config::limits::{Limit, Limits};
 use crate::core::Core;
-use crate::dispatch::{Engine, Who};
+use crate::dispatch::{Dispatcher, Who};
 use crate::handler::handle::{Command, Handle, Line};
 use crate::id::{ConnId, Generations};
 use crate::sys::{Ready, Sys};
@@ -29,7 +29,7 @@ pub(super) struct LogGates {
 
 pub(crate) struct Loop<S: Sys> {
     pub(crate) sys: S,
-    pub(crate) engine: Engine,
+    pub(crate) dispatcher: Dispatcher,
     /// By slot.
     pub(crate) streams: Vec<Option<S::Stream>>,
     pub(crate) doors: Doors<S>,
@@ -61,13 +61,13 @@ impl<S: Sys> Loop<S> {
         let slow_call = Time(0).after(limits.slow_callback.get()).0;
         let mut core = Core::new(limits, generations);
         core.set_now(sys.now());
-        let engine = Engine::new(core);
-        let limits = &engine.core.limits;
+        let dispatcher = Dispatcher::new(core);
+        let limits = &dispatcher.core.limits;
         Ok(Self {
             buffer: vec![0; FRONT + limits.read_buffer],
-            line: Line::new(engine.core.number, limits.commands, sys.waker()),
+            line: Line::new(dispatcher.core.number, limits.commands, sys.waker()),
             batch: Vec::new(),
-            engine,
+            dispatcher,
             streams: Vec::new(),
             doors: Doors::new(),
             sources: Sources::new(),
@@ -91,9 +91,9 @@ impl<S: Sys> Loop<S> {
 
     /// Looks at the clock after a callback: how long it took, and what time it is now.
     pub(super) fn timed_call(&mut self, who: Who) {
-        let before = self.engine.core.now;
+        let before = self.dispatcher.core.now;
         self.look_at_clock();
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         core.timers.settle(core.now);
         let took = core.now.nanos_since(before);
         if took > core.longest_call {
@@ -106,15 +106,15 @@ impl<S: Sys> Loop<S> {
 
     #[cold]
     fn log_slow_call(&mut self, who: Who, took: u64) {
-        if let Some(n) = self.gates.slow_call.pass(self.engine.core.now) {
-            let (what, took) = (self.engine.describe(who), Duration::from_nanos(took));
+        if let Some(n) = self.gates.slow_call.pass(self.dispatcher.core.now) {
+            let (what, took) = (self.dispatcher.describe(who), Duration::from_nanos(took));
             log::warn!("{what} took {took:?}; all others waited{}", suppressed(n));
         }
     }
 
     pub(crate) fn look_at_clock(&mut self) {
         let now = self.sys.now();
-        self.engine.core.set_now(now);
+        self.dispatcher.core.set_now(now);
     }
 
     pub(super) fn stream(&mut self, id: ConnId) -> Option<&mut S::Stream> {
@@ -122,7 +122,7 @@ impl<S: Sys> Loop<S> {
     }
 
     /// Puts a stream into its slot.
-    pub(super) fn seat(&mut self, id: ConnId, stream: S::Stream) {
+    pub(super) fn insert_stream(&mut self, id: ConnId, stream: S::Stream) {
         let slot = id.slot as usize;
         if slot >= self.streams.len() {
             self.streams.resize_with(slot + 1, || None);
@@ -134,7 +134,7 @@ impl<S: Sys> Loop<S> {
     /// is what it was given, part of which may be what it sent), and a close that it asked for goes on.
     pub(super) fn after_call(&mut self, id: ConnId, data: &[u8]) {
         self.timed_call(Who::Connection(id));
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let borrowed = core.take_borrowed(id);
         let answered = std::mem::take(&mut core.delivery.answered);
         core.delivery.conn = None;
@@ -142,9 +142,9 @@ impl<S: Sys> Loop<S> {
             let lead = data.get(borrowed).unwrap_or_default();
             let (written, _) = self.write(id, lead, &[]);
             if written < lead.len() {
-                self.engine.core.put_back(id, &lead[written..]);
+                self.dispatcher.core.put_back(id, &lead[written..]);
             }
-            self.engine.core.after_write(id);
+            self.dispatcher.core.after_write(id);
         }
         self.progress(id);
         self.flush_full_logs();

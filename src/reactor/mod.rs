@@ -104,7 +104,7 @@ impl Reactor {
 
     /// What happens when a callback panics. By default its connection is aborted and everything else goes on.
     pub const fn set_panic_policy(&mut self, policy: PanicPolicy) {
-        self.inner.engine.set_panic_policy(policy);
+        self.inner.dispatcher.set_panic_policy(policy);
     }
 
     /// Adds a handler, to be put behind any number of listeners with [`listen_on`](Reactor::listen_on). It stays as
@@ -113,40 +113,40 @@ impl Reactor {
     /// # Errors
     /// When its framing's maximum does not fit the limits; the text names both.
     pub fn add<H: Handler>(&mut self, handler: H) -> io::Result<Key<H>> {
-        let site = self.inner.engine.add(handler, true)?;
-        Ok(self.inner.engine.key(site))
+        let handler = self.inner.dispatcher.add(handler, true)?;
+        Ok(self.inner.dispatcher.key(handler))
     }
 
     /// The handler behind a key; `None` for a key of another reactor.
     pub fn get<H: 'static>(&self, key: Key<H>) -> Option<&H> {
-        self.inner.engine.get(key)
+        self.inner.dispatcher.get(key)
     }
 
     /// The handler behind a key, to change it; `None` for a key of another reactor.
     pub fn get_mut<H: 'static>(&mut self, key: Key<H>) -> Option<&mut H> {
-        self.inner.engine.get_mut(key)
+        self.inner.dispatcher.get_mut(key)
     }
 
     /// The verbs that handlers have, for use between turns. It counts time from this call on.
     pub fn net(&mut self) -> Net<'_> {
         self.inner.look_at_clock();
-        Net::new(&mut self.inner.engine.core, None, None)
+        Net::new(&mut self.inner.dispatcher.core, None, None)
     }
 
     /// A snapshot of the counters.
     pub fn stats(&self) -> Stats {
-        self.inner.engine.core.snapshot()
+        self.inner.dispatcher.core.snapshot()
     }
 
     /// The name of the type of the handler that has a connection; `None` when the connection has gone.
     pub fn handler_name(&self, id: ConnId) -> Option<&'static str> {
-        let engine = &self.inner.engine;
-        engine.core.conns.get(id).map(|c| engine.name_of(c.site))
+        let dispatcher = &self.inner.dispatcher;
+        dispatcher.core.conns.get(id).map(|c| dispatcher.name_of(c.handler))
     }
 
     /// The limits in force: those given, with the number of connections lowered to what the process may open.
     pub const fn limits(&self) -> &Limits {
-        &self.inner.engine.core.limits
+        &self.inner.dispatcher.core.limits
     }
 
     /// What other threads have of this reactor: to send and close, to run closures, and to stop it (from a signal
@@ -188,7 +188,7 @@ impl Reactor {
     pub fn next_deadline(&mut self) -> Option<Duration> {
         self.inner.look_at_clock();
         let at = self.inner.next_deadline();
-        (at != Time::NEVER).then(|| at_least(at.since(self.inner.engine.core.now)))
+        (at != Time::NEVER).then(|| at_least(at.since(self.inner.dispatcher.core.now)))
     }
 
     /// Ends in good order: takes the connections that wait, stops listening, calls

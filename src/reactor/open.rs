@@ -55,11 +55,11 @@ impl Reactor {
     /// When the address is wrong or taken, or the handler's framing does not fit the limits. Nothing is left listening
     /// then.
     pub fn listen<H: Handler>(&mut self, at: impl Into<Listen>, handler: H) -> io::Result<Listening> {
-        let site = self.inner.engine.add(handler, false)?;
+        let handler = self.inner.dispatcher.add(handler, false)?;
         // Whatever comes of it, the handler lives no longer than what leads to it.
-        self.inner.engine.retain(site);
-        let listening = self.listen_at(at.into(), site);
-        self.inner.engine.release(site);
+        self.inner.dispatcher.retain(handler);
+        let listening = self.listen_at(at.into(), handler);
+        self.inner.dispatcher.release(handler);
         listening
     }
 
@@ -69,24 +69,24 @@ impl Reactor {
     /// As for [`listen`](Reactor::listen), and `NotFound` for a key of another reactor, or of a handler that was added
     /// for [datagrams](Reactor::add_datagrams) only.
     pub fn listen_on<H: Handler>(&mut self, at: impl Into<Listen>, key: Key<H>) -> io::Result<Listening> {
-        let site = self.site_of(key)?;
-        self.listen_at(at.into(), site)
+        let handler = self.handler_of(key)?;
+        self.listen_at(at.into(), handler)
     }
 
     /// The place of a handler that connections may lead to.
-    fn site_of<H>(&self, key: Key<H>) -> io::Result<u32> {
-        let site = self.inner.engine.site(key).ok_or_else(wrong_key)?;
-        match self.inner.engine.takes_connections(site) {
-            true => Ok(site),
+    fn handler_of<H>(&self, key: Key<H>) -> io::Result<u32> {
+        let handler = self.inner.dispatcher.index_of(key).ok_or_else(wrong_key)?;
+        match self.inner.dispatcher.takes_connections(handler) {
+            true => Ok(handler),
             false => Err(io::Error::new(io::ErrorKind::NotFound, "the key is one for datagrams only")),
         }
     }
 
-    fn listen_at(&mut self, at: Listen, site: u32) -> io::Result<Listening> {
+    fn listen_at(&mut self, at: Listen, handler: u32) -> io::Result<Listening> {
         let (source, options) =
             at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let mut sockets = Vec::new();
-        let done = self.open_all(source, &options, site, &mut sockets);
+        let done = self.open_all(source, &options, handler, &mut sockets);
         if let Err(e) = done {
             for (id, _) in sockets {
                 self.inner.close_door(id);
@@ -101,14 +101,14 @@ impl Reactor {
         &mut self,
         source: Source,
         options: &ListenOptions,
-        site: u32,
+        handler: u32,
         sockets: &mut Vec<(ListenerId, Address)>,
     ) -> io::Result<()> {
         let (host, port) = match source {
-            Source::Bound(bind) => return self.open_one(bind, options, site, sockets),
+            Source::Bound(bind) => return self.open_one(bind, options, handler, sockets),
             #[cfg(unix)]
             Source::Endpoint(Endpoint::Unix(path)) => {
-                return self.open_one(Bind::Unix(path), options, site, sockets);
+                return self.open_one(Bind::Unix(path), options, handler, sockets);
             }
             #[cfg(not(unix))]
             Source::Endpoint(Endpoint::Unix(_)) => {
@@ -120,7 +120,7 @@ impl Reactor {
         for mut address in self.inner.sys.resolve(&host, port)? {
             // The addresses of one name share the port that the first one was given.
             address.set_port(port);
-            self.open_one(Bind::Tcp(address), options, site, sockets)?;
+            self.open_one(Bind::Tcp(address), options, handler, sockets)?;
             if port == 0 {
                 port = sockets.first().and_then(|(_, a)| a.tcp()).map_or(0, |a| a.port());
             }
@@ -132,11 +132,11 @@ impl Reactor {
         &mut self,
         at: Bind,
         options: &ListenOptions,
-        site: u32,
+        handler: u32,
         sockets: &mut Vec<(ListenerId, Address)>,
     ) -> io::Result<()> {
         let socket = self.inner.sys.bind(at, options)?;
-        sockets.push(self.inner.open_door(socket, site)?);
+        sockets.push(self.inner.open_door(socket, handler)?);
         Ok(())
     }
 
@@ -154,14 +154,14 @@ impl Reactor {
         key: Key<H>,
         tag: u64,
     ) -> io::Result<AttemptId> {
-        let site = self.site_of(key)?;
+        let handler = self.handler_of(key)?;
         let to = to.into().checked()?;
         self.inner.look_at_clock();
-        let core = &mut self.inner.engine.core;
+        let core = &mut self.inner.dispatcher.core;
         if core.stopping {
             return Err(io::Error::other("the reactor is shutting down"));
         }
-        core.connect(site, to, tag).ok_or_else(|| {
+        core.connect(handler, to, tag).ok_or_else(|| {
             let what = format!("{} connections are asked for, as many as allowed", core.limits.attempts);
             io::Error::new(io::ErrorKind::QuotaExceeded, what)
         })
@@ -177,8 +177,8 @@ impl Reactor {
     /// as long as the reactor. (A type that is a [`Handler`](crate::Handler) as well is [added](Reactor::add) as one,
     /// and its key serves for both.)
     pub fn add_datagrams<H: DatagramHandler>(&mut self, handler: H) -> Key<H> {
-        let site = self.inner.engine.add_datagrams(handler, true);
-        self.inner.engine.key(site)
+        let handler = self.inner.dispatcher.add_datagrams(handler, true);
+        self.inner.dispatcher.key(handler)
     }
 
     /// Binds a datagram socket for a handler of its own, which is dropped when its sockets are gone.
@@ -192,11 +192,11 @@ impl Reactor {
     /// When the address is wrong, taken or not allowed, or an option cannot be set; the text says which. Nothing is
     /// left bound then.
     pub fn bind<H: DatagramHandler>(&mut self, at: impl Into<Datagrams>, handler: H) -> io::Result<Bound> {
-        let site = self.inner.engine.add_datagrams(handler, false);
+        let handler = self.inner.dispatcher.add_datagrams(handler, false);
         // Whatever comes of it, the handler lives no longer than what leads to it.
-        self.inner.engine.retain(site);
-        let bound = self.bind_at(at.into(), site, tell::<H>);
-        self.inner.engine.release(site);
+        self.inner.dispatcher.retain(handler);
+        let bound = self.bind_at(at.into(), handler, tell::<H>);
+        self.inner.dispatcher.release(handler);
         bound
     }
 
@@ -209,17 +209,17 @@ impl Reactor {
         at: impl Into<Datagrams>,
         key: Key<H>,
     ) -> io::Result<Bound> {
-        let site = self.inner.engine.site(key).ok_or_else(wrong_key)?;
-        self.bind_at(at.into(), site, tell::<H>)
+        let handler = self.inner.dispatcher.index_of(key).ok_or_else(wrong_key)?;
+        self.bind_at(at.into(), handler, tell::<H>)
     }
 
-    fn bind_at(&mut self, at: Datagrams, site: u32, tell: Tell) -> io::Result<Bound> {
+    fn bind_at(&mut self, at: Datagrams, handler: u32, tell: Tell) -> io::Result<Bound> {
         let (source, peer, mut options) =
             at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let mut bound = Bound { sockets: Vec::new() };
         let done = self.bind_all(source, peer, &mut options, |reactor, bind, options| {
             let socket = reactor.inner.sys.bind_datagram(bind, options)?;
-            bound.sockets.push(reactor.inner.open_datagrams(socket, site, tell, options.max_size)?);
+            bound.sockets.push(reactor.inner.open_datagrams(socket, handler, tell, options.max_size)?);
             Ok(bound.local_addr().map_or(0, |first| first.port()))
         });
         if let Err(e) = done {

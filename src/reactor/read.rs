@@ -17,15 +17,15 @@ const FRUITLESS: u8 = 64;
 impl<S: Sys> Loop<S> {
     /// Visits those that had work when the turn began; what is left over waits for the next one.
     pub(super) fn visit_ready(&mut self) {
-        for _ in 0..self.engine.core.ready.len() {
-            let Some(id) = self.engine.core.ready.pop_front() else { return };
+        for _ in 0..self.dispatcher.core.ready.len() {
+            let Some(id) = self.dispatcher.core.ready.pop_front() else { return };
             self.visit(id);
         }
     }
 
     /// Does what there is to do for one connection, within its budgets.
     pub(super) fn visit(&mut self, id: ConnId) {
-        let Some(c) = self.engine.core.conns.get_mut(id) else { return };
+        let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         c.queued = false;
         match c.phase {
             Phase::Dead => return,
@@ -38,27 +38,27 @@ impl<S: Sys> Loop<S> {
             }
             Phase::Open => self.visit_open(id),
         }
-        self.engine.core.enqueue_if_work(id);
+        self.dispatcher.core.enqueue_if_work(id);
     }
 
     fn visit_open(&mut self, id: ConnId) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id) else { return };
         // Where it is read, the read will tell.
         if c.suspect && !(c.readable && core.may_read(c)) {
             self.ask_for_error(id);
         }
-        let Some(c) = self.engine.core.conns.get(id) else { return };
+        let Some(c) = self.dispatcher.core.conns.get(id) else { return };
         if c.can_write() {
             self.flush(id);
         }
-        let Some(c) = self.engine.core.conns.get_mut(id) else { return };
+        let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         if c.fin_wanted {
             self.progress(id);
         }
-        let Some(c) = self.engine.core.conns.get_mut(id) else { return };
+        let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         if std::mem::take(&mut c.drain_due) && !c.high {
-            self.engine.drain(id);
+            self.dispatcher.drain(id);
             self.after_call(id, &[]);
         }
         self.use_input(id);
@@ -66,7 +66,7 @@ impl<S: Sys> Loop<S> {
 
     /// Delivers what was put off, or reads and delivers; then tells the end of input.
     fn use_input(&mut self, id: ConnId) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id) else { return };
         if !core.may_read(c) {
             return;
@@ -79,13 +79,13 @@ impl<S: Sys> Loop<S> {
         if c.readable {
             self.read(id);
         }
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id) else { return };
         if c.peer_fin && !c.ended && !c.deferred && core.may_read(c) {
             if let Some(c) = core.conns.get_mut(id) {
                 c.ended = true;
             }
-            self.engine.end(id);
+            self.dispatcher.end(id);
             self.after_call(id, &[]);
         }
     }
@@ -94,11 +94,11 @@ impl<S: Sys> Loop<S> {
     fn read(&mut self, id: ConnId) {
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..2 {
-            let budget = self.engine.core.read_budget(id);
+            let budget = self.dispatcher.core.read_budget(id);
             let space = &mut buffer[FRONT..FRONT + budget];
             let Some(n) = self.read_into(id, space) else { break };
             self.deliver(id, &mut buffer, n);
-            let core = &self.engine.core;
+            let core = &self.dispatcher.core;
             let again =
                 core.conns.get(id).is_some_and(|c| c.hinted && c.readable && !c.deferred && core.may_read(c));
             if n == budget || !again {
@@ -112,7 +112,7 @@ impl<S: Sys> Loop<S> {
     fn read_into(&mut self, id: ConnId, space: &mut [u8]) -> Option<usize> {
         let stream = self.streams.get_mut(id.slot as usize)?.as_mut()?;
         let received = self.sys.read(stream, space);
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let now = core.now;
         let c = core.conns.get_mut(id)?;
         match received {
@@ -155,7 +155,7 @@ impl<S: Sys> Loop<S> {
 
     /// Delivers the `n` bytes in the buffer, behind what was kept of an unfinished message.
     fn deliver(&mut self, id: ConnId, buffer: &mut [u8], n: usize) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get_mut(id) else { return };
         let (data, continues) = match c.kept.take() {
             None => (&buffer[FRONT..FRONT + n], false),
@@ -170,23 +170,23 @@ impl<S: Sys> Loop<S> {
                     kept.give(&mut core.pool);
                     return core.kill_for_memory(id);
                 }
-                self.engine.data(id, kept.data());
+                self.dispatcher.data(id, kept.data());
                 self.after_call(id, kept.data());
-                return self.engine.core.keep_rest(id, kept, true);
+                return self.dispatcher.core.keep_rest(id, kept, true);
             }
         };
-        self.engine.data(id, data);
+        self.dispatcher.data(id, data);
         self.after_call(id, data);
-        self.engine.core.keep_copy(id, data, continues);
+        self.dispatcher.core.keep_copy(id, data, continues);
     }
 
     /// Delivers again what the handler had put off.
     fn deliver_deferred(&mut self, id: ConnId) {
-        let Some(c) = self.engine.core.conns.get_mut(id) else { return };
+        let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         c.deferred = false;
         let Some(kept) = c.kept.take() else { return };
-        self.engine.data(id, kept.data());
+        self.dispatcher.data(id, kept.data());
         self.after_call(id, kept.data());
-        self.engine.core.keep_rest(id, kept, false);
+        self.dispatcher.core.keep_rest(id, kept, false);
     }
 }

@@ -16,7 +16,7 @@ impl<S: Sys> Loop<S> {
     /// Obeys requests to stop, from callbacks and from other threads: the first begins a shutdown, the second ends its
     /// grace.
     pub(super) fn check_stop(&mut self) {
-        let wanted = std::mem::take(&mut self.engine.core.stop_wanted);
+        let wanted = std::mem::take(&mut self.dispatcher.core.stop_wanted);
         if wanted > 0 {
             let more = |n: u8| Some(n.saturating_add(wanted));
             let _ = self.line.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
@@ -28,36 +28,36 @@ impl<S: Sys> Loop<S> {
         let first = self.stopping.heeded == 0;
         self.stopping.heeded = asked;
         if first && !self.stopping.is_under_way() {
-            self.begin_shutdown(self.engine.core.limits.shutdown_grace);
+            self.begin_shutdown(self.dispatcher.core.limits.shutdown_grace);
         }
         if asked > 1 && self.stopping.is_under_way() {
-            self.stopping.until = Some(self.engine.core.now);
+            self.stopping.until = Some(self.dispatcher.core.now);
         }
     }
 
     /// Takes what still waits, closes the listeners, and tells every handler.
     pub(crate) fn begin_shutdown(&mut self, grace: Duration) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         core.timers.settle_as_set();
         self.stopping.until = Some(core.now.after(grace));
         self.stopping.report = Report::default();
         log::info!("shutting down, {} connections open", core.conns.len());
         core.stopping = true;
         for id in self.listeners() {
-            let most = self.engine.core.limits.connections.get();
+            let most = self.dispatcher.core.limits.connections.get();
             self.doors.note_ready(id);
             self.accept_at(id, most);
             self.close_door(id);
         }
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let asked: Vec<AttemptId> = core.attempts.iter().map(|a| a.id).collect();
         asked.into_iter().for_each(|id| core.attempts.want(id));
         let open: Vec<ConnId> =
-            self.engine.core.conns.iter().filter(|c| c.phase == Phase::Open).map(|c| c.id).collect();
+            self.dispatcher.core.conns.iter().filter(|c| c.phase == Phase::Open).map(|c| c.id).collect();
         for id in open {
-            self.engine.shutdown(id);
+            self.dispatcher.shutdown(id);
             self.after_call(id, &[]);
-            self.engine.core.enqueue_if_work(id);
+            self.dispatcher.core.enqueue_if_work(id);
         }
         self.shut_datagrams_down();
     }
@@ -65,7 +65,7 @@ impl<S: Sys> Loop<S> {
     /// Ends a shutdown that is done, and at its deadline whatever is left.
     pub(super) fn check_stopped(&mut self) {
         let Some(until) = self.stopping.until else { return };
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         if core.conns.len() + core.attempts.len() + core.mail.len() == 0 {
             let report = self.stopping.report;
             log::info!(

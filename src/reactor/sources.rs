@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 
 use super::Reactor;
 use super::event_loop::Loop;
-use super::tables::{Readiness, Seat, SourceKey, Sources, Watch, Watched, WatchedAs};
+use super::tables::{Readiness, SourceEntry, SourceKey, Sources, Watch, Watched, WatchedAs};
 use crate::dispatch::Who;
 use crate::handler::net::Net;
 use crate::id::{MAX_SLOTS, SourceId, Token};
@@ -31,16 +31,16 @@ impl<S: Sys> Loop<S> {
     fn add_source(&mut self, mut watched: Box<dyn Watched>, interest: mio::Interest) -> io::Result<SourceId> {
         let cannot =
             |kind, why: &dyn fmt::Display| io::Error::new(kind, format!("cannot register the source: {why}"));
-        let most = self.engine.core.limits.sources.min(MAX_SLOTS);
-        if self.sources.seats.len() >= most {
+        let most = self.dispatcher.core.limits.sources.min(MAX_SLOTS);
+        if self.sources.entries.len() >= most {
             let why = format!("{most} are registered, as many as Limits::sources allows");
             return Err(cannot(ErrorKind::QuotaExceeded, &why));
         }
-        let Sources { seats, generations, .. } = &mut self.sources;
-        let entry = seats.vacant_entry();
+        let Sources { entries, generations, .. } = &mut self.sources;
+        let entry = entries.vacant_entry();
         let id = SourceId { slot: entry.key() as u32, generation: generations.next(entry.key()) };
         match self.sys.add_source(watched.source(), Token::Source(id).pack(), interest) {
-            Ok(()) => entry.insert(Seat { id, watched, bits: 0, queued: false }),
+            Ok(()) => entry.insert(SourceEntry { id, watched, bits: 0, queued: false }),
             Err(error) => return Err(cannot(error.kind(), &error)),
         };
         Ok(id)
@@ -62,10 +62,10 @@ impl<S: Sys> Loop<S> {
     }
 
     fn visit_source(&mut self, id: SourceId) {
-        let Some(seat) = self.sources.get_mut(id) else { return };
-        seat.queued = false;
-        let bits = std::mem::take(&mut seat.bits);
-        let answer = self.engine.source(id, |net| seat.watched.call(net, Readiness(bits)));
+        let Some(entry) = self.sources.get_mut(id) else { return };
+        entry.queued = false;
+        let bits = std::mem::take(&mut entry.bits);
+        let answer = self.dispatcher.source(id, |net| entry.watched.call(net, Readiness(bits)));
         self.timed_call(Who::Source(id));
         match answer {
             Some(Watch::Wait) => {}
@@ -74,8 +74,8 @@ impl<S: Sys> Loop<S> {
             }
             // One that has panicked cannot say what it wants.
             Some(Watch::Done) | None => {
-                let Self { sys, engine, sources, .. } = self;
-                engine.guarded(Who::Dropped, |_| {
+                let Self { sys, dispatcher, sources, .. } = self;
+                dispatcher.guarded(Who::Dropped, |_| {
                     if let Some(mut watched) = sources.remove(id) {
                         sys.remove_source(watched.source());
                     }
@@ -142,7 +142,7 @@ impl Reactor {
         F: FnMut(&mut Net<'_>, &mut E, Readiness) -> Watch + 'static,
     {
         let id = self.inner.watch(source, interest, callback)?;
-        Ok(SourceKey { reactor: self.inner.engine.core.number, id, source: PhantomData })
+        Ok(SourceKey { reactor: self.inner.dispatcher.core.number, id, source: PhantomData })
     }
 
     /// Stops watching a source and gives it back, with what waits in it. `None` when that has happened already, or for
@@ -156,7 +156,7 @@ impl Reactor {
     /// A registered source, to write to it, say. `None` when it is no longer registered, or for a key of another
     /// reactor.
     pub fn source_mut<E: mio::event::Source + 'static>(&mut self, key: SourceKey<E>) -> Option<&mut E> {
-        if key.reactor != self.inner.engine.core.number {
+        if key.reactor != self.inner.dispatcher.core.number {
             return None;
         }
         let watched: &mut dyn Any = &mut *self.inner.sources.get_mut(key.id)?.watched;

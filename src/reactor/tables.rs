@@ -23,7 +23,7 @@ use crate::time::Time;
 pub(super) struct Door<L> {
     pub(super) id: ListenerId,
     pub(super) socket: L,
-    pub(super) site: u32,
+    pub(super) handler: u32,
     pub(super) address: Address,
     pub(super) ready: bool,
     pub(super) unknown_errors: u32,
@@ -212,7 +212,7 @@ impl<E: mio::event::Source + 'static> Watched for WatchedAs<E> {
     }
 }
 
-pub(super) struct Seat {
+pub(super) struct SourceEntry {
     pub(super) id: SourceId,
     pub(super) watched: Box<dyn Watched>,
     /// What was said of it since its callback last had done all there was to do.
@@ -222,7 +222,7 @@ pub(super) struct Seat {
 
 /// All sources.
 pub(crate) struct Sources {
-    pub(super) seats: Slab<Seat>,
+    pub(super) entries: Slab<SourceEntry>,
     pub(super) generations: Generations,
     /// Whose callbacks are due, first come first served.
     pub(super) ready: VecDeque<SourceId>,
@@ -230,7 +230,7 @@ pub(crate) struct Sources {
 
 impl Sources {
     pub(super) const fn new() -> Self {
-        Self { seats: Slab::new(), generations: Generations::new(), ready: VecDeque::new() }
+        Self { entries: Slab::new(), generations: Generations::new(), ready: VecDeque::new() }
     }
 
     /// Whether no callback is due.
@@ -240,9 +240,9 @@ impl Sources {
 
     /// Notes what the system says of a source. False when it is gone.
     pub(super) fn note_ready(&mut self, id: SourceId, bits: u8) -> bool {
-        let Some(seat) = self.get_mut(id) else { return false };
-        seat.bits |= bits;
-        if !std::mem::replace(&mut seat.queued, true) {
+        let Some(entry) = self.get_mut(id) else { return false };
+        entry.bits |= bits;
+        if !std::mem::replace(&mut entry.queued, true) {
             self.ready.push_back(id);
         }
         true
@@ -250,15 +250,15 @@ impl Sources {
 
     pub(super) fn remove(&mut self, id: SourceId) -> Option<Box<dyn Watched>> {
         self.get_mut(id)?;
-        let seat = self.seats.try_remove(id.slot as usize)?;
-        if seat.queued {
+        let entry = self.entries.try_remove(id.slot as usize)?;
+        if entry.queued {
             self.ready.retain(|&other| other != id);
         }
-        Some(seat.watched)
+        Some(entry.watched)
     }
 
-    pub(super) fn get_mut(&mut self, id: SourceId) -> Option<&mut Seat> {
-        self.seats.get_mut(id.slot as usize).filter(|s| s.id == id)
+    pub(super) fn get_mut(&mut self, id: SourceId) -> Option<&mut SourceEntry> {
+        self.entries.get_mut(id.slot as usize).filter(|s| s.id == id)
     }
 }
 

@@ -18,7 +18,7 @@ const CATCH_UP: u32 = 64;
 
 impl<S: Sys> Loop<S> {
     pub(super) fn check_timers(&mut self) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let first = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
         let overdue = core.now.since(first.min(core.timers.next()).min(core.attempts.next()));
         let busy = !core.ready.is_empty() || self.crowded;
@@ -34,7 +34,7 @@ impl<S: Sys> Loop<S> {
     }
 
     fn judge_overdue(&mut self) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         for _ in 0..core.limits.timeouts_per_turn {
             match core.deadlines.next() {
                 Some((at, slot)) if at <= core.now => match core.conns.id_at(slot) {
@@ -48,27 +48,27 @@ impl<S: Sys> Loop<S> {
 
     /// Calls `on_timer` and `on_tick` for what is due.
     pub(super) fn sound_alarms(&mut self) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let (now, mark) = (core.now, core.timers.mark());
         for _ in 0..core.limits.timeouts_per_turn {
-            let Some(alarm) = self.engine.core.timers.due(now, mark) else { return };
+            let Some(alarm) = self.dispatcher.core.timers.due(now, mark) else { return };
             self.sound(alarm);
         }
     }
 
     fn sound(&mut self, Alarm { id, owner, key, last }: Alarm) {
         if last {
-            self.engine.core.cancel_timer(id);
+            self.dispatcher.core.cancel_timer(id);
         }
         match owner {
             Owner::Connection(conn) => {
-                self.engine.timer(conn, key);
+                self.dispatcher.timer(conn, key);
                 self.after_call(conn, &[]);
-                self.engine.core.enqueue_if_work(conn);
+                self.dispatcher.core.enqueue_if_work(conn);
             }
-            Owner::Handler(site) => {
-                self.engine.tick(site, key);
-                self.after_handler_call(Who::Handler(site));
+            Owner::Handler(handler) => {
+                self.dispatcher.tick(handler, key);
+                self.after_handler_call(Who::Handler(handler));
             }
         }
     }

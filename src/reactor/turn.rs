@@ -1,6 +1,6 @@
 //! The loop: wait → accept → read → timers → commands → tell → flush → reap, once a turn.
 //!
-//! Owns the sockets and moves bytes between them and the engine; it knows no handler and no framing. Invariant: within
+//! Owns the sockets and moves bytes between them and the dispatcher; it knows no handler and no framing. Invariant: within
 //! a turn every phase is bounded, nothing is freed before the last one, and a connection with work that no event will
 //! announce is in a queue that keeps the next wait from sleeping.
 
@@ -31,9 +31,9 @@ pub struct Turn {
 impl<S: Sys> Loop<S> {
     /// One turn. Waits no longer than `timeout` (or for ever), and not at all while there is work.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
-        self.engine.core.timers.settle_as_set();
+        self.dispatcher.core.timers.settle_as_set();
         self.wait(timeout)?;
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let (began, shutdowns) = (core.now, self.stopping.done());
         core.turn = core.turn.wrapping_add(1);
         core.stats.turns += 1;
@@ -52,14 +52,14 @@ impl<S: Sys> Loop<S> {
         self.flush_all();
         self.reap();
         self.check_stopped();
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         core.longest_turn = core.longest_turn.max(core.now.nanos_since(began));
         Ok(Turn { events, more: self.has_more(), stopped: self.stopping.done() > shutdowns })
     }
 
     /// When the loop must turn though nothing is ready: now while there is work, or at the next deadline.
     pub(crate) fn next_deadline(&self) -> Time {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         if self.has_more() {
             return core.now;
         }
@@ -73,7 +73,7 @@ impl<S: Sys> Loop<S> {
     }
 
     fn has_more(&self) -> bool {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         self.crowded
             || !core.ready.is_empty()
             || !self.sources.are_quiet()
@@ -92,7 +92,7 @@ impl<S: Sys> Loop<S> {
         let wake_at = self.next_deadline();
         // Who asks is not kept longer; what is due is not looked for in vain.
         let asked = timeout.map(at_most);
-        let due = (wake_at != Time::NEVER).then(|| at_least(wake_at.since(self.engine.core.now)));
+        let due = (wake_at != Time::NEVER).then(|| at_least(wake_at.since(self.dispatcher.core.now)));
         let timeout = match (asked, due) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -107,7 +107,7 @@ impl<S: Sys> Loop<S> {
     /// Writes down what the system reported; answers how many events there were.
     fn sort_events(&mut self) -> usize {
         let events = std::mem::take(&mut self.events);
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         core.stats.events += events.len() as u64;
         for ready in &events {
             match Token::unpack(ready.token) {

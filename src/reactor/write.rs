@@ -19,7 +19,7 @@ impl<S: Sys> Loop<S> {
     /// budget allows. Answers how much of `lead` and of `trail` was written; what of them was not is the caller's.
     pub(super) fn write(&mut self, id: ConnId, lead: &[u8], trail: &[u8]) -> (usize, usize) {
         let (mut led, mut trailed) = (0, 0);
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else {
             return (0, 0);
         };
@@ -77,66 +77,66 @@ impl<S: Sys> Loop<S> {
     /// Writes what waits for a connection.
     pub(super) fn flush(&mut self, id: ConnId) {
         self.write(id, &[], &[]);
-        self.engine.core.after_write(id);
+        self.dispatcher.core.after_write(id);
     }
 
     /// The end of the turn: broadcasts, then all that others have sent to a connection.
     pub(super) fn flush_all(&mut self) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         if core.groups.live.is_empty() && core.dirty.is_empty() {
             return core.feed_starved();
         }
         self.flush_groups();
-        for id in std::mem::take(&mut self.engine.core.dirty) {
-            if let Some(c) = self.engine.core.conns.get_mut(id) {
+        for id in std::mem::take(&mut self.dispatcher.core.dirty) {
+            if let Some(c) = self.dispatcher.core.conns.get_mut(id) {
                 c.dirty = false;
                 if c.can_write() {
                     self.flush(id);
                 } else {
-                    self.engine.core.after_write(id);
+                    self.dispatcher.core.after_write(id);
                 }
                 self.progress(id);
-                self.engine.core.enqueue_if_work(id);
+                self.dispatcher.core.enqueue_if_work(id);
             }
         }
         self.look_at_clock();
-        self.engine.core.feed_starved();
+        self.dispatcher.core.feed_starved();
     }
 
     /// Writes the groups' logs at once if they hold as much as they may. Otherwise they wait for the turn's end.
     #[inline]
     pub(super) fn flush_full_logs(&mut self) {
-        if self.engine.core.logs_full() {
+        if self.dispatcher.core.logs_full() {
             self.flush_groups();
         }
     }
 
     /// Writes what lies in the groups' logs to their members: one write for each.
     pub(super) fn flush_groups(&mut self) {
-        self.engine.core.logged = 0;
+        self.dispatcher.core.logged = 0;
         self.merge_logs();
         // They stay live meanwhile: whoever is cut is told what its groups had for it.
         let mut next = 0;
-        while let Some(&group) = self.engine.core.groups.live.get(next) {
+        while let Some(&group) = self.dispatcher.core.groups.live.get(next) {
             self.flush_group(group);
             next += 1;
         }
-        self.engine.core.groups.live.clear();
+        self.dispatcher.core.groups.live.clear();
     }
 
     /// What a connection gets from several groups goes through its outbox, in the order of sending.
     fn merge_logs(&mut self) {
-        let core = &self.engine.core;
+        let core = &self.dispatcher.core;
         if core.groups.live.len() < 2 {
             return;
         }
         for group in core.groups.live.clone() {
-            let core = &self.engine.core;
+            let core = &self.dispatcher.core;
             let members: Vec<ConnId> =
                 core.groups.get(group).iter().flat_map(|r| &r.members).map(|m| m.conn).collect();
             for id in members {
-                if self.engine.core.live_memberships(id) > 1 {
-                    self.engine.core.take_logs(id);
+                if self.dispatcher.core.live_memberships(id) > 1 {
+                    self.dispatcher.core.take_logs(id);
                     self.flush(id);
                 }
             }
@@ -144,13 +144,13 @@ impl<S: Sys> Loop<S> {
     }
 
     fn flush_group(&mut self, group: Group) {
-        let Some(room) = self.engine.core.groups.get_mut(group) else { return };
+        let Some(room) = self.dispatcher.core.groups.get_mut(group) else { return };
         let blocks: Vec<Rc<Vec<u8>>> = room.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
         // Backwards: a member that is cut is replaced by one that has been served.
         for place in (0..room.members.len() as u32).rev() {
             self.flush_member(group, place, &blocks);
         }
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         if let Some(room) = core.groups.get_mut(group) {
             room.live = false;
             room.senders.clear();
@@ -165,7 +165,7 @@ impl<S: Sys> Loop<S> {
 
     /// Writes to one member what it is owed; what the kernel does not take waits for it, as its group's policy admits.
     fn flush_member(&mut self, group: Group, place: u32, blocks: &[Rc<Vec<u8>>]) {
-        let core = &mut self.engine.core;
+        let core = &mut self.dispatcher.core;
         let number = core.groups.next_number();
         let Some(room) = core.groups.get_mut(group) else { return };
         let Some(owed) = owed(room, place) else { return };
@@ -176,10 +176,10 @@ impl<S: Sys> Loop<S> {
         let (_, written) = self.write(id, &[], block.get(owed.range.clone()).unwrap_or_default());
         let start = owed.range.start + written;
         if start < owed.range.end {
-            self.engine.core.let_wait(group, place, id, &owed, block, start);
+            self.dispatcher.core.let_wait(group, place, id, &owed, block, start);
         }
-        self.engine.core.after_write(id);
-        self.engine.core.enqueue_if_work(id);
+        self.dispatcher.core.after_write(id);
+        self.dispatcher.core.enqueue_if_work(id);
     }
 }
 

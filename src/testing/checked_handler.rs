@@ -207,8 +207,8 @@ impl<H: Handler> Watched<H> {
 fn adopt_state<H: Handler>(cx: &mut Context<'_>, index: usize) -> bool {
     let id = cx.id();
     let core = cx.core_mut();
-    let own = core.conns.get(id).map(|c| c.site);
-    let Some(wish) = core.switch.as_mut().filter(|wish| Some(wish.site) == own) else { return false };
+    let own = core.conns.get(id).map(|c| c.handler);
+    let Some(wish) = core.switch.as_mut().filter(|wish| Some(wish.handler) == own) else { return false };
     let given = std::mem::replace(&mut wish.state, Box::new(()));
     wish.state = match given.downcast::<H::State>() {
         Ok(state) => Box::new((index, *state)),

@@ -26,7 +26,7 @@ pub(super) fn require_earned<H: Handler>(
     seen: &Seen,
 ) -> Result<(), String> {
     use std::io::ErrorKind as K;
-    let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
+    let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
     let (facts, limits) = (&sim.facts[record.peer], &core.limits);
     let ago = |at: u64| core.now.since(Time(at));
     let reset = |kind: &K| matches!(kind, K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted);
@@ -87,7 +87,7 @@ pub(super) fn judge<H: Handler>(view: &View<H>, record: &Record, closed: &Closed
 
 /// Whether a connection whose peer has not finished had waited long enough for that.
 pub(super) fn may_stop_lingering<H: Handler>(view: &View<H>, facts: &Facts, full: bool) -> bool {
-    let (core, limits) = (&view.inner.engine.core, &view.inner.engine.core.limits);
+    let (core, limits) = (&view.inner.dispatcher.core, &view.inner.dispatcher.core.limits);
     if view.stopping.is_some_and(|(at, grace)| core.now.since(Time(at)) >= grace) {
         return true;
     }

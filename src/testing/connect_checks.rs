@@ -23,7 +23,7 @@ pub(super) struct Dials {
 
 impl Dials {
     pub(super) fn check<H: Handler>(&mut self, view: &View<H>, turn: Turn) -> Result<(), String> {
-        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
+        let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let (looking, known) = (sim.looking(), core.attempts.looking);
         // Who has just cancelled one is about to say so.
         let cancelled = core.attempts.iter().filter(|a| matches!(a.stage, Stage::Cancelled)).count();
@@ -72,7 +72,7 @@ fn check_stagger(dial: &Dial, stagger: Duration) -> Result<(), String> {
 
 /// Nothing that was begun is left.
 pub(super) fn check_nothing_left<H: Handler>(view: &View<H>) -> Result<(), String> {
-    let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
+    let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
     let open = sim.script.open_streams();
     require(open == 0, || format!("N6: {open} streams open after the end"))?;
     let (asked, looking) = (core.attempts.len(), sim.looking());

@@ -98,7 +98,7 @@ impl Oracle {
         turn: Turn,
         calls: &[Call],
     ) -> Result<(), String> {
-        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
+        let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let tick = core.now.0 - self.now;
         self.now = core.now.0;
         // After an absence the loop first catches up on input, and judges a few at a time.
@@ -131,7 +131,7 @@ impl Oracle {
 
     /// N6: what the loop counts is what the world saw.
     fn check_counts<H: Handler>(&self, view: &View<H>) -> Result<(), String> {
-        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
+        let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let (open, slots) = (sim.script.open_streams(), core.conns.len());
         require(open == slots, || format!("N6: {open} streams open in the world, {slots} in the loop"))?;
         let stale = core.stats.stale_events;
@@ -160,7 +160,7 @@ impl Oracle {
 
     /// N8: no more calls than there are connections, and bytes.
     fn check_calls<H: Handler>(&mut self, view: &View<H>, conns: usize) -> Result<(), String> {
-        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
+        let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let now = (sim.calls, core.stats.bytes_in + core.stats.bytes_out);
         let (calls, bytes) = (now.0 - self.called.0, now.1 - self.called.1);
         self.called = now;
@@ -170,12 +170,12 @@ impl Oracle {
 
     /// N8: a turn that would not wait does something.
     fn check_spin<H: Handler>(&mut self, view: &View<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
-        let obeyed = view.inner.engine.core.stats.commands;
+        let obeyed = view.inner.dispatcher.core.stats.commands;
         let now = (view.inner.sys.calls, obeyed + view.watched().map_or(0, |w| w.calls));
         let (calls_before, callbacks_before, more) = self.before;
         let waited = !calls.contains(&Call::Poll(Some(Duration::ZERO)));
         // To look after an attempt takes no call where it is given up, or is to wait.
-        let core = &view.inner.engine.core;
+        let core = &view.inner.dispatcher.core;
         let attempts = (core.attempts.wanted.len(), core.attempts.len(), core.stats.connect_retries);
         let same = std::mem::replace(&mut self.attempts, attempts) == attempts;
         let idle = !waited && turn.events == 0 && same && now == (calls_before, callbacks_before);
@@ -237,7 +237,7 @@ impl Oracle {
 
     /// N7, N12: nobody waits at a listener that does not rest.
     fn check_listeners<H: Handler>(&mut self, view: &View<H>, turn: Turn) -> Result<(), String> {
-        let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
+        let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let waiting = sim.script.all_waiting();
         // Where there are as many as allowed, only an end makes room; otherwise time does.
         self.waits_to_be_accepted = waiting > 0 && view.inner.doors.paused_until() != Time::NEVER;
@@ -265,7 +265,7 @@ impl Oracle {
             seen.compared = record.input.len();
             let gone = view.inner.sys.facts[peer].closed.is_some();
             // Its id may have come round.
-            let c = view.inner.engine.core.conns.get(record.id).filter(|_| !gone);
+            let c = view.inner.dispatcher.core.conns.get(record.id).filter(|_| !gone);
             let why = record.closed.as_ref().map(|c| &c.why).or(c.and_then(|c| c.why()));
             if let Some(why) = why.filter(|&why| seen.why.as_ref() != Some(why)) {
                 require_earned(view, record, why, seen).map_err(told)?;
@@ -300,9 +300,9 @@ impl Oracle {
         let Some((at, grace)) = view.stopping.filter(|_| view.inner.stopping.is_under_way()) else {
             return Ok(());
         };
-        let over = view.inner.engine.core.now.since(Time(at)) >= grace;
+        let over = view.inner.dispatcher.core.now.since(Time(at)) >= grace;
         let ended = |c: &Connection| matches!(c.phase, Phase::Connecting | Phase::Dead);
-        let doomed = view.inner.engine.core.conns.iter().all(ended);
+        let doomed = view.inner.dispatcher.core.conns.iter().all(ended);
         require(!over || doomed, || "N13: still open at the end of the grace".to_owned())
     }
 }

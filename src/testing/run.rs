@@ -112,7 +112,7 @@ pub(crate) fn play<P: Play>(seed: u64, plan: impl FnOnce(&mut Dice) -> P, asked:
         }
     };
     let done = run.play(&plan);
-    run.hash = fold_text(run.hash, &run.view.inner.engine.core.snapshot().to_string());
+    run.hash = fold_text(run.hash, &run.view.inner.dispatcher.core.snapshot().to_string());
     let trace = run.trace.lines.take().unwrap_or_default();
     let error = done.err().map(|e| format!("{e}\n{}", run.table()));
     Outcome {
@@ -150,20 +150,20 @@ impl<H: Handler> Run<H> {
         inner.sys.mark = plan.mark(&handler);
         let mut watched = Watched::new(handler);
         watched.may_not_panic = !plan.may_panic();
-        let site = inner.engine.add(watched, true);
-        let site = site.map_err(|e| format!("{e}; say .limits(|limits| limits.fit(&codec))"))?;
-        let key = inner.engine.key(site);
+        let handler = inner.dispatcher.add(watched, true);
+        let handler = handler.map_err(|e| format!("{e}; say .limits(|limits| limits.fit(&codec))"))?;
+        let key = inner.dispatcher.key(handler);
         if let Some(manners) = plan.manners() {
             let (dice, handle) = (Dice::new(dice.roll()), inner.handle());
             let notes = handle.notes(key).ok_or("the key is another reactor's")?;
-            let capacity = inner.engine.core.limits.commands;
+            let capacity = inner.dispatcher.core.limits.commands;
             let threads = Threads::new(dice, manners, handle, notes, capacity, mask == u32::MAX);
             inner.sys.others = Some(Box::new(threads));
         }
         for _ in 0..listeners {
             let at = Bind::Tcp(([127, 0, 0, 1], 0).into());
             let socket = inner.sys.bind(at, &ListenOptions::default()).map_err(|e| e.to_string())?;
-            inner.open_door(socket, site).map_err(|e| e.to_string())?;
+            inner.open_door(socket, handler).map_err(|e| e.to_string())?;
         }
         let trace = Trace { lines: asked.traced.then(Vec::new), live: asked.live };
         let view = View { inner, key, clients, stopping: None, turns: 0 };
@@ -174,7 +174,7 @@ impl<H: Handler> Run<H> {
 
     /// Tells what was drawn.
     fn describe(&mut self) {
-        let (sim, limits) = (&self.view.inner.sys, &self.view.inner.engine.core.limits);
+        let (sim, limits) = (&self.view.inner.sys, &self.view.inner.dispatcher.core.limits);
         self.trace.note(|| format!("{limits:?}"));
         let strict = sim.script.strict;
         self.trace.note(|| format!("{} listeners, strict: {strict}, {:?}", self.listeners, sim.odds));
@@ -274,7 +274,7 @@ impl<H: Handler> Run<H> {
     fn begin_shutdown(&mut self, grace: Duration) {
         self.trace.note(|| format!("shutdown, {grace:?} of grace"));
         self.view.inner.look_at_clock();
-        self.view.stopping = Some((self.view.inner.engine.core.now.0, grace));
+        self.view.stopping = Some((self.view.inner.dispatcher.core.now.0, grace));
         self.view.inner.begin_shutdown(grace);
     }
 
@@ -387,7 +387,7 @@ impl<H: Handler> Run<H> {
         for call in &calls {
             self.hash = fold_call(self.hash, call);
         }
-        let (turns, now) = (self.view.turns, self.view.inner.engine.core.now.0);
+        let (turns, now) = (self.view.turns, self.view.inner.dispatcher.core.now.0);
         self.trace.note(|| format!("turn {turns} at {now} ns: {turn:?}"));
         for call in &calls {
             self.trace.note(|| format!("  {call:?}"));

@@ -220,12 +220,12 @@ impl<H: Handler> Scene<'_, H> {
 
     /// The reactor's counters.
     pub fn stats(&self) -> Stats {
-        self.view.inner.engine.core.snapshot()
+        self.view.inner.dispatcher.core.snapshot()
     }
 
     /// The limits that were drawn.
     pub const fn limits(&self) -> &Limits {
-        &self.view.inner.engine.core.limits
+        &self.view.inner.dispatcher.core.limits
     }
 }
 

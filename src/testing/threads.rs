@@ -252,8 +252,8 @@ impl<H: Handler> View<H> {
         let Some(others) = &mut self.inner.sys.others else { return Ok(()) };
         let others: &mut dyn Any = &mut **others;
         let Some(threads) = others.downcast_mut::<Threads>() else { return Ok(()) };
-        let stats = &self.inner.engine.core.stats;
-        let (obeyed, share) = (stats.commands, self.inner.engine.core.limits.commands_per_turn as u64);
+        let stats = &self.inner.dispatcher.core.stats;
+        let (obeyed, share) = (stats.commands, self.inner.dispatcher.core.limits.commands_per_turn as u64);
         let now = obeyed - threads.obeyed;
         threads.obeyed = obeyed;
         require(now <= share, || format!("N10: {now} commands in a turn, not {share}"))?;
@@ -274,7 +274,7 @@ impl<H: Handler> View<H> {
         // Where ids come round, the one that is aborted at last may be another one.
         let aborted =
             if threads.unique { std::mem::take(&mut threads.aborted) } else { threads.aborted.clone() };
-        let Some(watched) = self.inner.engine.get_mut(self.key) else { return Ok(()) };
+        let Some(watched) = self.inner.dispatcher.get_mut(self.key) else { return Ok(()) };
         threads.meet(&watched.records);
         for id in aborted {
             if let Some(record) = watched.records.iter_mut().rfind(|r| r.id == id) {

@@ -26,19 +26,19 @@ pub(crate) struct View<H: Handler> {
 impl<H: Handler> View<H> {
     /// The connections, each with its client's number in the world.
     pub(crate) fn connections(&self) -> impl Iterator<Item = (usize, &Connection)> {
-        let (streams, conns) = (&self.inner.streams, &self.inner.engine.core.conns);
+        let (streams, conns) = (&self.inner.streams, &self.inner.dispatcher.core.conns);
         let here = streams.iter().enumerate().filter_map(|(slot, s)| Some((slot as u32, s.as_ref()?.peer())));
         here.filter_map(|(slot, peer)| Some((peer, conns.get(conns.id_at(slot)?)?)))
     }
 
     /// The handler, and what its callbacks were.
     pub(crate) fn watched(&self) -> Option<&Watched<H>> {
-        self.inner.engine.get(self.key)
+        self.inner.dispatcher.get(self.key)
     }
 
     /// Tells the world what each connection is doing, for the table of what struck when.
     pub(super) fn note_states(&mut self) {
-        let core = &self.inner.engine.core;
+        let core = &self.inner.dispatcher.core;
         let state_of = |c: &Connection| match c.phase {
             Phase::Connecting => State::Connecting,
             Phase::Open if c.peer_fin => State::ReadClosed,

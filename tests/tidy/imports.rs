@@ -93,8 +93,17 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
+/// The words of a text, but for those in its `use` statements.
+fn used_words(text: &str) -> BTreeSet<&str> {
+    let statement = |part: &&str| {
+        part.lines().all(|l| !l.starts_with("use ") && !(l.starts_with("pub") && l.contains("use ")))
+    };
+    text.split(';').filter(statement).flat_map(|part| part.split(|c| !is_word(c))).collect()
+}
+
 /// Every path in a text that leads into the crate, made absolute; and whether it is passed on.
 fn paths_in(text: &str, here: &[String], modules: &BTreeSet<Path>) -> Vec<(Path, bool)> {
+    let used = used_words(text);
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(gap) = text[at..].find("::") {
@@ -109,18 +118,20 @@ fn paths_in(text: &str, here: &[String], modules: &BTreeSet<Path>) -> Vec<(Path,
             "self" => here.to_vec(),
             _ => [here, &[head.to_owned()]].concat(),
         };
-        if !matches!(head, "crate" | "super" | "self") && !modules.contains(&base) {
+        let ours = modules.contains(&base) && !text[..head_start].ends_with("::");
+        if !ours && !matches!(head, "crate" | "super" | "self") {
             // Another crate's path, or an item's: what stands in its braces may be ours all the same.
             at = head_end + 2;
             continue;
         }
-        let statement = text[..head_start].rfind([';', '{', '}']).map_or(0, |i| i + 1);
-        let passed_on =
-            text[statement..head_start].trim_start().starts_with("pub") && text[statement..].contains("use ");
+        let line = text[..head_start].rfind('\n').map_or(0, |i| i + 1);
+        let passes_on = text[line..head_start].starts_with("pub") && text[line..head_start].contains("use ");
         for tail in tails {
             let ups = tail.iter().take_while(|word| *word == "super").count();
             let mut path = base[..base.len().saturating_sub(ups)].to_vec();
             path.extend(tail.into_iter().skip(ups));
+            // A name that is passed on may be used in this very file as well.
+            let passed_on = passes_on && path.last().is_none_or(|name| !used.contains(name.as_str()));
             found.push((path, passed_on));
         }
     }
@@ -158,7 +169,11 @@ fn the_imports_of_a_text_are_found() {
     let source = |name: &str, text: &str| Source { name: name.into(), text: text.into() };
     let sources = [
         source("lib.rs", "mod a;\nmod b;\npub use a::Thing;\n"),
-        source("a/mod.rs", "mod inner;\npub(crate) use inner::Thing;\nuse crate::b;\n"),
+        source("a/mod.rs", "mod inner;\n#[cfg(x)]\npub(crate) use inner::Thing;\nuse crate::b;\n"),
+        source(
+            "c.rs",
+            "pub use crate::a::Own;\npub use crate::b::Two;\nstruct Three(Two);\nfn f() -> ::b::C {}\n",
+        ),
         source("a/inner.rs", "use super::super::b::{Other, More};\nfn f(x: std::io::Error) {}\n"),
         source(
             "b.rs",
@@ -170,7 +185,7 @@ fn the_imports_of_a_text_are_found() {
     let edges = imports.edges();
     let of = |name: &str| edges[name].iter().copied().collect::<Vec<_>>();
     assert_eq!((of("lib.rs"), of("a/mod.rs"), of("a/inner.rs")), (vec![], vec!["b.rs"], vec!["b.rs"]));
-    assert_eq!(of("b.rs"), ["a/inner.rs", "a/mod.rs"]);
+    assert_eq!((of("b.rs"), of("c.rs")), (vec!["a/inner.rs", "a/mod.rs"], vec!["b.rs"]));
     assert!(!edges.contains_key("b_tests.rs"));
     let round = circle(&edges).unwrap();
     assert!(round.first() == round.last() && round.contains(&"b.rs"), "{round:?}");

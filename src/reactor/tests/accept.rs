@@ -185,7 +185,7 @@ fn a_listener_that_dies_is_removed_and_the_others_go_on() {
     for number in [EINVAL, 9, 88] {
         let mut rig = puppet(echo);
         let alive = rig.connect();
-        rig.listen(rig.site);
+        rig.listen(rig.handler);
         rig.sys().accepts_fail(0, &[number]);
         rig.settle();
         assert_eq!(rig.inner.listeners().len(), 1);
@@ -205,7 +205,7 @@ fn the_limit_of_connections_is_lowered_to_what_the_process_may_open() {
         let mut world = Script::new();
         world.descriptors = Some((1000, taken));
         let inner = Loop::new(world, limits(), Generations::new()).unwrap();
-        inner.engine.core.limits.connections
+        inner.dispatcher.core.limits.connections
     };
     assert_eq!(limit(36), Limit::At(900));
     assert_eq!(limit(1000), Limit::At(1));

@@ -93,8 +93,8 @@ fn one_room_speaks_to_each_member_in_its_own_framing() {
     let group = rig.net().group().unwrap();
     let programs = Framed::new(LengthDelimited::u32_be(60).unwrap(), Broadcast::to_all().in_group(group));
     let people = Framed::new(Lines::lf(60).unwrap(), Broadcast::to_others().in_group(group));
-    let programs = rig.inner.engine.add(programs, true).unwrap();
-    let people = rig.inner.engine.add(people, true).unwrap();
+    let programs = rig.inner.dispatcher.add(programs, true).unwrap();
+    let people = rig.inner.dispatcher.add(people, true).unwrap();
     rig.listen(programs);
     rig.listen(people);
     rig.settle();
@@ -247,7 +247,7 @@ fn a_slow_member_that_goes_lets_the_senders_go_on() {
             rig.say(sender, format!("{n:04}"));
         }
         assert!(rig.sys().unread(sender) > 100);
-        let group = rig.inner.engine.core.conns.get(rig.id(slow)).unwrap().groups[0].group;
+        let group = rig.inner.dispatcher.core.conns.get(rig.id(slow)).unwrap().groups[0].group;
         let id = rig.id(slow);
         match how {
             0 => rig.reset(slow),
@@ -361,8 +361,8 @@ fn a_member_whose_write_fails_does_not_confuse_who_takes_its_place() {
         let mut rig = rig(limits(), Broadcast::to_others());
         let group = rig.net().group().unwrap();
         let framed = Framed::new(LengthDelimited::u32_be(60).unwrap(), Broadcast::to_all().in_group(group));
-        let framed = rig.inner.engine.add(framed, true).unwrap();
-        let raw = rig.inner.engine.add(Broadcast::to_all().in_group(group), true).unwrap();
+        let framed = rig.inner.dispatcher.add(framed, true).unwrap();
+        let raw = rig.inner.dispatcher.add(Broadcast::to_all().in_group(group), true).unwrap();
         rig.listen(framed);
         rig.listen(raw);
         rig.settle();

@@ -51,14 +51,14 @@ impl Handler for Noted {
 
 fn noted(limits: Limits) -> (Rig, Key<Noted>, Notes<&'static str>) {
     let rig = rig(limits, Noted::default());
-    let key = rig.inner.engine.key(rig.site);
+    let key = rig.inner.dispatcher.key(rig.handler);
     let notes = rig.inner.handle().notes(key).unwrap();
     (rig, key, notes)
 }
 
 impl Rig {
     fn notes(&mut self, key: Key<Noted>) -> Vec<String> {
-        std::mem::take(&mut self.inner.engine.get_mut(key).unwrap().0)
+        std::mem::take(&mut self.inner.dispatcher.get_mut(key).unwrap().0)
     }
 
     /// A group of these.
@@ -137,8 +137,8 @@ fn what_is_for_someone_who_has_gone_reaches_nobody_and_is_counted() {
 #[test]
 fn a_note_reaches_its_handler_and_no_other() {
     let (mut rig, key, notes) = noted(limits());
-    let other = rig.inner.engine.add(Noted::default(), true).unwrap();
-    let other: Key<Noted> = rig.inner.engine.key(other);
+    let other = rig.inner.dispatcher.add(Noted::default(), true).unwrap();
+    let other: Key<Noted> = rig.inner.dispatcher.key(other);
     let theirs = rig.inner.handle().notes::<&str>(other).unwrap();
     let numbers = rig.inner.handle().notes::<u64>(key).unwrap();
     let a = rig.connect();
@@ -178,7 +178,7 @@ fn a_turn_obeys_its_share_in_order_and_the_next_does_not_wait() {
     let handle = rig.inner.handle();
     let told: Vec<_> = (0..7).map(|n| tell(&handle, n)).collect();
     for (done, more) in [(3, true), (6, true), (7, false)] {
-        assert_eq!(rig.inner.next_deadline(), rig.inner.engine.core.now, "an outer loop must not sleep");
+        assert_eq!(rig.inner.next_deadline(), rig.inner.dispatcher.core.now, "an outer loop must not sleep");
         assert_eq!((rig.turn().more, rig.stats().commands), (more, done));
     }
     assert!(told.iter().enumerate().all(|(n, hear)| hear.try_recv() == Ok(n as u32)));
@@ -261,7 +261,7 @@ fn a_closure_or_a_note_that_panics_is_counted_and_the_rest_goes_on() {
 #[test]
 fn a_panic_goes_on_if_that_is_the_policy() {
     let mut rig = puppet(echo);
-    rig.inner.engine.set_panic_policy(PanicPolicy::Propagate);
+    rig.inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
     let handle = rig.inner.handle();
     handle.run(|_| panic!("on")).unwrap();
     let panic = catch_unwind(AssertUnwindSafe(|| rig.turn())).unwrap_err();
@@ -303,7 +303,7 @@ fn a_note_for_nobody_whose_drop_panics_is_counted_and_the_rest_goes_on() {
         }
     }
     let mut rig = rig(limits(), Noted::default());
-    let key: Key<Noted> = rig.inner.engine.key(rig.site);
+    let key: Key<Noted> = rig.inner.dispatcher.key(rig.handler);
     let notes: Notes<Bomb> = rig.inner.handle().notes(key).unwrap();
     let peer = rig.connect();
     let id = rig.id(peer);

@@ -30,8 +30,8 @@ fn dialler_within(limits: Limits) -> Rig {
 
 impl Rig {
     fn dial(&mut self, to: impl Into<Connect>, tag: u64) -> AttemptId {
-        let site = self.site;
-        self.inner.engine.core.connect(site, to.into(), tag).unwrap()
+        let handler = self.handler;
+        self.inner.dispatcher.core.connect(handler, to.into(), tag).unwrap()
     }
 
     /// The sockets that were opened since this was last asked, and where to.
@@ -44,7 +44,7 @@ impl Rig {
     }
 
     fn nothing_left(&self) {
-        let core = &self.inner.engine.core;
+        let core = &self.inner.dispatcher.core;
         assert_eq!((core.attempts.len(), core.attempts.next()), (0, crate::time::Time::NEVER));
         assert_eq!(core.attempts.looking, 0);
     }
@@ -201,8 +201,8 @@ fn lookups_attempts_and_connections_have_their_limits() {
     for tag in 0..4 {
         rig.dial("name:80", tag);
     }
-    let site = rig.site;
-    assert!(rig.inner.engine.core.connect(site, Connect::new("name:80"), 9).is_none());
+    let handler = rig.handler;
+    assert!(rig.inner.dispatcher.core.connect(handler, Connect::new("name:80"), 9).is_none());
     rig.settle();
     let log = rig.log();
     let told = "cannot connect to name:80: 2 names are being looked up, as many as allowed";
@@ -364,8 +364,8 @@ fn a_handler_lives_as_long_as_something_may_come_of_its_attempt() {
         }
     }
     let mut rig = puppet(|_, _| {});
-    let site = rig.inner.engine.add(Caller, false).unwrap();
-    let door = rig.listen(site);
+    let handler = rig.inner.dispatcher.add(Caller, false).unwrap();
+    let door = rig.listen(handler);
     let peer = rig.sys().connect(1);
     rig.settle();
     rig.inner.close_door(door);

@@ -56,9 +56,9 @@ impl Handler for Stubborn {
 /// A rig with an echo, and beside it a stubborn handler to which nothing leads but the connection of the client.
 fn beside_an_echo(left: u32) -> (Rig, usize) {
     let mut rig = rig(limits(), Echo);
-    let echo = Some(rig.inner.engine.key(rig.site));
-    let site = rig.inner.engine.add(Stubborn { echo, ..Stubborn::new(left) }, false).unwrap();
-    let door = rig.listen(site);
+    let echo = Some(rig.inner.dispatcher.key(rig.handler));
+    let handler = rig.inner.dispatcher.add(Stubborn { echo, ..Stubborn::new(left) }, false).unwrap();
+    let door = rig.listen(handler);
     let client = rig.sys().connect(1);
     rig.settle();
     rig.inner.close_door(door);

@@ -89,16 +89,16 @@ fn bind_with<A: FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static>(
 ) -> Post {
     let mut rig = rig(limits, crate::Echo);
     let inner = &mut rig.inner;
-    let site = inner.engine.add_datagrams(Puppet { act, log: Vec::new() }, true);
-    let key: Key<Puppet<A>> = inner.engine.key(site);
+    let handler = inner.dispatcher.add_datagrams(Puppet { act, log: Vec::new() }, true);
+    let key: Key<Puppet<A>> = inner.dispatcher.key(handler);
     let ids = (0..sockets).map(|n| {
         let at = DatagramBind::Udp(([127, 0, 0, 1], 9000 + n as u16).into());
         let socket = inner.sys.bind_datagram(at, options).unwrap();
-        inner.open_datagrams(socket, site, tell::<Puppet<A>>, options.max_size).unwrap().0
+        inner.open_datagrams(socket, handler, tell::<Puppet<A>>, options.max_size).unwrap().0
     });
     let ids = ids.collect();
     let read_log: ReadLog = Box::new(move |inner| {
-        inner.engine.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
+        inner.dispatcher.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
     });
     rig.settle();
     Post { rig, ids, read_log }
@@ -448,10 +448,10 @@ fn a_new_socket_in_an_old_place_is_not_taken_for_the_old_one() {
     let old = post.ids[0];
     post.rig.net().close_datagram(old);
     post.rig.settle();
-    let site = post.rig.site;
+    let handler = post.rig.handler;
     let at = DatagramBind::Udp(([127, 0, 0, 1], 9001).into());
     let socket = post.rig.sys().bind_datagram(at, &DatagramOptions::default()).unwrap();
-    let new = post.rig.inner.open_datagrams(socket, site, tell::<NoBody>, 10).unwrap().0;
+    let new = post.rig.inner.open_datagrams(socket, handler, tell::<NoBody>, 10).unwrap().0;
     assert_eq!((new.slot, new == old), (old.slot, false));
     assert_eq!(post.rig.net().send_datagram_to(old, port_of(1), "x"), Posted::Closed);
     assert!(!post.rig.net().close_datagram(old));
@@ -482,7 +482,7 @@ fn a_panic_costs_its_socket_and_no_other() {
     post.rig.settle();
     assert_eq!(post.log(), ["0 7001>boom", "1 7002>fine", "0 closed"]);
     assert_eq!((post.rig.stats().panics, post.said(1).len()), (1, 1));
-    post.rig.inner.engine.set_panic_policy(PanicPolicy::Propagate);
+    post.rig.inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
     post.rig.sys().datagram(1, 7002, "boom");
     let inner = std::panic::AssertUnwindSafe(|| post.rig.inner.turn(None));
     assert!(std::panic::catch_unwind(inner).is_err());
@@ -517,7 +517,7 @@ fn a_shutdown_ends_at_its_deadline_whatever_a_handler_wants() {
 fn connections_and_timers_between_turns_can_send_and_are_sent_at_once() {
     let mut post = bind(1, echo);
     assert!(post.post(0, 7001, b"from outside").is_queued());
-    assert!(post.rig.inner.next_deadline() <= post.rig.inner.engine.core.now);
+    assert!(post.rig.inner.next_deadline() <= post.rig.inner.dispatcher.core.now);
     post.rig.turn();
     assert_eq!(post.said(0), ["7001<from outside"]);
 }
@@ -601,16 +601,16 @@ fn one_handler_may_serve_connections_and_datagrams() {
     let mut rig = rig(Limits::default(), Both { heard: Vec::new() });
     let at = DatagramBind::Udp(([127, 0, 0, 1], 9000).into());
     let socket = rig.sys().bind_datagram(at, &DatagramOptions::default()).unwrap();
-    let site = rig.site;
-    rig.inner.open_datagrams(socket, site, tell::<Both>, 100).unwrap();
+    let handler = rig.handler;
+    rig.inner.open_datagrams(socket, handler, tell::<Both>, 100).unwrap();
     let peer = rig.connect();
     rig.say(peer, "over here");
     assert_eq!(rig.sys().outlets[0].said(), ["7009<over here"]);
     rig.sys().datagram(0, 7001, "over there");
     rig.settle();
     assert_eq!(rig.heard(peer), "over there");
-    let key: Key<Both> = rig.inner.engine.key(site);
-    assert_eq!(rig.inner.engine.get(key).unwrap().heard, ["stream over here", "datagram over there"]);
+    let key: Key<Both> = rig.inner.dispatcher.key(handler);
+    assert_eq!(rig.inner.dispatcher.get(key).unwrap().heard, ["stream over here", "datagram over there"]);
 }
 
 /// What is sent to each receiver arrives in order or is counted as dropped, whatever the kernel takes and refuses when.

@@ -62,7 +62,7 @@ fn a_turn_that_brought_as_many_events_as_fit_asks_for_another() {
     for (events, more) in [(3, true), (3, true), (0, false)] {
         let turn = rig.turn_for(Some(Duration::ZERO));
         assert_eq!((turn.events, turn.more), (events, more));
-        let due = rig.inner.next_deadline().since(rig.inner.engine.core.now);
+        let due = rig.inner.next_deadline().since(rig.inner.dispatcher.core.now);
         assert_eq!(due.is_zero(), more, "{due:?}");
     }
 }
@@ -269,7 +269,7 @@ fn a_source_whose_drop_panics_is_gone_all_the_same() {
 #[should_panic(expected = "on purpose")]
 fn a_panic_of_a_source_goes_on_if_it_is_to() {
     let (mut rig, counts) = (puppet(echo), Counts::default());
-    rig.inner.engine.set_panic_policy(PanicPolicy::Propagate);
+    rig.inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
     let bad = source(&mut rig, &counts, |_, _| panic!("on purpose")).unwrap();
     rig.sys().inject(bad, Ready::READABLE);
     rig.turn();
@@ -324,7 +324,7 @@ fn a_callback_that_takes_long_is_named_with_its_connection() {
     rig.sys().inject(token, Ready::READABLE);
     rig.turn();
     assert_eq!(lines(), ["the callback of source #0.0 took 20.000001ms; all others waited"]);
-    assert_eq!(rig.inner.engine.name_of(rig.site), "turnwheel::handlers::echo::Echo");
+    assert_eq!(rig.inner.dispatcher.name_of(rig.handler), "turnwheel::handlers::echo::Echo");
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl World {
         let groups = [rig.net().group().unwrap(), rig.net().group().unwrap()];
         first.set(groups[0]);
         let codec = LengthDelimited::builder(LONGEST).length_field_length(1).build().unwrap();
-        let framed = rig.inner.engine.add(Framed::new(codec, Echo), true).unwrap();
+        let framed = rig.inner.dispatcher.add(Framed::new(codec, Echo), true).unwrap();
         rig.listen(framed);
         rig.settle();
         Self { rig, groups, first, all: Vec::new(), next: 0 }

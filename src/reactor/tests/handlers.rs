@@ -119,7 +119,7 @@ fn a_handler_may_do_anything_in_any_callback() {
         };
         let mut rig =
             rig(Limits { connections: Limit::At(12), messages_per_turn: 3, ..tight_limits() }, chaos);
-        rig.inner.engine.set_panic_policy(PanicPolicy::Propagate);
+        rig.inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
         rig.sys().strict = seed % 2 == 0;
         let mut dice = Dice(seed ^ 0xabcd);
         let mut peers = Vec::new();
@@ -290,7 +290,7 @@ fn ten_thousand_panics_leak_nothing() {
 fn with_the_other_policy_a_panic_goes_on_to_whoever_turns_the_loop() {
     for at in CALLBACKS {
         let mut rig = rig(tight_limits(), Bomb { at });
-        rig.inner.engine.set_panic_policy(PanicPolicy::Propagate);
+        rig.inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
         let a = rig.sys().connect(0);
         let told = catch_unwind(AssertUnwindSafe(|| {
             rig.settle();

@@ -9,7 +9,7 @@ fn narrow(act: impl FnMut(&mut Context<'_>, On<'_>) + 'static) -> Rig {
     let puppet = Puppet { act, last: |_: &mut Net<'_>, _: &Closed| {}, log: Vec::new() };
     Rig::new(limits(), Generations::masked(3), puppet, |key| {
         Box::new(move |inner| {
-            inner.engine.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
+            inner.dispatcher.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
         })
     })
 }
@@ -122,10 +122,10 @@ fn however_often_it_is_closed_a_connection_closes_once() {
 #[test]
 fn a_listener_that_is_closed_hears_no_more_events() {
     let mut rig = puppet(echo);
-    let (old, site) = (rig.door, rig.site);
+    let (old, handler) = (rig.door, rig.handler);
     assert!(rig.inner.close_door(old));
     assert!(!rig.inner.close_door(old));
-    let new = rig.listen(site);
+    let new = rig.listen(handler);
     assert_eq!((new.slot, new == old), (old.slot, false));
     rig.settle();
     rig.sys().inject(Token::Listener(old).pack(), 1);

@@ -166,7 +166,7 @@ fn listener(codec: AnyCodec) -> Rig {
     };
     Rig::new(limits, Generations::new(), Framed::new(codec, Ear::default()), |key| {
         Box::new(move |inner| {
-            let framed = inner.engine.get_mut(key).unwrap();
+            let framed = inner.dispatcher.get_mut(key).unwrap();
             std::mem::take(&mut framed.handler_mut().0)
         })
     })

@@ -139,7 +139,7 @@ type ReadLog = Box<dyn Fn(&mut Loop<Script>) -> Vec<String>>;
 struct Rig {
     inner: Loop<Script>,
     door: ListenerId,
-    site: u32,
+    handler: u32,
     read_log: ReadLog,
     fruitless: usize,
     seen: (usize, usize, u64),
@@ -161,7 +161,7 @@ fn puppet_to_the_last(
 ) -> Rig {
     Rig::new(limits, Generations::new(), Puppet { act, last, log: Vec::new() }, |key| {
         Box::new(move |inner| {
-            inner.engine.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
+            inner.dispatcher.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
         })
     })
 }
@@ -198,27 +198,27 @@ impl Rig {
         read_log: impl FnOnce(Key<H>) -> ReadLog,
     ) -> Self {
         let mut inner = Loop::new(Script::new(), limits, generations).unwrap();
-        let site = inner.engine.add(handler, true).unwrap();
-        let read_log = read_log(inner.engine.key(site));
+        let handler = inner.dispatcher.add(handler, true).unwrap();
+        let read_log = read_log(inner.dispatcher.key(handler));
         let mut rig = Self {
             inner,
             door: ListenerId { slot: 0, generation: 0 },
-            site,
+            handler,
             read_log,
             fruitless: 0,
             seen: (0, 0, 0),
         };
-        rig.door = rig.listen(site);
+        rig.door = rig.listen(handler);
         rig.settle();
         rig.sys().trace.clear();
         rig
     }
 
     /// One more listener.
-    fn listen(&mut self, site: u32) -> ListenerId {
+    fn listen(&mut self, handler: u32) -> ListenerId {
         let at = Bind::Tcp("127.0.0.1:0".parse().unwrap());
         let socket = self.inner.sys.bind(at, &ListenOptions::default()).unwrap();
-        self.inner.open_door(socket, site).unwrap().0
+        self.inner.open_door(socket, handler).unwrap().0
     }
 
     const fn sys(&mut self) -> &mut Script {
@@ -226,16 +226,16 @@ impl Rig {
     }
 
     const fn net(&mut self) -> Net<'_> {
-        Net::new(&mut self.inner.engine.core, None, None)
+        Net::new(&mut self.inner.dispatcher.core, None, None)
     }
 
     /// The verbs of the rig's handler.
     const fn net_of_handler(&mut self) -> Net<'_> {
-        Net::new(&mut self.inner.engine.core, None, Some(self.site))
+        Net::new(&mut self.inner.dispatcher.core, None, Some(self.handler))
     }
 
     fn stats(&self) -> Stats {
-        self.inner.engine.core.snapshot()
+        self.inner.dispatcher.core.snapshot()
     }
 
     /// A client that is accepted before this returns.
@@ -249,11 +249,11 @@ impl Rig {
     fn id(&self, peer: usize) -> ConnId {
         let here = |s: &Option<crate::sys::script::Stream>| s.as_ref().is_some_and(|s| s.peer() == peer);
         let slot = self.inner.streams.iter().position(here).unwrap();
-        self.inner.engine.core.conns.id_at(slot as u32).unwrap()
+        self.inner.dispatcher.core.conns.id_at(slot as u32).unwrap()
     }
 
     fn phase(&self, peer: usize) -> Phase {
-        self.inner.engine.core.conns.get(self.id(peer)).unwrap().phase
+        self.inner.dispatcher.core.conns.get(self.id(peer)).unwrap().phase
     }
 
     /// One turn that does not wait, and the invariants.
@@ -344,7 +344,7 @@ impl Rig {
         let sys = &self.inner.sys;
         let polls = sys.trace.iter().filter(|c| matches!(c, Call::Poll(_))).count();
         // After a batch that was full, one look is made for more.
-        let now = (sys.trace.len() - polls, sys.looks, self.inner.engine.core.stats.events);
+        let now = (sys.trace.len() - polls, sys.looks, self.inner.dispatcher.core.stats.events);
         let waited = !matches!(sys.trace.last(), Some(Call::Poll(Some(Duration::ZERO))));
         let idle = !waited && now.1 <= self.seen.1 + 1 && now.2 == self.seen.2;
         self.seen = now;

@@ -83,8 +83,8 @@ fn with_two_listeners_a_place_that_was_made_goes_to_who_has_come() {
     for two in [false, true] {
         let mut rig = puppet_within(Limits { connections: Limit::At(128), ..limits() }, hang_up);
         if two {
-            let site = rig.site;
-            rig.listen(site);
+            let handler = rig.handler;
+            rig.listen(handler);
             rig.settle();
         }
         let peers: Vec<usize> = (0..128).map(|_| rig.sys().connect(0)).collect();
@@ -323,7 +323,7 @@ fn after_a_jump_the_time_to_catch_up_is_given_once() {
     let token = rig.sys().token(all[0]);
     rig.sys().clock += 86_400 * 1_000_000_000;
     let mut turns = 0;
-    while rig.inner.engine.core.conns.iter().any(|c| c.phase == Phase::Open) {
+    while rig.inner.dispatcher.core.conns.iter().any(|c| c.phase == Phase::Open) {
         // There is always something else to do.
         rig.sys().inject(token, crate::sys::Ready::READABLE);
         rig.turn();
@@ -389,9 +389,9 @@ fn the_clock_of_a_message_is_not_judged_while_it_stands() {
     let (mut rig, a, hog_id) = beside_a_hog(limits);
     rig.say(a, " more");
     let id = rig.id(a);
-    assert!(rig.inner.engine.core.conns.get(id).unwrap().clock_stopped);
+    assert!(rig.inner.dispatcher.core.conns.get(id).unwrap().clock_stopped);
     rig.net().abort_id(hog_id);
-    rig.inner.engine.core.judge(id);
+    rig.inner.dispatcher.core.judge(id);
     assert_eq!(rig.phase(a), Phase::Open);
 }
 
@@ -456,9 +456,9 @@ fn a_close_whose_last_answer_cannot_be_written_is_no_good_end() {
 #[test]
 fn an_attempt_that_ends_while_it_is_to_be_looked_after_leaves_nothing_to_do() {
     let mut rig = puppet(|_, _| {});
-    let site = rig.site;
+    let handler = rig.handler;
     rig.sys().dials.extend([DialPlan::Later; 2]);
-    rig.inner.engine.core.connect(site, "both:7".into(), 1).unwrap();
+    rig.inner.dispatcher.core.connect(handler, "both:7".into(), 1).unwrap();
     rig.settle();
     rig.sys().resolves(0, Ok(vec!["127.0.0.1:7".parse().unwrap(), "[::1]:7".parse().unwrap()]));
     rig.pass(300 * MS);
@@ -468,16 +468,16 @@ fn an_attempt_that_ends_while_it_is_to_be_looked_after_leaves_nothing_to_do() {
     rig.turn();
     assert_eq!(rig.log(), ["1 open"]);
     rig.turn();
-    assert!(!rig.turn().more, "{:?}", rig.inner.engine.core.attempts);
+    assert!(!rig.turn().more, "{:?}", rig.inner.dispatcher.core.attempts);
 }
 
 #[test]
 fn a_lookup_that_is_answered_late_is_not_for_the_next_try() {
     let mut rig = puppet(|_, _| {});
-    let site = rig.site;
+    let handler = rig.handler;
     let policy = Backoff { min: MS, max: MS, factor: 1.0, tries: Limit::At(2) };
     let to = Connect::new("name:80").timeout(SECOND).retry(policy);
-    rig.inner.engine.core.connect(site, to, 1).unwrap();
+    rig.inner.dispatcher.core.connect(handler, to, 1).unwrap();
     rig.pass(2 * MS + SECOND);
     assert_eq!(rig.sys().lookups.len(), 2);
     // The world has begun to answer the first one before it was told not to.

@@ -305,7 +305,7 @@ fn nothing_is_lost_to_the_books() {
     let stats = rig.stats();
     assert_eq!(stats.bytes_in, sent as u64);
     assert_eq!(stats.bytes_out, got as u64);
-    let held: usize = rig.inner.engine.core.conns.iter().map(|c| c.out.pending()).sum();
+    let held: usize = rig.inner.dispatcher.core.conns.iter().map(|c| c.out.pending()).sum();
     assert_eq!(stats.bytes_in, stats.bytes_out + stats.bytes_unsent + held as u64);
     assert_eq!(stats.accepted, stats.open + stats.closed_total());
 }

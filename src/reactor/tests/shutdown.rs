@@ -103,8 +103,8 @@ fn after_a_shutdown_another_one_can_be_asked_for() {
     let mut rig = puppet(echo);
     stop(&mut rig);
     assert!(!rig.inner.stopping.is_under_way());
-    let site = rig.site;
-    rig.listen(site);
+    let handler = rig.handler;
+    rig.listen(handler);
     let a = rig.sys().connect(1);
     rig.settle();
     rig.say(a, "again");

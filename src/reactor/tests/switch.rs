@@ -72,12 +72,12 @@ fn scene() -> Scene {
     let states = Rc::new(());
     let plain = Plain { to: None, dropped: Rc::clone(&states) };
     let mut rig = rig(limits(), Framed::new(Lines::lf(100).unwrap(), plain));
-    rig.inner.engine.set_panic_policy(PanicPolicy::Propagate);
+    rig.inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
     let counting = Framed::new(LengthDelimited::u16_be(100).unwrap(), Counting::default());
-    let site = rig.inner.engine.add(counting, true).unwrap();
-    let counting = rig.inner.engine.key(site);
-    let key: Key<Framed<Lines, Plain>> = rig.inner.engine.key(rig.site);
-    rig.inner.engine.get_mut(key).unwrap().handler_mut().to = Some(counting);
+    let handler = rig.inner.dispatcher.add(counting, true).unwrap();
+    let counting = rig.inner.dispatcher.key(handler);
+    let key: Key<Framed<Lines, Plain>> = rig.inner.dispatcher.key(rig.handler);
+    rig.inner.dispatcher.get_mut(key).unwrap().handler_mut().to = Some(counting);
     Scene { rig, counting, states }
 }
 
@@ -105,7 +105,7 @@ fn what_comes_behind_the_upgrade_is_for_the_new_handler_however_it_is_cut() {
         rig.pass(2 * SECOND);
         assert_eq!(rig.heard(peer), "", "the old timer has ended");
         rig.fin(peer);
-        assert_eq!(rig.inner.engine.get(counting).unwrap().handler().last, [10]);
+        assert_eq!(rig.inner.dispatcher.get(counting).unwrap().handler().last, [10]);
     }
 }
 
@@ -148,10 +148,10 @@ fn a_handler_that_nobody_uses_any_more_is_dropped() {
         }
     }
     let mut rig = puppet(|_, _| {});
-    let echo = rig.inner.engine.add(crate::builtin::Echo, true).unwrap();
-    let (to, alive) = (rig.inner.engine.key(echo), Rc::new(()));
-    let site = rig.inner.engine.add(Once { to, alive: Rc::clone(&alive) }, false).unwrap();
-    let door = rig.listen(site);
+    let echo = rig.inner.dispatcher.add(crate::builtin::Echo, true).unwrap();
+    let (to, alive) = (rig.inner.dispatcher.key(echo), Rc::new(()));
+    let handler = rig.inner.dispatcher.add(Once { to, alive: Rc::clone(&alive) }, false).unwrap();
+    let door = rig.listen(handler);
     let peer = rig.sys().connect(1);
     rig.settle();
     assert_eq!(Rc::strong_count(&alive), 2);
@@ -164,7 +164,7 @@ fn a_handler_that_nobody_uses_any_more_is_dropped() {
 #[test]
 fn a_wish_that_cannot_be_is_refused_and_one_of_a_panic_forgotten() {
     let mut other = rig(limits(), crate::builtin::Echo);
-    let foreign: Key<crate::builtin::Echo> = other.inner.engine.key(other.site);
+    let foreign: Key<crate::builtin::Echo> = other.inner.dispatcher.key(other.handler);
     let mut rig = puppet(move |cx, on| match on {
         On::Data(b"foreign") => assert!(!cx.switch(foreign, ())),
         On::Data(b"close") => {
@@ -178,7 +178,7 @@ fn a_wish_that_cannot_be_is_refused_and_one_of_a_panic_forgotten() {
         }
         _ => {}
     });
-    rig.inner.engine.add(crate::builtin::Echo, true).unwrap();
+    rig.inner.dispatcher.add(crate::builtin::Echo, true).unwrap();
     let (a, b, c) = (rig.connect(), rig.connect(), rig.connect());
     rig.say(a, "foreign");
     rig.say(b, "close");
@@ -212,10 +212,10 @@ impl Handler for Leaver {
 
 fn leaver() -> Rig {
     let mut rig = puppet(|_, _| {});
-    let echo = rig.inner.engine.add(crate::builtin::Echo, true).unwrap();
-    let to = rig.inner.engine.key(echo);
-    let site = rig.inner.engine.add(Leaver { to }, true).unwrap();
-    rig.listen(site);
+    let echo = rig.inner.dispatcher.add(crate::builtin::Echo, true).unwrap();
+    let to = rig.inner.dispatcher.key(echo);
+    let handler = rig.inner.dispatcher.add(Leaver { to }, true).unwrap();
+    rig.listen(handler);
     rig
 }
 

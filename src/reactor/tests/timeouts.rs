@@ -232,7 +232,7 @@ fn after_a_jump_no_turn_judges_more_than_its_share() {
         rig.connect();
     }
     rig.sys().clock += 86_400 * 1_000_000_000;
-    let open = |rig: &Rig| rig.inner.engine.core.conns.iter().filter(|c| c.phase == Phase::Open).count();
+    let open = |rig: &Rig| rig.inner.dispatcher.core.conns.iter().filter(|c| c.phase == Phase::Open).count();
     let mut before = open(&rig);
     for _ in 0..10 {
         rig.turn();
@@ -282,11 +282,11 @@ fn an_outer_loop_is_told_when_to_come_back() {
     let mut rig = puppet(echo);
     assert_eq!(rig.inner.next_deadline(), crate::time::Time::NEVER);
     let a = rig.connect();
-    let now = rig.inner.engine.core.now;
+    let now = rig.inner.dispatcher.core.now;
     assert_eq!(rig.inner.next_deadline().since(now), 600 * SECOND);
     rig.sys().send(a, &bytes(200));
     assert!(rig.turn().more);
-    assert_eq!(rig.inner.next_deadline(), rig.inner.engine.core.now);
+    assert_eq!(rig.inner.next_deadline(), rig.inner.dispatcher.core.now);
     rig.calls();
     rig.turn();
     assert_eq!(rig.calls()[0], Call::Poll(Some(Duration::ZERO)));

@@ -62,10 +62,10 @@ fn timers_end_with_their_connection() {
     let (a, b) = (rig.connect(), rig.connect());
     rig.say(a, "5:1 6:2 700:3");
     rig.say(b, "5:4");
-    assert_eq!(rig.inner.engine.core.timers.len(), 4);
+    assert_eq!(rig.inner.dispatcher.core.timers.len(), 4);
     rig.fin(a);
     rig.reset(b);
-    assert_eq!(rig.inner.engine.core.timers.len(), 0);
+    assert_eq!(rig.inner.dispatcher.core.timers.len(), 0);
     rig.log();
     rig.pass(SECOND);
     assert!(rig.log().is_empty());
@@ -76,7 +76,7 @@ fn a_timer_is_cancelled_and_set_anew_and_a_stale_id_is_nobodys() {
     let mut rig = puppet(|_, _| {});
     let peer = rig.connect();
     let id = rig.id(peer);
-    let core = &mut rig.inner.engine.core;
+    let core = &mut rig.inner.dispatcher.core;
     let owner = crate::time::timers::Owner::Connection(id);
     let timer = core.set_timer(owner, 1, 5 * MS, None).unwrap();
     let other = core.set_timer(owner, 2, 5 * MS, None).unwrap();
@@ -151,14 +151,14 @@ fn a_handler_that_is_gone_is_not_ticked() {
         fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {}
     }
     let mut rig = puppet(|_, _| {});
-    let site = rig.inner.engine.add(Ticker, false).unwrap();
-    let door = rig.listen(site);
+    let handler = rig.inner.dispatcher.add(Ticker, false).unwrap();
+    let door = rig.listen(handler);
     let peer = rig.sys().connect(1);
     rig.settle();
-    assert_eq!(rig.inner.engine.core.timers.len(), 1);
+    assert_eq!(rig.inner.dispatcher.core.timers.len(), 1);
     rig.inner.close_door(door);
     rig.reset(peer);
-    assert_eq!(rig.inner.engine.core.timers.len(), 0);
+    assert_eq!(rig.inner.dispatcher.core.timers.len(), 0);
 }
 
 #[test]

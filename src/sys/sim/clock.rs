@@ -2,14 +2,8 @@
 //!
 //! Knows only that it is looked at. Invariant: the world's own time never goes back.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
 use super::{Fault, MS, Sim};
 use crate::time::Time;
-
-/// What the first look at the clock found since this was last taken.
-pub(crate) type Mark = Rc<Cell<Option<Time>>>;
 
 impl Sim {
     pub(super) fn look(&mut self) -> Time {

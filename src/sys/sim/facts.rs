@@ -3,9 +3,15 @@
 //! Knows nothing of the loop's own account of them. Invariant: only what a call of the seam answered, or an event said,
 //! is in here.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
+use std::rc::Rc;
 
 use super::fault::State;
+use crate::time::Time;
+
+/// What the first look at the clock found since this was last taken.
+pub(crate) type Mark = Rc<Cell<Option<Time>>>;
 
 /// What the loop was told about one connection, and did with it.
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@ mod answers;
 mod clock;
 mod connect;
 mod datagram;
+mod dials;
 mod dice;
 mod edges;
 mod facts;
@@ -22,12 +23,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use clock::Mark;
 #[cfg(test)]
-pub(crate) use connect::marked;
-pub(crate) use connect::{Dial, Dialling};
+pub(crate) use dials::marked;
+pub(crate) use dials::{Dial, Dialling};
 pub use dice::Dice;
-pub(crate) use facts::Facts;
+pub(crate) use facts::{Facts, Mark};
 pub(crate) use fault::{Fault, Odds, State, Struck, new_struck};
 
 use super::script::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, Listener, Script, Stream};

@@ -129,7 +129,7 @@ impl<H: Handler> Stage<H> {
 
     /// What the handler saw of a client.
     pub(super) fn seen(&self, i: usize) -> Option<&Record> {
-        self.inner.engine.get(self.key)?.record(self.clients[i].peer)
+        self.inner.dispatcher.get(self.key)?.record(self.clients[i].peer)
     }
 
     pub(super) fn fate(&self, i: usize) -> Fate {
@@ -156,7 +156,7 @@ impl<H: Handler> Stage<H> {
 
     fn phase(&self, i: usize) -> Option<Phase> {
         let id = self.seen(i)?.id;
-        self.inner.engine.core.conns.get(id).map(|c| c.phase)
+        self.inner.dispatcher.core.conns.get(id).map(|c| c.phase)
     }
 
     fn end_from(&mut self, i: usize, act: impl FnOnce(&mut Script, usize)) -> Done {

@@ -45,7 +45,7 @@ impl<H: Handler> Stage<H> {
     }
 
     fn mark(&self) -> Mark {
-        let core = &self.inner.engine.core;
+        let core = &self.inner.dispatcher.core;
         let mut mark = Mark { bytes_in: core.stats.bytes_in, kept: 0, pending: 0 };
         for c in core.conns.iter() {
             mark.kept += c.kept_len();

@@ -132,12 +132,12 @@ impl<H: Handler> Stage<H> {
         script.dials_wait = true;
         let began = script.clock;
         let mut inner = Loop::new(script, limits, Generations::new())?;
-        inner.engine.set_panic_policy(PanicPolicy::Propagate);
-        let site = inner.engine.add(Watched::new(handler), true)?;
-        let key = inner.engine.key(site);
+        inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
+        let handler = inner.dispatcher.add(Watched::new(handler), true)?;
+        let key = inner.dispatcher.key(handler);
         let at = Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let socket = inner.sys.bind(at, &ListenOptions::default())?;
-        inner.open_door(socket, site)?;
+        inner.open_door(socket, handler)?;
         Ok(Self { inner, key, clients: Vec::new(), hosts: Vec::new(), speech: None, began, shut: false })
     }
 
@@ -154,7 +154,7 @@ impl<H: Handler> Stage<H> {
 
     /// What happens when a callback panics. On a stage it goes on to the test, unless this says otherwise.
     pub const fn set_panic_policy(&mut self, policy: PanicPolicy) {
-        self.inner.engine.set_panic_policy(policy);
+        self.inner.dispatcher.set_panic_policy(policy);
     }
 
     /// Plays a transcript: see [above](Stage#transcripts).
@@ -342,7 +342,7 @@ impl<H: Handler> Stage<H> {
 
     /// The handler.
     pub fn handler(&self) -> &H {
-        match self.inner.engine.get(self.key) {
+        match self.inner.dispatcher.get(self.key) {
             Some(watched) => &watched.inner,
             None => unreachable!("a handler with a key stays as long as its loop"),
         }
@@ -350,7 +350,7 @@ impl<H: Handler> Stage<H> {
 
     /// The handler, to change it.
     pub fn handler_mut(&mut self) -> &mut H {
-        match self.inner.engine.get_mut(self.key) {
+        match self.inner.dispatcher.get_mut(self.key) {
             Some(watched) => &mut watched.inner,
             None => unreachable!("a handler with a key stays as long as its loop"),
         }
@@ -360,8 +360,8 @@ impl<H: Handler> Stage<H> {
     /// names a client looks at it, or by [`settle`](Stage::settle).
     pub fn net(&mut self) -> Net<'_> {
         self.inner.look_at_clock();
-        let site = self.inner.engine.site(self.key);
-        Net::new(&mut self.inner.engine.core, None, site)
+        let handler = self.inner.dispatcher.index_of(self.key);
+        Net::new(&mut self.inner.dispatcher.core, None, handler)
     }
 
     /// Turns until there is nothing left to do.
@@ -372,7 +372,7 @@ impl<H: Handler> Stage<H> {
 
     /// A snapshot of the counters.
     pub fn stats(&self) -> Stats {
-        self.inner.engine.core.snapshot()
+        self.inner.dispatcher.core.snapshot()
     }
 }
 

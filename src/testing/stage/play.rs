@@ -37,7 +37,7 @@ impl<H: Handler> Stage<H> {
         match step {
             Step::Wait(time) => self.pass(*time),
             Step::Shutdown(grace) => {
-                let usual = self.inner.engine.core.limits.shutdown_grace;
+                let usual = self.inner.dispatcher.core.limits.shutdown_grace;
                 self.begin_shutdown(grace.unwrap_or(usual))
             }
             Step::Client(name, Act::Connects) => self.bring(name).map(drop),

@@ -327,8 +327,8 @@ impl Actor {
     fn switch(&mut self, cx: &mut Context<'_>) {
         let (id, open) = (cx.id(), cx.is_open(cx.id()));
         let core = cx.core_mut();
-        let Some(site) = core.conns.get(id).map(|c| c.site) else { return };
-        let key = Key::<Self>::new(core.number, site);
+        let Some(handler) = core.conns.get(id).map(|c| c.handler) else { return };
+        let key = Key::<Self>::new(core.number, handler);
         let done = core.switch(id, key, (self.new_state)());
         if done != open {
             self.wrong.push(format!("{id} went over: {done}, and is open: {open}"));

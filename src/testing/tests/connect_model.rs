@@ -227,7 +227,7 @@ impl Asked {
 
     /// At the end of a turn: each that has not ended is there and makes progress, and what was told is true.
     pub(super) fn check<H: Handler>(&self, view: &View<H>, oracle: &Oracle) -> Result<(), String> {
-        let core = &view.inner.engine.core;
+        let core = &view.inner.dispatcher.core;
         for (tag, r) in &self.requests {
             let told = |what: &str| format!("{what}: request {tag}, {r:?}");
             let there = core.attempts.get(r.id);
@@ -296,7 +296,7 @@ fn check_earned<H: Handler>(
     r: &Request,
     kind: ErrorKind,
 ) -> Result<(), String> {
-    let (core, sim) = (&view.inner.engine.core, &view.inner.sys);
+    let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
     let known = sim.dialling.told.contains(&(Some(tag), kind));
     let stopped = kind == ErrorKind::Interrupted && view.stopping.is_some();
     let too_many = r.name && sim.dialling.most_lookups >= core.limits.lookups || oracle.is_full();

@@ -135,7 +135,7 @@ impl Play for Relaying {
     }
 
     fn check(&self, view: &View<Relay>, _oracle: &Oracle, over: bool) -> Result<(), String> {
-        let core = &view.inner.engine.core;
+        let core = &view.inner.dispatcher.core;
         let Some(watched) = view.watched() else { return Ok(()) };
         let most = core.limits.output_high + LEAST_READ;
         for id in watched.inner.others.keys() {

@@ -347,9 +347,9 @@ fn reactor(connections: usize) -> Loop<Crowd> {
 fn reactor_with<H: Handler>(connections: usize, handler: H) -> (Loop<Crowd>, Key<H>) {
     let limits = Limits { connections: Limit::At(connections + 1), ..Limits::default() };
     let mut inner = Loop::new(Crowd::new(connections), limits, Generations::new()).unwrap();
-    let site = inner.engine.add(handler, true).unwrap();
-    inner.open_door((), site).unwrap();
-    let key = inner.engine.key(site);
+    let handler = inner.dispatcher.add(handler, true).unwrap();
+    inner.open_door((), handler).unwrap();
+    let key = inner.dispatcher.key(handler);
     (inner, key)
 }
 
@@ -395,29 +395,30 @@ impl Loop<Crowd> {
     /// Everyone speaks, and a quarter of the idle timeout later all the timeouts come due that were set before: each is
     /// looked at once and set anew, and no one is ended. Answers how long the looking took.
     fn recheck_all(&mut self) -> Duration {
-        let idle = self.engine.core.limits.idle_timeout.get().as_nanos() as u64;
-        let (first, _) = self.engine.core.deadlines.next().unwrap();
+        let idle = self.dispatcher.core.limits.idle_timeout.get().as_nanos() as u64;
+        let (first, _) = self.dispatcher.core.deadlines.next().unwrap();
         self.sys.clock = first.0 - idle / 4;
         let began = self.sys.clock;
         self.ping_all(1);
         self.sys.clock = first.0 + 2 * (self.sys.clock - began) + SECOND;
-        let (now, turns) = (self.sys.clock, self.engine.core.stats.turns);
+        let (now, turns) = (self.sys.clock, self.dispatcher.core.stats.turns);
         let took = timed(|| {
-            while self.engine.core.deadlines.next().unwrap().0.0 <= now {
+            while self.dispatcher.core.deadlines.next().unwrap().0.0 <= now {
                 self.step();
             }
         });
-        let (turns, most) = (self.engine.core.stats.turns - turns, self.engine.core.limits.timeouts_per_turn);
+        let (turns, most) =
+            (self.dispatcher.core.stats.turns - turns, self.dispatcher.core.limits.timeouts_per_turn);
         assert_eq!(turns as usize, self.sys.peers.len().div_ceil(most), "turns to look at all");
         took
     }
 
     /// Nobody speaks any more: all are ended, no more in a turn than the limit says.
     fn end_all(&mut self) {
-        let (n, most) = (self.engine.core.conns.len(), self.engine.core.limits.timeouts_per_turn);
-        self.sys.clock += 2 * self.engine.core.limits.idle_timeout.get().as_nanos() as u64;
+        let (n, most) = (self.dispatcher.core.conns.len(), self.dispatcher.core.limits.timeouts_per_turn);
+        self.sys.clock += 2 * self.dispatcher.core.limits.idle_timeout.get().as_nanos() as u64;
         let mut turns = 0;
-        while self.engine.core.conns.len() > 0 {
+        while self.dispatcher.core.conns.len() > 0 {
             let before = (self.sys.fins, self.sys.closed);
             self.turn(None).unwrap();
             assert!(self.sys.fins - before.0 <= most && self.sys.closed - before.1 <= most);
@@ -425,26 +426,26 @@ impl Loop<Crowd> {
             // Each is judged twice: when it is idle, and when it has lingered long enough.
             assert!(turns <= 2 * n.div_ceil(most) + 4, "{turns} turns");
         }
-        let stats = self.engine.core.snapshot();
+        let stats = self.dispatcher.core.snapshot();
         assert_eq!(stats.closed(&Reason::IdleTimeout), n as u64);
         assert_eq!((self.sys.fins, self.sys.closed, stats.accepted), (n, n, n as u64));
     }
 
     /// All timers come due at once: each goes off once, and no more in a turn than the limit says.
     fn sound_all(&mut self, key: Key<Alarmed>) {
-        let (n, most) = (self.engine.core.conns.len(), self.engine.core.limits.timeouts_per_turn);
-        let at = self.engine.get(key).unwrap().at;
-        assert_eq!((self.engine.core.timers.len(), self.engine.core.timers.next()), (n, Time(at)));
+        let (n, most) = (self.dispatcher.core.conns.len(), self.dispatcher.core.limits.timeouts_per_turn);
+        let at = self.dispatcher.get(key).unwrap().at;
+        assert_eq!((self.dispatcher.core.timers.len(), self.dispatcher.core.timers.next()), (n, Time(at)));
         // Nobody is judged idle in this.
-        self.engine.core.limits.idle_timeout = Limit::Unlimited;
+        self.dispatcher.core.limits.idle_timeout = Limit::Unlimited;
         (self.sys.clock, self.sys.tick) = (at, 0);
-        let turns = self.engine.core.stats.turns;
-        while self.engine.core.timers.len() > 0 {
+        let turns = self.dispatcher.core.stats.turns;
+        while self.dispatcher.core.timers.len() > 0 {
             self.step();
         }
-        let turns = self.engine.core.stats.turns - turns;
+        let turns = self.dispatcher.core.stats.turns - turns;
         assert_eq!(turns as usize, n.div_ceil(most), "turns to sound them all");
-        let handler = self.engine.get(key).unwrap();
+        let handler = self.dispatcher.get(key).unwrap();
         assert!(handler.fired.len() == n && handler.fired.iter().all(|&times| times == 1));
         assert_eq!((handler.from, handler.to), (at, at));
         self.sys.tick = TICK;
@@ -452,7 +453,7 @@ impl Loop<Crowd> {
 
     fn check_crowd(&mut self) {
         self.check_echoes();
-        let stats = self.engine.core.snapshot();
+        let stats = self.dispatcher.core.snapshot();
         let n = self.sys.peers.len() as u64;
         let bytes = PING as u64 * n * u64::from(self.sys.peers[0].pings);
         assert_eq!((stats.open, stats.accepted, stats.closed_total()), (n, n, 0), "connections were lost");

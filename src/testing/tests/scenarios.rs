@@ -262,7 +262,7 @@ impl Acting {
         }
         actor.agenda.check(view)?;
         actor.asked.check(view, oracle)?;
-        actor.ties.check(&view.inner.engine.core)?;
+        actor.ties.check(&view.inner.dispatcher.core)?;
         let Some(watched) = view.watched().filter(|_| over) else { return Ok(()) };
         let mut ids = std::collections::BTreeSet::new();
         let mut skipped = 0;
@@ -271,7 +271,7 @@ impl Acting {
             let Some(client) = view.clients.iter().find(|c| c.peer == Some(record.peer)) else { continue };
             let closed = record.closed.as_ref();
             let whole = closed.is_some_and(|c| is_whole(view, client, c));
-            let limits = &view.inner.engine.core.limits;
+            let limits = &view.inner.dispatcher.core.limits;
             let direct = view.threads().map_or(&[][..], |t| t.texts_for(record.id));
             let got = client.received(&view.inner.sys);
             let checked = self.check_stream(ledger, got, whole, direct).and_then(|n| {
@@ -280,7 +280,7 @@ impl Acting {
             });
             checked.map_err(|e| format!("{e} (peer {}, {closed:?})", record.peer))?;
         }
-        let counted = view.inner.engine.core.stats.skipped;
+        let counted = view.inner.dispatcher.core.stats.skipped;
         require(skipped <= counted, || format!("N2: {skipped} messages skipped, {counted} counted"))
     }
 }

@@ -196,7 +196,7 @@ impl Agenda {
 
     /// At the end of a turn: as many are there as should be, something will wake the loop, and none is long overdue.
     pub(super) fn check<H: Handler>(&self, view: &View<H>) -> Result<(), String> {
-        let core = &view.inner.engine.core;
+        let core = &view.inner.dispatcher.core;
         let (all, there) = (self.live(core).count(), core.timers.len());
         require(all == there, || format!("N6: {all} timers are set, {there} are there"))?;
         let share = core.limits.timeouts_per_turn;
