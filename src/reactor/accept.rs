@@ -7,63 +7,70 @@ use std::io;
 use std::time::Duration;
 
 use super::event_loop::Loop;
-use super::tables::Door;
+use super::tables::ListenerEntry;
 use crate::closed::Reason;
 use crate::config::address::Address;
 use crate::config::limits::AtCapacity;
 use crate::connection::Connection;
 use crate::id::{ListenerId, Token};
-use crate::sys::errno::{AcceptTrouble, of_accept};
+use crate::sys::errno::{AcceptError, classify_accept};
 use crate::sys::{CloseHow, Sys};
 use crate::time::log_limit::suppressed;
 
 /// Errors of an unknown kind in a row, before a listener rests.
-const UNKNOWN_IN_A_ROW: u32 = 10;
+const MAX_UNKNOWN_ERRORS: u32 = 10;
 
 impl<S: Sys> Loop<S> {
     /// Registers a listener for the handler at `handler`.
-    pub(crate) fn open_door(
+    pub(crate) fn add_listener(
         &mut self,
         mut socket: S::Listener,
         handler: u32,
     ) -> io::Result<(ListenerId, Address)> {
         let address = self.sys.local_addr(&socket)?;
-        let doors = &mut self.doors;
-        let entry = doors.slots.vacant_entry();
+        let listeners = &mut self.listeners;
+        let entry = listeners.slots.vacant_entry();
         let slot = entry.key();
-        let id = ListenerId { slot: slot as u32, generation: doors.generations.next(slot) };
+        let id = ListenerId { slot: slot as u32, generation: listeners.generations.next(slot) };
         if let Err(e) = self.sys.add_listener(&mut socket, Token::Listener(id).pack()) {
             self.sys.close_listener(socket);
             return Err(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")));
         }
-        entry.insert(Door { id, socket, handler, address: address.clone(), ready: true, unknown_errors: 0 });
+        entry.insert(ListenerEntry {
+            id,
+            socket,
+            handler,
+            address: address.clone(),
+            ready: true,
+            unknown_errors: 0,
+        });
         self.dispatcher.retain(handler);
         log::info!("listening on {address}");
         Ok((id, address))
     }
 
     /// Closes a listener; what waits in its queue is lost. False when it is gone already.
-    pub(crate) fn close_door(&mut self, id: ListenerId) -> bool {
-        if self.doors.slots.get(id.slot as usize).is_none_or(|d| d.id != id) {
+    pub(crate) fn close_listener(&mut self, id: ListenerId) -> bool {
+        if self.listeners.slots.get(id.slot as usize).is_none_or(|d| d.id != id) {
             return false;
         }
-        let Some(door) = self.doors.slots.try_remove(id.slot as usize) else { return false };
-        self.sys.close_listener(door.socket);
-        self.dispatcher.release(door.handler);
-        log::info!("no longer listening on {}", door.address);
+        let Some(listener) = self.listeners.slots.try_remove(id.slot as usize) else { return false };
+        self.sys.close_listener(listener.socket);
+        self.dispatcher.release(listener.handler);
+        log::info!("no longer listening on {}", listener.address);
         true
     }
 
     pub(crate) fn listeners(&self) -> Vec<ListenerId> {
-        self.doors.slots.iter().map(|(_, d)| d.id).collect()
+        self.listeners.slots.iter().map(|(_, d)| d.id).collect()
     }
 
     /// Takes what waits at every listener, a few at each.
     pub(super) fn accept(&mut self) {
-        if self.doors.paused.is_some_and(|until| until <= self.dispatcher.core.now) {
-            self.doors.resume(&self.dispatcher.core);
+        if self.listeners.paused.is_some_and(|until| until <= self.dispatcher.core.now) {
+            self.listeners.resume(&self.dispatcher.core);
         }
-        if self.doors.paused.is_some() || !self.doors.slots.iter().any(|(_, d)| d.ready) {
+        if self.listeners.paused.is_some() || !self.listeners.slots.iter().any(|(_, d)| d.ready) {
             return;
         }
         let cap = self.dispatcher.core.limits.accepts_per_turn;
@@ -75,18 +82,19 @@ impl<S: Sys> Loop<S> {
     /// Takes up to `most` waiting connections at one listener.
     pub(super) fn accept_at(&mut self, id: ListenerId, most: usize) {
         for _ in 0..most {
-            let ready = self.doors.slots.get(id.slot as usize).is_some_and(|d| d.id == id && d.ready);
-            if !ready || self.doors.paused.is_some() || !self.make_place() {
+            let ready = self.listeners.slots.get(id.slot as usize).is_some_and(|d| d.id == id && d.ready);
+            if !ready || self.listeners.paused.is_some() || !self.may_admit() {
                 return;
             }
-            let Some(door) = self.doors.slots.get_mut(id.slot as usize).filter(|d| d.id == id && d.ready)
+            let Some(listener) =
+                self.listeners.slots.get_mut(id.slot as usize).filter(|d| d.id == id && d.ready)
             else {
                 return;
             };
-            match self.sys.accept(&mut door.socket) {
+            match self.sys.accept(&mut listener.socket) {
                 Ok((stream, peer)) => {
-                    door.unknown_errors = 0;
-                    let handler = door.handler;
+                    listener.unknown_errors = 0;
+                    let handler = listener.handler;
                     self.admit(id, handler, stream, peer);
                 }
                 Err(e) => {
@@ -100,26 +108,30 @@ impl<S: Sys> Loop<S> {
 
     /// Whether one more connection may be taken: there is room, or the policy is to take and refuse. The connection
     /// that has lingered longest makes room.
-    fn make_place(&mut self) -> bool {
+    fn may_admit(&mut self) -> bool {
         let core = &mut self.dispatcher.core;
         let max = core.limits.connections.get();
-        if !self.doors.is_full(core) {
-            if std::mem::take(&mut self.doors.full) {
-                let refused = std::mem::take(&mut self.doors.refused);
+        if !self.listeners.is_full(core) {
+            if std::mem::take(&mut self.listeners.full) {
+                let refused = std::mem::take(&mut self.listeners.refused);
                 log::debug!("below {max} connections again ({refused} refused)");
             }
             return true;
         }
         let refuse = core.limits.at_capacity == AtCapacity::Refuse;
-        if !std::mem::replace(&mut self.doors.full, true)
+        if !std::mem::replace(&mut self.listeners.full, true)
             && let Some(n) = self.gates.accept.pass(core.now)
         {
             let then = if refuse { "more are refused" } else { "more wait" };
             log::warn!("{max} connections, as many as allowed: {then}{}", suppressed(n));
         }
-        if !refuse && std::mem::take(&mut self.doors.hot) && !core.stopping && core.drop_oldest_lingering() {
+        if !refuse
+            && std::mem::take(&mut self.listeners.new_arrivals)
+            && !core.stopping
+            && core.drop_oldest_lingering()
+        {
             // Its place is for whoever has come, without waiting for more to come free.
-            self.doors.made = true;
+            self.listeners.evicted_for_new = true;
         }
         refuse
     }
@@ -132,7 +144,7 @@ impl<S: Sys> Loop<S> {
         let id =
             if over { None } else { core.conns.insert(Connection::new(handler, listener, peer, core.now)) };
         let Some(id) = id else {
-            self.doors.refused += 1;
+            self.listeners.refused += 1;
             self.count_refused(&Reason::AtCapacity);
             return self.sys.close(stream, CloseHow::Graceful);
         };
@@ -140,11 +152,11 @@ impl<S: Sys> Loop<S> {
             core.conns.remove(id);
             self.count_refused(&Reason::RegisterFailed);
             self.sys.close(stream, CloseHow::Graceful);
-            return self.rest(&format!("an accepted connection cannot be watched: {e}"));
+            return self.pause_accepting(&format!("an accepted connection cannot be watched: {e}"));
         }
         self.insert_stream(id, stream);
         let core = &mut self.dispatcher.core;
-        self.doors.made = false;
+        self.listeners.evicted_for_new = false;
         core.stats.accepted += 1;
         core.deadlines.set(id.slot, core.now.after(core.limits.idle_timeout.get()));
         self.dispatcher.retain(handler);
@@ -166,29 +178,29 @@ impl<S: Sys> Loop<S> {
 
     /// Sorts an error of accepting. True: go on with the next connection.
     fn accept_failed(&mut self, id: ListenerId, error: &io::Error) -> bool {
-        let trouble = of_accept(error);
-        let Some(door) = self.doors.slots.get_mut(id.slot as usize) else { return false };
-        if trouble == AcceptTrouble::Drained {
-            door.ready = false;
-            door.unknown_errors = 0;
+        let kind = classify_accept(error);
+        let Some(listener) = self.listeners.slots.get_mut(id.slot as usize) else { return false };
+        if kind == AcceptError::Drained {
+            listener.ready = false;
+            listener.unknown_errors = 0;
             return false;
         }
         self.dispatcher.core.stats.accept_errors += 1;
-        match trouble {
-            AcceptTrouble::Drained | AcceptTrouble::Retry => {
+        match kind {
+            AcceptError::Drained | AcceptError::Retry => {
                 log::debug!("a connection went before it was accepted: {error}");
                 return true;
             }
-            AcceptTrouble::Shortage => self.rest(&format!("cannot accept: {error}")),
-            AcceptTrouble::Dead => {
-                log::error!("listener on {} is lost: {error}", door.address);
-                self.close_door(id);
+            AcceptError::Shortage => self.pause_accepting(&format!("cannot accept: {error}")),
+            AcceptError::Dead => {
+                log::error!("listener on {} is lost: {error}", listener.address);
+                self.close_listener(id);
             }
-            AcceptTrouble::Unknown => {
-                door.unknown_errors += 1;
-                if door.unknown_errors >= UNKNOWN_IN_A_ROW {
-                    door.unknown_errors = 0;
-                    self.rest(&format!("cannot accept: {error}"));
+            AcceptError::Unknown => {
+                listener.unknown_errors += 1;
+                if listener.unknown_errors >= MAX_UNKNOWN_ERRORS {
+                    listener.unknown_errors = 0;
+                    self.pause_accepting(&format!("cannot accept: {error}"));
                 } else {
                     log::debug!("cannot accept: {error}");
                 }
@@ -198,11 +210,11 @@ impl<S: Sys> Loop<S> {
     }
 
     /// Stops accepting for a while, or until a connection ends.
-    fn rest(&mut self, why: &str) {
+    fn pause_accepting(&mut self, why: &str) {
         let core = &mut self.dispatcher.core;
         let pause = core.limits.accept_pause;
         core.stats.accept_pauses += 1;
-        self.doors.paused = Some(core.now.after(pause.max(Duration::from_millis(1))));
+        self.listeners.paused = Some(core.now.after(pause.max(Duration::from_millis(1))));
         if let Some(n) = self.gates.accept.pass(core.now) {
             let open = core.conns.len();
             log::error!(

@@ -153,7 +153,7 @@ impl<S: Sys> Loop<S> {
             }
             self.dispatcher.release(c.handler);
         }
-        self.doors.resume(&self.dispatcher.core);
+        self.listeners.resume(&self.dispatcher.core);
     }
 
     /// Closes the sockets that were connecting and are no longer wanted.
@@ -167,6 +167,6 @@ impl<S: Sys> Loop<S> {
                 self.sys.close(stream, CloseHow::Graceful);
             }
         }
-        self.doors.resume(&self.dispatcher.core);
+        self.listeners.resume(&self.dispatcher.core);
     }
 }

@@ -15,7 +15,7 @@ use crate::dispatch::datagram::{News, Tell};
 use crate::id::{DatagramId, Token};
 use crate::sys::Sys;
 use crate::sys::datagram::Shipped;
-use crate::sys::errno::{AcceptTrouble, of_accept};
+use crate::sys::errno::{AcceptError, classify_accept};
 
 /// Errors of receiving in a row before a socket rests a while.
 const ERRORS_IN_A_ROW: u32 = 64;
@@ -137,7 +137,7 @@ impl<S: Sys> Loop<S> {
             core.mail.rest(id, core.now);
         }
         self.tell_error(id, error);
-        if of_accept(error) == AcceptTrouble::Dead {
+        if classify_accept(error) == AcceptError::Dead {
             log::error!("{id} is lost: {error}");
             self.dispatcher.core.close_datagram_now(id);
         }

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tables::{Doors, Outlets, Sources, Stopping};
+use super::tables::{Listeners, Outlets, Sources, Stopping};
 use crate::closed::REASONS;
 use crate::config::limits::{Limit, Limits};
 use crate::core::Core;
@@ -32,7 +32,7 @@ pub(crate) struct Loop<S: Sys> {
     pub(crate) dispatcher: Dispatcher,
     /// By slot.
     pub(crate) streams: Vec<Option<S::Stream>>,
-    pub(crate) doors: Doors<S>,
+    pub(crate) listeners: Listeners<S>,
     pub(super) sources: Sources,
     pub(super) outlets: Outlets<S>,
     pub(super) events: Vec<Ready>,
@@ -69,7 +69,7 @@ impl<S: Sys> Loop<S> {
             batch: Vec::new(),
             dispatcher,
             streams: Vec::new(),
-            doors: Doors::new(),
+            listeners: Listeners::new(),
             sources: Sources::new(),
             outlets: Outlets::new(),
             events: Vec::new(),

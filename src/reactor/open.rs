@@ -89,7 +89,7 @@ impl Reactor {
         let done = self.open_all(source, &options, handler, &mut sockets);
         if let Err(e) = done {
             for (id, _) in sockets {
-                self.inner.close_door(id);
+                self.inner.close_listener(id);
             }
             return Err(e);
         }
@@ -136,7 +136,7 @@ impl Reactor {
         sockets: &mut Vec<(ListenerId, Address)>,
     ) -> io::Result<()> {
         let socket = self.inner.sys.bind(at, options)?;
-        sockets.push(self.inner.open_door(socket, handler)?);
+        sockets.push(self.inner.add_listener(socket, handler)?);
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl Reactor {
     /// Stops listening. Accepted connections go on; those still waiting in the kernel's queue are lost. False when it
     /// has stopped already.
     pub fn close_listener(&mut self, id: ListenerId) -> bool {
-        self.inner.close_door(id)
+        self.inner.close_listener(id)
     }
 
     /// Adds a handler of datagrams, to be put behind any number of sockets with [`bind_on`](Reactor::bind_on). It stays

@@ -45,9 +45,9 @@ impl<S: Sys> Loop<S> {
         core.stopping = true;
         for id in self.listeners() {
             let most = self.dispatcher.core.limits.connections.get();
-            self.doors.note_ready(id);
+            self.listeners.note_ready(id);
             self.accept_at(id, most);
-            self.close_door(id);
+            self.close_listener(id);
         }
         let core = &mut self.dispatcher.core;
         let asked: Vec<AttemptId> = core.attempts.iter().map(|a| a.id).collect();

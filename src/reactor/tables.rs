@@ -20,7 +20,7 @@ use crate::id::{DatagramId, Generations, ListenerId, SourceId};
 use crate::sys::{Ready, Sys};
 use crate::time::Time;
 
-pub(super) struct Door<L> {
+pub(super) struct ListenerEntry<L> {
     pub(super) id: ListenerId,
     pub(super) socket: L,
     pub(super) handler: u32,
@@ -30,8 +30,8 @@ pub(super) struct Door<L> {
 }
 
 /// All listeners.
-pub(crate) struct Doors<S: Sys> {
-    pub(super) slots: Slab<Door<S::Listener>>,
+pub(crate) struct Listeners<S: Sys> {
+    pub(super) slots: Slab<ListenerEntry<S::Listener>>,
     pub(super) generations: Generations,
     /// Accepting rests until then.
     pub(super) paused: Option<Time>,
@@ -40,12 +40,12 @@ pub(crate) struct Doors<S: Sys> {
     /// Connections refused since the log last said so.
     pub(super) refused: u64,
     /// Someone has come since a lingering connection was last dropped to make a place.
-    pub(super) hot: bool,
+    pub(super) new_arrivals: bool,
     /// A place has been made that way and is not taken yet.
-    pub(super) made: bool,
+    pub(super) evicted_for_new: bool,
 }
 
-impl<S: Sys> Doors<S> {
+impl<S: Sys> Listeners<S> {
     pub(super) const fn new() -> Self {
         Self {
             slots: Slab::new(),
@@ -53,16 +53,16 @@ impl<S: Sys> Doors<S> {
             paused: None,
             full: false,
             refused: 0,
-            hot: false,
-            made: false,
+            new_arrivals: false,
+            evicted_for_new: false,
         }
     }
 
     /// Notes that connections wait. False for a listener that is gone.
     pub(super) fn note_ready(&mut self, id: ListenerId) -> bool {
-        let door = self.slots.get_mut(id.slot as usize).filter(|d| d.id == id);
-        self.hot |= door.is_some();
-        door.map(|d| d.ready = true).is_some()
+        let listener = self.slots.get_mut(id.slot as usize).filter(|d| d.id == id);
+        self.new_arrivals |= listener.is_some();
+        listener.map(|d| d.ready = true).is_some()
     }
 
     /// When accepting goes on, if it rests.
@@ -86,14 +86,14 @@ impl<S: Sys> Doors<S> {
 
     /// Whether it is for a reason that nobody is accepted.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn rest(&self, core: &Core) -> bool {
+    pub(crate) fn is_paused(&self, core: &Core) -> bool {
         self.paused.is_some() || core.limits.at_capacity == AtCapacity::Pause && self.is_full(core)
     }
 
     /// Full at the limit, and then until a sixty-fourth of it has come free.
     pub(super) fn is_full(&self, core: &Core) -> bool {
         let max = core.limits.connections.get();
-        let enough = if self.full && !self.made { max - (max / 64).max(1) } else { max - 1 };
+        let enough = if self.full && !self.evicted_for_new { max - (max / 64).max(1) } else { max - 1 };
         core.conns.len() > enough
     }
 }

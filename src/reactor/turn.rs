@@ -1,8 +1,8 @@
 //! The loop: wait → accept → read → timers → commands → tell → flush → reap, once a turn.
 //!
-//! Owns the sockets and moves bytes between them and the dispatcher; it knows no handler and no framing. Invariant: within
-//! a turn every phase is bounded, nothing is freed before the last one, and a connection with work that no event will
-//! announce is in a queue that keeps the next wait from sleeping.
+//! Owns the sockets and moves bytes between them and the dispatcher; it knows no handler and no framing. Invariant:
+//! within a turn every phase is bounded, nothing is freed before the last one, and a connection with work that no event
+//! will announce is in a queue that keeps the next wait from sleeping.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -68,7 +68,7 @@ impl<S: Sys> Loop<S> {
             .min(core.timers.next())
             .min(core.attempts.next())
             .min(core.mail.alarm)
-            .min(self.doors.paused_until())
+            .min(self.listeners.paused_until())
             .min(self.stopping.deadline())
     }
 
@@ -82,7 +82,7 @@ impl<S: Sys> Loop<S> {
             || !core.doomed.is_empty()
             || !core.attempts.wanted.is_empty()
             || core.mail.have_work()
-            || self.doors.may_accept(core)
+            || self.listeners.may_accept(core)
             || core.stop_wanted > 0
             || self.line.asked.load(Ordering::Relaxed) > self.stopping.heeded()
             || self.line.commands.is_flagged()
@@ -113,7 +113,7 @@ impl<S: Sys> Loop<S> {
             match Token::unpack(ready.token) {
                 Token::Connection(id) => note_event(core, id, ready.bits),
                 Token::Listener(id) => {
-                    if !self.doors.note_ready(id) {
+                    if !self.listeners.note_ready(id) {
                         core.stats.stale_events += 1;
                     }
                 }

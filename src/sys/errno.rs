@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 
 /// What to do about an error of accepting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AcceptTrouble {
+pub(crate) enum AcceptError {
     /// The queue is empty.
     Drained,
     /// It concerns the one waiting connection, which is gone: take the next.
@@ -29,24 +29,24 @@ const NUMBERS: ([i32; 3], [i32; 2], [i32; 5]) =
     ([10024, 10024, 10055], [6, 10038], [10043, 10042, 10064, 10064, 10045]);
 
 /// Sorts an error of accepting.
-pub(crate) fn of_accept(error: &io::Error) -> AcceptTrouble {
+pub(crate) fn classify_accept(error: &io::Error) -> AcceptError {
     let (shortage, dead, retry) = NUMBERS;
     let is = |numbers: &[i32]| error.raw_os_error().is_some_and(|n| numbers.contains(&n));
     match error.kind() {
-        ErrorKind::WouldBlock => AcceptTrouble::Drained,
-        ErrorKind::OutOfMemory => AcceptTrouble::Shortage,
-        _ if is(&shortage) => AcceptTrouble::Shortage,
-        ErrorKind::InvalidInput => AcceptTrouble::Dead,
-        _ if is(&dead) => AcceptTrouble::Dead,
+        ErrorKind::WouldBlock => AcceptError::Drained,
+        ErrorKind::OutOfMemory => AcceptError::Shortage,
+        _ if is(&shortage) => AcceptError::Shortage,
+        ErrorKind::InvalidInput => AcceptError::Dead,
+        _ if is(&dead) => AcceptError::Dead,
         ErrorKind::ConnectionAborted
         | ErrorKind::ConnectionReset
         | ErrorKind::NetworkDown
         | ErrorKind::NetworkUnreachable
         | ErrorKind::HostUnreachable
         | ErrorKind::TimedOut
-        | ErrorKind::PermissionDenied => AcceptTrouble::Retry,
-        _ if is(&retry) => AcceptTrouble::Retry,
-        _ => AcceptTrouble::Unknown,
+        | ErrorKind::PermissionDenied => AcceptError::Retry,
+        _ if is(&retry) => AcceptError::Retry,
+        _ => AcceptError::Unknown,
     }
 }
 
@@ -63,17 +63,17 @@ mod tests {
 
     #[test]
     fn linux_numbers() {
-        let of = |n| of_accept(&io::Error::from_raw_os_error(n));
+        let of = |n| classify_accept(&io::Error::from_raw_os_error(n));
         for n in [11, 103, 104, 71, 92, 112, 64, 95, 100, 101, 113, 110, 1] {
-            assert_eq!(of(n), if n == 11 { AcceptTrouble::Drained } else { AcceptTrouble::Retry }, "{n}");
+            assert_eq!(of(n), if n == 11 { AcceptError::Drained } else { AcceptError::Retry }, "{n}");
         }
         for n in [24, 23, 105, 12] {
-            assert_eq!(of(n), AcceptTrouble::Shortage, "{n}");
+            assert_eq!(of(n), AcceptError::Shortage, "{n}");
         }
         for n in [22, 9, 88] {
-            assert_eq!(of(n), AcceptTrouble::Dead, "{n}");
+            assert_eq!(of(n), AcceptError::Dead, "{n}");
         }
-        assert_eq!(of(5), AcceptTrouble::Unknown);
+        assert_eq!(of(5), AcceptError::Unknown);
         let full = |n| is_full(&io::Error::from_raw_os_error(n));
         assert!(full(11) && full(105) && !full(12) && !full(32));
     }

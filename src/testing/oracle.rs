@@ -240,9 +240,9 @@ impl Oracle {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let waiting = sim.script.all_waiting();
         // Where there are as many as allowed, only an end makes room; otherwise time does.
-        self.waits_to_be_accepted = waiting > 0 && view.inner.doors.paused_until() != Time::NEVER;
+        self.waits_to_be_accepted = waiting > 0 && view.inner.listeners.paused_until() != Time::NEVER;
         let quiet = !turn.more && sim.is_quiet() && waiting > 0;
-        let rests = view.inner.doors.rest(core);
+        let rests = view.inner.listeners.is_paused(core);
         require(!quiet || rests, || format!("N7: {waiting} wait to be accepted, and nothing will wake us"))
     }
 

@@ -163,7 +163,7 @@ impl<H: Handler> Run<H> {
         for _ in 0..listeners {
             let at = Bind::Tcp(([127, 0, 0, 1], 0).into());
             let socket = inner.sys.bind(at, &ListenOptions::default()).map_err(|e| e.to_string())?;
-            inner.open_door(socket, handler).map_err(|e| e.to_string())?;
+            inner.add_listener(socket, handler).map_err(|e| e.to_string())?;
         }
         let trace = Trace { lines: asked.traced.then(Vec::new), live: asked.live };
         let view = View { inner, key, clients, stopping: None, turns: 0 };
@@ -266,7 +266,7 @@ impl<H: Handler> Run<H> {
             let open = self.view.inner.listeners();
             if let Some(&id) = open.first() {
                 self.trace.note(|| format!("{id} is closed"));
-                self.view.inner.close_door(id);
+                self.view.inner.close_listener(id);
             }
         }
     }

@@ -368,7 +368,7 @@ fn a_handler_lives_as_long_as_something_may_come_of_its_attempt() {
     let door = rig.listen(handler);
     let peer = rig.sys().connect(1);
     rig.settle();
-    rig.inner.close_door(door);
+    rig.inner.close_listener(door);
     rig.later(1);
     rig.reset(peer);
     rig.sys().dial_succeeds(1);

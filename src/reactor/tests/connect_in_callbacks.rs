@@ -61,7 +61,7 @@ fn beside_an_echo(left: u32) -> (Rig, usize) {
     let door = rig.listen(handler);
     let client = rig.sys().connect(1);
     rig.settle();
-    rig.inner.close_door(door);
+    rig.inner.close_listener(door);
     (rig, client)
 }
 

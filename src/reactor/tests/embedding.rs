@@ -352,7 +352,7 @@ fn a_snapshot_tells_what_a_connection_is_doing() {
     rig.pass(5 * SECOND);
     let s = rig.net().snapshot(id).unwrap();
     assert_eq!((s.id, s.peer.to_string()), (id, "127.0.0.1:40000".into()));
-    assert_eq!(s.origin, crate::connection::Origin::Accepted(rig.door));
+    assert_eq!(s.origin, crate::connection::Origin::Accepted(rig.listener));
     assert_eq!(
         (s.phase, s.age, s.idle, s.stalled),
         (ConnectionPhase::Open, 15 * SECOND, 5 * SECOND, Duration::ZERO)

@@ -122,9 +122,9 @@ fn however_often_it_is_closed_a_connection_closes_once() {
 #[test]
 fn a_listener_that_is_closed_hears_no_more_events() {
     let mut rig = puppet(echo);
-    let (old, handler) = (rig.door, rig.handler);
-    assert!(rig.inner.close_door(old));
-    assert!(!rig.inner.close_door(old));
+    let (old, handler) = (rig.listener, rig.handler);
+    assert!(rig.inner.close_listener(old));
+    assert!(!rig.inner.close_listener(old));
     let new = rig.listen(handler);
     assert_eq!((new.slot, new == old), (old.slot, false));
     rig.settle();

@@ -138,7 +138,7 @@ type ReadLog = Box<dyn Fn(&mut Loop<Script>) -> Vec<String>>;
 /// A loop in a scripted world, with one listener and one handler.
 struct Rig {
     inner: Loop<Script>,
-    door: ListenerId,
+    listener: ListenerId,
     handler: u32,
     read_log: ReadLog,
     fruitless: usize,
@@ -202,13 +202,13 @@ impl Rig {
         let read_log = read_log(inner.dispatcher.key(handler));
         let mut rig = Self {
             inner,
-            door: ListenerId { slot: 0, generation: 0 },
+            listener: ListenerId { slot: 0, generation: 0 },
             handler,
             read_log,
             fruitless: 0,
             seen: (0, 0, 0),
         };
-        rig.door = rig.listen(handler);
+        rig.listener = rig.listen(handler);
         rig.settle();
         rig.sys().trace.clear();
         rig
@@ -218,7 +218,7 @@ impl Rig {
     fn listen(&mut self, handler: u32) -> ListenerId {
         let at = Bind::Tcp("127.0.0.1:0".parse().unwrap());
         let socket = self.inner.sys.bind(at, &ListenOptions::default()).unwrap();
-        self.inner.open_door(socket, handler).unwrap().0
+        self.inner.add_listener(socket, handler).unwrap().0
     }
 
     const fn sys(&mut self) -> &mut Script {

@@ -155,7 +155,7 @@ fn a_handler_that_nobody_uses_any_more_is_dropped() {
     let peer = rig.sys().connect(1);
     rig.settle();
     assert_eq!(Rc::strong_count(&alive), 2);
-    rig.inner.close_door(door);
+    rig.inner.close_listener(door);
     assert_eq!(Rc::strong_count(&alive), 1, "its connection is another's");
     rig.say(peer, "hello");
     assert_eq!(rig.heard(peer), "hello");

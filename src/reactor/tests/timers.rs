@@ -156,7 +156,7 @@ fn a_handler_that_is_gone_is_not_ticked() {
     let peer = rig.sys().connect(1);
     rig.settle();
     assert_eq!(rig.inner.dispatcher.core.timers.len(), 1);
-    rig.inner.close_door(door);
+    rig.inner.close_listener(door);
     rig.reset(peer);
     assert_eq!(rig.inner.dispatcher.core.timers.len(), 0);
 }

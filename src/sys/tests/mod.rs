@@ -220,7 +220,7 @@ impl<W: World> Play<W> {
             Step::Dials | Step::DialsNobody(_) | Step::DialsInVain => self.of_dialling(step),
             Step::Connected | Step::DialFails(_) => self.of_dialling(step),
             Step::AddsListener | Step::ListenerIsTold | Step::ClosesListener => self.of_listener(step),
-            Step::Accepts | Step::AcceptBlocks => self.of_accept(step),
+            Step::Accepts | Step::AcceptBlocks => self.classify_accept(step),
             Step::Adds | Step::Told(_) | Step::NotTold(_) => self.of_events(step),
             Step::Reads(..) | Step::ReadFails(_) => self.of_read(step),
             Step::Writes(_) | Step::WriteFails(_) | Step::Fills => self.of_write(step),
@@ -328,7 +328,7 @@ impl<W: World> Play<W> {
         }
     }
 
-    fn of_accept(&mut self, step: Step) -> Answer {
+    fn classify_accept(&mut self, step: Step) -> Answer {
         let listener = self.listener.as_mut().unwrap();
         match self.world.sys().accept(listener) {
             Ok((stream, _)) => {

@@ -137,7 +137,7 @@ impl<H: Handler> Stage<H> {
         let key = inner.dispatcher.key(handler);
         let at = Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let socket = inner.sys.bind(at, &ListenOptions::default())?;
-        inner.open_door(socket, handler)?;
+        inner.add_listener(socket, handler)?;
         Ok(Self { inner, key, clients: Vec::new(), hosts: Vec::new(), speech: None, began, shut: false })
     }
 

@@ -348,7 +348,7 @@ fn reactor_with<H: Handler>(connections: usize, handler: H) -> (Loop<Crowd>, Key
     let limits = Limits { connections: Limit::At(connections + 1), ..Limits::default() };
     let mut inner = Loop::new(Crowd::new(connections), limits, Generations::new()).unwrap();
     let handler = inner.dispatcher.add(handler, true).unwrap();
-    inner.open_door((), handler).unwrap();
+    inner.add_listener((), handler).unwrap();
     let key = inner.dispatcher.key(handler);
     (inner, key)
 }
