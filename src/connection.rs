@@ -36,7 +36,7 @@ pub(crate) enum Phase {
     /// bytes.
     Lingering,
     /// Its fate is known; `on_close` and the closing of its descriptor are to come.
-    Dead,
+    Closed,
 }
 
 /// The peer's address, in as few bytes as may be.
@@ -450,7 +450,7 @@ mod tests {
         assert!(
             Phase::Open < Phase::Flushing
                 && Phase::Flushing < Phase::Lingering
-                && Phase::Lingering < Phase::Dead
+                && Phase::Lingering < Phase::Closed
         );
     }
 }

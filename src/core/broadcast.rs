@@ -175,7 +175,7 @@ impl Core {
             return 0;
         }
         for id in members {
-            self.kill(id, Reason::TotalOutputLimit);
+            self.terminate(id, Reason::TotalOutputLimit);
         }
         0
     }
@@ -203,7 +203,7 @@ impl Core {
         for id in members {
             let waiting = self.conns.get(id).map_or(0, |c| c.out.pending()) + self.untaken(id);
             if !skips && Some(id) != except && waiting.saturating_add(len) > hard {
-                self.kill(id, Reason::OutputLimit);
+                self.terminate(id, Reason::OutputLimit);
             } else {
                 self.take_logs(id);
             }
@@ -240,7 +240,7 @@ impl Core {
             admit(room.policy, limits, &room.logs[owed.log], start, owed.from, pending)
         else {
             c.lose(left);
-            return self.kill(id, Reason::OutputLimit);
+            return self.terminate(id, Reason::OutputLimit);
         };
         stats.skipped += skipped;
         if pending == 0 && start == owed.range.start {
@@ -248,7 +248,7 @@ impl Core {
         }
         if c.out.push_block(block, start..upto, pool).is_err() {
             c.lose(left);
-            return self.kill_for_memory(id);
+            return self.terminate_out_of_memory(id);
         }
         if c.out.pending() > limits.output_high {
             self.note_slow(group, place);
@@ -352,7 +352,7 @@ impl Core {
             admit(room.policy, limits, log, piece.range.start, piece.from, pending)
         };
         let Admitted::UpTo(end, skipped) = admitted else {
-            self.kill(id, Reason::OutputLimit);
+            self.terminate(id, Reason::OutputLimit);
             return false;
         };
         stats.skipped += skipped;
@@ -361,7 +361,7 @@ impl Core {
         }
         let bytes = log.bytes().get(piece.range.start..end).unwrap_or_default();
         if c.out.push(bytes, pool).is_err() {
-            self.kill_for_memory(id);
+            self.terminate_out_of_memory(id);
             return false;
         }
         true

@@ -1,7 +1,7 @@
 //! The close machine: how a connection's end begins, and what is settled when its fate is known.
 //!
 //! Knows neither sockets nor handlers. Invariant: a connection that leaves `Open` is in no group and gets no input, and
-//! `why` is set; one that is `Dead` holds no buffer, is in `doomed`, and never comes back.
+//! `why` is set; one that is `Dead` holds no buffer, is in `close_notify`, and never comes back.
 
 use std::time::Duration;
 
@@ -54,11 +54,12 @@ impl Core {
 
     /// Ends a connection at once, with a reset unless the peer has gone already. The first reason stays, unless a close
     /// is cut short and bytes are lost that it would have delivered.
-    pub(crate) fn kill(&mut self, id: ConnId, why: Reason) {
+    pub(crate) fn terminate(&mut self, id: ConnId, why: Reason) {
         let untaken = self.untaken(id);
         let borrowed = self.take_borrowed(id).len();
         self.end_links(id);
-        let Some(c) = self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Dead))
+        let Some(c) =
+            self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed))
         else {
             return;
         };
@@ -69,17 +70,17 @@ impl Core {
         if c.why().is_none() || c.phase == Phase::Flushing && c.unsent() > 0 && !c.broken {
             c.rare_mut().why = Some(why);
         }
-        c.phase = Phase::Dead;
+        c.phase = Phase::Closed;
         self.leave_all(id);
         self.end_timers(id);
         self.discard_input(id);
         self.deadlines.clear(id.slot);
-        self.doomed.push(id);
+        self.close_notify.push(id);
     }
 
     /// Ends a connection that has nothing left to say or to wait for, without a reset.
     pub(crate) fn finish(&mut self, id: ConnId, why: Reason) {
-        self.kill(id, why);
+        self.terminate(id, why);
         if let Some(c) = self.conns.get_mut(id)
             && c.unsent() == 0
         {
@@ -87,15 +88,15 @@ impl Core {
         }
     }
 
-    pub(crate) fn kill_for_memory(&mut self, id: ConnId) {
-        self.kill(id, Reason::Io(std::io::ErrorKind::OutOfMemory));
+    pub(crate) fn terminate_out_of_memory(&mut self, id: ConnId) {
+        self.terminate(id, Reason::Io(std::io::ErrorKind::OutOfMemory));
     }
 
     /// A write failed for good. Nothing can be sent any more, but what the peer sent before may still be read.
     pub(crate) fn write_failed(&mut self, id: ConnId, why: Reason) {
         let Some(c) = self.conns.get(id) else { return };
         if c.phase != Phase::Open || c.paused || c.peer_fin || why != Reason::PeerReset {
-            return self.kill(id, why);
+            return self.terminate(id, why);
         }
         let untaken = self.untaken(id);
         let borrowed = self.take_borrowed(id).len();
@@ -136,7 +137,7 @@ impl Core {
     }
 
     /// Ends the connection that has lingered longest, to make room for a new one. False when none lingers.
-    pub(crate) fn drop_oldest_lingering(&mut self) -> bool {
+    pub(crate) fn evict_oldest_lingering(&mut self) -> bool {
         while let Some(id) = self.lingering.pop_front() {
             if self.conns.get(id).is_some_and(|c| c.phase == Phase::Lingering) {
                 self.finish(id, Reason::Handler);
@@ -147,7 +148,7 @@ impl Core {
     }
 
     /// Judges a connection whose deadline has come: ends it, or sets its next deadline.
-    pub(crate) fn judge(&mut self, id: ConnId) {
+    pub(crate) fn check_deadline(&mut self, id: ConnId) {
         let now = self.now;
         let Some(c) = self.conns.get(id) else { return };
         let pending = c.out.pending() > 0;
@@ -159,22 +160,22 @@ impl Core {
             next = next.min(if at > now { at } else { Time::NEVER });
             at <= now
         };
-        let verdict = match c.phase {
-            Phase::Connecting | Phase::Dead => return self.deadlines.clear(id.slot),
+        let action = match c.phase {
+            Phase::Connecting | Phase::Closed => return self.deadlines.clear(id.slot),
             Phase::Lingering => {
                 let over = due(c.active, l.linger_quiet) | due(c.stalled, l.linger_total);
-                over.then_some(Verdict::Finish)
+                over.then_some(TimeoutAction::Finish)
             }
             // A write, or our FIN, that is still to be tried is not the peer's fault.
             Phase::Flushing if !pending || c.writable => {
-                due(now, SOON);
+                due(now, RECHECK);
                 None
             }
             Phase::Flushing => {
-                due(c.stalled, l.write_stall.get()).then_some(Verdict::Kill(Reason::WriteStall))
+                due(c.stalled, l.write_stall.get()).then_some(TimeoutAction::Terminate(Reason::WriteStall))
             }
             Phase::Open if pending && !c.writable && due(c.stalled, l.write_stall.get()) => {
-                Some(Verdict::Kill(Reason::WriteStall))
+                Some(TimeoutAction::Terminate(Reason::WriteStall))
             }
             Phase::Open if !reading => {
                 // Not the peer's time that passes: look again after the shortest of what may end it then.
@@ -188,20 +189,20 @@ impl Core {
                     (false, false) => None,
                     // Part of the time went by here. What the peer may have sent meanwhile is read first.
                     _ if c.readable => {
-                        due(now, SOON);
+                        due(now, RECHECK);
                         None
                     }
-                    (true, _) => Some(Verdict::Close(Reason::MessageTimeout)),
-                    (false, true) => Some(Verdict::Close(Reason::IdleTimeout)),
+                    (true, _) => Some(TimeoutAction::Close(Reason::MessageTimeout)),
+                    (false, true) => Some(TimeoutAction::Close(Reason::IdleTimeout)),
                 }
             }
         };
         self.deadlines.set(id.slot, next);
-        match verdict {
+        match action {
             None => {}
-            Some(Verdict::Finish) => self.finish(id, Reason::Handler),
-            Some(Verdict::Kill(why)) => self.kill(id, why),
-            Some(Verdict::Close(why)) => {
+            Some(TimeoutAction::Finish) => self.finish(id, Reason::Handler),
+            Some(TimeoutAction::Terminate(why)) => self.terminate(id, why),
+            Some(TimeoutAction::Close(why)) => {
                 self.begin_close(id, why);
             }
         }
@@ -209,10 +210,10 @@ impl Core {
 }
 
 /// When to judge a connection again that may have input waiting.
-const SOON: Duration = Duration::from_millis(1);
+const RECHECK: Duration = Duration::from_millis(1);
 
-enum Verdict {
-    Kill(Reason),
+enum TimeoutAction {
+    Terminate(Reason),
     Close(Reason),
     Finish,
 }

@@ -43,14 +43,14 @@ impl Core {
     /// Ends a socket that was connecting, of which nobody was told.
     pub(crate) fn drop_dialled(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Connecting) {
-            c.phase = Phase::Dead;
-            self.dropped.push(id);
+            c.phase = Phase::Closed;
+            self.cancelled_dials.push(id);
         }
     }
 
     /// How many sockets are connecting, or were until this turn: connections that nobody was told of.
     pub(crate) fn dialling(&self) -> usize {
-        self.attempts.iter().map(|a| a.trying.len()).sum::<usize>() + self.dropped.len()
+        self.attempts.iter().map(|a| a.trying.len()).sum::<usize>() + self.cancelled_dials.len()
     }
 
     /// How long one try of an attempt may take.

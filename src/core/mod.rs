@@ -3,8 +3,8 @@
 //! Callbacks only touch this memory; nothing here reads, writes, waits, or calls a handler. What follows from a verb
 //! (a flush, a close, an `on_close`) is written down here and done by the loop after the callback has returned.
 //!
-//! Invariant: a connection with work that no event will announce is in `ready` or `dirty`; a dead one is in `doomed`
-//! until it is told; `delivery` says what the callback that is running (if one is) has been given.
+//! Invariant: a connection with work that no event will announce is in `ready` or `dirty`; a dead one is in
+//! `close_notify` until it is told; `delivery` says what the callback that is running (if one is) has been given.
 
 mod broadcast;
 mod close;
@@ -90,7 +90,7 @@ pub(crate) struct Core {
     pub(crate) ticks: Vec<TimerList>,
     pub(crate) attempts: Attempts,
     /// Sockets that were connecting and are to be closed.
-    pub(crate) dropped: Vec<ConnId>,
+    pub(crate) cancelled_dials: Vec<ConnId>,
     pub(crate) delivery: Delivery,
     /// The callback that is running hands its connection over.
     pub(crate) switch: Option<Switch>,
@@ -105,7 +105,7 @@ pub(crate) struct Core {
     /// Connections that others have sent to in this turn.
     pub(crate) dirty: Vec<ConnId>,
     /// Connections whose fate is known and not yet told.
-    pub(crate) doomed: Vec<ConnId>,
+    pub(crate) close_notify: Vec<ConnId>,
     /// Connections not read because all output together is large.
     pub(crate) starved: Vec<ConnId>,
     /// Connections in the phase `Lingering`, oldest first (and some that have left it).
@@ -136,7 +136,7 @@ impl Core {
             timers: Timers::default(),
             ticks: Vec::new(),
             attempts: Attempts::default(),
-            dropped: Vec::new(),
+            cancelled_dials: Vec::new(),
             delivery: Delivery::default(),
             switch: None,
             now: Time(0),
@@ -145,7 +145,7 @@ impl Core {
             turn: 0,
             ready: VecDeque::new(),
             dirty: Vec::new(),
-            doomed: Vec::new(),
+            close_notify: Vec::new(),
             starved: Vec::new(),
             lingering: VecDeque::new(),
             logged: 0,
@@ -220,7 +220,7 @@ impl Core {
             }
             Phase::Flushing => c.can_write() || c.suspect || c.out.pending() == 0,
             Phase::Lingering => c.readable,
-            Phase::Dead => false,
+            Phase::Closed => false,
         }
     }
 

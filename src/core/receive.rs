@@ -58,7 +58,7 @@ impl Core {
         }
         match Kept::new(&data[data.len() - rest..], &mut self.pool) {
             Some(kept) => self.keep(id, Box::new(kept), continues && rest == data.len()),
-            None => self.kill_for_memory(id),
+            None => self.terminate_out_of_memory(id),
         }
     }
 
@@ -164,10 +164,10 @@ impl Core {
                     .collect()
             };
             let Some(largest) = shed.input.next(*turn, holders) else {
-                return self.kill(id, Reason::TotalInputLimit);
+                return self.terminate(id, Reason::TotalInputLimit);
             };
             if self.conns.get(largest).is_some_and(|c| c.kept.is_some()) {
-                self.kill(largest, Reason::TotalInputLimit);
+                self.terminate(largest, Reason::TotalInputLimit);
             }
         }
     }

@@ -156,7 +156,7 @@ impl Core {
                 Sent::Unencodable
             }
             Err(Refusal::Full) => {
-                self.kill(id, Reason::OutputLimit);
+                self.terminate(id, Reason::OutputLimit);
                 Sent::Full
             }
         }
@@ -240,7 +240,7 @@ impl Core {
         }
         if c.out.push_front(rest, pool).is_err() {
             c.lose(rest.len());
-            return self.kill_for_memory(id);
+            return self.terminate_out_of_memory(id);
         }
         self.hold_to_total(id);
     }
@@ -282,15 +282,15 @@ impl Core {
         self.take_logs(id);
         let Some(c) = self.conns.get(id).filter(|c| c.takes_output()) else { return false };
         if self.pending(c).saturating_add(len) > self.limits.output_hard.get() {
-            self.kill(id, Reason::OutputLimit);
+            self.terminate(id, Reason::OutputLimit);
             return false;
         }
         if len > self.limits.output_total.get() {
-            self.kill(id, Reason::TotalOutputLimit);
+            self.terminate(id, Reason::TotalOutputLimit);
             return false;
         }
         if !self.make_room(len) {
-            self.kill(id, Reason::TotalOutputLimit);
+            self.terminate(id, Reason::TotalOutputLimit);
         }
         self.conns.get(id).is_some_and(Connection::takes_output)
     }
@@ -300,7 +300,7 @@ impl Core {
         let overflowed =
             |c: &Connection| matches!(c.why(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
         match self.conns.get(id) {
-            Some(c) if c.phase == Phase::Dead && overflowed(c) => Sent::Full,
+            Some(c) if c.phase == Phase::Closed && overflowed(c) => Sent::Full,
             _ => Sent::Closed,
         }
     }
@@ -314,7 +314,7 @@ impl Core {
             let holders = || conns.iter().map(|c| (c.out.weight(), c.id)).filter(|h| h.0 > 0).collect();
             let Some(largest) = shed.output.next(*turn, holders) else { return false };
             if self.conns.get(largest).is_some_and(|c| c.out.pending() > 0) {
-                self.kill(largest, Reason::TotalOutputLimit);
+                self.terminate(largest, Reason::TotalOutputLimit);
             }
         }
         true
@@ -323,7 +323,7 @@ impl Core {
     /// After something was queued for a connection without asking first: keeps all output within its limit.
     pub(super) fn hold_to_total(&mut self, id: ConnId) {
         if !self.make_room(0) {
-            self.kill(id, Reason::TotalOutputLimit);
+            self.terminate(id, Reason::TotalOutputLimit);
         }
     }
 }

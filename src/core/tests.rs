@@ -271,7 +271,7 @@ impl World {
                 }
                 self.progress(id);
             }
-            Op::Kill(_) => self.core.kill(id, Reason::Handler),
+            Op::Kill(_) => self.core.terminate(id, Reason::Handler),
             Op::WriteFails(_) => self.core.write_failed(id, Reason::PeerReset),
             Op::Room(_, taken) => {
                 if let Some(c) = self.core.conns.get_mut(id) {
@@ -357,7 +357,7 @@ impl World {
             Last::Pause => drop(self.core.set_paused(id, true)),
             Last::ShutdownWrite => drop(self.core.shutdown_write(id)),
             Last::Close => drop(self.core.begin_close(id, Reason::Handler)),
-            Last::Abort => self.core.kill(id, Reason::Handler),
+            Last::Abort => self.core.terminate(id, Reason::Handler),
         }
         let borrowed = self.core.take_borrowed(id);
         self.core.delivery.conn = None;
@@ -431,7 +431,7 @@ impl World {
         self.core.turn += 1;
         while let Some((at, slot)) = self.core.deadlines.next().filter(|(at, _)| *at <= self.core.now) {
             let id = self.core.conns.id_at(slot).expect("a deadline of nobody");
-            self.core.judge(id);
+            self.core.check_deadline(id);
             assert!(self.core.deadlines.get(slot) > at, "judged, and as due as before");
         }
         self.flush_groups(taken);
@@ -495,11 +495,11 @@ impl World {
 
     /// Those whose fate is known, each once, with every byte accounted for.
     fn bury(&mut self) {
-        for id in std::mem::take(&mut self.core.doomed) {
+        for id in std::mem::take(&mut self.core.close_notify) {
             let c = self.core.conns.remove(id).expect("told twice");
             let i = self.all.iter().position(|m| m.id == id).unwrap();
             let model = self.all.swap_remove(i);
-            assert_eq!((c.phase, c.why().is_some()), (Phase::Dead, true));
+            assert_eq!((c.phase, c.why().is_some()), (Phase::Closed, true));
             assert_eq!(
                 model.output.len() + c.unsent() as usize,
                 model.produced.len(),
@@ -547,8 +547,11 @@ impl World {
         let holds =
             self.groups.iter().filter(|g| core.groups.get(**g).unwrap().waiting.contains(&c.id)).count();
         assert_eq!(usize::from(c.holds), holds);
-        assert_eq!(core.doomed.iter().filter(|id| **id == c.id).count(), usize::from(c.phase == Phase::Dead));
-        assert!(c.phase != Phase::Dead || c.out.pending() == 0 && c.kept.is_none());
+        assert_eq!(
+            core.close_notify.iter().filter(|id| **id == c.id).count(),
+            usize::from(c.phase == Phase::Closed)
+        );
+        assert!(c.phase != Phase::Closed || c.out.pending() == 0 && c.kept.is_none());
         assert!(c.phase == Phase::Open || c.why().is_some());
         assert!(c.out.pending() <= core.limits.output_hard.get());
         // The starved are looked at once the memory is free, at the end of the turn.
@@ -582,7 +585,7 @@ fn whatever_is_done_every_byte_is_accounted_for_and_no_phase_goes_back() {
         world.turn(usize::MAX);
         world.check();
         for id in world.all.iter().map(|m| m.id).collect::<Vec<_>>() {
-            world.core.kill(id, Reason::Shutdown);
+            world.core.terminate(id, Reason::Shutdown);
         }
         world.bury();
         world.check();

@@ -370,7 +370,7 @@ impl Dispatcher {
             log::error!("{} panicked: {}{}", self.describe(who), text_of(&*panic), suppressed(n));
         }
         match who {
-            Who::Connection(id) => self.core.kill(id, Reason::HandlerPanic),
+            Who::Connection(id) => self.core.terminate(id, Reason::HandlerPanic),
             Who::Datagrams(id) => self.core.close_datagram_now(id),
             Who::Handler(_) | Who::Source(_) | Who::Closure | Who::Dropped => {}
         }

@@ -80,8 +80,8 @@ impl<'a> Net<'a> {
     /// and for which nothing waits any more, is not reset but only waits no longer. False when it has ended already.
     pub fn abort_id(&mut self, id: ConnId) -> bool {
         let alive =
-            self.core.conns.get(id).is_some_and(|c| !matches!(c.phase, Phase::Connecting | Phase::Dead));
-        self.core.kill(id, Reason::Handler);
+            self.core.conns.get(id).is_some_and(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed));
+        self.core.terminate(id, Reason::Handler);
         alive
     }
 

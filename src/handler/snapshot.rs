@@ -46,7 +46,7 @@ impl From<Phase> for ConnectionPhase {
             Phase::Open => Self::Open,
             Phase::Flushing => Self::Flushing,
             Phase::Lingering => Self::Lingering,
-            Phase::Dead => Self::Ended,
+            Phase::Closed => Self::Ended,
         }
     }
 }

@@ -128,7 +128,7 @@ impl<S: Sys> Loop<S> {
         if !refuse
             && std::mem::take(&mut self.listeners.new_arrivals)
             && !core.stopping
-            && core.drop_oldest_lingering()
+            && core.evict_oldest_lingering()
         {
             // Its place is for whoever has come, without waiting for more to come free.
             self.listeners.evicted_for_new = true;

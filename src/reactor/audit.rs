@@ -106,17 +106,17 @@ impl<S: Sys> Loop<S> {
         require(connecting == tried, || format!("N6: {connecting} sockets connect, {tried} are known of"))?;
         let looking = core.attempts.iter().filter(|a| matches!(a.stage, Stage::LookingUp)).count();
         require(looking == core.attempts.looking, || format!("N6: {looking} names are looked up"))?;
-        require(core.dropped.is_empty(), || "N6: a dropped socket is still there".to_owned())
+        require(core.cancelled_dials.is_empty(), || "N6: a dropped socket is still there".to_owned())
     }
 
     fn audit_connection(&self, c: &Connection) -> Result<(), String> {
         let core = &self.dispatcher.core;
-        let dead = c.phase == Phase::Dead;
+        let dead = c.phase == Phase::Closed;
         let told = |what: &str| format!("{what}: {c:?}");
         require(!dead || c.out.pending() == 0, || told("N9: the dead hold something"))?;
         let gone = c.groups.is_empty() && c.why().is_some();
         require(c.phase <= Phase::Open || gone, || told("N5: closing without a reason, or in a group"))?;
-        require(!dead || core.doomed.contains(&c.id), || told("N5: a death that nobody will tell"))?;
+        require(!dead || core.close_notify.contains(&c.id), || told("N5: a death that nobody will tell"))?;
         let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);
         require(c.out.pending() <= most, || told("N9: too much waits"))?;
         if c.phase == Phase::Open {

@@ -17,14 +17,14 @@ use crate::time::log_limit::suppressed;
 impl<S: Sys> Loop<S> {
     /// Takes a close, or the end of our output, as far as it can go now.
     #[inline]
-    pub(super) fn progress(&mut self, id: ConnId) {
+    pub(super) fn advance_close(&mut self, id: ConnId) {
         let plain = |c: &Connection| c.phase == Phase::Open && !c.fin_wanted;
         if !self.dispatcher.core.conns.get(id).is_none_or(plain) {
-            self.progress_close(id);
+            self.step_close(id);
         }
     }
 
-    fn progress_close(&mut self, id: ConnId) {
+    fn step_close(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
         let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.broken);
@@ -62,7 +62,7 @@ impl<S: Sys> Loop<S> {
     }
 
     /// Asks a connection that is not read for the error that was reported on it.
-    pub(super) fn ask_for_error(&mut self, id: ConnId) {
+    pub(super) fn check_socket_error(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get_mut(id) else { return };
         if !std::mem::take(&mut c.suspect) {
@@ -104,11 +104,11 @@ impl<S: Sys> Loop<S> {
     }
 
     /// Calls `on_close` for those whose fate is known. Whom a callback dooms is told in the next turn.
-    pub(super) fn tell(&mut self) {
-        if self.dispatcher.core.doomed.is_empty() {
+    pub(super) fn notify_closed(&mut self) {
+        if self.dispatcher.core.close_notify.is_empty() {
             return;
         }
-        for id in std::mem::take(&mut self.dispatcher.core.doomed) {
+        for id in std::mem::take(&mut self.dispatcher.core.close_notify) {
             let core = &mut self.dispatcher.core;
             let Some(c) = core.conns.get(id) else { continue };
             let why = c.why().cloned().unwrap_or(Reason::Handler);
@@ -120,7 +120,7 @@ impl<S: Sys> Loop<S> {
             self.log_closed(&closed);
             self.dispatcher.close(id, &closed);
             self.timed_call(Who::Connection(id));
-            self.graves.push(id);
+            self.reap_queue.push(id);
             self.flush_full_logs();
         }
     }
@@ -139,11 +139,11 @@ impl<S: Sys> Loop<S> {
 
     /// Closes the descriptors of those that were told, and frees their slots.
     pub(super) fn reap(&mut self) {
-        self.bury_dropped();
-        if self.graves.is_empty() {
+        self.reap_cancelled_dials();
+        if self.reap_queue.is_empty() {
             return;
         }
-        for id in std::mem::take(&mut self.graves) {
+        for id in std::mem::take(&mut self.reap_queue) {
             let Some(c) = self.dispatcher.core.conns.remove(id) else { continue };
             if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
                 self.sys.close(stream, if c.reset { CloseHow::Reset } else { CloseHow::Graceful });
@@ -157,11 +157,11 @@ impl<S: Sys> Loop<S> {
     }
 
     /// Closes the sockets that were connecting and are no longer wanted.
-    pub(super) fn bury_dropped(&mut self) {
-        if self.dispatcher.core.dropped.is_empty() {
+    pub(super) fn reap_cancelled_dials(&mut self) {
+        if self.dispatcher.core.cancelled_dials.is_empty() {
             return;
         }
-        for id in std::mem::take(&mut self.dispatcher.core.dropped) {
+        for id in std::mem::take(&mut self.dispatcher.core.cancelled_dials) {
             self.dispatcher.core.conns.remove(id);
             if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
                 self.sys.close(stream, CloseHow::Graceful);

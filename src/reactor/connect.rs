@@ -26,7 +26,7 @@ impl<S: Sys> Loop<S> {
         self.take_lookups();
         let core = &mut self.dispatcher.core;
         let share = core.limits.timeouts_per_turn;
-        if !self.lenient {
+        if !self.timeouts_deferred {
             core.attempts.want_due(core.now, share);
         }
         for _ in 0..core.attempts.wanted.len().min(share) {

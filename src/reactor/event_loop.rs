@@ -37,19 +37,19 @@ pub(crate) struct Loop<S: Sys> {
     pub(super) outlets: Outlets<S>,
     pub(super) events: Vec<Ready>,
     /// The last wait brought as many events as fit.
-    pub(super) crowded: bool,
+    pub(super) events_truncated: bool,
     /// `FRONT` bytes, then what is read.
     pub(super) buffer: Vec<u8>,
-    pub(super) graves: Vec<ConnId>,
+    pub(super) reap_queue: Vec<ConnId>,
     /// What other threads want.
     pub(super) line: Arc<Line>,
     /// Empty but while commands are obeyed.
     pub(super) batch: Vec<Command>,
     pub(crate) stopping: Stopping,
     pub(super) gates: LogGates,
-    pub(super) catching_up: u32,
+    pub(super) deferred_turns: u32,
     /// We were away; what the peers sent meanwhile is read before anyone is judged.
-    pub(super) lenient: bool,
+    pub(super) timeouts_deferred: bool,
     /// A callback that takes longer than this many nanoseconds is worth a line in the log.
     slow_call: u64,
 }
@@ -73,12 +73,12 @@ impl<S: Sys> Loop<S> {
             sources: Sources::new(),
             outlets: Outlets::new(),
             events: Vec::new(),
-            crowded: false,
-            graves: Vec::new(),
+            events_truncated: false,
+            reap_queue: Vec::new(),
             stopping: Stopping::default(),
             gates: LogGates::default(),
-            catching_up: 0,
-            lenient: false,
+            deferred_turns: 0,
+            timeouts_deferred: false,
             slow_call,
             sys,
         })
@@ -146,7 +146,7 @@ impl<S: Sys> Loop<S> {
             }
             self.dispatcher.core.after_write(id);
         }
-        self.progress(id);
+        self.advance_close(id);
         self.flush_full_logs();
     }
 

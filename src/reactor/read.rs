@@ -28,13 +28,13 @@ impl<S: Sys> Loop<S> {
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         c.queued = false;
         match c.phase {
-            Phase::Dead => return,
+            Phase::Closed => return,
             Phase::Connecting => self.check_dialled(id),
             Phase::Lingering => self.read_and_discard(id),
             Phase::Flushing => {
-                self.ask_for_error(id);
+                self.check_socket_error(id);
                 self.flush(id);
-                self.progress(id);
+                self.advance_close(id);
             }
             Phase::Open => self.visit_open(id),
         }
@@ -46,7 +46,7 @@ impl<S: Sys> Loop<S> {
         let Some(c) = core.conns.get(id) else { return };
         // Where it is read, the read will tell.
         if c.suspect && !(c.readable && core.may_read(c)) {
-            self.ask_for_error(id);
+            self.check_socket_error(id);
         }
         let Some(c) = self.dispatcher.core.conns.get(id) else { return };
         if c.can_write() {
@@ -54,7 +54,7 @@ impl<S: Sys> Loop<S> {
         }
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         if c.fin_wanted {
-            self.progress(id);
+            self.advance_close(id);
         }
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         if std::mem::take(&mut c.drain_due) && !c.high {
@@ -141,13 +141,13 @@ impl<S: Sys> Loop<S> {
                 if std::mem::take(&mut c.hinted) {
                     c.fruitless = c.fruitless.saturating_add(1);
                     if c.fruitless >= FRUITLESS {
-                        core.kill(id, Reason::Livelock);
+                        core.terminate(id, Reason::Livelock);
                     }
                 }
                 None
             }
             Err(e) => {
-                core.kill(id, Reason::of_io(&e));
+                core.terminate(id, Reason::of_io(&e));
                 None
             }
         }
@@ -168,7 +168,7 @@ impl<S: Sys> Loop<S> {
             Some(mut kept) => {
                 if !kept.append(&buffer[FRONT..FRONT + n], &mut core.pool) {
                     kept.give(&mut core.pool);
-                    return core.kill_for_memory(id);
+                    return core.terminate_out_of_memory(id);
                 }
                 self.dispatcher.data(id, kept.data());
                 self.after_call(id, kept.data());

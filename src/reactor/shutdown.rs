@@ -88,10 +88,10 @@ impl<S: Sys> Loop<S> {
         let left: Vec<(ConnId, Phase)> = core.conns.iter().map(|c| (c.id, c.phase)).collect();
         for (id, phase) in left {
             match phase {
-                Phase::Connecting | Phase::Dead => {}
+                Phase::Connecting | Phase::Closed => {}
                 // Everything is with the kernel, our FIN included: that is a clean end.
                 Phase::Lingering => core.finish(id, Reason::Shutdown),
-                Phase::Open | Phase::Flushing => core.kill(id, Reason::ShutdownDeadline),
+                Phase::Open | Phase::Flushing => core.terminate(id, Reason::ShutdownDeadline),
             }
         }
         self.cut_datagrams();

@@ -12,33 +12,33 @@ use crate::time::Time;
 use crate::time::timers::{Alarm, Owner};
 
 /// A deadline overdue by this much means that we, and not the peers, were late.
-const LATE: Duration = Duration::from_secs(5);
+const LATE_THRESHOLD: Duration = Duration::from_secs(5);
 /// Turns that may go by while we catch up on what arrived when we were late.
-const CATCH_UP: u32 = 64;
+const MAX_DEFERRED_TURNS: u32 = 64;
 
 impl<S: Sys> Loop<S> {
     pub(super) fn check_timers(&mut self) {
         let core = &mut self.dispatcher.core;
         let first = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
         let overdue = core.now.since(first.min(core.timers.next()).min(core.attempts.next()));
-        let busy = !core.ready.is_empty() || self.crowded;
-        self.lenient = overdue > LATE && busy && self.catching_up < CATCH_UP;
-        if overdue <= LATE {
-            self.catching_up = 0;
-        } else if self.lenient {
-            self.catching_up += 1;
+        let busy = !core.ready.is_empty() || self.events_truncated;
+        self.timeouts_deferred = overdue > LATE_THRESHOLD && busy && self.deferred_turns < MAX_DEFERRED_TURNS;
+        if overdue <= LATE_THRESHOLD {
+            self.deferred_turns = 0;
+        } else if self.timeouts_deferred {
+            self.deferred_turns += 1;
             return;
         }
-        self.judge_overdue();
+        self.expire_deadlines();
         self.sound_alarms();
     }
 
-    fn judge_overdue(&mut self) {
+    fn expire_deadlines(&mut self) {
         let core = &mut self.dispatcher.core;
         for _ in 0..core.limits.timeouts_per_turn {
             match core.deadlines.next() {
                 Some((at, slot)) if at <= core.now => match core.conns.id_at(slot) {
-                    Some(id) => core.judge(id),
+                    Some(id) => core.check_deadline(id),
                     None => core.deadlines.clear(slot),
                 },
                 _ => return,

@@ -46,7 +46,7 @@ impl<S: Sys> Loop<S> {
         self.visit_sources();
         self.check_timers();
         self.obey_commands();
-        self.tell();
+        self.notify_closed();
         self.connect();
         self.flush_datagrams();
         self.flush_all();
@@ -74,12 +74,12 @@ impl<S: Sys> Loop<S> {
 
     fn has_more(&self) -> bool {
         let core = &self.dispatcher.core;
-        self.crowded
+        self.events_truncated
             || !core.ready.is_empty()
             || !self.sources.are_quiet()
             || !core.dirty.is_empty()
             || !core.groups.live.is_empty()
-            || !core.doomed.is_empty()
+            || !core.close_notify.is_empty()
             || !core.attempts.wanted.is_empty()
             || core.mail.have_work()
             || self.listeners.may_accept(core)
@@ -100,7 +100,7 @@ impl<S: Sys> Loop<S> {
         self.events.clear();
         let done = self.sys.poll(&mut self.events, timeout);
         self.look_at_clock();
-        self.crowded = done?;
+        self.events_truncated = done?;
         Ok(())
     }
 

@@ -95,7 +95,7 @@ impl<S: Sys> Loop<S> {
                 } else {
                     self.dispatcher.core.after_write(id);
                 }
-                self.progress(id);
+                self.advance_close(id);
                 self.dispatcher.core.enqueue_if_work(id);
             }
         }

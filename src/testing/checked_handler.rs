@@ -101,24 +101,24 @@ impl<H: Handler> Watched<H> {
     ) -> T {
         let id = cx.id();
         self.begin(index, cx.core().conns.get(id).map(|c| c.phase));
-        let doomed = cx.core().doomed.len();
+        let close_notify = cx.core().close_notify.len();
         let inner = &mut self.inner;
         let done = catch_unwind(AssertUnwindSafe(|| call(inner, cx)));
         let closing = cx.core().conns.get(id).is_some_and(|c| c.phase == Phase::Flushing);
         self.records[index].closed_itself |= closing;
         // Who takes over is told of the end as well.
         self.records[index].ended &= !adopt_state::<H>(cx, index);
-        self.note_aborts(cx.core(), doomed);
+        self.note_aborts(cx.core(), close_notify);
         self.go_on(index, done)
     }
 
     /// Runs a callback of the inner handler that is for no connection.
     fn around_handler(&mut self, net: &mut Net<'_>, call: impl FnOnce(&mut H, &mut Net<'_>)) {
         self.calls += 1;
-        let doomed = net.core().doomed.len();
+        let close_notify = net.core().close_notify.len();
         let inner = &mut self.inner;
         let done = catch_unwind(AssertUnwindSafe(|| call(inner, net)));
-        self.note_aborts(net.core(), doomed);
+        self.note_aborts(net.core(), close_notify);
         if let Err(panic) = done {
             self.panics += 1;
             if self.may_not_panic {
@@ -141,9 +141,9 @@ impl<H: Handler> Watched<H> {
         })
     }
 
-    /// Notes whom a callback has aborted: those who were doomed in it.
+    /// Notes whom a callback has aborted: those who were close_notify in it.
     fn note_aborts(&mut self, core: &Core, before: usize) {
-        for id in core.doomed.get(before..).unwrap_or_default() {
+        for id in core.close_notify.get(before..).unwrap_or_default() {
             use Reason::{OutputLimit, TotalInputLimit, TotalOutputLimit};
             let cut =
                 |c: &Connection| matches!(c.why(), Some(OutputLimit | TotalOutputLimit | TotalInputLimit));
@@ -306,10 +306,10 @@ impl<H: Handler> Handler for Watched<H> {
             self.complain(index, "closed under another id");
         }
         self.records[index].closed = Some(closed.clone());
-        let doomed = net.core().doomed.len();
+        let close_notify = net.core().close_notify.len();
         let handler = &mut self.inner;
         let done = catch_unwind(AssertUnwindSafe(|| handler.on_close(net, inner, closed)));
-        self.note_aborts(net.core(), doomed);
+        self.note_aborts(net.core(), close_notify);
         self.go_on(index, done);
     }
 

@@ -52,7 +52,7 @@ const DUE_SPINS: u32 = 200;
 /// Time between two turns, in nanoseconds, after which deadlines may be judged late; by how many turns; and how late
 /// they may be judged otherwise.
 const ABSENCE: u64 = 200_000_000;
-const CATCH_UP: u32 = 128;
+const MAX_DEFERRED_TURNS: u32 = 128;
 const SLACK: Duration = Duration::from_secs(1);
 /// Calls that a turn may make for each connection, and for how many there may be though none are there.
 const CALLS: u64 = 8;
@@ -102,7 +102,7 @@ impl Oracle {
         let tick = core.now.0 - self.now;
         self.now = core.now.0;
         // After an absence the loop first catches up on input, and judges a few at a time.
-        self.behind = if tick > ABSENCE { CATCH_UP } else { self.behind.saturating_sub(1) };
+        self.behind = if tick > ABSENCE { MAX_DEFERRED_TURNS } else { self.behind.saturating_sub(1) };
         self.seen.resize_with(sim.facts.len(), Seen::default);
         let were = self.open;
         let came =
@@ -301,9 +301,9 @@ impl Oracle {
             return Ok(());
         };
         let over = view.inner.dispatcher.core.now.since(Time(at)) >= grace;
-        let ended = |c: &Connection| matches!(c.phase, Phase::Connecting | Phase::Dead);
-        let doomed = view.inner.dispatcher.core.conns.iter().all(ended);
-        require(!over || doomed, || "N13: still open at the end of the grace".to_owned())
+        let ended = |c: &Connection| matches!(c.phase, Phase::Connecting | Phase::Closed);
+        let close_notify = view.inner.dispatcher.core.conns.iter().all(ended);
+        require(!over || close_notify, || "N13: still open at the end of the grace".to_owned())
     }
 }
 
@@ -356,13 +356,13 @@ fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<
     let starved = c.out.pending() > 0 && core.tight();
     let held = match c.phase {
         Phase::Open => c.paused || high || c.holds > 0 || starved,
-        Phase::Flushing | Phase::Dead => true,
+        Phase::Flushing | Phase::Closed => true,
         Phase::Connecting | Phase::Lingering => false,
     };
     require(!unread || held, || format!("N7: unread input, and nothing will wake us: {facts:?}"))?;
-    let asked = !facts.told_error || !p.has_error() || matches!(c.phase, Phase::Dead | Phase::Lingering);
+    let asked = !facts.told_error || !p.has_error() || matches!(c.phase, Phase::Closed | Phase::Lingering);
     require(asked, || format!("N7: an error waits, and nobody asks: {facts:?}"))?;
-    let blocked = p.room() == 0 || c.phase == Phase::Dead;
+    let blocked = p.room() == 0 || c.phase == Phase::Closed;
     require(c.out.pending() == 0 || blocked, || "N7: output waits, and nothing will wake us".to_owned())
 }
 
@@ -384,7 +384,7 @@ fn check_not_late(
         Phase::Flushing => (facts.wrote.max(since), limits.write_stall.get()),
         Phase::Lingering => (since, limits.linger_total),
         // That of the attempt counts.
-        Phase::Connecting | Phase::Dead => return Ok(()),
+        Phase::Connecting | Phase::Closed => return Ok(()),
     };
     require(!late(most.0, most.1), || format!("N11: {:?} for too long", c.phase))
 }

@@ -45,7 +45,7 @@ impl<H: Handler> View<H> {
             Phase::Open if !core.may_read(c) => State::Paused,
             Phase::Open => State::Open,
             Phase::Flushing => State::Flushing,
-            Phase::Lingering | Phase::Dead => State::Lingering,
+            Phase::Lingering | Phase::Closed => State::Lingering,
         };
         let states: Vec<_> = self.connections().map(|(peer, c)| (peer, state_of(c))).collect();
         for (peer, state) in states {

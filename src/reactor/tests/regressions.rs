@@ -391,7 +391,7 @@ fn the_clock_of_a_message_is_not_judged_while_it_stands() {
     let id = rig.id(a);
     assert!(rig.inner.dispatcher.core.conns.get(id).unwrap().clock_stopped);
     rig.net().abort_id(hog_id);
-    rig.inner.dispatcher.core.judge(id);
+    rig.inner.dispatcher.core.check_deadline(id);
     assert_eq!(rig.phase(a), Phase::Open);
 }
 

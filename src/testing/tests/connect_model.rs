@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::timer_model::CATCH_UP;
+use super::timer_model::MAX_DEFERRED_TURNS;
 use crate::closed::{Closed, Reason};
 use crate::config::connect::{Backoff, Connect};
 use crate::config::limits::Limit;
@@ -284,7 +284,7 @@ fn check_progress(core: &Core, r: &Request, attempt: &Attempt, wakes: Time) -> R
     if due <= core.now {
         r.late.set(r.late.get() + 1);
     }
-    let turns = CATCH_UP + FEW + 4 * core.limits.attempts.div_ceil(core.limits.timeouts_per_turn);
+    let turns = MAX_DEFERRED_TURNS + FEW + 4 * core.limits.attempts.div_ceil(core.limits.timeouts_per_turn);
     require(r.late.get() <= turns, || format!("N10: late for {} turns", r.late.get()))
 }
 

@@ -20,7 +20,7 @@ use crate::time::Time;
 /// The shortest period.
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Turns that a timer may be late: to catch up after an absence, and for any other reason.
-pub(super) const CATCH_UP: usize = 66;
+pub(super) const MAX_DEFERRED_TURNS: usize = 66;
 const FEW: usize = 4;
 
 #[derive(Debug)]
@@ -200,7 +200,7 @@ impl Agenda {
         let (all, there) = (self.live(core).count(), core.timers.len());
         require(all == there, || format!("N6: {all} timers are set, {there} are there"))?;
         let share = core.limits.timeouts_per_turn;
-        let most = CATCH_UP + FEW + 2 * self.most.div_ceil(share);
+        let most = MAX_DEFERRED_TURNS + FEW + 2 * self.most.div_ceil(share);
         let wakes = view.inner.next_deadline();
         for alarm in self.live(core) {
             let at = alarm.at.or_else(|| Some(self.mark.get()?.after(alarm.after)));
