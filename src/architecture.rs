@@ -43,16 +43,16 @@
 //! 4. **Receive** datagrams, and call back **sources** that were ready or had work left.
 //! 5. **Timers**: deadlines that have passed, late but never early; ours first, then those that handlers set.
 //! 6. **Commands** of other threads, a share of them, in the order of acceptance.
-//! 7. **Tell**: [`on_close`](crate::Handler::on_close) for those whose fate is known.
+//! 7. **DatagramCallback**: [`on_close`](crate::Handler::on_close) for those whose fate is known.
 //! 8. **Connect**: what is to begin, what has been looked up, what has taken too long.
 //! 9. **Flush**: datagrams, then what connections have sent to others, one write for each receiver.
 //! 10. **Reap**: descriptors are closed and slots come free, only here.
 //!
 //! Each step is bounded, what is left over keeps its place in a queue, and the next wait does not sleep on it.
 //!
-//! Who asks for a timeout is not kept longer (rounded down to a millisecond); what is due is not looked for in vain
-//! (rounded up). A batch of events that was full means that there may be more: an outer loop that only hears edges is
-//! told so by [`Turn::more`](crate::Turn).
+//! CallSite asks for a timeout is not kept longer (rounded down to a millisecond); what is due is not looked for in
+//! vain (rounded up). A batch of events that was full means that there may be more: an outer loop that only hears edges
+//! is told so by [`Turn::more`](crate::Turn).
 //!
 //! # Readiness
 //! A stream is registered once. Its readiness is remembered until a read or a write says that nothing is left, and an

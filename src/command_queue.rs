@@ -23,7 +23,7 @@ use std::sync::{
 use crate::sys::Wake;
 
 /// Room that an empty queue keeps, in items.
-const KEPT: usize = 4096;
+const RETAINED: usize = 4096;
 
 /// Why something was not passed to the reactor's thread; it is in here, and comes back to whoever gave it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ struct Queue<T> {
 }
 
 /// The queue, for both ends.
-pub(crate) struct Mailbox<T> {
+pub(crate) struct CommandQueue<T> {
     queue: Mutex<Queue<T>>,
     /// Something was queued, and the loop has not looked since. Every change is a swap, so that each sees the one
     /// before.
@@ -86,7 +86,7 @@ pub(crate) struct Mailbox<T> {
     waker: Arc<dyn Wake>,
 }
 
-impl<T> Mailbox<T> {
+impl<T> CommandQueue<T> {
     pub(crate) fn new(capacity: usize, waker: Arc<dyn Wake>) -> Self {
         let queue = Mutex::new(Queue { items: VecDeque::new(), closed: false });
         Self { queue, flag: AtomicBool::new(false), capacity, waker }
@@ -126,8 +126,8 @@ impl<T> Mailbox<T> {
         self.flag.load(Ordering::Acquire)
     }
 
-    /// The loop is going to look: what is queued from now on wakes it again. This comes **before** [`Mailbox::take`];
-    /// the other way round, what is queued between the two would wait for the next push.
+    /// The loop is going to look: what is queued from now on wakes it again. This comes **before**
+    /// [`CommandQueue::take`]; the other way round, what is queued between the two would wait for the next push.
     pub(crate) fn clear_flag(&self) {
         self.flag.swap(false, Ordering::AcqRel);
     }
@@ -140,7 +140,7 @@ impl<T> Mailbox<T> {
         into.extend(queue.items.drain(..n));
         if !queue.items.is_empty() {
             self.flag.swap(true, Ordering::AcqRel);
-        } else if queue.items.capacity() > KEPT {
+        } else if queue.items.capacity() > RETAINED {
             queue.items = VecDeque::new();
         }
     }
@@ -163,9 +163,9 @@ impl<T> Mailbox<T> {
     }
 }
 
-impl<T> fmt::Debug for Mailbox<T> {
+impl<T> fmt::Debug for CommandQueue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mailbox")
+        f.debug_struct("CommandQueue")
             .field("queued", &self.len())
             .field("capacity", &self.capacity)
             .finish_non_exhaustive()
@@ -189,66 +189,66 @@ mod tests {
         }
     }
 
-    fn mailbox(capacity: usize) -> (Mailbox<u32>, Arc<Bell>) {
+    fn queue(capacity: usize) -> (CommandQueue<u32>, Arc<Bell>) {
         let bell = Arc::new(Bell::default());
-        (Mailbox::new(capacity, Arc::clone(&bell) as _), bell)
+        (CommandQueue::new(capacity, Arc::clone(&bell) as _), bell)
     }
 
-    fn take(mailbox: &Mailbox<u32>, most: usize) -> Vec<u32> {
+    fn take(queue: &CommandQueue<u32>, most: usize) -> Vec<u32> {
         let mut taken = Vec::new();
-        mailbox.clear_flag();
-        mailbox.take(most, &mut taken);
+        queue.clear_flag();
+        queue.take(most, &mut taken);
         taken
     }
 
     #[test]
     fn many_items_are_one_wake_up_until_the_loop_has_looked() {
-        let (mailbox, bell) = mailbox(10);
+        let (queue, bell) = queue(10);
         let rung = || bell.0.load(Ordering::SeqCst);
-        assert!(!mailbox.is_flagged());
-        (0..3).for_each(|n| mailbox.push(n, |n| n).unwrap());
-        assert_eq!((rung(), mailbox.is_flagged(), mailbox.len()), (1, true, 3));
-        assert_eq!(take(&mailbox, 10), [0, 1, 2]);
-        assert_eq!((rung(), mailbox.is_flagged(), mailbox.len()), (1, false, 0));
-        mailbox.push(3, |n| n).unwrap();
+        assert!(!queue.is_flagged());
+        (0..3).for_each(|n| queue.push(n, |n| n).unwrap());
+        assert_eq!((rung(), queue.is_flagged(), queue.len()), (1, true, 3));
+        assert_eq!(take(&queue, 10), [0, 1, 2]);
+        assert_eq!((rung(), queue.is_flagged(), queue.len()), (1, false, 0));
+        queue.push(3, |n| n).unwrap();
         assert_eq!(rung(), 2);
     }
 
     #[test]
     fn what_is_left_over_flags_the_loop_and_wakes_nobody() {
-        let (mailbox, bell) = mailbox(10);
-        (0..5).for_each(|n| mailbox.push(n, |n| n).unwrap());
-        assert_eq!(take(&mailbox, 2), [0, 1]);
-        assert!(mailbox.is_flagged());
-        mailbox.push(5, |n| n).unwrap();
+        let (queue, bell) = queue(10);
+        (0..5).for_each(|n| queue.push(n, |n| n).unwrap());
+        assert_eq!(take(&queue, 2), [0, 1]);
+        assert!(queue.is_flagged());
+        queue.push(5, |n| n).unwrap();
         assert_eq!(bell.0.load(Ordering::SeqCst), 1);
-        assert_eq!(take(&mailbox, 4), [2, 3, 4, 5]);
-        assert!(!mailbox.is_flagged());
+        assert_eq!(take(&queue, 4), [2, 3, 4, 5]);
+        assert!(!queue.is_flagged());
     }
 
     #[test]
     fn what_is_refused_comes_back_unwrapped() {
-        let (mailbox, bell) = mailbox(2);
+        let (queue, bell) = queue(2);
         let wrapped = |_: &str| -> u32 { panic!("wrapped") };
-        mailbox.push(1, |n| n).unwrap();
-        mailbox.push(2, |n| n).unwrap();
-        assert_eq!(mailbox.push("a", wrapped), Err(HandleError::Full("a")));
-        assert_eq!(take(&mailbox, 1), [1]);
-        mailbox.push(3, |n| n).unwrap();
-        assert_eq!(mailbox.close(), [2, 3]);
-        assert_eq!(mailbox.push("b", wrapped), Err(HandleError::Gone("b")));
+        queue.push(1, |n| n).unwrap();
+        queue.push(2, |n| n).unwrap();
+        assert_eq!(queue.push("a", wrapped), Err(HandleError::Full("a")));
+        assert_eq!(take(&queue, 1), [1]);
+        queue.push(3, |n| n).unwrap();
+        assert_eq!(queue.close(), [2, 3]);
+        assert_eq!(queue.push("b", wrapped), Err(HandleError::Gone("b")));
         assert_eq!(bell.0.load(Ordering::SeqCst), 1, "what is refused wakes nobody");
-        assert!(take(&mailbox, 9).is_empty());
+        assert!(take(&queue, 9).is_empty());
     }
 
     #[test]
     fn a_queue_that_was_long_gives_its_memory_back() {
-        let (mailbox, _) = mailbox(100_000);
-        (0..50_000).for_each(|n| mailbox.push(n, |n| n).unwrap());
-        assert_eq!(take(&mailbox, 40_000).len(), 40_000);
-        assert!(mailbox.lock().items.capacity() >= 10_000);
-        assert_eq!(take(&mailbox, 40_000).len(), 10_000);
-        assert!(mailbox.lock().items.capacity() <= KEPT);
+        let (queue, _) = queue(100_000);
+        (0..50_000).for_each(|n| queue.push(n, |n| n).unwrap());
+        assert_eq!(take(&queue, 40_000).len(), 40_000);
+        assert!(queue.lock().items.capacity() >= 10_000);
+        assert_eq!(take(&queue, 40_000).len(), 10_000);
+        assert!(queue.lock().items.capacity() <= RETAINED);
     }
 
     #[test]
@@ -304,11 +304,11 @@ mod model {
         model.check(check);
     }
 
-    fn producers(mailbox: &Shared<Mailbox<u32>>) -> Vec<thread::JoinHandle<Vec<u32>>> {
+    fn producers(queue: &Shared<CommandQueue<u32>>) -> Vec<thread::JoinHandle<Vec<u32>>> {
         let produce = |first: u32| {
-            let mailbox = Shared::clone(mailbox);
+            let queue = Shared::clone(queue);
             thread::spawn(move || {
-                let refused = (first..first + 2).filter_map(|n| mailbox.push(n, |n| n).err());
+                let refused = (first..first + 2).filter_map(|n| queue.push(n, |n| n).err());
                 refused.map(HandleError::into_inner).collect()
             })
         };
@@ -317,14 +317,14 @@ mod model {
 
     /// The loop, item for item as `reactor/commands.rs` has it: it sleeps when the flag is clear. Loom finds a sleep
     /// that nobody ends.
-    fn consume(mailbox: &Mailbox<u32>, bell: &Bell, share: usize, taken: &mut Vec<u32>) {
+    fn consume(queue: &CommandQueue<u32>, bell: &Bell, share: usize, taken: &mut Vec<u32>) {
         while taken.len() < 4 {
-            if !mailbox.is_flagged() {
+            if !queue.is_flagged() {
                 bell.sleep();
             }
-            if mailbox.is_flagged() {
-                mailbox.clear_flag();
-                mailbox.take(share, taken);
+            if queue.is_flagged() {
+                queue.clear_flag();
+                queue.take(share, taken);
             }
         }
     }
@@ -332,10 +332,10 @@ mod model {
     fn every_item_arrives_once_and_in_order(share: usize) {
         model(move || {
             let bell = Bell::new();
-            let mailbox = Shared::new(Mailbox::new(4, Arc::clone(&bell) as _));
-            let threads = producers(&mailbox);
+            let queue = Shared::new(CommandQueue::new(4, Arc::clone(&bell) as _));
+            let threads = producers(&queue);
             let mut taken = Vec::new();
-            consume(&mailbox, &bell, share, &mut taken);
+            consume(&queue, &bell, share, &mut taken);
             for thread in threads {
                 assert!(thread.join().unwrap().is_empty(), "refused though there was room");
             }
@@ -343,7 +343,7 @@ mod model {
                 let of = |n: &&u32| (first..first + 2).contains(*n);
                 assert_eq!(taken.iter().filter(of).copied().collect::<Vec<_>>(), [first, first + 1]);
             }
-            assert_eq!((taken.len(), mailbox.len()), (4, 0));
+            assert_eq!((taken.len(), queue.len()), (4, 0));
         });
     }
 
@@ -360,17 +360,17 @@ mod model {
     #[test]
     fn closing_gives_every_item_to_one_side_or_the_other() {
         model(|| {
-            let mailbox = Shared::new(Mailbox::new(4, Bell::new()));
-            let threads = producers(&mailbox);
+            let queue = Shared::new(CommandQueue::new(4, Bell::new()));
+            let threads = producers(&queue);
             let mut all: Vec<u32> = Vec::new();
-            mailbox.take(4, &mut all);
-            all.extend(mailbox.close());
+            queue.take(4, &mut all);
+            all.extend(queue.close());
             for thread in threads {
                 all.extend(thread.join().unwrap());
             }
             all.sort_unstable();
             assert_eq!(all, [10, 11, 20, 21]);
-            assert!(mailbox.push(1, |n| n).is_err());
+            assert!(queue.push(1, |n| n).is_err());
         });
     }
 }

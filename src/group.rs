@@ -140,7 +140,7 @@ pub(crate) struct Room {
     pub(crate) live: bool,
     /// Members that hold up the senders.
     pub(crate) slow: u32,
-    /// Who has sent to it in this turn, and who is held up (only where the policy is to pause senders).
+    /// CallSite has sent to it in this turn, and who is held up (only where the policy is to pause senders).
     pub(crate) senders: Vec<ConnId>,
     pub(crate) waiting: Vec<ConnId>,
 }

@@ -43,7 +43,7 @@ pub enum Interface {
 /// ```
 ///
 /// The file of a Unix socket is made with its mode, replaces one that a dead program of the same user left behind,
-/// never anything else, and is removed when the socket is closed. Who is to be answered must have a file as well.
+/// never anything else, and is removed when the socket is closed. CallSite is to be answered must have a file as well.
 ///
 /// A socket that is already bound keeps what it has and is given what was asked for beside; its file, where it has
 /// one, is left alone.

@@ -37,7 +37,7 @@ impl Core {
     pub(crate) fn close_reason(&self, id: ConnId) -> Reason {
         match self.conns.get(id) {
             Some(c) if c.peer_fin => Reason::PeerClosed,
-            _ if self.stopping => Reason::Shutdown,
+            _ if self.shutting_down => Reason::Shutdown,
             _ => Reason::Handler,
         }
     }

@@ -14,7 +14,7 @@ impl Core {
     /// Asks for a connection. `None` when as many are asked for as allowed, or the reactor is shutting down: who asks
     /// again whenever one fails would never let it end.
     pub(crate) fn connect(&mut self, handler: u32, to: Connect, tag: u64) -> Option<AttemptId> {
-        if self.stopping || self.attempts.len() >= self.limits.attempts {
+        if self.shutting_down || self.attempts.len() >= self.limits.attempts {
             return None;
         }
         let (goal, options) = match to.into_parts() {

@@ -119,7 +119,7 @@ pub(crate) struct Attempts {
     pub(crate) uncounted: Vec<AttemptId>,
     /// How many names are looked up.
     pub(crate) looking: usize,
-    /// Who waits for which lookup. Each has a number of its own: what is found late is not for the next try.
+    /// CallSite waits for which lookup. Each has a number of its own: what is found late is not for the next try.
     lookups: BTreeMap<u64, AttemptId>,
     numbers: u64,
 }

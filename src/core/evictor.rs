@@ -1,4 +1,4 @@
-//! Who holds the most memory: found by one scan in a turn, and asked for one after another.
+//! CallSite holds the most memory: found by one scan in a turn, and asked for one after another.
 //!
 //! Knows nothing of what is held. Invariant: within a turn each holder is named once.
 

@@ -113,9 +113,9 @@ pub(crate) struct Core {
     /// Bytes in the groups' logs, counting each message once.
     pub(crate) logged: usize,
     /// How often a callback has asked for a shutdown, since the loop last looked.
-    pub(crate) stop_wanted: u8,
+    pub(crate) stop_requests: u8,
     /// The reactor is being shut down.
-    pub(crate) stopping: bool,
+    pub(crate) shutting_down: bool,
     /// Tells reactors apart.
     pub(crate) number: u32,
     /// Datagram sockets.
@@ -149,8 +149,8 @@ impl Core {
             starved: Vec::new(),
             lingering: VecDeque::new(),
             logged: 0,
-            stop_wanted: 0,
-            stopping: false,
+            stop_requests: 0,
+            shutting_down: false,
             number: REACTORS.fetch_add(1, Ordering::Relaxed),
             mail: Mailboxes::new(),
             shed: Shed::default(),

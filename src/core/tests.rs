@@ -319,7 +319,7 @@ impl World {
         let sender = self.pick(sender).map(|i| self.all[i].id);
         let except = sender.filter(|_| others);
         let reached = self.core.broadcast(group, &message, sender, except);
-        // Who was cut to make room for it does not get it.
+        // CallSite was cut to make room for it does not get it.
         let alive = |id| self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
         let mut count = 0;
         for model in &mut self.all {

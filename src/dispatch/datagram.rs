@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::slot::ErasedHandler;
-use super::{Dispatcher, Who};
+use super::{CallSite, Dispatcher};
 use crate::closed::Closed;
 use crate::config::address::Address;
 use crate::core::Delivery;
@@ -23,7 +23,7 @@ use crate::id::DatagramId;
 
 /// What a handler is told of a socket.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum News<'a> {
+pub(crate) enum DatagramEvent<'a> {
     Datagram(&'a Address, &'a [u8]),
     Truncated(&'a Address, usize),
     Drained,
@@ -33,18 +33,22 @@ pub(crate) enum News<'a> {
 }
 
 /// Tells a handler.
-pub(crate) type Tell = fn(&mut dyn Any, &mut DatagramContext<'_>, News<'_>);
+pub(crate) type DatagramCallback = fn(&mut dyn Any, &mut DatagramContext<'_>, DatagramEvent<'_>);
 
 /// Tells a handler of type `H`.
-pub(crate) fn tell<H: DatagramHandler>(handler: &mut dyn Any, cx: &mut DatagramContext<'_>, news: News<'_>) {
+pub(crate) fn call_datagram_handler<H: DatagramHandler>(
+    handler: &mut dyn Any,
+    cx: &mut DatagramContext<'_>,
+    event: DatagramEvent<'_>,
+) {
     let Some(handler) = handler.downcast_mut::<H>() else { return };
-    match news {
-        News::Datagram(from, data) => handler.on_datagram(cx, from, data),
-        News::Truncated(from, max) => handler.on_truncated(cx, from, max),
-        News::Drained => handler.on_drain(cx),
-        News::Error(error) => handler.on_error(cx, error),
-        News::Shutdown => handler.on_shutdown(cx),
-        News::Closed => {
+    match event {
+        DatagramEvent::Datagram(from, data) => handler.on_datagram(cx, from, data),
+        DatagramEvent::Truncated(from, max) => handler.on_truncated(cx, from, max),
+        DatagramEvent::Drained => handler.on_drain(cx),
+        DatagramEvent::Error(error) => handler.on_error(cx, error),
+        DatagramEvent::Shutdown => handler.on_shutdown(cx),
+        DatagramEvent::Closed => {
             let id = cx.id();
             handler.on_close(cx.net(), id);
         }
@@ -115,10 +119,15 @@ impl Dispatcher {
         self.handlers.get(handler as usize).is_some_and(|entry| entry.handler.takes_connections())
     }
 
-    /// Calls what tells `news` to the handler of a socket.
-    pub(crate) fn tell_of_datagrams(&mut self, id: DatagramId, tell: Tell, news: News<'_>) {
+    /// Calls what tells `event` to the handler of a socket.
+    pub(crate) fn call_datagram(
+        &mut self,
+        id: DatagramId,
+        callback: DatagramCallback,
+        event: DatagramEvent<'_>,
+    ) {
         let Self { core, handlers, .. } = self;
-        let last = matches!(news, News::Closed);
+        let last = matches!(event, DatagramEvent::Closed);
         let Some(m) = core.mail.get(id).filter(|m| m.is_open() || last && m.stage == Stage::Closed) else {
             return;
         };
@@ -127,8 +136,8 @@ impl Dispatcher {
         core.delivery = Delivery::default();
         let mut cx = DatagramContext::new(core, id, handler);
         let handler = entry.handler.handler_mut();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| tell(handler, &mut cx, news))) {
-            self.panicked(Who::Datagrams(id), panic);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut cx, event))) {
+            self.panicked(CallSite::Datagrams(id), panic);
         }
     }
 }

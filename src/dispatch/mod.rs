@@ -24,11 +24,11 @@ use crate::handler::context::Context;
 use crate::handler::net::Net;
 use crate::handler::{Handler, Note};
 use crate::id::{ConnId, DatagramId, Key, SourceId};
-use crate::time::log_limit::{Throttle, suppressed};
+use crate::time::log_limit::{RateLimiter, suppressed};
 
 /// Whose callback, or other code of the user's, is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Who {
+pub(crate) enum CallSite {
     Connection(ConnId),
     Datagrams(DatagramId),
     /// A handler's, of no connection.
@@ -55,12 +55,17 @@ pub(crate) struct Dispatcher {
     handlers: Slab<Registered>,
     panics: PanicPolicy,
     /// Of the lines that tell of panics, which peers may provoke.
-    gate: Throttle,
+    log_limit: RateLimiter,
 }
 
 impl Dispatcher {
     pub(crate) fn new(core: Core) -> Self {
-        Self { core, handlers: Slab::new(), panics: PanicPolicy::default(), gate: Throttle::default() }
+        Self {
+            core,
+            handlers: Slab::new(),
+            panics: PanicPolicy::default(),
+            log_limit: RateLimiter::default(),
+        }
     }
 
     pub(crate) const fn set_panic_policy(&mut self, policy: PanicPolicy) {
@@ -138,7 +143,7 @@ impl Dispatcher {
         if let Some(entry) = self.handlers.try_remove(handler as usize) {
             self.core.framings[handler as usize] = Default::default();
             self.core.end_ticks(handler);
-            self.guarded(Who::Dropped, move |_| drop(entry));
+            self.guarded(CallSite::Dropped, move |_| drop(entry));
         }
     }
 
@@ -151,37 +156,37 @@ impl Dispatcher {
             c.state = state as u32;
             c.opened = true;
         }
-        self.obey_switch(id);
+        self.apply_switch(id);
     }
 
     /// Calls `on_data`.
     #[inline]
     pub(crate) fn data(&mut self, id: ConnId, data: &[u8]) {
         self.core.begin_delivery(id, data);
-        self.tell(id, |handler, cx, state| handler.data(cx, state, data));
+        self.call_if_open(id, |handler, cx, state| handler.data(cx, state, data));
     }
 
     /// Calls `on_end`.
     pub(crate) fn end(&mut self, id: ConnId) {
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |handler, cx, state| handler.end(cx, state));
+        self.call_if_open(id, |handler, cx, state| handler.end(cx, state));
     }
 
     /// Calls `on_drain`.
     pub(crate) fn drain(&mut self, id: ConnId) {
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |handler, cx, state| handler.drain(cx, state));
+        self.call_if_open(id, |handler, cx, state| handler.drain(cx, state));
     }
 
     /// Calls `on_timer`.
     pub(crate) fn timer(&mut self, id: ConnId, key: u64) {
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |handler, cx, state| handler.timer(cx, state, key));
+        self.call_if_open(id, |handler, cx, state| handler.timer(cx, state, key));
     }
 
     /// Calls `on_tick`.
     pub(crate) fn tick(&mut self, handler: u32, key: u64) {
-        self.tell_handler(handler, |handler, net| handler.tick(net, key));
+        self.call_handler(handler, |handler, net| handler.tick(net, key));
     }
 
     /// Calls `on_note`. False when there is no such handler.
@@ -190,7 +195,7 @@ impl Dispatcher {
             self.drop_note(note);
             return false;
         }
-        self.tell_handler(handler, |handler, net| handler.note(net, note));
+        self.call_handler(handler, |handler, net| handler.note(net, note));
         true
     }
 
@@ -202,29 +207,29 @@ impl Dispatcher {
             return false;
         }
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |handler, cx, state| handler.note_to(cx, state, note));
+        self.call_if_open(id, |handler, cx, state| handler.note_to(cx, state, note));
         true
     }
 
     /// Drops what is for nobody.
     fn drop_note(&mut self, note: Note) {
-        self.guarded(Who::Dropped, move |_| drop(note));
+        self.guarded(CallSite::Dropped, move |_| drop(note));
     }
 
     /// Calls `on_connect_failed`.
     pub(crate) fn connect_failed(&mut self, handler: u32, tag: u64, error: &io::Error) {
-        self.tell_handler(handler, |handler, net| handler.connect_failed(net, tag, error));
+        self.call_handler(handler, |handler, net| handler.connect_failed(net, tag, error));
     }
 
     /// Calls `on_connect_retry`.
     pub(crate) fn connect_retry(&mut self, handler: u32, tag: u64, error: &io::Error, wait: Duration) {
-        self.tell_handler(handler, |handler, net| handler.connect_retry(net, tag, error, wait));
+        self.call_handler(handler, |handler, net| handler.connect_retry(net, tag, error, wait));
     }
 
     /// Calls `on_shutdown`.
     pub(crate) fn shutdown(&mut self, id: ConnId) {
         self.core.begin_delivery(id, &[]);
-        self.tell(id, |handler, cx, state| handler.shutdown(cx, state));
+        self.call_if_open(id, |handler, cx, state| handler.shutdown(cx, state));
     }
 
     /// Calls `on_close`, and lets go of the state.
@@ -238,7 +243,7 @@ impl Dispatcher {
         let Some(entry) = handlers.get_mut(handler as usize) else { return };
         let net = &mut Net::new(core, None, Some(handler));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| entry.handler.close(net, state, closed))) {
-            self.panicked(Who::Connection(id), panic);
+            self.panicked(CallSite::Connection(id), panic);
         }
     }
 
@@ -248,37 +253,41 @@ impl Dispatcher {
     }
 
     /// What is called, in words: `#3.0: a callback of Echo`.
-    pub(crate) fn describe(&self, who: Who) -> impl fmt::Display {
-        match who {
-            Who::Connection(id) => {
+    pub(crate) fn describe(&self, site: CallSite) -> impl fmt::Display {
+        match site {
+            CallSite::Connection(id) => {
                 let handler = self.core.conns.get(id).map_or(u32::MAX, |c| c.handler);
                 format!("{id}: a callback of {}", self.name_of(handler))
             }
-            Who::Datagrams(id) => {
+            CallSite::Datagrams(id) => {
                 let handler = self.core.mail.get(id).map_or(u32::MAX, |m| m.handler);
                 format!("{id}: a callback of {}", self.name_of(handler))
             }
-            Who::Handler(handler) => format!("a callback of {}", self.name_of(handler)),
-            Who::Source(id) => format!("the callback of {id}"),
-            Who::Dropped => "the drop of a handler, source or note".to_owned(),
-            Who::Closure => "a closure".to_owned(),
+            CallSite::Handler(handler) => format!("a callback of {}", self.name_of(handler)),
+            CallSite::Source(id) => format!("the callback of {id}"),
+            CallSite::Dropped => "the drop of a handler, source or note".to_owned(),
+            CallSite::Closure => "a closure".to_owned(),
         }
     }
 
     #[inline]
-    fn tell(&mut self, id: ConnId, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Context<'_>, usize)) {
+    fn call_if_open(
+        &mut self,
+        id: ConnId,
+        callback: impl FnOnce(&mut dyn ErasedHandler, &mut Context<'_>, usize),
+    ) {
         let Some(c) = self.core.conns.get(id) else { return };
         if c.phase != Phase::Open || !c.opened {
             return;
         }
         let (handler, state) = (c.handler, c.state as usize);
         self.call(id, handler, |handler, cx| callback(handler, cx, state));
-        self.obey_switch(id);
+        self.apply_switch(id);
     }
 
     /// Hands the connection over, if its callback wished so.
     #[inline]
-    fn obey_switch(&mut self, id: ConnId) {
+    fn apply_switch(&mut self, id: ConnId) {
         if self.core.switch.is_some() {
             self.switch(id);
         }
@@ -289,7 +298,7 @@ impl Dispatcher {
         let Some(Switch { handler, state }) = self.core.take_switch() else { return };
         let Some(c) = self.core.conns.get(id) else { return };
         if !c.opened {
-            return self.guarded(Who::Dropped, move |_| drop(state));
+            return self.guarded(CallSite::Dropped, move |_| drop(state));
         }
         let Some(place) = self.handlers.get_mut(handler as usize).and_then(|h| h.handler.insert_state(state))
         else {
@@ -300,7 +309,7 @@ impl Dispatcher {
         if let Some(entry) = self.handlers.get_mut(old as usize) {
             let gone = catch_unwind(AssertUnwindSafe(|| entry.handler.remove_state(old_state as usize)));
             if let Err(panic) = gone {
-                self.panicked(Who::Dropped, panic);
+                self.panicked(CallSite::Dropped, panic);
             }
         }
         self.release(old);
@@ -320,27 +329,27 @@ impl Dispatcher {
         match catch_unwind(AssertUnwindSafe(|| callback(&mut *entry.handler, &mut cx))) {
             Ok(done) => Some(done),
             Err(panic) => {
-                self.panicked(Who::Connection(id), panic);
+                self.panicked(CallSite::Connection(id), panic);
                 None
             }
         }
     }
 
     /// Runs a callback of a handler that is for no connection.
-    fn tell_handler(&mut self, handler: u32, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Net<'_>)) {
+    fn call_handler(&mut self, handler: u32, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Net<'_>)) {
         let Self { core, handlers, .. } = self;
         let Some(entry) = handlers.get_mut(handler as usize) else { return };
         core.delivery = Delivery::default();
         let mut net = Net::new(core, None, Some(handler));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&mut *entry.handler, &mut net))) {
-            self.panicked(Who::Handler(handler), panic);
+            self.panicked(CallSite::Handler(handler), panic);
         }
     }
 
     /// Runs the callback of a source. `None` when it panicked.
     pub(crate) fn source<T>(&mut self, id: SourceId, callback: impl FnOnce(&mut Net<'_>) -> T) -> Option<T> {
         let mut answer = None;
-        self.guarded(Who::Source(id), |core| {
+        self.guarded(CallSite::Source(id), |core| {
             core.delivery = Delivery::default();
             answer = Some(callback(&mut Net::new(core, None, None)));
         });
@@ -350,32 +359,32 @@ impl Dispatcher {
     /// Runs a closure.
     pub(crate) fn run(&mut self, closure: Box<dyn FnOnce(&mut Net<'_>) + Send>) {
         self.core.delivery = Delivery::default();
-        self.guarded(Who::Closure, |core| closure(&mut Net::new(core, None, None)));
+        self.guarded(CallSite::Closure, |core| closure(&mut Net::new(core, None, None)));
     }
 
     /// Runs other code of the user's (the drop of a handler, a closure).
-    pub(crate) fn guarded(&mut self, who: Who, code: impl FnOnce(&mut Core)) {
+    pub(crate) fn guarded(&mut self, site: CallSite, code: impl FnOnce(&mut Core)) {
         let core = &mut self.core;
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| code(core))) {
-            self.panicked(who, panic);
+            self.panicked(site, panic);
         }
     }
 
-    fn panicked(&mut self, who: Who, panic: Box<dyn Any + Send>) {
+    fn panicked(&mut self, site: CallSite, panic: Box<dyn Any + Send>) {
         if self.panics == PanicPolicy::Propagate {
             resume_unwind(panic);
         }
         self.core.stats.panics += 1;
-        if let Some(n) = self.gate.pass(self.core.now) {
-            log::error!("{} panicked: {}{}", self.describe(who), text_of(&*panic), suppressed(n));
+        if let Some(n) = self.log_limit.allow(self.core.now) {
+            log::error!("{} panicked: {}{}", self.describe(site), text_of(&*panic), suppressed(n));
         }
-        match who {
-            Who::Connection(id) => self.core.terminate(id, Reason::HandlerPanic),
-            Who::Datagrams(id) => self.core.close_datagram_now(id),
-            Who::Handler(_) | Who::Source(_) | Who::Closure | Who::Dropped => {}
+        match site {
+            CallSite::Connection(id) => self.core.terminate(id, Reason::HandlerPanic),
+            CallSite::Datagrams(id) => self.core.close_datagram_now(id),
+            CallSite::Handler(_) | CallSite::Source(_) | CallSite::Closure | CallSite::Dropped => {}
         }
         if let Some(wish) = self.core.switch.take() {
-            self.guarded(Who::Dropped, move |_| drop(wish));
+            self.guarded(CallSite::Dropped, move |_| drop(wish));
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::Bytes;
 
 use super::Note;
-use crate::command_queue::{HandleError, Mailbox};
+use crate::command_queue::{CommandQueue, HandleError};
 use crate::handler::net::Net;
 use crate::id::{ConnId, Group, Key};
 use crate::sys::Wake;
@@ -34,17 +34,21 @@ pub(crate) type Closure = Box<dyn FnOnce(&mut Net<'_>) + Send>;
 
 /// What a reactor shares with its handles.
 #[derive(Debug)]
-pub(crate) struct Line {
-    pub(crate) commands: Mailbox<Command>,
+pub(crate) struct Shared {
+    pub(crate) commands: CommandQueue<Command>,
     /// How often it was asked to stop. Not a command, so that no full queue can refuse it.
-    pub(crate) asked: AtomicU8,
+    pub(crate) stop_requests: AtomicU8,
     reactor: u32,
 }
 
-impl Line {
+impl Shared {
     /// The line to the reactor with this number, for so many commands.
     pub(crate) fn new(reactor: u32, capacity: usize, waker: Arc<dyn Wake>) -> Arc<Self> {
-        Arc::new(Self { commands: Mailbox::new(capacity, waker), asked: AtomicU8::new(0), reactor })
+        Arc::new(Self {
+            commands: CommandQueue::new(capacity, waker),
+            stop_requests: AtomicU8::new(0),
+            reactor,
+        })
     }
 }
 
@@ -77,12 +81,12 @@ impl Line {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Handle {
-    line: Arc<Line>,
+    shared: Arc<Shared>,
 }
 
 impl Handle {
-    pub(crate) const fn new(line: Arc<Line>) -> Self {
-        Self { line }
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
     /// Sends a message to a connection, in its framing. See [`Net::send_bytes_to`].
@@ -90,7 +94,7 @@ impl Handle {
     /// # Errors
     /// When the queue is full or the reactor gone; the message is in the error.
     pub fn send_to(&self, id: ConnId, message: impl Into<Bytes>) -> Result<(), HandleError<Bytes>> {
-        self.line.commands.push(message.into(), |message| Command::Send(id, message))
+        self.shared.commands.push(message.into(), |message| Command::Send(id, message))
     }
 
     /// Sends a message to every member of a group, to each in its own framing. See [`Net::broadcast`].
@@ -98,7 +102,7 @@ impl Handle {
     /// # Errors
     /// As for [`send_to`](Handle::send_to).
     pub fn broadcast(&self, group: Group, message: impl Into<Bytes>) -> Result<(), HandleError<Bytes>> {
-        self.line.commands.push(message.into(), |message| Command::Broadcast(group, message))
+        self.shared.commands.push(message.into(), |message| Command::Broadcast(group, message))
     }
 
     /// Closes a connection in good order. See [`Net::close_id`].
@@ -106,7 +110,7 @@ impl Handle {
     /// # Errors
     /// When the queue is full or the reactor gone.
     pub fn close_id(&self, id: ConnId) -> Result<(), HandleError<ConnId>> {
-        self.line.commands.push(id, Command::Close)
+        self.shared.commands.push(id, Command::Close)
     }
 
     /// Ends a connection at once, with a reset. See [`Net::abort_id`].
@@ -114,7 +118,7 @@ impl Handle {
     /// # Errors
     /// When the queue is full or the reactor gone.
     pub fn abort_id(&self, id: ConnId) -> Result<(), HandleError<ConnId>> {
-        self.line.commands.push(id, Command::Abort)
+        self.shared.commands.push(id, Command::Abort)
     }
 
     /// Runs a closure on the reactor's thread, between two callbacks, with all the verbs that need no connection. If it
@@ -128,14 +132,14 @@ impl Handle {
         F: FnOnce(&mut Net<'_>) + Send + 'static,
     {
         let refused = |e: HandleError<Box<F>>| e.map(|closure| *closure);
-        self.line.commands.push(Box::new(closure), |closure| Command::Run(closure)).map_err(refused)
+        self.shared.commands.push(Box::new(closure), |closure| Command::Run(closure)).map_err(refused)
     }
 
     /// The end through which other threads post notes of type `T` to the handler behind a key. `None` for a key of
     /// another reactor.
     pub fn notes<T: Send + 'static>(&self, key: Key<impl Sized>) -> Option<Notes<T>> {
-        let handler = key.index_in(self.line.reactor)?;
-        Some(Notes { line: Arc::clone(&self.line), handler, note: PhantomData })
+        let handler = key.index_in(self.shared.reactor)?;
+        Some(Notes { shared: Arc::clone(&self.shared), handler, note: PhantomData })
     }
 
     /// Asks for a shutdown with [`Limits::shutdown_grace`](crate::Limits::shutdown_grace). Asked again, the grace is
@@ -145,15 +149,15 @@ impl Handle {
     /// When the loop cannot be woken; it sees the request at its next turn all the same.
     pub fn stop(&self) -> io::Result<()> {
         let more = |n: u8| Some(n.saturating_add(1));
-        let _ = self.line.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
-        self.line.commands.wake()
+        let _ = self.shared.stop_requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        self.shared.commands.wake()
     }
 
     /// How many commands wait.
     #[cfg(any(test, feature = "testing"))]
     #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn queued(&self) -> usize {
-        self.line.commands.len()
+        self.shared.commands.len()
     }
 }
 
@@ -187,7 +191,7 @@ impl Handle {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Notes<T> {
-    line: Arc<Line>,
+    shared: Arc<Shared>,
     handler: u32,
     note: PhantomData<fn(T)>,
 }
@@ -200,7 +204,7 @@ impl<T: Send + 'static> Notes<T> {
     pub fn post(&self, note: T) -> Result<(), HandleError<T>> {
         let handler = self.handler;
         let refused = |e: HandleError<Box<T>>| e.map(|note| *note);
-        self.line.commands.push(Box::new(note), |note| Command::Note(handler, note)).map_err(refused)
+        self.shared.commands.push(Box::new(note), |note| Command::Note(handler, note)).map_err(refused)
     }
 
     /// Posts to the handler about one of its connections: the note arrives in
@@ -212,18 +216,18 @@ impl<T: Send + 'static> Notes<T> {
     pub fn post_to(&self, id: ConnId, note: T) -> Result<(), HandleError<T>> {
         let handler = self.handler;
         let refused = |e: HandleError<Box<T>>| e.map(|note| *note);
-        self.line.commands.push(Box::new(note), |note| Command::NoteTo(handler, id, note)).map_err(refused)
+        self.shared.commands.push(Box::new(note), |note| Command::NoteTo(handler, id, note)).map_err(refused)
     }
 }
 
 impl<T> Clone for Notes<T> {
     fn clone(&self) -> Self {
-        Self { line: Arc::clone(&self.line), handler: self.handler, note: PhantomData }
+        Self { shared: Arc::clone(&self.shared), handler: self.handler, note: PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Notes<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Notes").field("handler", &self.handler).field("line", &self.line).finish()
+        f.debug_struct("Notes").field("handler", &self.handler).field("shared", &self.shared).finish()
     }
 }

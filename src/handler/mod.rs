@@ -65,8 +65,8 @@ pub trait Handler: 'static {
     fn on_data(&mut self, cx: &mut Context<'_>, state: &mut Self::State, data: &[u8]);
 
     /// The peer has finished sending, and all it sent has been delivered. It may still be reading. By default the
-    /// connection is closed once everything is written; where you write this callback, closing is yours. (Who still
-    /// waits for the answer of another thread keeps it open until that has come.)
+    /// connection is closed once everything is written; where you write this callback, closing is yours. (CallSite
+    /// still waits for the answer of another thread keeps it open until that has come.)
     fn on_end(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let _ = state;
         cx.close();

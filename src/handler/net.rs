@@ -122,7 +122,7 @@ impl<'a> Net<'a> {
     /// Begins a shutdown with [`Limits::shutdown_grace`](crate::Limits::shutdown_grace) when the turn is over; asked
     /// again, the grace is over. [`Handle::stop`](crate::Handle::stop) does the same from another thread.
     pub fn stop(&mut self) {
-        self.core.stop_wanted = self.core.stop_wanted.saturating_add(1);
+        self.core.stop_requests = self.core.stop_requests.saturating_add(1);
     }
 
     /// Gives up an attempt to connect, without a word: nothing follows. Where it has led to a connection already, that

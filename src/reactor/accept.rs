@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use super::tables::ListenerEntry;
 use crate::closed::Reason;
 use crate::config::address::Address;
@@ -20,7 +20,7 @@ use crate::time::log_limit::suppressed;
 /// Errors of an unknown kind in a row, before a listener rests.
 const MAX_UNKNOWN_ERRORS: u32 = 10;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Registers a listener for the handler at `handler`.
     pub(crate) fn add_listener(
         &mut self,
@@ -120,14 +120,14 @@ impl<S: Sys> Loop<S> {
         }
         let refuse = core.limits.at_capacity == AtCapacity::Refuse;
         if !std::mem::replace(&mut self.listeners.full, true)
-            && let Some(n) = self.gates.accept.pass(core.now)
+            && let Some(n) = self.log_limits.accept.allow(core.now)
         {
             let then = if refuse { "more are refused" } else { "more wait" };
             log::warn!("{max} connections, as many as allowed: {then}{}", suppressed(n));
         }
         if !refuse
             && std::mem::take(&mut self.listeners.new_arrivals)
-            && !core.stopping
+            && !core.shutting_down
             && core.evict_oldest_lingering()
         {
             // Its place is for whoever has come, without waiting for more to come free.
@@ -166,7 +166,7 @@ impl<S: Sys> Loop<S> {
             log::debug!("{id} accepted from {peer}");
         }
         self.dispatcher.open(id);
-        self.after_call(id, &[]);
+        self.after_callback(id, &[]);
         self.dispatcher.core.enqueue_if_work(id);
     }
 
@@ -215,7 +215,7 @@ impl<S: Sys> Loop<S> {
         let pause = core.limits.accept_pause;
         core.stats.accept_pauses += 1;
         self.listeners.paused = Some(core.now.after(pause.max(Duration::from_millis(1))));
-        if let Some(n) = self.gates.accept.pass(core.now) {
+        if let Some(n) = self.log_limits.accept.allow(core.now) {
             let open = core.conns.len();
             log::error!(
                 "{why}; {open} connections open, trying again when one ends or in {pause:?}{}",

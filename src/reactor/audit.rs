@@ -3,14 +3,14 @@
 //! For tests and simulations only. Knows no world. Invariant: it changes nothing, and trusts no counter that it can
 //! count again.
 
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use crate::buffer::pool::LARGE;
 use crate::connection::{Connection, Phase};
 use crate::core::connect_jobs::Stage;
 use crate::id::ConnId;
 use crate::sys::Sys;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Recounts everything.
     pub(crate) fn audit(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
@@ -67,7 +67,7 @@ impl<S: Sys> Loop<S> {
         })
     }
 
-    /// Who is slow, and who is held up by that, in each group.
+    /// CallSite is slow, and who is held up by that, in each group.
     fn audit_holds(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let mut holds = std::collections::BTreeMap::new();

@@ -6,15 +6,15 @@
 
 use std::io::ErrorKind;
 
-use super::event_loop::{FRONT, Loop};
+use super::event_loop::{EventLoop, FRONT};
 use crate::closed::{Closed, Reason};
 use crate::connection::{Connection, Phase};
-use crate::dispatch::Who;
+use crate::dispatch::CallSite;
 use crate::id::ConnId;
 use crate::sys::{CloseHow, Sys};
 use crate::time::log_limit::suppressed;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Takes a close, or the end of our output, as far as it can go now.
     #[inline]
     pub(super) fn advance_close(&mut self, id: ConnId) {
@@ -116,10 +116,10 @@ impl<S: Sys> Loop<S> {
                 Closed { who: id, why, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent() };
             core.stats.closed[closed.why.index()] += 1;
             core.stats.bytes_unsent += closed.unsent;
-            self.stopping.count(&closed);
+            self.shutdown.count(&closed);
             self.log_closed(&closed);
             self.dispatcher.close(id, &closed);
-            self.timed_call(Who::Connection(id));
+            self.measure_callback(CallSite::Connection(id));
             self.reap_queue.push(id);
             self.flush_full_logs();
         }
@@ -129,7 +129,8 @@ impl<S: Sys> Loop<S> {
         let core = &self.dispatcher.core;
         if closed.why.is_policy() && log::log_enabled!(log::Level::Warn) {
             let peer = core.conns.get(closed.who).map(|c| c.peer.address());
-            if let (Some(n), Some(peer)) = (self.gates.closed[closed.why.index()].pass(core.now), peer) {
+            if let (Some(n), Some(peer)) = (self.log_limits.closed[closed.why.index()].allow(core.now), peer)
+            {
                 log::warn!("{closed}, peer {peer}{}", suppressed(n));
             }
         } else {

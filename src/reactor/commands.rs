@@ -3,29 +3,29 @@
 //! Knows nothing of how they got into the queue. Invariant: the flag is cleared before the queue is looked at, so that
 //! a command which comes while others are obeyed wakes the loop again.
 
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use crate::core::Sent;
-use crate::dispatch::Who;
+use crate::dispatch::CallSite;
 use crate::handler::handle::Command;
 use crate::handler::net::Net;
 use crate::sys::Sys;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Obeys those that wait, up to a turn's share.
-    pub(super) fn obey_commands(&mut self) {
-        if !self.line.commands.is_flagged() {
+    pub(super) fn run_commands(&mut self) {
+        if !self.shared.commands.is_flagged() {
             return;
         }
-        self.line.commands.clear_flag();
+        self.shared.commands.clear_flag();
         let mut batch = std::mem::take(&mut self.batch);
-        self.line.commands.take(self.dispatcher.core.limits.commands_per_turn, &mut batch);
+        self.shared.commands.take(self.dispatcher.core.limits.commands_per_turn, &mut batch);
         for command in batch.drain(..) {
-            self.obey(command);
+            self.run_command(command);
         }
         self.batch = batch;
     }
 
-    fn obey(&mut self, command: Command) {
+    fn run_command(&mut self, command: Command) {
         self.dispatcher.core.stats.commands += 1;
         let net = &mut Net::new(&mut self.dispatcher.core, None, None);
         let reached = match command {
@@ -38,18 +38,18 @@ impl<S: Sys> Loop<S> {
             }
             Command::Run(closure) => {
                 self.dispatcher.run(closure);
-                self.timed_call(Who::Closure);
+                self.measure_callback(CallSite::Closure);
                 true
             }
             Command::Note(handler, note) => {
                 let told = self.dispatcher.note(handler, note);
-                self.timed_call(Who::Handler(handler));
+                self.measure_callback(CallSite::Handler(handler));
                 told
             }
             Command::NoteTo(handler, id, note) => {
                 let told = self.dispatcher.note_to(handler, id, note);
                 if told {
-                    self.after_call(id, &[]);
+                    self.after_callback(id, &[]);
                     self.dispatcher.core.enqueue_if_work(id);
                 }
                 told

@@ -6,17 +6,17 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use crate::closed::Reason;
 use crate::config::address::Address;
 use crate::config::connect::Backoff;
 use crate::connection::Connection;
 use crate::core::connect_jobs::{Goal, Stage, in_turn};
-use crate::dispatch::Who;
+use crate::dispatch::CallSite;
 use crate::id::{AttemptId, ConnId, Token};
 use crate::sys::{CloseHow, Sys};
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Looks after the attempts that something has happened to, and those whose time has come.
     pub(super) fn connect(&mut self) {
         if self.dispatcher.core.attempts.is_idle() {
@@ -62,7 +62,7 @@ impl<S: Sys> Loop<S> {
         let core = &mut self.dispatcher.core;
         let now = core.now;
         let Some(attempt) = core.attempts.get_mut(id) else { return };
-        if core.stopping && !matches!(attempt.stage, Stage::Up | Stage::Cancelled) {
+        if core.shutting_down && !matches!(attempt.stage, Stage::Up | Stage::Cancelled) {
             attempt.errors =
                 vec![(String::new(), io::Error::new(ErrorKind::Interrupted, "the reactor is shutting down"))];
             return self.give_up(id);
@@ -98,7 +98,7 @@ impl<S: Sys> Loop<S> {
         match &mut attempt.goal {
             Goal::Nowhere(error) => {
                 let error = io::Error::from(error.clone());
-                self.tell_failure(id, &error);
+                self.report_connect_failure(id, &error);
             }
             Goal::Given(given) => {
                 let Some(given) = given.take() else { return self.give_up(id) };
@@ -206,7 +206,7 @@ impl<S: Sys> Loop<S> {
     /// Something has happened to a socket that was connecting.
     pub(super) fn check_dialled(&mut self, conn: ConnId) {
         // Its attempt is about to be given up. Had it come about now, nobody would tell it of the shutdown.
-        if self.dispatcher.core.stopping {
+        if self.dispatcher.core.shutting_down {
             return;
         }
         let Some(stream) = self.streams.get_mut(conn.slot as usize).and_then(Option::as_mut) else { return };
@@ -246,7 +246,7 @@ impl<S: Sys> Loop<S> {
         }
         log::debug!("{conn} connected");
         self.dispatcher.open(conn);
-        self.after_call(conn, &[]);
+        self.after_callback(conn, &[]);
         self.dispatcher.core.enqueue_if_work(conn);
     }
 
@@ -274,7 +274,7 @@ impl<S: Sys> Loop<S> {
     pub(super) fn redial(&mut self, id: AttemptId, why: &Reason) {
         let core = &mut self.dispatcher.core;
         let wished = matches!(why, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
-        let (now, stopping) = (core.now, core.stopping);
+        let (now, stopping) = (core.now, core.shutting_down);
         let Some(attempt) = core.attempts.get_mut(id).filter(|a| matches!(a.stage, Stage::Up)) else {
             return;
         };
@@ -337,7 +337,7 @@ impl<S: Sys> Loop<S> {
     fn give_up(&mut self, id: AttemptId) {
         self.end_lookup(id);
         let core = &mut self.dispatcher.core;
-        let stopping = core.stopping;
+        let stopping = core.shutting_down;
         let Some(attempt) = core.attempts.get_mut(id) else { return };
         let trying = std::mem::take(&mut attempt.trying);
         attempt.failed = attempt.failed.saturating_add(1);
@@ -349,18 +349,18 @@ impl<S: Sys> Loop<S> {
             Some(policy) => {
                 let wait = self.rest_attempt(id, &policy);
                 self.dispatcher.connect_retry(handler, tag, &error, wait);
-                self.after_handler_call(Who::Handler(handler));
+                self.after_handler_callback(CallSite::Handler(handler));
             }
-            None => self.tell_failure(id, &error),
+            None => self.report_connect_failure(id, &error),
         }
     }
 
-    fn tell_failure(&mut self, id: AttemptId, error: &io::Error) {
+    fn report_connect_failure(&mut self, id: AttemptId, error: &io::Error) {
         // It is over before it is told: the handler may ask again, in the place of this one.
         let Some((handler, tag)) = self.remove_attempt(id) else { return };
         self.dispatcher.core.stats.connect_failed += 1;
         self.dispatcher.connect_failed(handler, tag, error);
-        self.after_handler_call(Who::Handler(handler));
+        self.after_handler_callback(CallSite::Handler(handler));
         self.dispatcher.release(handler);
     }
 

@@ -6,12 +6,12 @@
 
 use std::io::{self, ErrorKind};
 
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use super::tables::Open;
 use crate::config::address::Address;
 use crate::core::datagram_sockets::{Mailbox, Stage};
-use crate::dispatch::Who;
-use crate::dispatch::datagram::{News, Tell};
+use crate::dispatch::CallSite;
+use crate::dispatch::datagram::{DatagramCallback, DatagramEvent};
 use crate::id::{DatagramId, Token};
 use crate::sys::Sys;
 use crate::sys::datagram::Shipped;
@@ -20,13 +20,13 @@ use crate::sys::errno::{AcceptError, classify_accept};
 /// Errors of receiving in a row before a socket rests a while.
 const ERRORS_IN_A_ROW: u32 = 64;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Registers a socket for the handler at `handler`.
     pub(crate) fn open_datagrams(
         &mut self,
         mut socket: S::Datagram,
         handler: u32,
-        tell: Tell,
+        callback: DatagramCallback,
         max: usize,
     ) -> io::Result<(DatagramId, Address)> {
         let (local, peer) = self.sys.datagram_addresses(&socket)?;
@@ -49,7 +49,7 @@ impl<S: Sys> Loop<S> {
         if slot >= self.outlets.sockets.len() {
             self.outlets.sockets.resize_with(slot + 1, || None);
         }
-        self.outlets.sockets[slot] = Some(Open { socket, tell });
+        self.outlets.sockets[slot] = Some(Open { socket, callback });
         if self.outlets.buffer.len() <= max {
             self.outlets.buffer.resize(max + 1, 0);
         }
@@ -64,7 +64,7 @@ impl<S: Sys> Loop<S> {
         for _ in 0..self.dispatcher.core.mail.ready.len() {
             let Some(id) = self.dispatcher.core.mail.next_ready() else { return };
             self.send_posted(id);
-            self.tell_if_drained(id);
+            self.notify_if_drained(id);
             self.receive(id);
             self.dispatcher.core.settle_mailbox(id);
         }
@@ -107,13 +107,13 @@ impl<S: Sys> Loop<S> {
             Ok((len, from)) => {
                 m.errors = 0;
                 core.stats.datagrams_in += 1;
-                let news = if len > max {
+                let event = if len > max {
                     core.stats.datagrams_truncated += 1;
-                    News::Truncated(&from, max)
+                    DatagramEvent::Truncated(&from, max)
                 } else {
-                    News::Datagram(&from, &buffer[..len])
+                    DatagramEvent::Datagram(&from, &buffer[..len])
                 };
-                self.tell_of_datagrams(id, news);
+                self.call_datagram(id, event);
                 Some(len)
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -136,7 +136,7 @@ impl<S: Sys> Loop<S> {
             (m.errors, m.resting) = (0, true);
             core.mail.rest(id, core.now);
         }
-        self.tell_error(id, error);
+        self.report_error(id, error);
         if classify_accept(error) == AcceptError::Dead {
             log::error!("{id} is lost: {error}");
             self.dispatcher.core.close_datagram_now(id);
@@ -147,14 +147,14 @@ impl<S: Sys> Loop<S> {
     fn send_posted(&mut self, id: DatagramId) {
         for _ in 0..self.dispatcher.core.limits.datagrams_per_turn {
             let Some(error) = self.send_some(id) else { return };
-            self.tell_error(id, &error);
+            self.report_error(id, &error);
         }
     }
 
     /// Tells that what was too much has left, at most once in a turn.
-    fn tell_if_drained(&mut self, id: DatagramId) {
+    fn notify_if_drained(&mut self, id: DatagramId) {
         if self.dispatcher.core.mail.take_drained(id) {
-            self.tell_of_datagrams(id, News::Drained);
+            self.call_datagram(id, DatagramEvent::Drained);
             self.send_posted(id);
         }
     }
@@ -198,22 +198,22 @@ impl<S: Sys> Loop<S> {
         }
     }
 
-    fn tell_error(&mut self, id: DatagramId, error: &io::Error) {
+    fn report_error(&mut self, id: DatagramId, error: &io::Error) {
         self.dispatcher.core.stats.datagram_errors += 1;
         log::debug!("{id}: {error}");
-        self.tell_of_datagrams(id, News::Error(error));
+        self.call_datagram(id, DatagramEvent::Error(error));
     }
 
     /// Calls a callback, and looks at what it took.
-    fn tell_of_datagrams(&mut self, id: DatagramId, news: News<'_>) {
-        let Some(tell) = self.outlets.get_mut(id).map(|open| open.tell) else { return };
-        self.dispatcher.tell_of_datagrams(id, tell, news);
-        self.after_handler_call(Who::Datagrams(id));
+    fn call_datagram(&mut self, id: DatagramId, event: DatagramEvent<'_>) {
+        let Some(callback) = self.outlets.get_mut(id).map(|open| open.callback) else { return };
+        self.dispatcher.call_datagram(id, callback, event);
+        self.after_handler_callback(CallSite::Datagrams(id));
     }
 
     /// Tells of a socket's end, closes it, and frees its slot.
     fn end_datagrams(&mut self, id: DatagramId) {
-        self.tell_of_datagrams(id, News::Closed);
+        self.call_datagram(id, DatagramEvent::Closed);
         self.drop_datagrams(id);
     }
 
@@ -228,10 +228,10 @@ impl<S: Sys> Loop<S> {
     }
 
     /// Tells every socket's handler that the reactor is shutting down.
-    pub(super) fn shut_datagrams_down(&mut self) {
+    pub(super) fn notify_datagrams_of_shutdown(&mut self) {
         let all: Vec<DatagramId> = self.dispatcher.core.mail.iter().map(|m| m.id).collect();
         for id in all {
-            self.tell_of_datagrams(id, News::Shutdown);
+            self.call_datagram(id, DatagramEvent::Shutdown);
             self.send_posted(id);
             self.dispatcher.core.settle_mailbox(id);
         }

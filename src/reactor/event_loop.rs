@@ -1,33 +1,33 @@
 //! The event loop: the sockets, the handlers, and what each phase of a turn stands on.
 //!
 //! Each phase of a turn has a file: accept, read, write, close, timers, commands, connect, datagram, sources, shutdown.
-//! Invariant: every callback is followed by `after_call` or `after_handler_call`.
+//! Invariant: every callback is followed by `after_callback` or `after_handler_callback`.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tables::{Listeners, Outlets, Sources, Stopping};
+use super::tables::{Listeners, Outlets, ShutdownState, Sources};
 use crate::closed::REASONS;
 use crate::config::limits::{Limit, Limits};
 use crate::core::Core;
-use crate::dispatch::{Dispatcher, Who};
-use crate::handler::handle::{Command, Handle, Line};
+use crate::dispatch::{CallSite, Dispatcher};
+use crate::handler::handle::{Command, Handle, Shared};
 use crate::id::{ConnId, Generations};
 use crate::sys::{Ready, Sys};
 use crate::time::Time;
-use crate::time::log_limit::{Throttle, suppressed};
+use crate::time::log_limit::{RateLimiter, suppressed};
 
 /// Room in front of what is read, for an unfinished message to be put before it.
 pub(super) const FRONT: usize = 4 * 1024;
 #[derive(Debug, Default)]
-pub(super) struct LogGates {
-    pub(super) closed: [Throttle; REASONS],
-    pub(super) accept: Throttle,
-    slow_call: Throttle,
+pub(super) struct LogLimits {
+    pub(super) closed: [RateLimiter; REASONS],
+    pub(super) accept: RateLimiter,
+    slow_call: RateLimiter,
 }
 
-pub(crate) struct Loop<S: Sys> {
+pub(crate) struct EventLoop<S: Sys> {
     pub(crate) sys: S,
     pub(crate) dispatcher: Dispatcher,
     /// By slot.
@@ -42,11 +42,11 @@ pub(crate) struct Loop<S: Sys> {
     pub(super) buffer: Vec<u8>,
     pub(super) reap_queue: Vec<ConnId>,
     /// What other threads want.
-    pub(super) line: Arc<Line>,
+    pub(super) shared: Arc<Shared>,
     /// Empty but while commands are obeyed.
     pub(super) batch: Vec<Command>,
-    pub(crate) stopping: Stopping,
-    pub(super) gates: LogGates,
+    pub(crate) shutdown: ShutdownState,
+    pub(super) log_limits: LogLimits,
     pub(super) deferred_turns: u32,
     /// We were away; what the peers sent meanwhile is read before anyone is judged.
     pub(super) timeouts_deferred: bool,
@@ -54,7 +54,7 @@ pub(crate) struct Loop<S: Sys> {
     slow_call: u64,
 }
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     pub(crate) fn new(mut sys: S, mut limits: Limits, generations: Generations) -> io::Result<Self> {
         limits.check()?;
         fit_descriptors(&mut sys, &mut limits);
@@ -65,7 +65,7 @@ impl<S: Sys> Loop<S> {
         let limits = &dispatcher.core.limits;
         Ok(Self {
             buffer: vec![0; FRONT + limits.read_buffer],
-            line: Line::new(dispatcher.core.number, limits.commands, sys.waker()),
+            shared: Shared::new(dispatcher.core.number, limits.commands, sys.waker()),
             batch: Vec::new(),
             dispatcher,
             streams: Vec::new(),
@@ -75,8 +75,8 @@ impl<S: Sys> Loop<S> {
             events: Vec::new(),
             events_truncated: false,
             reap_queue: Vec::new(),
-            stopping: Stopping::default(),
-            gates: LogGates::default(),
+            shutdown: ShutdownState::default(),
+            log_limits: LogLimits::default(),
             deferred_turns: 0,
             timeouts_deferred: false,
             slow_call,
@@ -86,13 +86,13 @@ impl<S: Sys> Loop<S> {
 
     /// What other threads have of this loop.
     pub(crate) fn handle(&self) -> Handle {
-        Handle::new(std::sync::Arc::clone(&self.line))
+        Handle::new(std::sync::Arc::clone(&self.shared))
     }
 
     /// Looks at the clock after a callback: how long it took, and what time it is now.
-    pub(super) fn timed_call(&mut self, who: Who) {
+    pub(super) fn measure_callback(&mut self, site: CallSite) {
         let before = self.dispatcher.core.now;
-        self.look_at_clock();
+        self.update_clock();
         let core = &mut self.dispatcher.core;
         core.timers.settle(core.now);
         let took = core.now.nanos_since(before);
@@ -100,19 +100,19 @@ impl<S: Sys> Loop<S> {
             core.longest_call = took;
         }
         if took > self.slow_call {
-            self.log_slow_call(who, took);
+            self.log_slow_call(site, took);
         }
     }
 
     #[cold]
-    fn log_slow_call(&mut self, who: Who, took: u64) {
-        if let Some(n) = self.gates.slow_call.pass(self.dispatcher.core.now) {
-            let (what, took) = (self.dispatcher.describe(who), Duration::from_nanos(took));
+    fn log_slow_call(&mut self, site: CallSite, took: u64) {
+        if let Some(n) = self.log_limits.slow_call.allow(self.dispatcher.core.now) {
+            let (what, took) = (self.dispatcher.describe(site), Duration::from_nanos(took));
             log::warn!("{what} took {took:?}; all others waited{}", suppressed(n));
         }
     }
 
-    pub(crate) fn look_at_clock(&mut self) {
+    pub(crate) fn update_clock(&mut self) {
         let now = self.sys.now();
         self.dispatcher.core.set_now(now);
     }
@@ -132,8 +132,8 @@ impl<S: Sys> Loop<S> {
 
     /// What follows every callback of a connection: the time is taken, what it sent to its own peer is written (`data`
     /// is what it was given, part of which may be what it sent), and a close that it asked for goes on.
-    pub(super) fn after_call(&mut self, id: ConnId, data: &[u8]) {
-        self.timed_call(Who::Connection(id));
+    pub(super) fn after_callback(&mut self, id: ConnId, data: &[u8]) {
+        self.measure_callback(CallSite::Connection(id));
         let core = &mut self.dispatcher.core;
         let borrowed = core.take_borrowed(id);
         let answered = std::mem::take(&mut core.delivery.answered);
@@ -151,15 +151,15 @@ impl<S: Sys> Loop<S> {
     }
 
     /// What follows a callback that is for no connection.
-    pub(super) fn after_handler_call(&mut self, who: Who) {
-        self.timed_call(who);
+    pub(super) fn after_handler_callback(&mut self, site: CallSite) {
+        self.measure_callback(site);
         self.flush_full_logs();
     }
 }
 
-impl<S: Sys> Drop for Loop<S> {
+impl<S: Sys> Drop for EventLoop<S> {
     fn drop(&mut self) {
-        let left = self.line.commands.close();
+        let left = self.shared.commands.close();
         if !left.is_empty() {
             log::debug!("{} commands end with the reactor", left.len());
         }

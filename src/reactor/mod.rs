@@ -35,9 +35,9 @@ use crate::handler::net::Net;
 use crate::id::{ConnId, Generations, Key};
 use crate::stats::Stats;
 use crate::sys::mio::MioSys;
-use crate::time::{Time, at_least};
+use crate::time::{Time, ceil_to_ms};
 
-use self::event_loop::Loop;
+use self::event_loop::EventLoop;
 pub use open::{Bound, Listening};
 pub use tables::{Readiness, Report, SourceKey, Watch};
 pub use turn::Turn;
@@ -69,7 +69,7 @@ pub use turn::Turn;
 /// }
 /// ```
 pub struct Reactor {
-    inner: Loop<MioSys>,
+    inner: EventLoop<MioSys>,
 }
 
 impl std::fmt::Debug for Reactor {
@@ -99,7 +99,7 @@ impl Reactor {
     pub fn with_limits(limits: Limits) -> io::Result<Self> {
         limits.check()?;
         let sys = MioSys::new(limits.events_per_turn)?;
-        Ok(Self { inner: Loop::new(sys, limits, Generations::new())? })
+        Ok(Self { inner: EventLoop::new(sys, limits, Generations::new())? })
     }
 
     /// What happens when a callback panics. By default its connection is aborted and everything else goes on.
@@ -129,7 +129,7 @@ impl Reactor {
 
     /// The verbs that handlers have, for use between turns. It counts time from this call on.
     pub fn net(&mut self) -> Net<'_> {
-        self.inner.look_at_clock();
+        self.inner.update_clock();
         Net::new(&mut self.inner.dispatcher.core, None, None)
     }
 
@@ -178,7 +178,7 @@ impl Reactor {
     /// # Errors
     /// Only when waiting for events itself fails.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
-        self.inner.look_at_clock();
+        self.inner.update_clock();
         self.inner.turn(timeout)
     }
 
@@ -186,9 +186,9 @@ impl Reactor {
     /// is. [`turn`](Reactor::turn) never sleeps longer than this; an outer loop should call it no later. It is rounded
     /// up to whole milliseconds, so that who sleeps so long finds it due.
     pub fn next_deadline(&mut self) -> Option<Duration> {
-        self.inner.look_at_clock();
+        self.inner.update_clock();
         let at = self.inner.next_deadline();
-        (at != Time::NEVER).then(|| at_least(at.since(self.inner.dispatcher.core.now)))
+        (at != Time::NEVER).then(|| ceil_to_ms(at.since(self.inner.dispatcher.core.now)))
     }
 
     /// Ends in good order: takes the connections that wait, stops listening, calls
@@ -198,19 +198,19 @@ impl Reactor {
     /// # Errors
     /// Only when waiting for events itself fails.
     pub fn shutdown(&mut self, grace: Duration) -> io::Result<Report> {
-        if !self.inner.stopping.is_under_way() {
-            self.inner.look_at_clock();
+        if !self.inner.shutdown.is_under_way() {
+            self.inner.update_clock();
             self.inner.begin_shutdown(grace);
         }
-        while self.inner.stopping.is_under_way() {
+        while self.inner.shutdown.is_under_way() {
             self.inner.turn(None)?;
         }
-        Ok(self.inner.stopping.last().unwrap_or_default())
+        Ok(self.inner.shutdown.last().unwrap_or_default())
     }
 
     /// What the last shutdown came to; `None` before there was one.
     pub const fn last_shutdown(&self) -> Option<Report> {
-        self.inner.stopping.last()
+        self.inner.shutdown.last()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::address::{Address, Endpoint};
 use crate::config::connect::Connect;
 use crate::config::datagram::{DatagramBind, DatagramOptions, DatagramSource, Datagrams};
 use crate::config::listen::{Bind, Listen, ListenOptions, Source};
-use crate::dispatch::datagram::{Tell, tell};
+use crate::dispatch::datagram::{DatagramCallback, call_datagram_handler};
 use crate::handler::Handler;
 use crate::handler::datagram::DatagramHandler;
 use crate::id::{AttemptId, DatagramId, Key, ListenerId};
@@ -156,9 +156,9 @@ impl Reactor {
     ) -> io::Result<AttemptId> {
         let handler = self.handler_of(key)?;
         let to = to.into().checked()?;
-        self.inner.look_at_clock();
+        self.inner.update_clock();
         let core = &mut self.inner.dispatcher.core;
-        if core.stopping {
+        if core.shutting_down {
             return Err(io::Error::other("the reactor is shutting down"));
         }
         core.connect(handler, to, tag).ok_or_else(|| {
@@ -195,7 +195,7 @@ impl Reactor {
         let handler = self.inner.dispatcher.add_datagrams(handler, false);
         // Whatever comes of it, the handler lives no longer than what leads to it.
         self.inner.dispatcher.retain(handler);
-        let bound = self.bind_at(at.into(), handler, tell::<H>);
+        let bound = self.bind_at(at.into(), handler, call_datagram_handler::<H>);
         self.inner.dispatcher.release(handler);
         bound
     }
@@ -210,16 +210,16 @@ impl Reactor {
         key: Key<H>,
     ) -> io::Result<Bound> {
         let handler = self.inner.dispatcher.index_of(key).ok_or_else(wrong_key)?;
-        self.bind_at(at.into(), handler, tell::<H>)
+        self.bind_at(at.into(), handler, call_datagram_handler::<H>)
     }
 
-    fn bind_at(&mut self, at: Datagrams, handler: u32, tell: Tell) -> io::Result<Bound> {
+    fn bind_at(&mut self, at: Datagrams, handler: u32, callback: DatagramCallback) -> io::Result<Bound> {
         let (source, peer, mut options) =
             at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let mut bound = Bound { sockets: Vec::new() };
         let done = self.bind_all(source, peer, &mut options, |reactor, bind, options| {
             let socket = reactor.inner.sys.bind_datagram(bind, options)?;
-            bound.sockets.push(reactor.inner.open_datagrams(socket, handler, tell, options.max_size)?);
+            bound.sockets.push(reactor.inner.open_datagrams(socket, handler, callback, options.max_size)?);
             Ok(bound.local_addr().map_or(0, |first| first.port()))
         });
         if let Err(e) = done {

@@ -1,11 +1,11 @@
 //! A visit to a connection: reading and delivering, the close as far as it can go, and what follows a callback.
 //!
 //! Knows nothing of accepting and stopping. Invariant: `readable` is cleared only when the seam says that nothing is
-//! left, and every callback is followed by `after_call`.
+//! left, and every callback is followed by `after_callback`.
 
 use std::io::ErrorKind;
 
-use super::event_loop::{FRONT, Loop};
+use super::event_loop::{EventLoop, FRONT};
 use crate::closed::Reason;
 use crate::connection::Phase;
 use crate::id::ConnId;
@@ -14,7 +14,7 @@ use crate::sys::Sys;
 /// Visits in a row that a hint asked for and that came to nothing, before a connection is given up.
 const FRUITLESS: u8 = 64;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Visits those that had work when the turn began; what is left over waits for the next one.
     pub(super) fn visit_ready(&mut self) {
         for _ in 0..self.dispatcher.core.ready.len() {
@@ -59,7 +59,7 @@ impl<S: Sys> Loop<S> {
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         if std::mem::take(&mut c.drain_due) && !c.high {
             self.dispatcher.drain(id);
-            self.after_call(id, &[]);
+            self.after_callback(id, &[]);
         }
         self.use_input(id);
     }
@@ -86,7 +86,7 @@ impl<S: Sys> Loop<S> {
                 c.ended = true;
             }
             self.dispatcher.end(id);
-            self.after_call(id, &[]);
+            self.after_callback(id, &[]);
         }
     }
 
@@ -171,12 +171,12 @@ impl<S: Sys> Loop<S> {
                     return core.terminate_out_of_memory(id);
                 }
                 self.dispatcher.data(id, kept.data());
-                self.after_call(id, kept.data());
+                self.after_callback(id, kept.data());
                 return self.dispatcher.core.keep_rest(id, kept, true);
             }
         };
         self.dispatcher.data(id, data);
-        self.after_call(id, data);
+        self.after_callback(id, data);
         self.dispatcher.core.keep_copy(id, data, continues);
     }
 
@@ -186,7 +186,7 @@ impl<S: Sys> Loop<S> {
         c.deferred = false;
         let Some(kept) = c.kept.take() else { return };
         self.dispatcher.data(id, kept.data());
-        self.after_call(id, kept.data());
+        self.after_callback(id, kept.data());
         self.dispatcher.core.keep_rest(id, kept, false);
     }
 }

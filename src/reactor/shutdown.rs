@@ -5,33 +5,33 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use super::tables::Report;
 use crate::closed::Reason;
 use crate::connection::Phase;
 use crate::id::{AttemptId, ConnId};
 use crate::sys::Sys;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Obeys requests to stop, from callbacks and from other threads: the first begins a shutdown, the second ends its
     /// grace.
-    pub(super) fn check_stop(&mut self) {
-        let wanted = std::mem::take(&mut self.dispatcher.core.stop_wanted);
+    pub(super) fn check_stop_requests(&mut self) {
+        let wanted = std::mem::take(&mut self.dispatcher.core.stop_requests);
         if wanted > 0 {
             let more = |n: u8| Some(n.saturating_add(wanted));
-            let _ = self.line.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+            let _ = self.shared.stop_requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
         }
-        let asked = self.line.asked.load(Ordering::Acquire);
-        if asked <= self.stopping.heeded {
+        let requests = self.shared.stop_requests.load(Ordering::Acquire);
+        if requests <= self.shutdown.stop_requests_seen {
             return;
         }
-        let first = self.stopping.heeded == 0;
-        self.stopping.heeded = asked;
-        if first && !self.stopping.is_under_way() {
+        let first = self.shutdown.stop_requests_seen == 0;
+        self.shutdown.stop_requests_seen = requests;
+        if first && !self.shutdown.is_under_way() {
             self.begin_shutdown(self.dispatcher.core.limits.shutdown_grace);
         }
-        if asked > 1 && self.stopping.is_under_way() {
-            self.stopping.until = Some(self.dispatcher.core.now);
+        if requests > 1 && self.shutdown.is_under_way() {
+            self.shutdown.until = Some(self.dispatcher.core.now);
         }
     }
 
@@ -39,10 +39,10 @@ impl<S: Sys> Loop<S> {
     pub(crate) fn begin_shutdown(&mut self, grace: Duration) {
         let core = &mut self.dispatcher.core;
         core.timers.settle_as_set();
-        self.stopping.until = Some(core.now.after(grace));
-        self.stopping.report = Report::default();
+        self.shutdown.until = Some(core.now.after(grace));
+        self.shutdown.report = Report::default();
         log::info!("shutting down, {} connections open", core.conns.len());
-        core.stopping = true;
+        core.shutting_down = true;
         for id in self.listeners() {
             let most = self.dispatcher.core.limits.connections.get();
             self.listeners.note_ready(id);
@@ -50,36 +50,36 @@ impl<S: Sys> Loop<S> {
             self.close_listener(id);
         }
         let core = &mut self.dispatcher.core;
-        let asked: Vec<AttemptId> = core.attempts.iter().map(|a| a.id).collect();
-        asked.into_iter().for_each(|id| core.attempts.want(id));
+        let requests: Vec<AttemptId> = core.attempts.iter().map(|a| a.id).collect();
+        requests.into_iter().for_each(|id| core.attempts.want(id));
         let open: Vec<ConnId> =
             self.dispatcher.core.conns.iter().filter(|c| c.phase == Phase::Open).map(|c| c.id).collect();
         for id in open {
             self.dispatcher.shutdown(id);
-            self.after_call(id, &[]);
+            self.after_callback(id, &[]);
             self.dispatcher.core.enqueue_if_work(id);
         }
-        self.shut_datagrams_down();
+        self.notify_datagrams_of_shutdown();
     }
 
     /// Ends a shutdown that is done, and at its deadline whatever is left.
-    pub(super) fn check_stopped(&mut self) {
-        let Some(until) = self.stopping.until else { return };
+    pub(super) fn check_shutdown_done(&mut self) {
+        let Some(until) = self.shutdown.until else { return };
         let core = &mut self.dispatcher.core;
         if core.conns.len() + core.attempts.len() + core.mail.len() == 0 {
-            let report = self.stopping.report;
+            let report = self.shutdown.report;
             log::info!(
                 "shut down: {} clean, {} cut, {} bytes lost",
                 report.clean,
                 report.cut,
                 report.bytes_lost
             );
-            self.stopping.until = None;
-            self.stopping.last = Some(report);
-            self.stopping.done += 1;
-            self.stopping.heeded = 0;
-            self.line.asked.store(0, Ordering::Release);
-            core.stopping = false;
+            self.shutdown.until = None;
+            self.shutdown.last = Some(report);
+            self.shutdown.done += 1;
+            self.shutdown.stop_requests_seen = 0;
+            self.shared.stop_requests.store(0, Ordering::Release);
+            core.shutting_down = false;
             return;
         }
         if core.now < until {

@@ -10,14 +10,14 @@ use std::io::{self, ErrorKind};
 use std::marker::PhantomData;
 
 use super::Reactor;
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use super::tables::{Readiness, SourceEntry, SourceKey, Sources, Watch, Watched, WatchedAs};
-use crate::dispatch::Who;
+use crate::dispatch::CallSite;
 use crate::handler::net::Net;
 use crate::id::{MAX_SLOTS, SourceId, Token};
 use crate::sys::Sys;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Registers a source with its callback.
     pub(super) fn watch<E: mio::event::Source + 'static>(
         &mut self,
@@ -66,7 +66,7 @@ impl<S: Sys> Loop<S> {
         entry.queued = false;
         let bits = std::mem::take(&mut entry.bits);
         let answer = self.dispatcher.source(id, |net| entry.watched.call(net, Readiness(bits)));
-        self.timed_call(Who::Source(id));
+        self.measure_callback(CallSite::Source(id));
         match answer {
             Some(Watch::Wait) => {}
             Some(Watch::Again) => {
@@ -75,7 +75,7 @@ impl<S: Sys> Loop<S> {
             // One that has panicked cannot say what it wants.
             Some(Watch::Done) | None => {
                 let Self { sys, dispatcher, sources, .. } = self;
-                dispatcher.guarded(Who::Dropped, |_| {
+                dispatcher.guarded(CallSite::Dropped, |_| {
                     if let Some(mut watched) = sources.remove(id) {
                         sys.remove_source(watched.source());
                     }

@@ -14,7 +14,7 @@ use crate::closed::{Closed, Reason};
 use crate::config::address::Address;
 use crate::config::limits::AtCapacity;
 use crate::core::Core;
-use crate::dispatch::datagram::Tell;
+use crate::dispatch::datagram::DatagramCallback;
 use crate::handler::net::Net;
 use crate::id::{DatagramId, Generations, ListenerId, SourceId};
 use crate::sys::{Ready, Sys};
@@ -100,7 +100,7 @@ impl<S: Sys> Listeners<S> {
 
 pub(super) struct Open<D> {
     pub(super) socket: D,
-    pub(super) tell: Tell,
+    pub(super) callback: DatagramCallback,
 }
 
 /// All datagram sockets.
@@ -276,7 +276,7 @@ pub struct Report {
 
 /// Whether a shutdown is under way, and how it goes.
 #[derive(Debug, Default)]
-pub(crate) struct Stopping {
+pub(crate) struct ShutdownState {
     pub(super) until: Option<Time>,
     pub(super) report: Report,
     /// What the last shutdown came to.
@@ -284,17 +284,17 @@ pub(crate) struct Stopping {
     /// How many shutdowns have ended.
     pub(super) done: u64,
     /// How many requests to stop have been obeyed.
-    pub(super) heeded: u8,
+    pub(super) stop_requests_seen: u8,
 }
 
-impl Stopping {
+impl ShutdownState {
     /// When what is left is aborted.
     pub(super) fn deadline(&self) -> Time {
         self.until.unwrap_or(Time::NEVER)
     }
 
-    pub(super) const fn heeded(&self) -> u8 {
-        self.heeded
+    pub(super) const fn stop_requests_seen(&self) -> u8 {
+        self.stop_requests_seen
     }
 
     pub(crate) const fn is_under_way(&self) -> bool {

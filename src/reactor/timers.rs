@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::event_loop::Loop;
-use crate::dispatch::Who;
+use super::event_loop::EventLoop;
+use crate::dispatch::CallSite;
 use crate::sys::Sys;
 use crate::time::Time;
 use crate::time::timers::{Alarm, Owner};
@@ -16,7 +16,7 @@ const LATE_THRESHOLD: Duration = Duration::from_secs(5);
 /// Turns that may go by while we catch up on what arrived when we were late.
 const MAX_DEFERRED_TURNS: u32 = 64;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     pub(super) fn check_timers(&mut self) {
         let core = &mut self.dispatcher.core;
         let first = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
@@ -63,12 +63,12 @@ impl<S: Sys> Loop<S> {
         match owner {
             Owner::Connection(conn) => {
                 self.dispatcher.timer(conn, key);
-                self.after_call(conn, &[]);
+                self.after_callback(conn, &[]);
                 self.dispatcher.core.enqueue_if_work(conn);
             }
             Owner::Handler(handler) => {
                 self.dispatcher.tick(handler, key);
-                self.after_handler_call(Who::Handler(handler));
+                self.after_handler_callback(CallSite::Handler(handler));
             }
         }
     }

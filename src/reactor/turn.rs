@@ -8,12 +8,12 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use crate::connection::Phase;
 use crate::core::Core;
 use crate::id::{ConnId, Token};
 use crate::sys::{Ready, Sys};
-use crate::time::{Time, at_least, at_most};
+use crate::time::{Time, ceil_to_ms, floor_to_ms};
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,33 +28,33 @@ pub struct Turn {
     pub stopped: bool,
 }
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// One turn. Waits no longer than `timeout` (or for ever), and not at all while there is work.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
         self.dispatcher.core.timers.settle_as_set();
         self.wait(timeout)?;
         let core = &mut self.dispatcher.core;
-        let (began, shutdowns) = (core.now, self.stopping.done());
+        let (began, shutdowns) = (core.now, self.shutdown.done());
         core.turn = core.turn.wrapping_add(1);
         core.stats.turns += 1;
-        let events = self.sort_events();
+        let events = self.record_events();
         self.flush_full_logs();
-        self.check_stop();
+        self.check_stop_requests();
         self.accept();
         self.visit_ready();
         self.visit_datagrams();
         self.visit_sources();
         self.check_timers();
-        self.obey_commands();
+        self.run_commands();
         self.notify_closed();
         self.connect();
         self.flush_datagrams();
         self.flush_all();
         self.reap();
-        self.check_stopped();
+        self.check_shutdown_done();
         let core = &mut self.dispatcher.core;
         core.longest_turn = core.longest_turn.max(core.now.nanos_since(began));
-        Ok(Turn { events, more: self.has_more(), stopped: self.stopping.done() > shutdowns })
+        Ok(Turn { events, more: self.has_more(), stopped: self.shutdown.done() > shutdowns })
     }
 
     /// When the loop must turn though nothing is ready: now while there is work, or at the next deadline.
@@ -69,7 +69,7 @@ impl<S: Sys> Loop<S> {
             .min(core.attempts.next())
             .min(core.mail.alarm)
             .min(self.listeners.paused_until())
-            .min(self.stopping.deadline())
+            .min(self.shutdown.deadline())
     }
 
     fn has_more(&self) -> bool {
@@ -83,29 +83,29 @@ impl<S: Sys> Loop<S> {
             || !core.attempts.wanted.is_empty()
             || core.mail.have_work()
             || self.listeners.may_accept(core)
-            || core.stop_wanted > 0
-            || self.line.asked.load(Ordering::Relaxed) > self.stopping.heeded()
-            || self.line.commands.is_flagged()
+            || core.stop_requests > 0
+            || self.shared.stop_requests.load(Ordering::Relaxed) > self.shutdown.stop_requests_seen()
+            || self.shared.commands.is_flagged()
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let wake_at = self.next_deadline();
-        // Who asks is not kept longer; what is due is not looked for in vain.
-        let asked = timeout.map(at_most);
-        let due = (wake_at != Time::NEVER).then(|| at_least(wake_at.since(self.dispatcher.core.now)));
+        // CallSite asks is not kept longer; what is due is not looked for in vain.
+        let asked = timeout.map(floor_to_ms);
+        let due = (wake_at != Time::NEVER).then(|| ceil_to_ms(wake_at.since(self.dispatcher.core.now)));
         let timeout = match (asked, due) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
         self.events.clear();
         let done = self.sys.poll(&mut self.events, timeout);
-        self.look_at_clock();
+        self.update_clock();
         self.events_truncated = done?;
         Ok(())
     }
 
     /// Writes down what the system reported; answers how many events there were.
-    fn sort_events(&mut self) -> usize {
+    fn record_events(&mut self) -> usize {
         let events = std::mem::take(&mut self.events);
         let core = &mut self.dispatcher.core;
         core.stats.events += events.len() as u64;

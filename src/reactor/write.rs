@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
 
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use crate::buffer::outbox::{Outbox, SLICES};
 use crate::closed::Reason;
 use crate::core::owed;
@@ -14,7 +14,7 @@ use crate::id::{ConnId, Group};
 use crate::sys::Sys;
 use crate::sys::errno::is_full;
 
-impl<S: Sys> Loop<S> {
+impl<S: Sys> EventLoop<S> {
     /// Writes `lead`, then what waits for the connection, then `trail`, as far as the kernel takes it and the turn's
     /// budget allows. Answers how much of `lead` and of `trail` was written; what of them was not is the caller's.
     pub(super) fn write(&mut self, id: ConnId, lead: &[u8], trail: &[u8]) -> (usize, usize) {
@@ -99,7 +99,7 @@ impl<S: Sys> Loop<S> {
                 self.dispatcher.core.enqueue_if_work(id);
             }
         }
-        self.look_at_clock();
+        self.update_clock();
         self.dispatcher.core.feed_starved();
     }
 

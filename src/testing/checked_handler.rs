@@ -106,7 +106,7 @@ impl<H: Handler> Watched<H> {
         let done = catch_unwind(AssertUnwindSafe(|| call(inner, cx)));
         let closing = cx.core().conns.get(id).is_some_and(|c| c.phase == Phase::Flushing);
         self.records[index].closed_itself |= closing;
-        // Who takes over is told of the end as well.
+        // CallSite takes over is told of the end as well.
         self.records[index].ended &= !adopt_state::<H>(cx, index);
         self.note_aborts(cx.core(), close_notify);
         self.go_on(index, done)

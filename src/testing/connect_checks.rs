@@ -25,7 +25,7 @@ impl Dials {
     pub(super) fn check<H: Handler>(&mut self, view: &View<H>, turn: Turn) -> Result<(), String> {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let (looking, known) = (sim.looking(), core.attempts.looking);
-        // Who has just cancelled one is about to say so.
+        // CallSite has just cancelled one is about to say so.
         let cancelled = core.attempts.iter().filter(|a| matches!(a.stage, Stage::Cancelled)).count();
         require((known..=known + cancelled).contains(&looking), || {
             format!("N6: {looking} lookups in the world, {known} in the loop")

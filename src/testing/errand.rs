@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Who arrived, in that order: a thread and its serial number.
+/// CallSite arrived, in that order: a thread and its serial number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Arrivals(Arc<Mutex<VecDeque<(usize, u64)>>>);
 

@@ -297,7 +297,7 @@ impl Oracle {
 
     /// N13: a shutdown ends with its grace, or the turn after.
     fn check_shutdown<H: Handler>(&mut self, view: &View<H>) -> Result<(), String> {
-        let Some((at, grace)) = view.stopping.filter(|_| view.inner.stopping.is_under_way()) else {
+        let Some((at, grace)) = view.stopping.filter(|_| view.inner.shutdown.is_under_way()) else {
             return Ok(());
         };
         let over = view.inner.dispatcher.core.now.since(Time(at)) >= grace;

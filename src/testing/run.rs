@@ -20,7 +20,7 @@ use crate::dispatch::text_of;
 use crate::handler::Handler;
 use crate::id::Generations;
 use crate::reactor::audit::require;
-use crate::reactor::event_loop::Loop;
+use crate::reactor::event_loop::EventLoop;
 use crate::reactor::turn::Turn;
 use crate::sys::Sys;
 use crate::sys::sim::{Dice, Fault, MS, Mark, Odds, Sim, Struck, fold, new_struck};
@@ -146,7 +146,7 @@ impl<H: Handler> Run<H> {
         let mut sim = Sim::new(Dice::new(dice.roll()), odds);
         sim.script.capacity = limits.events_per_turn;
         sim.script.strict = asked.strict.unwrap_or(sim.script.strict);
-        let mut inner = Loop::new(sim, limits, Generations::masked(mask)).map_err(|e| e.to_string())?;
+        let mut inner = EventLoop::new(sim, limits, Generations::masked(mask)).map_err(|e| e.to_string())?;
         inner.sys.mark = plan.mark(&handler);
         let mut watched = Watched::new(handler);
         watched.may_not_panic = !plan.may_panic();
@@ -273,7 +273,7 @@ impl<H: Handler> Run<H> {
 
     fn begin_shutdown(&mut self, grace: Duration) {
         self.trace.note(|| format!("shutdown, {grace:?} of grace"));
-        self.view.inner.look_at_clock();
+        self.view.inner.update_clock();
         self.view.stopping = Some((self.view.inner.dispatcher.core.now.0, grace));
         self.view.inner.begin_shutdown(grace);
     }
@@ -363,12 +363,12 @@ impl<H: Handler> Run<H> {
     /// Shuts down, if that has not been done; nothing may be left open.
     fn stop<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
         // One that is over does not keep the handler from beginning anew.
-        if !self.view.inner.stopping.is_under_way() {
+        if !self.view.inner.shutdown.is_under_way() {
             self.begin_shutdown(Duration::from_millis(100));
             plan.check(&self.view, &self.oracle, false)?;
         }
         for _ in 0..PATIENCE {
-            if !self.view.inner.stopping.is_under_way() {
+            if !self.view.inner.shutdown.is_under_way() {
                 return check_nothing_left(&self.view);
             }
             self.turn(plan, Duration::from_secs(1))?;

@@ -10,7 +10,7 @@ use crate::closed::NAMES;
 
 /// One step, and where it stands.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line<'a> {
+pub(super) struct Shared<'a> {
     /// Counted from 1.
     pub(super) number: usize,
     pub(super) text: &'a str,
@@ -66,12 +66,12 @@ enum Problem<'a> {
 }
 
 /// Reads a transcript. Blank lines, and those that begin with `#`, are no steps.
-pub(super) fn parse(text: &str) -> Result<Vec<Line<'_>>, BadLine<'_>> {
+pub(super) fn parse(text: &str) -> Result<Vec<Shared<'_>>, BadLine<'_>> {
     let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
     lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(number, text)| match step(text) {
-            Ok(step) => Ok(Line { number, text, step }),
+            Ok(step) => Ok(Shared { number, text, step }),
             Err(problem) => Err(BadLine { number, text, problem }),
         })
         .collect()

@@ -10,12 +10,12 @@ use super::client::Client;
 use crate::connection::{Connection, Phase};
 use crate::handler::Handler;
 use crate::id::Key;
-use crate::reactor::event_loop::Loop;
+use crate::reactor::event_loop::EventLoop;
 use crate::sys::sim::{Sim, State};
 
 /// The state of a run.
 pub(crate) struct View<H: Handler> {
-    pub(crate) inner: Loop<Sim>,
+    pub(crate) inner: EventLoop<Sim>,
     pub(crate) key: Key<Watched<H>>,
     pub(crate) clients: Vec<Client>,
     /// When a shutdown began, and how long it may take.

@@ -12,15 +12,15 @@ const REFILL: u64 = 1_000_000_000;
 
 /// A token bucket for one kind of line.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Throttle {
+pub(crate) struct RateLimiter {
     spent: u32,
     since: Time,
     held_back: u64,
 }
 
-impl Throttle {
+impl RateLimiter {
     /// Whether a line may be written now, and how many were held back since the last one.
-    pub(crate) fn pass(&mut self, now: Time) -> Option<u64> {
+    pub(crate) fn allow(&mut self, now: Time) -> Option<u64> {
         let earned = now.0.saturating_sub(self.since.0) / REFILL;
         if earned > 0 {
             self.spent = self.spent.saturating_sub(u32::try_from(earned).unwrap_or(u32::MAX));
@@ -49,11 +49,11 @@ mod tests {
 
     #[test]
     fn ten_then_one_a_second() {
-        let mut t = Throttle::default();
+        let mut t = RateLimiter::default();
         let mut lines = 0;
         let mut held_back = 0;
         for i in 0..30_000u64 {
-            if let Some(n) = t.pass(Time(i * 1_000_000)) {
+            if let Some(n) = t.allow(Time(i * 1_000_000)) {
                 lines += 1;
                 held_back += n;
             }
@@ -65,10 +65,10 @@ mod tests {
 
     #[test]
     fn a_quiet_minute_gives_back_the_burst() {
-        let mut t = Throttle::default();
+        let mut t = RateLimiter::default();
         let at = |s: u64| Time(s * 1_000_000_000);
-        assert_eq!((0..50).filter(|_| t.pass(at(100)).is_some()).count(), 10);
-        assert_eq!(t.pass(at(160)), Some(40));
-        assert_eq!((0..50).filter(|_| t.pass(at(160)).is_some()).count(), 9);
+        assert_eq!((0..50).filter(|_| t.allow(at(100)).is_some()).count(), 10);
+        assert_eq!(t.allow(at(160)), Some(40));
+        assert_eq!((0..50).filter(|_| t.allow(at(160)).is_some()).count(), 9);
     }
 }

@@ -32,11 +32,11 @@ impl Time {
 }
 
 /// A time in whole milliseconds, rounded down: for who must not sleep longer.
-pub(crate) const fn at_most(time: Duration) -> Duration {
+pub(crate) const fn floor_to_ms(time: Duration) -> Duration {
     Duration::new(time.as_secs(), time.subsec_millis() * 1_000_000)
 }
 
 /// A time in whole milliseconds, rounded up: for who must not wake earlier.
-pub(crate) const fn at_least(time: Duration) -> Duration {
-    at_most(time.saturating_add(Duration::from_nanos(999_999)))
+pub(crate) const fn ceil_to_ms(time: Duration) -> Duration {
+    floor_to_ms(time.saturating_add(Duration::from_nanos(999_999)))
 }

@@ -204,7 +204,7 @@ fn the_limit_of_connections_is_lowered_to_what_the_process_may_open() {
     let limit = |taken| {
         let mut world = Script::new();
         world.descriptors = Some((1000, taken));
-        let inner = Loop::new(world, limits(), Generations::new()).unwrap();
+        let inner = EventLoop::new(world, limits(), Generations::new()).unwrap();
         inner.dispatcher.core.limits.connections
     };
     assert_eq!(limit(36), Limit::At(900));

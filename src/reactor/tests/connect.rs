@@ -346,7 +346,7 @@ fn a_shutdown_ends_what_has_not_come_about() {
     };
     assert!(log.contains(&told(1, "127.0.0.1:7")), "{log:?}");
     assert!(log.contains(&told(2, "name:80")) && log.contains(&told(3, "127.0.0.1:8")), "{log:?}");
-    assert!(!rig.inner.stopping.is_under_way());
+    assert!(!rig.inner.shutdown.is_under_way());
     rig.nothing_left();
 }
 

@@ -107,7 +107,7 @@ fn a_handler_that_always_asks_again_does_not_keep_a_shutdown_from_ending() {
     rig.inner.begin_shutdown(SECOND);
     rig.fin(client);
     rig.settle();
-    assert!(!rig.inner.stopping.is_under_way());
+    assert!(!rig.inner.shutdown.is_under_way());
 }
 
 #[test]
@@ -122,5 +122,5 @@ fn what_comes_about_while_the_reactor_shuts_down_is_not_begun() {
     rig.settle();
     assert_eq!(rig.heard(1), "", "nobody would tell it of the shutdown");
     assert_eq!((rig.stats().connected, rig.stats().connect_failed), (0, 1));
-    assert!(!rig.inner.stopping.is_under_way());
+    assert!(!rig.inner.shutdown.is_under_way());
 }

@@ -7,7 +7,7 @@ use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
 use crate::config::limits::PanicPolicy;
 use crate::core::Posted;
-use crate::dispatch::datagram::tell;
+use crate::dispatch::datagram::call_datagram_handler;
 use crate::handler::datagram::{DatagramContext, DatagramHandler};
 use crate::id::DatagramId;
 use crate::sys::datagram::DatagramSys;
@@ -94,7 +94,7 @@ fn bind_with<A: FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static>(
     let ids = (0..sockets).map(|n| {
         let at = DatagramBind::Udp(([127, 0, 0, 1], 9000 + n as u16).into());
         let socket = inner.sys.bind_datagram(at, options).unwrap();
-        inner.open_datagrams(socket, handler, tell::<Puppet<A>>, options.max_size).unwrap().0
+        inner.open_datagrams(socket, handler, call_datagram_handler::<Puppet<A>>, options.max_size).unwrap().0
     });
     let ids = ids.collect();
     let read_log: ReadLog = Box::new(move |inner| {
@@ -451,7 +451,7 @@ fn a_new_socket_in_an_old_place_is_not_taken_for_the_old_one() {
     let handler = post.rig.handler;
     let at = DatagramBind::Udp(([127, 0, 0, 1], 9001).into());
     let socket = post.rig.sys().bind_datagram(at, &DatagramOptions::default()).unwrap();
-    let new = post.rig.inner.open_datagrams(socket, handler, tell::<NoBody>, 10).unwrap().0;
+    let new = post.rig.inner.open_datagrams(socket, handler, call_datagram_handler::<NoBody>, 10).unwrap().0;
     assert_eq!((new.slot, new == old), (old.slot, false));
     assert_eq!(post.rig.net().send_datagram_to(old, port_of(1), "x"), Posted::Closed);
     assert!(!post.rig.net().close_datagram(old));
@@ -496,10 +496,10 @@ fn a_shutdown_waits_for_what_is_to_be_sent_and_then_ends() {
     post.rig.inner.begin_shutdown(5 * SECOND);
     post.rig.settle();
     assert_eq!(post.log(), ["0 7001>a", "0 shutdown", "1 shutdown", "1 closed"]);
-    assert!(post.rig.inner.stopping.is_under_way());
+    assert!(post.rig.inner.shutdown.is_under_way());
     post.room(0, 1);
     assert_eq!((post.log(), post.said(0).len()), (vec!["0 closed".to_owned()], 1));
-    assert!(!post.rig.inner.stopping.is_under_way());
+    assert!(!post.rig.inner.shutdown.is_under_way());
 }
 
 #[test]
@@ -510,7 +510,7 @@ fn a_shutdown_ends_at_its_deadline_whatever_a_handler_wants() {
     assert_eq!(post.log(), ["0 shutdown"]);
     post.rig.pass(200 * MS);
     assert_eq!(post.log(), ["0 closed"]);
-    assert!(!post.rig.inner.stopping.is_under_way());
+    assert!(!post.rig.inner.shutdown.is_under_way());
 }
 
 #[test]
@@ -602,7 +602,7 @@ fn one_handler_may_serve_connections_and_datagrams() {
     let at = DatagramBind::Udp(([127, 0, 0, 1], 9000).into());
     let socket = rig.sys().bind_datagram(at, &DatagramOptions::default()).unwrap();
     let handler = rig.handler;
-    rig.inner.open_datagrams(socket, handler, tell::<Both>, 100).unwrap();
+    rig.inner.open_datagrams(socket, handler, call_datagram_handler::<Both>, 100).unwrap();
     let peer = rig.connect();
     rig.say(peer, "over here");
     assert_eq!(rig.sys().outlets[0].said(), ["7009<over here"]);

@@ -140,7 +140,7 @@ fn a_handler_may_do_anything_in_any_callback() {
             let stats = rig.stats();
             assert_eq!(open.get(), stats.open as i64, "seed {seed}: {stats}");
         }
-        rig.inner.look_at_clock();
+        rig.inner.update_clock();
         rig.inner.begin_shutdown(SECOND);
         rig.pass(20 * SECOND);
         assert_eq!((open.get(), rig.stats().open, rig.sys().open_streams()), (0, 0, 0), "seed {seed}");

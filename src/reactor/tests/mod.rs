@@ -27,7 +27,7 @@ mod timers;
 
 use std::time::Duration;
 
-use super::event_loop::Loop;
+use super::event_loop::EventLoop;
 use super::turn::Turn;
 use crate::closed::{Closed, Reason};
 use crate::config::limits::{Limit, Limits};
@@ -133,11 +133,11 @@ where
 }
 
 /// Reads the log of a puppet, whatever its actions are.
-type ReadLog = Box<dyn Fn(&mut Loop<Script>) -> Vec<String>>;
+type ReadLog = Box<dyn Fn(&mut EventLoop<Script>) -> Vec<String>>;
 
 /// A loop in a scripted world, with one listener and one handler.
 struct Rig {
-    inner: Loop<Script>,
+    inner: EventLoop<Script>,
     listener: ListenerId,
     handler: u32,
     read_log: ReadLog,
@@ -197,7 +197,7 @@ impl Rig {
         handler: H,
         read_log: impl FnOnce(Key<H>) -> ReadLog,
     ) -> Self {
-        let mut inner = Loop::new(Script::new(), limits, generations).unwrap();
+        let mut inner = EventLoop::new(Script::new(), limits, generations).unwrap();
         let handler = inner.dispatcher.add(handler, true).unwrap();
         let read_log = read_log(inner.dispatcher.key(handler));
         let mut rig = Self {

@@ -26,11 +26,11 @@ fn a_shutdown_takes_who_waits_closes_the_listeners_and_tells_everyone() {
     let closed = calls.iter().position(|c| *c == Call::CloseListener(0)).unwrap();
     let last = calls.iter().rposition(|c| matches!(c, Call::Accept(..))).unwrap();
     assert!(last < closed, "{calls:?}");
-    assert!(rig.inner.stopping.is_under_way());
+    assert!(rig.inner.shutdown.is_under_way());
     rig.fin(a);
     rig.fin(b);
-    assert!(!rig.inner.stopping.is_under_way());
-    assert_eq!(rig.inner.stopping.last(), Some(Report { clean: 2, ..Report::default() }));
+    assert!(!rig.inner.shutdown.is_under_way());
+    assert_eq!(rig.inner.shutdown.last(), Some(Report { clean: 2, ..Report::default() }));
     assert_eq!((rig.closed(&Reason::Shutdown), rig.sys().open_streams()), (2, 0));
 }
 
@@ -39,7 +39,7 @@ fn a_client_whose_event_has_not_been_seen_yet_is_taken_all_the_same() {
     let mut rig = puppet(echo);
     let a = rig.sys().connect(0);
     // As a shutdown that is asked for between two turns begins.
-    rig.inner.look_at_clock();
+    rig.inner.update_clock();
     rig.inner.begin_shutdown(SECOND);
     rig.settle();
     assert_eq!(rig.log(), ["0 open", "0 shutdown"]);
@@ -70,7 +70,7 @@ fn at_the_end_of_the_grace_whoever_is_left_is_aborted_and_counted() {
     assert_eq!(rig.sys().peers[stubborn].closed, Some(CloseHow::Reset));
     assert_eq!(rig.sys().peers[lingering].closed, Some(CloseHow::Graceful));
     assert_eq!(rig.closed(&Reason::ShutdownDeadline), 2);
-    let report = rig.inner.stopping.last().unwrap();
+    let report = rig.inner.shutdown.last().unwrap();
     assert_eq!((report.clean, report.cut), (1, 2));
 }
 
@@ -82,7 +82,7 @@ fn bytes_lost_at_the_end_of_the_grace_are_reported() {
     rig.say(a, bytes(64));
     stop(&mut rig);
     rig.pass(11 * SECOND);
-    let report = rig.inner.stopping.last().unwrap();
+    let report = rig.inner.shutdown.last().unwrap();
     assert_eq!(report, Report { clean: 0, cut: 1, bytes_lost: 54 });
     assert_eq!(rig.stats().bytes_unsent, 54);
 }
@@ -95,14 +95,14 @@ fn asked_a_second_time_the_grace_is_over() {
     assert_eq!(rig.stats().open, 1);
     stop(&mut rig);
     assert_eq!((rig.stats().open, rig.closed(&Reason::ShutdownDeadline)), (0, 1));
-    assert!(!rig.inner.stopping.is_under_way());
+    assert!(!rig.inner.shutdown.is_under_way());
 }
 
 #[test]
 fn after_a_shutdown_another_one_can_be_asked_for() {
     let mut rig = puppet(echo);
     stop(&mut rig);
-    assert!(!rig.inner.stopping.is_under_way());
+    assert!(!rig.inner.shutdown.is_under_way());
     let handler = rig.handler;
     rig.listen(handler);
     let a = rig.sys().connect(1);
@@ -111,7 +111,7 @@ fn after_a_shutdown_another_one_can_be_asked_for() {
     assert_eq!(rig.heard(a), "again");
     stop(&mut rig);
     rig.fin(a);
-    assert_eq!(rig.inner.stopping.last().map(|r| r.clean), Some(1));
+    assert_eq!(rig.inner.shutdown.last().map(|r| r.clean), Some(1));
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_stop_wakes_the_poll_that_would_sleep() {
     rig.sys().sleeps = true;
     let before = rig.sys().clock;
     rig.turn_for(None);
-    assert!(rig.inner.stopping.is_under_way());
+    assert!(rig.inner.shutdown.is_under_way());
     assert_eq!(rig.sys().clock, before);
 }
 
@@ -150,7 +150,7 @@ fn a_shutdown_around_busy_clients_leaves_nobody_half_answered() {
             rig.sys().fin(p);
         }
         rig.settle();
-        assert!(!rig.inner.stopping.is_under_way());
+        assert!(!rig.inner.shutdown.is_under_way());
         for &p in &peers {
             let heard = rig.heard(p);
             assert!(heard.is_empty() || heard == "askask", "{moment}: {heard}");
@@ -168,7 +168,7 @@ fn a_callback_may_stop_the_reactor_and_end_the_grace() {
     });
     let (a, b) = (rig.connect(), rig.connect());
     rig.say(a, "stop");
-    assert!(!rig.inner.stopping.is_under_way(), "on_shutdown asked again, which ended the grace");
+    assert!(!rig.inner.shutdown.is_under_way(), "on_shutdown asked again, which ended the grace");
     assert_eq!(rig.closed(&Reason::ShutdownDeadline), 2);
     assert!(rig.sys().peers[b].closed.is_some());
 }

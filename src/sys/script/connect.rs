@@ -77,7 +77,7 @@ impl Script {
     /// What a lookup with this number came to.
     pub(crate) fn looked_up(&mut self, number: u64, found: io::Result<Vec<SocketAddr>>) {
         self.found.push_back((number, found));
-        // Who finds something out wakes the loop.
+        // CallSite finds something out wakes the loop.
         let _ = self.bell.wake();
     }
 }

@@ -28,7 +28,7 @@ use crate::handler::Handler;
 use crate::handler::net::Net;
 use crate::id::{ConnId, Generations, Key};
 use crate::reactor::Report;
-use crate::reactor::event_loop::Loop;
+use crate::reactor::event_loop::EventLoop;
 use crate::stats::Stats;
 use crate::sys::Sys;
 use crate::sys::script::{End, Script};
@@ -100,7 +100,7 @@ use crate::sys::script::{End, Script};
 /// ([`PanicPolicy::Propagate`]), so that a handler made for a test may assert; see
 /// [`set_panic_policy`](Stage::set_panic_policy).
 pub struct Stage<H: Handler> {
-    inner: Loop<Script>,
+    inner: EventLoop<Script>,
     key: Key<Watched<H>>,
     clients: Vec<Client>,
     hosts: Vec<Host>,
@@ -131,7 +131,7 @@ impl<H: Handler> Stage<H> {
         let mut script = Script::new();
         script.dials_wait = true;
         let began = script.clock;
-        let mut inner = Loop::new(script, limits, Generations::new())?;
+        let mut inner = EventLoop::new(script, limits, Generations::new())?;
         inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
         let handler = inner.dispatcher.add(Watched::new(handler), true)?;
         let key = inner.dispatcher.key(handler);
@@ -337,7 +337,7 @@ impl<H: Handler> Stage<H> {
 
     /// What the shutdown came to; `None` until it has ended.
     pub const fn last_shutdown(&self) -> Option<Report> {
-        self.inner.stopping.last()
+        self.inner.shutdown.last()
     }
 
     /// The handler.
@@ -359,7 +359,7 @@ impl<H: Handler> Stage<H> {
     /// The verbs that handlers have, for use between turns. What they set going is done before the next method that
     /// names a client looks at it, or by [`settle`](Stage::settle).
     pub fn net(&mut self) -> Net<'_> {
-        self.inner.look_at_clock();
+        self.inner.update_clock();
         let handler = self.inner.dispatcher.index_of(self.key);
         Net::new(&mut self.inner.dispatcher.core, None, handler)
     }

@@ -1,4 +1,5 @@
-//! Who is on a stage beside the handler: its clients, what has become of each, and the hosts that it can connect to.
+//! CallSite is on a stage beside the handler: its clients, what has become of each, and the hosts that it can connect
+//! to.
 //!
 //! Plain data, on which the stage acts in `clients` and `hosts`. Invariant: it knows neither the stage nor the loop.
 

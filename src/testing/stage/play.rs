@@ -7,10 +7,10 @@ use super::parties::Fate;
 use super::{Done, Stage};
 use crate::handler::Handler;
 use crate::sys::script::End;
-use crate::testing::transcript::{Act, Line, Step, parse, show};
+use crate::testing::transcript::{Act, Shared, Step, parse, show};
 
 /// Says which line was played when the handler panicked in it.
-struct Playing<'a>(&'a Line<'a>);
+struct Playing<'a>(&'a Shared<'a>);
 
 impl Drop for Playing<'_> {
     fn drop(&mut self) {

@@ -130,7 +130,7 @@ impl Asked {
             draw_wish(dice, tag, net.core());
         let (before, most, at) = (net.core().attempts.len(), net.core().limits.attempts, net.core().now);
         let id = net.connect(to, tag);
-        let room = before < most && !net.core().stopping;
+        let room = before < most && !net.core().shutting_down;
         require(id.is_some() == room, || format!("asked for a connection: {id:?}, {before} of {most}"))?;
         let Some(id) = id else { return Ok(()) };
         let request = Request {
@@ -218,7 +218,7 @@ impl Asked {
         let up = |r: &&mut Request| r.outcome == Outcome::Up(closed.who) && Some(r.id) == attempt;
         let Some(r) = self.requests.values_mut().find(up) else { return };
         let wished = matches!(closed.why, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
-        let over = wished || net.core().stopping;
+        let over = wished || net.core().shutting_down;
         r.outcome = if over { Outcome::Done } else { Outcome::Waiting };
         r.over = net.core().turn;
         r.since.set(net.core().now);

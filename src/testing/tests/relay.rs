@@ -26,7 +26,7 @@ use crate::testing::view::View;
 #[derive(Debug)]
 pub(super) struct Relay {
     dice: Dice,
-    /// Who waits for whom to be reached.
+    /// CallSite waits for whom to be reached.
     waiting: BTreeMap<u64, (ConnId, AttemptId)>,
     others: BTreeMap<ConnId, ConnId>,
     /// Clients by their numbers in the world: those who were connected to each other; and whether something that one

@@ -27,7 +27,7 @@ use crate::config::listen::{Bind, ListenOptions};
 use crate::handler::Handler;
 use crate::handler::context::Context;
 use crate::id::{Generations, Key};
-use crate::reactor::event_loop::Loop;
+use crate::reactor::event_loop::EventLoop;
 use crate::sys::datagram::{DatagramSys, Shipped};
 use crate::sys::{CloseHow, Ready, Received, Sys, Wake};
 use crate::time::Time;
@@ -290,7 +290,7 @@ trait Turning {
     }
 }
 
-impl Turning for Loop<Crowd> {
+impl Turning for EventLoop<Crowd> {
     fn step(&mut self) {
         self.turn(Some(Duration::ZERO)).unwrap();
     }
@@ -340,13 +340,13 @@ impl Turning for Bare {
 }
 
 /// A loop with the default limits, but for the number of connections, and the echo handler.
-fn reactor(connections: usize) -> Loop<Crowd> {
+fn reactor(connections: usize) -> EventLoop<Crowd> {
     reactor_with(connections, Echo).0
 }
 
-fn reactor_with<H: Handler>(connections: usize, handler: H) -> (Loop<Crowd>, Key<H>) {
+fn reactor_with<H: Handler>(connections: usize, handler: H) -> (EventLoop<Crowd>, Key<H>) {
     let limits = Limits { connections: Limit::At(connections + 1), ..Limits::default() };
-    let mut inner = Loop::new(Crowd::new(connections), limits, Generations::new()).unwrap();
+    let mut inner = EventLoop::new(Crowd::new(connections), limits, Generations::new()).unwrap();
     let handler = inner.dispatcher.add(handler, true).unwrap();
     inner.add_listener((), handler).unwrap();
     let key = inner.dispatcher.key(handler);
@@ -385,13 +385,13 @@ impl Handler for Alarmed {
 }
 
 /// A loop with so many timers that are not due for another hour.
-fn alarmed(connections: usize) -> (Loop<Crowd>, Key<Alarmed>) {
+fn alarmed(connections: usize) -> (EventLoop<Crowd>, Key<Alarmed>) {
     let handler = Alarmed { at: 3_600 * SECOND, fired: Vec::new(), from: u64::MAX, to: 0 };
     reactor_with(connections, handler)
 }
 
 /// What a crowd did to the loop that has it.
-impl Loop<Crowd> {
+impl EventLoop<Crowd> {
     /// Everyone speaks, and a quarter of the idle timeout later all the timeouts come due that were set before: each is
     /// looked at once and set anew, and no one is ended. Answers how long the looking took.
     fn recheck_all(&mut self) -> Duration {

@@ -1,4 +1,4 @@
-//! Who plays in the crate's own simulations: echo, framed echo, a relay, and actors, raw and framed.
+//! CallSite plays in the crate's own simulations: echo, framed echo, a relay, and actors, raw and framed.
 
 use std::any::Any;
 
