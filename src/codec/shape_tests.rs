@@ -152,7 +152,7 @@ pub(crate) struct Traffic {
 #[derive(Clone, Debug)]
 enum Piece {
     Message { size: usize, bytes: Vec<u8> },
-    Letters(Vec<u8>),
+    DatagramQueue(Vec<u8>),
     Noise(Vec<u8>),
 }
 
@@ -169,7 +169,7 @@ impl Traffic {
                         wire.extend(message);
                     }
                 }
-                Piece::Letters(bytes) => wire.extend(shape.spell(bytes)),
+                Piece::DatagramQueue(bytes) => wire.extend(shape.spell(bytes)),
                 Piece::Noise(bytes) => wire.extend(bytes),
             }
         }
@@ -219,7 +219,7 @@ pub(crate) fn traffic() -> impl Strategy<Value = Traffic> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..12);
     let piece = prop_oneof![
         6 => (0..7usize, bytes()).prop_map(|(size, bytes)| Piece::Message { size, bytes }),
-        2 => bytes().prop_map(Piece::Letters),
+        2 => bytes().prop_map(Piece::DatagramQueue),
         1 => bytes().prop_map(Piece::Noise),
     ];
     let damage = prop::option::weighted(0.3, (0..1000usize, any::<u8>()));

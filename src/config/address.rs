@@ -114,7 +114,7 @@ fn split_port(text: &str) -> Result<(&str, u16), Problem> {
     port.parse().map(|port| (host, port)).map_err(|_| Problem::PortTooLarge)
 }
 
-/// Letters of any script are let through: the resolver knows which names it takes.
+/// DatagramQueue of any script are let through: the resolver knows which names it takes.
 fn is_host_char(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '.' | '_')
 }

@@ -5,7 +5,7 @@
 
 use super::Core;
 use super::datagram_queue::cost;
-use super::datagram_sockets::Stage;
+use super::datagram_sockets::DatagramPhase;
 use crate::config::address::Address;
 use crate::id::DatagramId;
 use crate::time::Time;
@@ -37,12 +37,12 @@ impl Posted {
 }
 
 /// Datagrams at most that wait for receivers of which the system will not say when they take more.
-const PARKED: usize = 256;
+const MAX_RETRY_QUEUE: usize = 256;
 
 impl Core {
     /// Lets a datagram wait to be sent. `to`: `None` for the socket's peer.
-    pub(crate) fn post(&mut self, id: DatagramId, to: Option<Address>, data: &[u8]) -> Posted {
-        let Some(m) = self.mail.get_mut(id).filter(|m| m.is_open()) else { return Posted::Closed };
+    pub(crate) fn enqueue_datagram(&mut self, id: DatagramId, to: Option<Address>, data: &[u8]) -> Posted {
+        let Some(m) = self.datagrams.get_mut(id).filter(|m| m.is_open()) else { return Posted::Closed };
         let most = self.limits.datagram_queue;
         let posted = match m.route(to) {
             None => Posted::Unreachable,
@@ -54,7 +54,7 @@ impl Core {
                 if data.len() > m.longest(to.as_ref()) || cost > most {
                     Posted::TooLong
                 } else if full || !m.out.push(to, data, &mut self.pool) {
-                    m.strained = true;
+                    m.congested = true;
                     Posted::Dropped
                 } else {
                     Posted::Queued
@@ -65,90 +65,90 @@ impl Core {
         let waits = !m.writable;
         match posted {
             Posted::Queued if waits => {}
-            Posted::Queued => self.mail.mark_dirty(id),
+            Posted::Queued => self.datagrams.mark_dirty(id),
             _ => self.stats.datagrams_dropped += 1,
         }
         if full_of_others {
-            self.mail.rest(id, self.now);
+            self.datagrams.schedule_retry(id, self.now);
         }
         posted
     }
 
     /// Notes that the kernel takes no more. Much that waits then is a strain.
-    pub(crate) fn post_blocked(&mut self, id: DatagramId) {
+    pub(crate) fn send_blocked(&mut self, id: DatagramId) {
         let half = self.limits.datagram_queue / 2;
-        if let Some(m) = self.mail.get_mut(id) {
+        if let Some(m) = self.datagrams.get_mut(id) {
             m.writable = false;
-            m.strained |= m.cost() > half;
+            m.congested |= m.cost() > half;
         }
     }
 
     /// Puts the first that waits aside until its receiver takes more, or drops it if too many are there already.
-    pub(crate) fn park(&mut self, id: DatagramId) {
-        let Some(m) = self.mail.get_mut(id) else { return };
+    pub(crate) fn move_to_retry_queue(&mut self, id: DatagramId) {
+        let Some(m) = self.datagrams.get_mut(id) else { return };
         if let Some((to, data)) = m.out.first() {
             // Half of the queue is for those who take what they are sent.
-            let fits = m.parked.len() < PARKED
-                && m.parked.cost() + cost(to, data.len()) <= self.limits.datagram_queue / 2;
-            if !fits || !m.parked.push(to.cloned(), data, &mut self.pool) {
+            let fits = m.retry_queue.len() < MAX_RETRY_QUEUE
+                && m.retry_queue.cost() + cost(to, data.len()) <= self.limits.datagram_queue / 2;
+            if !fits || !m.retry_queue.push(to.cloned(), data, &mut self.pool) {
                 self.stats.datagrams_dropped += 1;
-                m.strained = true;
+                m.congested = true;
             }
             m.out.pop();
         }
-        self.mail.rest(id, self.now);
+        self.datagrams.schedule_retry(id, self.now);
     }
 
     /// When the time has come: lets what was put aside, and those that rest, be tried again.
-    pub(crate) fn wake_restless(&mut self) {
-        if self.mail.alarm > self.now {
+    pub(crate) fn run_due_retries(&mut self) {
+        if self.datagrams.retry_at > self.now {
             return;
         }
-        self.mail.alarm = Time::NEVER;
-        for id in std::mem::take(&mut self.mail.restless) {
-            let Some(m) = self.mail.get_mut(id) else { continue };
-            (m.restless, m.resting) = (false, false);
-            if !m.parked.is_empty() {
-                let lost = m.parked.append(&mut m.out, &mut self.pool);
-                std::mem::swap(&mut m.parked, &mut m.out);
+        self.datagrams.retry_at = Time::NEVER;
+        for id in std::mem::take(&mut self.datagrams.retries) {
+            let Some(m) = self.datagrams.get_mut(id) else { continue };
+            (m.retry_pending, m.recv_backoff) = (false, false);
+            if !m.retry_queue.is_empty() {
+                let lost = m.retry_queue.append(&mut m.out, &mut self.pool);
+                std::mem::swap(&mut m.retry_queue, &mut m.out);
                 self.stats.datagrams_dropped += lost;
             }
-            match m.stage {
-                Stage::Closing if m.close_by <= self.now => self.close_datagram_now(id),
-                Stage::Closing => self.mail.rest(id, self.now),
-                Stage::Open | Stage::Closed => {}
+            match m.phase {
+                DatagramPhase::Closing if m.close_by <= self.now => self.close_datagram_now(id),
+                DatagramPhase::Closing => self.datagrams.schedule_retry(id, self.now),
+                DatagramPhase::Open | DatagramPhase::Closed => {}
             }
-            self.mail.enqueue(id);
+            self.datagrams.enqueue(id);
         }
     }
 
-    /// What follows when all was sent that can be: an empty mailbox holds no memory, and ends if it is to.
-    pub(crate) fn settle_mailbox(&mut self, id: DatagramId) {
-        let Some(m) = self.mail.get_mut(id) else { return };
+    /// What follows when all was sent that can be: an empty socket holds no memory, and ends if it is to.
+    pub(crate) fn finish_sending(&mut self, id: DatagramId) {
+        let Some(m) = self.datagrams.get_mut(id) else { return };
         m.out.rest(&mut self.pool);
-        m.parked.rest(&mut self.pool);
-        match m.stage {
-            Stage::Closing if m.pending() == 0 => return self.close_datagram_now(id),
-            Stage::Closing => self.mail.rest(id, self.now),
-            Stage::Open | Stage::Closed => {}
+        m.retry_queue.rest(&mut self.pool);
+        match m.phase {
+            DatagramPhase::Closing if m.pending() == 0 => return self.close_datagram_now(id),
+            DatagramPhase::Closing => self.datagrams.schedule_retry(id, self.now),
+            DatagramPhase::Open | DatagramPhase::Closed => {}
         }
-        self.mail.enqueue(id);
+        self.datagrams.enqueue(id);
     }
 
     /// Closes a socket once what waits is sent. False when it is closing already.
     pub(crate) fn close_datagram(&mut self, id: DatagramId) -> bool {
         let close_by = self.now.after(self.limits.linger_total);
-        let Some(m) = self.mail.get_mut(id).filter(|m| m.is_open()) else { return false };
-        (m.stage, m.close_by) = (Stage::Closing, close_by);
-        self.mail.mark_dirty(id);
+        let Some(m) = self.datagrams.get_mut(id).filter(|m| m.is_open()) else { return false };
+        (m.phase, m.close_by) = (DatagramPhase::Closing, close_by);
+        self.datagrams.mark_dirty(id);
         true
     }
 
     /// Closes a socket; what waits is dropped.
     pub(crate) fn close_datagram_now(&mut self, id: DatagramId) {
-        let Some(m) = self.mail.get_mut(id).filter(|m| m.stage != Stage::Closed) else { return };
-        m.stage = Stage::Closed;
-        self.stats.datagrams_dropped += m.out.clear(&mut self.pool) + m.parked.clear(&mut self.pool);
-        self.mail.closed.push(id);
+        let Some(m) = self.datagrams.get_mut(id).filter(|m| m.phase != DatagramPhase::Closed) else { return };
+        m.phase = DatagramPhase::Closed;
+        self.stats.datagrams_dropped += m.out.clear(&mut self.pool) + m.retry_queue.clear(&mut self.pool);
+        self.datagrams.closed.push(id);
     }
 }

@@ -1,7 +1,7 @@
 //! Datagrams that wait to be sent, in a row: their bytes one after another, and of each where it goes.
 //!
 //! Knows nothing of sockets and limits. Invariant: `cost` is the sum of the [`cost`] of each; with none left and after
-//! [`Letters::rest`] no memory is held.
+//! [`DatagramQueue::rest`] no memory is held.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ const OVERHEAD: usize = 64;
 const COMPACT: usize = 4 * 1024;
 
 #[derive(Debug)]
-struct Letter {
+struct Queued {
     /// `None`: to the socket's peer.
     to: Option<Address>,
     len: usize,
@@ -31,15 +31,15 @@ pub(super) fn cost(to: Option<&Address>, len: usize) -> usize {
 
 /// Datagrams in the order of sending.
 #[derive(Debug, Default)]
-pub(crate) struct Letters {
+pub(crate) struct DatagramQueue {
     bytes: Vec<u8>,
     /// Where in `bytes` the first begins.
     start: usize,
-    entries: VecDeque<Letter>,
+    entries: VecDeque<Queued>,
     cost: usize,
 }
 
-impl Letters {
+impl DatagramQueue {
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -77,19 +77,19 @@ impl Letters {
         }
         self.bytes.extend_from_slice(data);
         self.cost += cost(to.as_ref(), data.len());
-        self.entries.push_back(Letter { to, len: data.len() });
+        self.entries.push_back(Queued { to, len: data.len() });
         true
     }
 
     /// The first: where it goes, and what it is.
     pub(crate) fn first(&self) -> Option<(Option<&Address>, &[u8])> {
-        let letter = self.entries.front()?;
-        Some((letter.to.as_ref(), self.bytes.get(self.start..self.start + letter.len).unwrap_or_default()))
+        let entry = self.entries.front()?;
+        Some((entry.to.as_ref(), self.bytes.get(self.start..self.start + entry.len).unwrap_or_default()))
     }
 
     /// Forgets the first.
     pub(crate) fn pop(&mut self) {
-        let Some(Letter { to, len }) = self.entries.pop_front() else { return };
+        let Some(Queued { to, len }) = self.entries.pop_front() else { return };
         self.cost = self.cost.saturating_sub(cost(to.as_ref(), len));
         self.start += len;
         if self.entries.is_empty() {
@@ -102,8 +102,8 @@ impl Letters {
     }
 
     /// Whether any goes to this address.
-    pub(crate) fn go_to(&self, to: &Address) -> bool {
-        self.entries.iter().any(|letter| letter.to.as_ref() == Some(to))
+    pub(crate) fn has_any_for(&self, to: &Address) -> bool {
+        self.entries.iter().any(|entry| entry.to.as_ref() == Some(to))
     }
 
     /// Moves all of another's behind its own. Answers how many there is no memory for.
@@ -145,38 +145,38 @@ mod tests {
     #[test]
     fn what_is_pushed_comes_back_in_order_and_leaves_no_memory_behind() {
         let mut pool = Pool::new(1 << 20);
-        let mut letters = Letters::default();
+        let mut queue = DatagramQueue::default();
         let mut expected = VecDeque::new();
         for n in 0..5_000_usize {
             let data = vec![n as u8; n * 37 % 300];
-            assert!(letters.push(to(n as u16), &data, &mut pool));
+            assert!(queue.push(to(n as u16), &data, &mut pool));
             expected.push_back((to(n as u16), data));
             if n % 3 > 0 {
                 let (address, data) = expected.pop_front().unwrap();
-                assert_eq!(letters.first(), Some((address.as_ref(), &data[..])));
-                letters.pop();
+                assert_eq!(queue.first(), Some((address.as_ref(), &data[..])));
+                queue.pop();
             }
             let cost: usize = expected.iter().map(|(_, data)| data.len() + OVERHEAD).sum();
-            assert_eq!((letters.len(), letters.cost()), (expected.len(), cost));
+            assert_eq!((queue.len(), queue.cost()), (expected.len(), cost));
         }
         let waiting: usize = expected.iter().map(|(_, data)| data.len()).sum();
-        assert!(letters.bytes.len() <= 2 * waiting + COMPACT + 300, "what was sent is cut off");
-        while letters.first().is_some() {
-            letters.pop();
+        assert!(queue.bytes.len() <= 2 * waiting + COMPACT + 300, "what was sent is cut off");
+        while queue.first().is_some() {
+            queue.pop();
         }
-        assert_eq!((letters.cost(), letters.len()), (0, 0));
-        letters.rest(&mut pool);
-        assert_eq!((letters.held(), letters.entries.capacity(), pool.output()), (0, 0, 0));
+        assert_eq!((queue.cost(), queue.len()), (0, 0));
+        queue.rest(&mut pool);
+        assert_eq!((queue.held(), queue.entries.capacity(), pool.output()), (0, 0, 0));
     }
 
     #[test]
     fn one_row_is_put_behind_another() {
         let mut pool = Pool::new(0);
-        let (mut a, mut b) = (Letters::default(), Letters::default());
+        let (mut a, mut b) = (DatagramQueue::default(), DatagramQueue::default());
         a.push(to(1), b"first", &mut pool);
         b.push(to(2), b"", &mut pool);
         b.push(to(3), b"third", &mut pool);
-        assert!(b.go_to(&to(2).unwrap()) && !a.go_to(&to(2).unwrap()));
+        assert!(b.has_any_for(&to(2).unwrap()) && !a.has_any_for(&to(2).unwrap()));
         assert_eq!(a.append(&mut b, &mut pool), 0);
         for (port, data) in [(1, &b"first"[..]), (2, b""), (3, b"third")] {
             assert_eq!(a.first(), Some((to(port).as_ref(), data)));

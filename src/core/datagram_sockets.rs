@@ -1,7 +1,7 @@
 //! Datagram sockets as callbacks see them: what each has still to send, and who of them has work.
 //!
-//! Nothing here sends, receives or calls a handler. Invariant: a mailbox with work that no event will announce is in
-//! `ready` or `dirty`, one that waits for time to pass is in `restless`, and a closed one is in `closed` until that is
+//! Nothing here sends, receives or calls a handler. Invariant: a socket with work that no event will announce is in
+//! `ready` or `dirty`, one that waits for time to pass is in `retries`, and a closed one is in `closed` until that is
 //! told; what waits at one never costs more than [`Limits::datagram_queue`](crate::Limits::datagram_queue).
 
 use std::collections::VecDeque;
@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::datagram_queue::Letters;
+use super::datagram_queue::DatagramQueue;
 use crate::config::address::Address;
 use crate::id::{DatagramId, Generations, MAX_SLOTS};
 use crate::sys::Ready;
 use crate::time::Time;
 
 /// How long what no event will announce is let rest before it is tried again.
-const AGAIN: Duration = Duration::from_millis(10);
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 /// The most that fits in a UDP datagram over IPv4, and over IPv6.
-const LONGEST: (usize, usize) = (65_507, 65_527);
+const MAX_UDP_PAYLOAD: (usize, usize) = (65_507, 65_527);
 
-/// How far the life of a mailbox has come.
+/// How far the life of a socket has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(crate) enum DatagramPhase {
     Open,
     /// Nothing is received any more; what waits is sent.
     Closing,
@@ -32,36 +32,36 @@ pub(crate) enum Stage {
 
 /// What is owed by one socket.
 #[derive(Debug)]
-pub(crate) struct Mailbox {
+pub(crate) struct DatagramSocket {
     pub(crate) id: DatagramId,
     pub(crate) handler: u32,
     pub(crate) local: Address,
     pub(crate) peer: Option<Address>,
     /// The longest datagram that is taken.
     pub(crate) max: usize,
-    pub(crate) stage: Stage,
+    pub(crate) phase: DatagramPhase,
     /// Waiting for the kernel.
-    pub(crate) out: Letters,
+    pub(crate) out: DatagramQueue,
     /// Waiting for receivers that take no more, where the system will not say when they do.
-    pub(crate) parked: Letters,
+    pub(crate) retry_queue: DatagramQueue,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     /// The first that waits was refused for an error of an earlier one, and is tried once more.
-    pub(crate) again: bool,
+    pub(crate) retrying_first: bool,
     /// Errors of receiving in a row.
     pub(crate) errors: u32,
     /// Not received from for a while, after too many errors.
-    pub(crate) resting: bool,
+    pub(crate) recv_backoff: bool,
     /// Something was dropped, or much waited: it is to be told when nothing waits any more.
-    pub(super) strained: bool,
+    pub(super) congested: bool,
     queued: bool,
     dirty: bool,
-    pub(super) restless: bool,
+    pub(super) retry_pending: bool,
     /// When a close waits no longer.
     pub(super) close_by: Time,
 }
 
-impl Mailbox {
+impl DatagramSocket {
     pub(crate) fn new(handler: u32, local: Address, peer: Option<Address>, max: usize) -> Self {
         Self {
             id: DatagramId { slot: 0, generation: 0 },
@@ -69,49 +69,49 @@ impl Mailbox {
             local,
             peer,
             max,
-            stage: Stage::Open,
-            out: Letters::default(),
-            parked: Letters::default(),
+            phase: DatagramPhase::Open,
+            out: DatagramQueue::default(),
+            retry_queue: DatagramQueue::default(),
             // Until the kernel says otherwise.
             readable: true,
             writable: true,
-            again: false,
+            retrying_first: false,
             errors: 0,
-            resting: false,
-            strained: false,
+            recv_backoff: false,
+            congested: false,
             queued: false,
             dirty: false,
-            restless: false,
+            retry_pending: false,
             close_by: Time::NEVER,
         }
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.stage == Stage::Open
+        self.phase == DatagramPhase::Open
     }
 
     /// Bytes that wait, as counted against the limit.
     pub(crate) const fn cost(&self) -> usize {
-        self.out.cost() + self.parked.cost()
+        self.out.cost() + self.retry_queue.cost()
     }
 
     /// How many datagrams wait.
     pub(crate) fn pending(&self) -> usize {
-        self.out.len() + self.parked.len()
+        self.out.len() + self.retry_queue.len()
     }
 
     pub(crate) fn may_receive(&self) -> bool {
-        self.is_open() && self.readable && !self.resting
+        self.is_open() && self.readable && !self.recv_backoff
     }
 
     fn drain_due(&self) -> bool {
-        self.is_open() && self.strained && self.pending() == 0 && !self.restless
+        self.is_open() && self.congested && self.pending() == 0 && !self.retry_pending
     }
 
     /// Whether a visit would get something done.
     pub(crate) fn has_work(&self) -> bool {
-        let done = self.stage == Stage::Closing && self.pending() == 0;
-        let sends = self.stage != Stage::Closed && self.writable && !self.out.is_empty();
+        let done = self.phase == DatagramPhase::Closing && self.pending() == 0;
+        let sends = self.phase != DatagramPhase::Closed && self.writable && !self.out.is_empty();
         self.may_receive() || sends || self.drain_due() || done
     }
 
@@ -140,17 +140,17 @@ impl Mailbox {
     /// The longest that can be sent to `to`.
     pub(super) fn longest(&self, to: Option<&Address>) -> usize {
         match to.or(self.peer.as_ref()).and_then(Address::tcp) {
-            Some(to) if to.is_ipv4() => LONGEST.0,
-            Some(_) => LONGEST.1,
+            Some(to) if to.is_ipv4() => MAX_UDP_PAYLOAD.0,
+            Some(_) => MAX_UDP_PAYLOAD.1,
             None => usize::MAX,
         }
     }
 }
 
-/// All mailboxes.
+/// All sockets.
 #[derive(Debug)]
-pub(crate) struct Mailboxes {
-    slots: Slab<Mailbox>,
+pub(crate) struct DatagramSockets {
+    slots: Slab<DatagramSocket>,
     generations: Generations,
     /// Those with work, first come first served.
     pub(crate) ready: VecDeque<DatagramId>,
@@ -158,12 +158,12 @@ pub(crate) struct Mailboxes {
     pub(crate) dirty: Vec<DatagramId>,
     /// Those that closed and were not told yet.
     pub(crate) closed: Vec<DatagramId>,
-    /// Those that are looked at when `alarm` has come.
-    pub(super) restless: Vec<DatagramId>,
-    pub(crate) alarm: Time,
+    /// Those that are looked at when `retry_at` has come.
+    pub(super) retries: Vec<DatagramId>,
+    pub(crate) retry_at: Time,
 }
 
-impl Mailboxes {
+impl DatagramSockets {
     pub(super) const fn new() -> Self {
         Self {
             slots: Slab::new(),
@@ -171,38 +171,38 @@ impl Mailboxes {
             ready: VecDeque::new(),
             dirty: Vec::new(),
             closed: Vec::new(),
-            restless: Vec::new(),
-            alarm: Time::NEVER,
+            retries: Vec::new(),
+            retry_at: Time::NEVER,
         }
     }
 
-    /// Gives a mailbox its slot. `None`: there is none left.
-    pub(crate) fn insert(&mut self, mut mailbox: Mailbox) -> Option<DatagramId> {
+    /// Gives a socket its slot. `None`: there is none left.
+    pub(crate) fn insert(&mut self, mut socket: DatagramSocket) -> Option<DatagramId> {
         let entry = self.slots.vacant_entry();
         let slot = entry.key();
         if slot >= MAX_SLOTS {
             return None;
         }
         let id = DatagramId { slot: slot as u32, generation: self.generations.next(slot) };
-        mailbox.id = id;
-        entry.insert(mailbox);
+        socket.id = id;
+        entry.insert(socket);
         Some(id)
     }
 
-    pub(crate) fn get(&self, id: DatagramId) -> Option<&Mailbox> {
+    pub(crate) fn get(&self, id: DatagramId) -> Option<&DatagramSocket> {
         self.slots.get(id.slot as usize).filter(|m| m.id == id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: DatagramId) -> Option<&mut Mailbox> {
+    pub(crate) fn get_mut(&mut self, id: DatagramId) -> Option<&mut DatagramSocket> {
         self.slots.get_mut(id.slot as usize).filter(|m| m.id == id)
     }
 
-    pub(crate) fn remove(&mut self, id: DatagramId) -> Option<Mailbox> {
+    pub(crate) fn remove(&mut self, id: DatagramId) -> Option<DatagramSocket> {
         self.get(id)?;
         self.slots.try_remove(id.slot as usize)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Mailbox> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &DatagramSocket> {
         self.slots.iter().map(|(_, m)| m)
     }
 
@@ -266,17 +266,17 @@ impl Mailboxes {
     }
 
     /// Remembers to look at one in a while, whether or not an event comes.
-    pub(crate) fn rest(&mut self, id: DatagramId, now: Time) {
+    pub(crate) fn schedule_retry(&mut self, id: DatagramId, now: Time) {
         if let Some(m) = self.get_mut(id)
-            && !std::mem::replace(&mut m.restless, true)
+            && !std::mem::replace(&mut m.retry_pending, true)
         {
-            self.restless.push(id);
-            self.alarm = self.alarm.min(now.after(AGAIN));
+            self.retries.push(id);
+            self.retry_at = self.retry_at.min(now.after(RETRY_AFTER));
         }
     }
 
     /// Whether nothing waits any more after it was told that much does; forgets it.
     pub(crate) fn take_drained(&mut self, id: DatagramId) -> bool {
-        self.get_mut(id).is_some_and(|m| m.drain_due() && std::mem::take(&mut m.strained))
+        self.get_mut(id).is_some_and(|m| m.drain_due() && std::mem::take(&mut m.congested))
     }
 }

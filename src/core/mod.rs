@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use self::connect_jobs::Attempts;
-use self::datagram_sockets::Mailboxes;
+use self::datagram_sockets::DatagramSockets;
 use self::evictor::Shed;
 use crate::buffer::pool::Pool;
 use crate::codec::Framing;
@@ -119,7 +119,7 @@ pub(crate) struct Core {
     /// Tells reactors apart.
     pub(crate) number: u32,
     /// Datagram sockets.
-    pub(crate) mail: Mailboxes,
+    pub(crate) datagrams: DatagramSockets,
     shed: Shed,
 }
 
@@ -152,7 +152,7 @@ impl Core {
             stop_requests: 0,
             shutting_down: false,
             number: REACTORS.fetch_add(1, Ordering::Relaxed),
-            mail: Mailboxes::new(),
+            datagrams: DatagramSockets::new(),
             shed: Shed::default(),
         }
     }

@@ -14,7 +14,7 @@ use super::{CallSite, Dispatcher};
 use crate::closed::Closed;
 use crate::config::address::Address;
 use crate::core::Delivery;
-use crate::core::datagram_sockets::Stage;
+use crate::core::datagram_sockets::DatagramPhase;
 use crate::handler::Note;
 use crate::handler::context::Context;
 use crate::handler::datagram::{DatagramContext, DatagramHandler};
@@ -128,7 +128,9 @@ impl Dispatcher {
     ) {
         let Self { core, handlers, .. } = self;
         let last = matches!(event, DatagramEvent::Closed);
-        let Some(m) = core.mail.get(id).filter(|m| m.is_open() || last && m.stage == Stage::Closed) else {
+        let Some(m) =
+            core.datagrams.get(id).filter(|m| m.is_open() || last && m.phase == DatagramPhase::Closed)
+        else {
             return;
         };
         let handler = m.handler;

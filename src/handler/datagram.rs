@@ -113,12 +113,12 @@ impl<'a> DatagramContext<'a> {
 
     /// Where the socket is bound.
     pub fn local_addr(&self) -> Address {
-        self.net.core().mail.get(self.id).map_or(Address::Unix(None), |m| m.local.clone())
+        self.net.core().datagrams.get(self.id).map_or(Address::Unix(None), |m| m.local.clone())
     }
 
     /// In connected mode: the peer.
     pub fn peer(&self) -> Option<Address> {
-        self.net.core().mail.get(self.id)?.peer.clone()
+        self.net.core().datagrams.get(self.id)?.peer.clone()
     }
 
     /// Sends a datagram, as soon as the callback has returned.
@@ -150,17 +150,17 @@ impl Net<'_> {
         to: impl Into<Address>,
         data: impl AsRef<[u8]>,
     ) -> Posted {
-        self.core_mut().post(from, Some(to.into()), data.as_ref())
+        self.core_mut().enqueue_datagram(from, Some(to.into()), data.as_ref())
     }
 
     /// Sends a datagram to the peer of a socket in connected mode. It is sent at the end of the turn.
     pub fn send_datagram(&mut self, from: DatagramId, data: impl AsRef<[u8]>) -> Posted {
-        self.core_mut().post(from, None, data.as_ref())
+        self.core_mut().enqueue_datagram(from, None, data.as_ref())
     }
 
     /// How many datagrams wait to be sent from a socket; `None` when it is gone.
     pub fn pending_datagrams(&self, id: DatagramId) -> Option<usize> {
-        self.core().mail.get(id).map(|m| m.pending())
+        self.core().datagrams.get(id).map(|m| m.pending())
     }
 
     /// Closes a datagram socket: nothing is received any more, and what waits is sent, for

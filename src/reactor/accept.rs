@@ -1,4 +1,4 @@
-//! Listeners: taking what waits, within the limits, and resting when the system has run out of something.
+//! Listeners: taking what waits, within the limits, and recv_backoff when the system has run out of something.
 //!
 //! Knows nothing of what connections do later. Invariant: a listener stays *ready* until `accept` answered that its
 //! queue is empty, and the number of connections is never over the limit.

@@ -46,22 +46,24 @@ impl<S: Sys> EventLoop<S> {
         require(pool.input() <= most, || format!("N9: {} B of input, {most} B allowed", pool.input()))?;
         let idle = core.groups.live.is_empty()
             && core.conns.iter().all(|c| c.out.pending() == 0)
-            && core.mail.iter().all(|m| m.pending() == 0);
+            && core.datagrams.iter().all(|m| m.pending() == 0);
         require(!idle || pool.output() == 0, || format!("N9: {} B for nobody", pool.output()))
     }
 
-    /// Nothing waits beyond the limit or unseen, and an empty mailbox holds nothing.
+    /// Nothing waits beyond the limit or unseen, and an empty socket holds nothing.
     fn audit_datagrams(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
-        let (sockets, mailboxes) = (self.outlets.len(), core.mail.len());
-        require(sockets == mailboxes, || format!("N6: {sockets} datagram sockets, {mailboxes} mailboxes"))?;
-        core.mail.iter().try_for_each(|m| {
+        let (sockets, states) = (self.bound_sockets.len(), core.datagrams.len());
+        require(sockets == states, || format!("N6: {sockets} datagram sockets, the core knows of {states}"))?;
+        core.datagrams.iter().try_for_each(|m| {
             let told = |what: &str| format!("{what}: {m:?}");
             require(m.cost() <= core.limits.datagram_queue, || told("N9: too much waits"))?;
-            require(m.pending() > 0 || m.out.held() + m.parked.held() == 0, || told("N9: it holds memory"))?;
+            require(m.pending() > 0 || m.out.held() + m.retry_queue.held() == 0, || {
+                told("N9: it holds memory")
+            })?;
             require(!m.has_work() || m.is_awaited(), || told("N7: work that nobody will do"))?;
-            let closed = core.mail.closed.contains(&m.id);
-            require(closed == (m.stage == crate::core::datagram_sockets::Stage::Closed), || {
+            let closed = core.datagrams.closed.contains(&m.id);
+            require(closed == (m.phase == crate::core::datagram_sockets::DatagramPhase::Closed), || {
                 told("N5: an end that nobody will tell")
             })
         })

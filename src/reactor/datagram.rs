@@ -7,14 +7,14 @@
 use std::io::{self, ErrorKind};
 
 use super::event_loop::EventLoop;
-use super::tables::Open;
+use super::tables::BoundSocket;
 use crate::config::address::Address;
-use crate::core::datagram_sockets::{Mailbox, Stage};
+use crate::core::datagram_sockets::{DatagramPhase, DatagramSocket};
 use crate::dispatch::CallSite;
 use crate::dispatch::datagram::{DatagramCallback, DatagramEvent};
 use crate::id::{DatagramId, Token};
 use crate::sys::Sys;
-use crate::sys::datagram::Shipped;
+use crate::sys::datagram::SendStatus;
 use crate::sys::errno::{AcceptError, classify_accept};
 
 /// Errors of receiving in a row before a socket rests a while.
@@ -22,7 +22,7 @@ const ERRORS_IN_A_ROW: u32 = 64;
 
 impl<S: Sys> EventLoop<S> {
     /// Registers a socket for the handler at `handler`.
-    pub(crate) fn open_datagrams(
+    pub(crate) fn add_datagram_socket(
         &mut self,
         mut socket: S::Datagram,
         handler: u32,
@@ -30,8 +30,8 @@ impl<S: Sys> EventLoop<S> {
         max: usize,
     ) -> io::Result<(DatagramId, Address)> {
         let (local, peer) = self.sys.datagram_addresses(&socket)?;
-        let mail = &mut self.dispatcher.core.mail;
-        let id = mail.insert(Mailbox::new(handler, local.clone(), peer, max));
+        let datagrams = &mut self.dispatcher.core.datagrams;
+        let id = datagrams.insert(DatagramSocket::new(handler, local.clone(), peer, max));
         let added = match id {
             Some(id) => self.sys.add_datagram(&mut socket, Token::Datagram(id).pack()).map(|()| id),
             None => Err(io::Error::new(ErrorKind::OutOfMemory, "there are too many")),
@@ -39,19 +39,19 @@ impl<S: Sys> EventLoop<S> {
         let id = match added {
             Ok(id) => id,
             Err(e) => {
-                id.map(|id| mail.remove(id));
+                id.map(|id| datagrams.remove(id));
                 self.sys.close_datagram(socket);
                 return Err(io::Error::new(e.kind(), format!("cannot bind {local}: {e}")));
             }
         };
-        mail.enqueue(id);
+        datagrams.enqueue(id);
         let slot = id.slot as usize;
-        if slot >= self.outlets.sockets.len() {
-            self.outlets.sockets.resize_with(slot + 1, || None);
+        if slot >= self.bound_sockets.sockets.len() {
+            self.bound_sockets.sockets.resize_with(slot + 1, || None);
         }
-        self.outlets.sockets[slot] = Some(Open { socket, callback });
-        if self.outlets.buffer.len() <= max {
-            self.outlets.buffer.resize(max + 1, 0);
+        self.bound_sockets.sockets[slot] = Some(BoundSocket { socket, callback });
+        if self.bound_sockets.buffer.len() <= max {
+            self.bound_sockets.buffer.resize(max + 1, 0);
         }
         self.dispatcher.retain(handler);
         log::info!("receiving datagrams on {local}");
@@ -59,50 +59,50 @@ impl<S: Sys> EventLoop<S> {
     }
 
     /// Visits those that had work when the turn came to them; what is left over waits for the next one.
-    pub(super) fn visit_datagrams(&mut self) {
-        self.dispatcher.core.wake_restless();
-        for _ in 0..self.dispatcher.core.mail.ready.len() {
-            let Some(id) = self.dispatcher.core.mail.next_ready() else { return };
-            self.send_posted(id);
+    pub(super) fn process_datagrams(&mut self) {
+        self.dispatcher.core.run_due_retries();
+        for _ in 0..self.dispatcher.core.datagrams.ready.len() {
+            let Some(id) = self.dispatcher.core.datagrams.next_ready() else { return };
+            self.send_queued(id);
             self.notify_if_drained(id);
             self.receive(id);
-            self.dispatcher.core.settle_mailbox(id);
+            self.dispatcher.core.finish_sending(id);
         }
     }
 
     /// The end of the turn: sends what others than the sockets' own callbacks left, and tells of those that ended.
     pub(super) fn flush_datagrams(&mut self) {
-        if !self.dispatcher.core.mail.have_work() {
+        if !self.dispatcher.core.datagrams.have_work() {
             return;
         }
-        for id in self.dispatcher.core.mail.take_dirty() {
-            self.send_posted(id);
-            self.dispatcher.core.settle_mailbox(id);
+        for id in self.dispatcher.core.datagrams.take_dirty() {
+            self.send_queued(id);
+            self.dispatcher.core.finish_sending(id);
         }
-        for id in std::mem::take(&mut self.dispatcher.core.mail.closed) {
-            self.end_datagrams(id);
+        for id in std::mem::take(&mut self.dispatcher.core.datagrams.closed) {
+            self.close_datagram_socket(id);
         }
     }
 
     /// Receives from one socket, within its budgets.
     fn receive(&mut self, id: DatagramId) {
-        let mut buffer = std::mem::take(&mut self.outlets.buffer);
+        let mut buffer = std::mem::take(&mut self.bound_sockets.buffer);
         let limits = &self.dispatcher.core.limits;
         let (mut left, mut room) = (limits.datagrams_per_turn, limits.read_buffer);
         while left > 0 && room > 0 {
             let Some(len) = self.receive_one(id, &mut buffer) else { break };
-            self.send_posted(id);
+            self.send_queued(id);
             left -= 1;
             room = room.saturating_sub(len);
         }
-        self.outlets.buffer = buffer;
+        self.bound_sockets.buffer = buffer;
     }
 
     /// Receives one datagram, or an error, and tells. `None`: there is nothing to receive now.
     fn receive_one(&mut self, id: DatagramId, buffer: &mut [u8]) -> Option<usize> {
         let core = &mut self.dispatcher.core;
-        let m = core.mail.get_mut(id).filter(|m| m.may_receive())?;
-        let (max, open) = (m.max, self.outlets.get_mut(id)?);
+        let m = core.datagrams.get_mut(id).filter(|m| m.may_receive())?;
+        let (max, open) = (m.max, self.bound_sockets.get_mut(id)?);
         match self.sys.receive(&mut open.socket, buffer.get_mut(..=max)?) {
             Ok((len, from)) => {
                 m.errors = 0;
@@ -130,11 +130,11 @@ impl<S: Sys> EventLoop<S> {
     /// An error of one receive is told and the next is tried; but one that does not end must not keep the loop busy.
     fn receive_failed(&mut self, id: DatagramId, error: &io::Error) {
         let core = &mut self.dispatcher.core;
-        let Some(m) = core.mail.get_mut(id) else { return };
+        let Some(m) = core.datagrams.get_mut(id) else { return };
         m.errors += 1;
         if m.errors >= ERRORS_IN_A_ROW {
-            (m.errors, m.resting) = (0, true);
-            core.mail.rest(id, core.now);
+            (m.errors, m.recv_backoff) = (0, true);
+            core.datagrams.schedule_retry(id, core.now);
         }
         self.report_error(id, error);
         if classify_accept(error) == AcceptError::Dead {
@@ -144,53 +144,53 @@ impl<S: Sys> EventLoop<S> {
     }
 
     /// Sends what waits, and tells what comes of it; what those callbacks send goes the same way.
-    fn send_posted(&mut self, id: DatagramId) {
+    fn send_queued(&mut self, id: DatagramId) {
         for _ in 0..self.dispatcher.core.limits.datagrams_per_turn {
-            let Some(error) = self.send_some(id) else { return };
+            let Some(error) = self.send_until_blocked(id) else { return };
             self.report_error(id, &error);
         }
     }
 
     /// Tells that what was too much has left, at most once in a turn.
     fn notify_if_drained(&mut self, id: DatagramId) {
-        if self.dispatcher.core.mail.take_drained(id) {
+        if self.dispatcher.core.datagrams.take_drained(id) {
             self.call_datagram(id, DatagramEvent::Drained);
-            self.send_posted(id);
+            self.send_queued(id);
         }
     }
 
     /// Sends until nothing waits, the kernel takes no more, or an error is to be told.
-    fn send_some(&mut self, id: DatagramId) -> Option<io::Error> {
-        let open = self.outlets.get_mut(id)?;
+    fn send_until_blocked(&mut self, id: DatagramId) -> Option<io::Error> {
+        let open = self.bound_sockets.get_mut(id)?;
         let core = &mut self.dispatcher.core;
         loop {
-            let m = core.mail.get_mut(id).filter(|m| m.writable && m.stage != Stage::Closed)?;
+            let m = core.datagrams.get_mut(id).filter(|m| m.writable && m.phase != DatagramPhase::Closed)?;
             let (to, data) = m.out.first()?;
-            let shipped = if to.is_some_and(|to| m.parked.go_to(to)) {
-                Ok(Shipped::Unawaited)
+            let sent = if to.is_some_and(|to| m.retry_queue.has_any_for(to)) {
+                Ok(SendStatus::PeerFull)
             } else {
-                self.sys.ship(&mut open.socket, to, data)
+                self.sys.send_datagram(&mut open.socket, to, data)
             };
-            let error = match shipped {
-                Ok(Shipped::Taken) => {
-                    m.again = false;
+            let error = match sent {
+                Ok(SendStatus::Sent) => {
+                    m.retrying_first = false;
                     m.out.pop();
                     core.stats.datagrams_out += 1;
                     continue;
                 }
-                Ok(Shipped::Unawaited) => {
-                    core.park(id);
+                Ok(SendStatus::PeerFull) => {
+                    core.move_to_retry_queue(id);
                     continue;
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    core.post_blocked(id);
+                    core.send_blocked(id);
                     return None;
                 }
                 Err(e) => e,
             };
             // In connected mode the error may be an earlier datagram's, and this one was not even tried.
-            m.again = m.peer.is_some() && is_belated(&error) && !m.again;
-            if !m.again {
+            m.retrying_first = m.peer.is_some() && is_belated(&error) && !m.retrying_first;
+            if !m.retrying_first {
                 m.out.pop();
                 core.stats.datagrams_dropped += 1;
             }
@@ -206,21 +206,21 @@ impl<S: Sys> EventLoop<S> {
 
     /// Calls a callback, and looks at what it took.
     fn call_datagram(&mut self, id: DatagramId, event: DatagramEvent<'_>) {
-        let Some(callback) = self.outlets.get_mut(id).map(|open| open.callback) else { return };
+        let Some(callback) = self.bound_sockets.get_mut(id).map(|open| open.callback) else { return };
         self.dispatcher.call_datagram(id, callback, event);
         self.after_handler_callback(CallSite::Datagrams(id));
     }
 
     /// Tells of a socket's end, closes it, and frees its slot.
-    fn end_datagrams(&mut self, id: DatagramId) {
+    fn close_datagram_socket(&mut self, id: DatagramId) {
         self.call_datagram(id, DatagramEvent::Closed);
-        self.drop_datagrams(id);
+        self.remove_datagram_socket(id);
     }
 
     /// Closes a socket and frees its slot.
-    pub(super) fn drop_datagrams(&mut self, id: DatagramId) {
-        let Some(m) = self.dispatcher.core.mail.remove(id) else { return };
-        if let Some(open) = self.outlets.sockets.get_mut(id.slot as usize).and_then(Option::take) {
+    pub(super) fn remove_datagram_socket(&mut self, id: DatagramId) {
+        let Some(m) = self.dispatcher.core.datagrams.remove(id) else { return };
+        if let Some(open) = self.bound_sockets.sockets.get_mut(id.slot as usize).and_then(Option::take) {
             self.sys.close_datagram(open.socket);
         }
         self.dispatcher.release(m.handler);
@@ -229,17 +229,17 @@ impl<S: Sys> EventLoop<S> {
 
     /// Tells every socket's handler that the reactor is shutting down.
     pub(super) fn notify_datagrams_of_shutdown(&mut self) {
-        let all: Vec<DatagramId> = self.dispatcher.core.mail.iter().map(|m| m.id).collect();
+        let all: Vec<DatagramId> = self.dispatcher.core.datagrams.iter().map(|m| m.id).collect();
         for id in all {
             self.call_datagram(id, DatagramEvent::Shutdown);
-            self.send_posted(id);
-            self.dispatcher.core.settle_mailbox(id);
+            self.send_queued(id);
+            self.dispatcher.core.finish_sending(id);
         }
     }
 
     /// Closes every socket; what waits is dropped.
-    pub(super) fn cut_datagrams(&mut self) {
-        let all: Vec<DatagramId> = self.dispatcher.core.mail.iter().map(|m| m.id).collect();
+    pub(super) fn abort_datagrams(&mut self) {
+        let all: Vec<DatagramId> = self.dispatcher.core.datagrams.iter().map(|m| m.id).collect();
         for id in all {
             self.dispatcher.core.close_datagram_now(id);
         }

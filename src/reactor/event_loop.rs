@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tables::{Listeners, Outlets, ShutdownState, Sources};
+use super::tables::{BoundSockets, Listeners, ShutdownState, Sources};
 use crate::closed::REASONS;
 use crate::config::limits::{Limit, Limits};
 use crate::core::Core;
@@ -34,7 +34,7 @@ pub(crate) struct EventLoop<S: Sys> {
     pub(crate) streams: Vec<Option<S::Stream>>,
     pub(crate) listeners: Listeners<S>,
     pub(super) sources: Sources,
-    pub(super) outlets: Outlets<S>,
+    pub(super) bound_sockets: BoundSockets<S>,
     pub(super) events: Vec<Ready>,
     /// The last wait brought as many events as fit.
     pub(super) events_truncated: bool,
@@ -71,7 +71,7 @@ impl<S: Sys> EventLoop<S> {
             streams: Vec::new(),
             listeners: Listeners::new(),
             sources: Sources::new(),
-            outlets: Outlets::new(),
+            bound_sockets: BoundSockets::new(),
             events: Vec::new(),
             events_truncated: false,
             reap_queue: Vec::new(),

@@ -219,12 +219,17 @@ impl Reactor {
         let mut bound = Bound { sockets: Vec::new() };
         let done = self.bind_all(source, peer, &mut options, |reactor, bind, options| {
             let socket = reactor.inner.sys.bind_datagram(bind, options)?;
-            bound.sockets.push(reactor.inner.open_datagrams(socket, handler, callback, options.max_size)?);
+            bound.sockets.push(reactor.inner.add_datagram_socket(
+                socket,
+                handler,
+                callback,
+                options.max_size,
+            )?);
             Ok(bound.local_addr().map_or(0, |first| first.port()))
         });
         if let Err(e) = done {
             for (id, _) in bound.sockets {
-                self.inner.drop_datagrams(id);
+                self.inner.remove_datagram_socket(id);
             }
             return Err(e);
         }

@@ -16,15 +16,15 @@ const FRUITLESS: u8 = 64;
 
 impl<S: Sys> EventLoop<S> {
     /// Visits those that had work when the turn began; what is left over waits for the next one.
-    pub(super) fn visit_ready(&mut self) {
+    pub(super) fn process_ready(&mut self) {
         for _ in 0..self.dispatcher.core.ready.len() {
             let Some(id) = self.dispatcher.core.ready.pop_front() else { return };
-            self.visit(id);
+            self.process(id);
         }
     }
 
     /// Does what there is to do for one connection, within its budgets.
-    pub(super) fn visit(&mut self, id: ConnId) {
+    pub(super) fn process(&mut self, id: ConnId) {
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         c.queued = false;
         match c.phase {
@@ -36,12 +36,12 @@ impl<S: Sys> EventLoop<S> {
                 self.flush(id);
                 self.advance_close(id);
             }
-            Phase::Open => self.visit_open(id),
+            Phase::Open => self.process_open(id),
         }
         self.dispatcher.core.enqueue_if_work(id);
     }
 
-    fn visit_open(&mut self, id: ConnId) {
+    fn process_open(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id) else { return };
         // Where it is read, the read will tell.

@@ -66,7 +66,7 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn check_shutdown_done(&mut self) {
         let Some(until) = self.shutdown.until else { return };
         let core = &mut self.dispatcher.core;
-        if core.conns.len() + core.attempts.len() + core.mail.len() == 0 {
+        if core.conns.len() + core.attempts.len() + core.datagrams.len() == 0 {
             let report = self.shutdown.report;
             log::info!(
                 "shut down: {} clean, {} cut, {} bytes lost",
@@ -94,6 +94,6 @@ impl<S: Sys> EventLoop<S> {
                 Phase::Open | Phase::Flushing => core.terminate(id, Reason::ShutdownDeadline),
             }
         }
-        self.cut_datagrams();
+        self.abort_datagrams();
     }
 }

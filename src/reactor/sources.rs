@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 
 use super::Reactor;
 use super::event_loop::EventLoop;
-use super::tables::{Readiness, SourceEntry, SourceKey, Sources, Watch, Watched, WatchedAs};
+use super::tables::{ErasedSource, Readiness, SourceEntry, SourceKey, SourceSlot, Sources, Watch};
 use crate::dispatch::CallSite;
 use crate::handler::net::Net;
 use crate::id::{MAX_SLOTS, SourceId, Token};
@@ -25,10 +25,14 @@ impl<S: Sys> EventLoop<S> {
         interest: mio::Interest,
         callback: impl FnMut(&mut Net<'_>, &mut E, Readiness) -> Watch + 'static,
     ) -> io::Result<SourceId> {
-        self.add_source(Box::new(WatchedAs { source, callback: Box::new(callback) }), interest)
+        self.add_source(Box::new(SourceSlot { source, callback: Box::new(callback) }), interest)
     }
 
-    fn add_source(&mut self, mut watched: Box<dyn Watched>, interest: mio::Interest) -> io::Result<SourceId> {
+    fn add_source(
+        &mut self,
+        mut source: Box<dyn ErasedSource>,
+        interest: mio::Interest,
+    ) -> io::Result<SourceId> {
         let cannot =
             |kind, why: &dyn fmt::Display| io::Error::new(kind, format!("cannot register the source: {why}"));
         let most = self.dispatcher.core.limits.sources.min(MAX_SLOTS);
@@ -39,33 +43,33 @@ impl<S: Sys> EventLoop<S> {
         let Sources { entries, generations, .. } = &mut self.sources;
         let entry = entries.vacant_entry();
         let id = SourceId { slot: entry.key() as u32, generation: generations.next(entry.key()) };
-        match self.sys.add_source(watched.source(), Token::Source(id).pack(), interest) {
-            Ok(()) => entry.insert(SourceEntry { id, watched, bits: 0, queued: false }),
+        match self.sys.add_source(source.source(), Token::Source(id).pack(), interest) {
+            Ok(()) => entry.insert(SourceEntry { id, source, bits: 0, queued: false }),
             Err(error) => return Err(cannot(error.kind(), &error)),
         };
         Ok(id)
     }
 
     /// Takes a source out of the loop, and out of the system's queue.
-    pub(super) fn remove_source(&mut self, id: SourceId) -> Option<Box<dyn Watched>> {
-        let mut watched = self.sources.remove(id)?;
-        self.sys.remove_source(watched.source());
-        Some(watched)
+    pub(super) fn remove_source(&mut self, id: SourceId) -> Option<Box<dyn ErasedSource>> {
+        let mut source = self.sources.remove(id)?;
+        self.sys.remove_source(source.source());
+        Some(source)
     }
 
     /// Calls back each source that was ready when the turn began to. What is left over waits for the next one.
-    pub(super) fn visit_sources(&mut self) {
+    pub(super) fn process_sources(&mut self) {
         for _ in 0..self.sources.ready.len() {
             let Some(id) = self.sources.ready.pop_front() else { return };
-            self.visit_source(id);
+            self.process_source(id);
         }
     }
 
-    fn visit_source(&mut self, id: SourceId) {
+    fn process_source(&mut self, id: SourceId) {
         let Some(entry) = self.sources.get_mut(id) else { return };
         entry.queued = false;
         let bits = std::mem::take(&mut entry.bits);
-        let answer = self.dispatcher.source(id, |net| entry.watched.call(net, Readiness(bits)));
+        let answer = self.dispatcher.source(id, |net| entry.source.call(net, Readiness(bits)));
         self.measure_callback(CallSite::Source(id));
         match answer {
             Some(Watch::Wait) => {}
@@ -76,8 +80,8 @@ impl<S: Sys> EventLoop<S> {
             Some(Watch::Done) | None => {
                 let Self { sys, dispatcher, sources, .. } = self;
                 dispatcher.guarded(CallSite::Dropped, |_| {
-                    if let Some(mut watched) = sources.remove(id) {
-                        sys.remove_source(watched.source());
+                    if let Some(mut source) = sources.remove(id) {
+                        sys.remove_source(source.source());
                     }
                 });
             }
@@ -149,8 +153,8 @@ impl Reactor {
     /// a key of another reactor.
     pub fn deregister<E: mio::event::Source + 'static>(&mut self, key: SourceKey<E>) -> Option<E> {
         self.source_mut(key)?;
-        let watched: Box<dyn Any> = self.inner.remove_source(key.id)?;
-        watched.downcast::<WatchedAs<E>>().ok().map(|watched| watched.source)
+        let source: Box<dyn Any> = self.inner.remove_source(key.id)?;
+        source.downcast::<SourceSlot<E>>().ok().map(|source| source.source)
     }
 
     /// A registered source, to write to it, say. `None` when it is no longer registered, or for a key of another
@@ -159,7 +163,7 @@ impl Reactor {
         if key.reactor != self.inner.dispatcher.core.number {
             return None;
         }
-        let watched: &mut dyn Any = &mut *self.inner.sources.get_mut(key.id)?.watched;
-        watched.downcast_mut::<WatchedAs<E>>().map(|watched| &mut watched.source)
+        let source: &mut dyn Any = &mut *self.inner.sources.get_mut(key.id)?.source;
+        source.downcast_mut::<SourceSlot<E>>().map(|source| &mut source.source)
     }
 }

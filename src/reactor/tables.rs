@@ -98,25 +98,25 @@ impl<S: Sys> Listeners<S> {
     }
 }
 
-pub(super) struct Open<D> {
+pub(super) struct BoundSocket<D> {
     pub(super) socket: D,
     pub(super) callback: DatagramCallback,
 }
 
 /// All datagram sockets.
-pub(crate) struct Outlets<S: Sys> {
+pub(crate) struct BoundSockets<S: Sys> {
     /// By slot.
-    pub(super) sockets: Vec<Option<Open<S::Datagram>>>,
+    pub(super) sockets: Vec<Option<BoundSocket<S::Datagram>>>,
     /// One byte longer than the longest datagram that any socket takes, so that a longer one shows.
     pub(super) buffer: Vec<u8>,
 }
 
-impl<S: Sys> Outlets<S> {
+impl<S: Sys> BoundSockets<S> {
     pub(super) const fn new() -> Self {
         Self { sockets: Vec::new(), buffer: Vec::new() }
     }
 
-    pub(super) fn get_mut(&mut self, id: DatagramId) -> Option<&mut Open<S::Datagram>> {
+    pub(super) fn get_mut(&mut self, id: DatagramId) -> Option<&mut BoundSocket<S::Datagram>> {
         self.sockets.get_mut(id.slot as usize)?.as_mut()
     }
 
@@ -190,19 +190,19 @@ impl<E> fmt::Debug for SourceKey<E> {
 }
 
 /// A source and its callback, without their types.
-pub(super) trait Watched: Any {
+pub(super) trait ErasedSource: Any {
     fn source(&mut self) -> &mut dyn mio::event::Source;
     fn call(&mut self, net: &mut Net<'_>, readiness: Readiness) -> Watch;
 }
 
 type Callback<E> = Box<dyn FnMut(&mut Net<'_>, &mut E, Readiness) -> Watch>;
 
-pub(super) struct WatchedAs<E> {
+pub(super) struct SourceSlot<E> {
     pub(super) source: E,
     pub(super) callback: Callback<E>,
 }
 
-impl<E: mio::event::Source + 'static> Watched for WatchedAs<E> {
+impl<E: mio::event::Source + 'static> ErasedSource for SourceSlot<E> {
     fn source(&mut self) -> &mut dyn mio::event::Source {
         &mut self.source
     }
@@ -214,7 +214,7 @@ impl<E: mio::event::Source + 'static> Watched for WatchedAs<E> {
 
 pub(super) struct SourceEntry {
     pub(super) id: SourceId,
-    pub(super) watched: Box<dyn Watched>,
+    pub(super) source: Box<dyn ErasedSource>,
     /// What was said of it since its callback last had done all there was to do.
     pub(super) bits: u8,
     pub(super) queued: bool,
@@ -248,13 +248,13 @@ impl Sources {
         true
     }
 
-    pub(super) fn remove(&mut self, id: SourceId) -> Option<Box<dyn Watched>> {
+    pub(super) fn remove(&mut self, id: SourceId) -> Option<Box<dyn ErasedSource>> {
         self.get_mut(id)?;
         let entry = self.entries.try_remove(id.slot as usize)?;
         if entry.queued {
             self.ready.retain(|&other| other != id);
         }
-        Some(entry.watched)
+        Some(entry.source)
     }
 
     pub(super) fn get_mut(&mut self, id: SourceId) -> Option<&mut SourceEntry> {

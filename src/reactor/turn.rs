@@ -41,9 +41,9 @@ impl<S: Sys> EventLoop<S> {
         self.flush_full_logs();
         self.check_stop_requests();
         self.accept();
-        self.visit_ready();
-        self.visit_datagrams();
-        self.visit_sources();
+        self.process_ready();
+        self.process_datagrams();
+        self.process_sources();
         self.check_timers();
         self.run_commands();
         self.notify_closed();
@@ -67,7 +67,7 @@ impl<S: Sys> EventLoop<S> {
         deadlines
             .min(core.timers.next())
             .min(core.attempts.next())
-            .min(core.mail.alarm)
+            .min(core.datagrams.retry_at)
             .min(self.listeners.paused_until())
             .min(self.shutdown.deadline())
     }
@@ -81,7 +81,7 @@ impl<S: Sys> EventLoop<S> {
             || !core.groups.live.is_empty()
             || !core.close_notify.is_empty()
             || !core.attempts.wanted.is_empty()
-            || core.mail.have_work()
+            || core.datagrams.have_work()
             || self.listeners.may_accept(core)
             || core.stop_requests > 0
             || self.shared.stop_requests.load(Ordering::Relaxed) > self.shutdown.stop_requests_seen()
@@ -123,7 +123,7 @@ impl<S: Sys> EventLoop<S> {
                     }
                 }
                 Token::Datagram(id) => {
-                    if !core.mail.note_event(id, ready.bits) {
+                    if !core.datagrams.note_event(id, ready.bits) {
                         core.stats.stale_events += 1;
                     }
                 }

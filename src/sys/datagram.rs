@@ -1,7 +1,7 @@
 //! The seam's part for datagram sockets.
 //!
 //! Nothing here knows what a datagram is for. Invariant: as for the seam; and a world that answered `WouldBlock` owes
-//! an edge, one that answered [`Shipped::Unawaited`] owes none.
+//! an edge, one that answered [`SendStatus::PeerFull`] owes none.
 
 use std::io;
 
@@ -10,11 +10,11 @@ use crate::config::datagram::{DatagramBind, DatagramOptions};
 
 /// What became of a datagram that was to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shipped {
+pub(crate) enum SendStatus {
     /// The kernel has it.
-    Taken,
+    Sent,
     /// The receiver takes no more now, and no event will tell when it does: its queue is full, not ours.
-    Unawaited,
+    PeerFull,
 }
 
 /// Everything the loop may ask of datagram sockets.
@@ -36,8 +36,12 @@ pub(crate) trait DatagramSys {
 
     /// Sends one datagram, to `to` or to the socket's peer. Raises no signal. `Interrupted` is retried inside;
     /// `WouldBlock` says that readiness will be reported.
-    fn ship(&mut self, socket: &mut Self::Datagram, to: Option<&Address>, data: &[u8])
-    -> io::Result<Shipped>;
+    fn send_datagram(
+        &mut self,
+        socket: &mut Self::Datagram,
+        to: Option<&Address>,
+        data: &[u8],
+    ) -> io::Result<SendStatus>;
 
     /// Deregisters, where it was registered, closes, and removes the file of a Unix socket that is ours.
     fn close_datagram(&mut self, socket: Self::Datagram);

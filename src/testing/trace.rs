@@ -41,7 +41,7 @@ pub(super) fn fold_call(hash: u64, call: &Call) -> u64 {
         Call::AddSource(token) => [13, *token as u64, 0],
         Call::RemoveSource => [14, 0, 0],
         Call::Receive(s, r) => [15, *s as u64, result(r)],
-        Call::Ship(s, r) => [16, *s as u64, result(r)],
+        Call::SendDatagram(s, r) => [16, *s as u64, result(r)],
         Call::CloseDatagram(s) => [17, *s as u64, 0],
     };
     parts.into_iter().fold(hash, fold)

@@ -94,7 +94,10 @@ fn bind_with<A: FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static>(
     let ids = (0..sockets).map(|n| {
         let at = DatagramBind::Udp(([127, 0, 0, 1], 9000 + n as u16).into());
         let socket = inner.sys.bind_datagram(at, options).unwrap();
-        inner.open_datagrams(socket, handler, call_datagram_handler::<Puppet<A>>, options.max_size).unwrap().0
+        inner
+            .add_datagram_socket(socket, handler, call_datagram_handler::<Puppet<A>>, options.max_size)
+            .unwrap()
+            .0
     });
     let ids = ids.collect();
     let read_log: ReadLog = Box::new(move |inner| {
@@ -110,7 +113,7 @@ impl Post {
     }
 
     fn said(&mut self, socket: usize) -> Vec<String> {
-        self.rig.sys().outlets[socket].said()
+        self.rig.sys().sockets[socket].said()
     }
 
     /// Something comes, and the loop does what follows.
@@ -294,7 +297,7 @@ fn a_handler_that_fills_the_queue_whenever_it_is_empty_does_not_keep_the_turn() 
 #[test]
 fn an_error_of_one_datagram_is_told_and_the_next_goes_out() {
     let mut post = bind(1, echo);
-    post.rig.sys().outlets[0].answers.extend([0, EMSGSIZE, 0]);
+    post.rig.sys().sockets[0].answers.extend([0, EMSGSIZE, 0]);
     for n in 0..3 {
         assert!(post.post(0, 7001, format!("{n}").as_bytes()).is_queued());
     }
@@ -309,11 +312,11 @@ fn an_error_of_one_datagram_is_told_and_the_next_goes_out() {
 fn an_error_of_an_earlier_datagram_does_not_cost_a_later_one() {
     let mut post = bind_with(1, Limits::default(), &connected(), |_, _| {});
     let id = post.ids[0];
-    post.rig.sys().outlets[0].answers.push_back(ECONNREFUSED);
+    post.rig.sys().sockets[0].answers.push_back(ECONNREFUSED);
     assert!(post.rig.net().send_datagram(id, "a").is_queued());
     post.rig.settle();
     assert_eq!((post.log(), post.said(0)), (vec!["0 error 111".to_owned()], vec!["peer<a".to_owned()]));
-    post.rig.sys().outlets[0].answers.extend([ECONNREFUSED, ECONNREFUSED]);
+    post.rig.sys().sockets[0].answers.extend([ECONNREFUSED, ECONNREFUSED]);
     assert!(post.rig.net().send_datagram(id, "b").is_queued());
     post.rig.settle();
     assert_eq!(post.log().len(), 2);
@@ -349,7 +352,7 @@ fn a_socket_that_is_none_any_more_is_lost_and_no_other() {
     let mut post = bind(2, echo);
     post.fails(0, EBADF);
     assert_eq!(post.log(), ["0 error 9", "0 closed"]);
-    assert!(post.rig.sys().outlets[0].closed);
+    assert!(post.rig.sys().sockets[0].closed);
     assert_eq!(post.post(0, 7001, b"x"), Posted::Closed);
     post.comes(1, 7001, "me not");
     assert_eq!(post.said(1), ["7001<me not"]);
@@ -359,7 +362,7 @@ fn a_socket_that_is_none_any_more_is_lost_and_no_other() {
 fn a_receiver_that_takes_nothing_holds_up_no_other() {
     let mut post = bind(1, echo);
     let stuck = port_of(7001);
-    post.rig.sys().outlets[0].stuck.push(stuck);
+    post.rig.sys().sockets[0].stuck.push(stuck);
     for n in 0..3 {
         post.comes(0, 7001, &format!("{n}"));
         post.comes(0, 7002, &format!("{n}"));
@@ -367,7 +370,7 @@ fn a_receiver_that_takes_nothing_holds_up_no_other() {
     assert_eq!(post.said(0), ["7002<0", "7002<1", "7002<2"]);
     post.rig.pass(50 * MS);
     assert_eq!(post.rig.net().pending_datagrams(post.ids[0]), Some(3));
-    post.rig.sys().outlets[0].stuck.clear();
+    post.rig.sys().sockets[0].stuck.clear();
     // What comes now must not overtake what waits.
     post.comes(0, 7001, "3");
     assert!(post.said(0).is_empty());
@@ -380,7 +383,7 @@ fn a_receiver_that_takes_nothing_holds_up_no_other() {
 fn what_waits_for_a_receiver_that_takes_nothing_leaves_room_for_others() {
     let limits = Limits { datagram_queue: 10_000, ..Limits::default() };
     let mut post = bind_with(1, limits, &DatagramOptions::default(), echo);
-    post.rig.sys().outlets[0].stuck.push(port_of(7001));
+    post.rig.sys().sockets[0].stuck.push(port_of(7001));
     for _ in 0..1000 {
         post.comes(0, 7001, "forty bytes forty bytes forty bytes fort");
     }
@@ -390,7 +393,7 @@ fn what_waits_for_a_receiver_that_takes_nothing_leaves_room_for_others() {
     assert_eq!(post.said(0), ["7002<me"]);
     post.rig.calls();
     post.rig.pass(SECOND);
-    let tries = post.rig.calls().iter().filter(|c| matches!(c, Call::Ship(..))).count();
+    let tries = post.rig.calls().iter().filter(|c| matches!(c, Call::SendDatagram(..))).count();
     assert!((90..=110).contains(&tries), "{tries} tries in a second, one for each ten milliseconds");
 }
 
@@ -408,10 +411,10 @@ fn a_closed_socket_sends_what_waits_and_receives_no_more() {
     post.rig.sys().datagram(0, 7001, "b");
     post.rig.settle();
     assert_eq!(post.log(), ["0 7001>a"]);
-    assert!(!post.rig.sys().outlets[0].closed);
+    assert!(!post.rig.sys().sockets[0].closed);
     post.room(0, 5);
     assert_eq!((post.log(), post.said(0)), (vec!["0 closed".to_owned()], vec!["7001<a".to_owned()]));
-    assert!(post.rig.sys().outlets[0].closed);
+    assert!(post.rig.sys().sockets[0].closed);
     let id = post.ids[0];
     assert!(!post.rig.net().close_datagram(id));
 }
@@ -419,7 +422,7 @@ fn a_closed_socket_sends_what_waits_and_receives_no_more() {
 #[test]
 fn nothing_but_its_end_is_told_of_a_socket_that_is_being_closed() {
     let mut post = bind(1, echo);
-    post.rig.sys().outlets[0].answers.push_back(EMSGSIZE);
+    post.rig.sys().sockets[0].answers.push_back(EMSGSIZE);
     post.post(0, 7001, b"x");
     let id = post.ids[0];
     post.rig.net().close_datagram(id);
@@ -451,7 +454,8 @@ fn a_new_socket_in_an_old_place_is_not_taken_for_the_old_one() {
     let handler = post.rig.handler;
     let at = DatagramBind::Udp(([127, 0, 0, 1], 9001).into());
     let socket = post.rig.sys().bind_datagram(at, &DatagramOptions::default()).unwrap();
-    let new = post.rig.inner.open_datagrams(socket, handler, call_datagram_handler::<NoBody>, 10).unwrap().0;
+    let new =
+        post.rig.inner.add_datagram_socket(socket, handler, call_datagram_handler::<NoBody>, 10).unwrap().0;
     assert_eq!((new.slot, new == old), (old.slot, false));
     assert_eq!(post.rig.net().send_datagram_to(old, port_of(1), "x"), Posted::Closed);
     assert!(!post.rig.net().close_datagram(old));
@@ -602,10 +606,10 @@ fn one_handler_may_serve_connections_and_datagrams() {
     let at = DatagramBind::Udp(([127, 0, 0, 1], 9000).into());
     let socket = rig.sys().bind_datagram(at, &DatagramOptions::default()).unwrap();
     let handler = rig.handler;
-    rig.inner.open_datagrams(socket, handler, call_datagram_handler::<Both>, 100).unwrap();
+    rig.inner.add_datagram_socket(socket, handler, call_datagram_handler::<Both>, 100).unwrap();
     let peer = rig.connect();
     rig.say(peer, "over here");
-    assert_eq!(rig.sys().outlets[0].said(), ["7009<over here"]);
+    assert_eq!(rig.sys().sockets[0].said(), ["7009<over here"]);
     rig.sys().datagram(0, 7001, "over there");
     rig.settle();
     assert_eq!(rig.heard(peer), "over there");
@@ -646,9 +650,9 @@ fn in_any_weather_order_is_kept_and_nothing_is_lost_uncounted() {
                 }
                 7 => post.rig.sys().set_datagram_room(socket, dice.below(4)),
                 8 => post.rig.sys().set_datagram_room(socket, 1000),
-                9 if dice.one_in(2) => post.rig.sys().outlets[socket].stuck.push(port_of(port)),
-                9 => post.rig.sys().outlets[socket].stuck.clear(),
-                10 => post.rig.sys().outlets[socket].answers.push_back(dice.pick(&[EMSGSIZE, ENOMEM, 1])),
+                9 if dice.one_in(2) => post.rig.sys().sockets[socket].stuck.push(port_of(port)),
+                9 => post.rig.sys().sockets[socket].stuck.clear(),
+                10 => post.rig.sys().sockets[socket].answers.push_back(dice.pick(&[EMSGSIZE, ENOMEM, 1])),
                 _ => post.rig.pass(dice.pick(&[MS, 15 * MS])),
             }
             if dice.one_in(3) {
@@ -656,7 +660,7 @@ fn in_any_weather_order_is_kept_and_nothing_is_lost_uncounted() {
             }
         }
         for socket in 0..sockets {
-            post.rig.sys().outlets[socket].stuck.clear();
+            post.rig.sys().sockets[socket].stuck.clear();
             post.rig.sys().set_datagram_room(socket, usize::MAX);
         }
         post.rig.pass(SECOND);
@@ -687,7 +691,7 @@ fn check_weather(post: &mut Post, seed: u64, posted: u64, came: u64) {
 fn a_closing_socket_with_many_errors_goes_on_in_the_next_turn() {
     let limits = Limits { datagrams_per_turn: 1, ..Limits::default() };
     let mut post = bind_with(1, limits, &DatagramOptions::default(), |_, _| {});
-    post.rig.sys().outlets[0].answers.extend([EMSGSIZE; 4]);
+    post.rig.sys().sockets[0].answers.extend([EMSGSIZE; 4]);
     for port in 0..6 {
         assert!(post.post(0, 7000 + port, b"x").is_queued());
     }

@@ -12,7 +12,7 @@ use socket2::SockRef;
 use super::{MioSys, uninterrupted, unmapped};
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
-use crate::sys::datagram::{DatagramSys, Shipped};
+use crate::sys::datagram::{DatagramSys, SendStatus};
 use crate::sys::datagram_socket::{of_another_kind, open_udp, tune_udp};
 #[cfg(unix)]
 use crate::sys::errno::is_full;
@@ -138,7 +138,12 @@ impl DatagramSys for MioSys {
     }
 
     #[inline]
-    fn ship(&mut self, socket: &mut Datagram, to: Option<&Address>, data: &[u8]) -> io::Result<Shipped> {
+    fn send_datagram(
+        &mut self,
+        socket: &mut Datagram,
+        to: Option<&Address>,
+        data: &[u8],
+    ) -> io::Result<SendStatus> {
         let sent = match (&socket.socket, to) {
             (Kind::Udp(socket, _), None) => uninterrupted(|| socket.send(data)),
             (Kind::Udp(socket, v6), Some(Address::Tcp(to))) => {
@@ -149,7 +154,7 @@ impl DatagramSys for MioSys {
             (Kind::Unix(socket), to) => return ship_unix(socket, to, data),
             _ => Err(of_another_kind()),
         };
-        sent.map(|_| Shipped::Taken)
+        sent.map(|_| SendStatus::Sent)
     }
 
     fn close_datagram(&mut self, mut socket: Datagram) {
@@ -164,7 +169,7 @@ impl DatagramSys for MioSys {
 /// With a full receiver Linux says `WouldBlock`, and tells a socket when there is room only if that receiver is its
 /// peer; others say that there are no buffers, and tell nobody.
 #[cfg(unix)]
-fn ship_unix(socket: &::mio::net::UnixDatagram, to: Option<&Address>, data: &[u8]) -> io::Result<Shipped> {
+fn ship_unix(socket: &::mio::net::UnixDatagram, to: Option<&Address>, data: &[u8]) -> io::Result<SendStatus> {
     let sent = match to {
         Some(Address::Unix(Some(path))) => uninterrupted(|| socket.send_to(data, path)),
         None => {
@@ -174,9 +179,9 @@ fn ship_unix(socket: &::mio::net::UnixDatagram, to: Option<&Address>, data: &[u8
         Some(_) => Err(of_another_kind()),
     };
     match sent {
-        Ok(_) => Ok(Shipped::Taken),
+        Ok(_) => Ok(SendStatus::Sent),
         Err(error) if to.is_none() && error.kind() == io::ErrorKind::WouldBlock => Err(error),
-        Err(error) if is_full(&error) => Ok(Shipped::Unawaited),
+        Err(error) if is_full(&error) => Ok(SendStatus::PeerFull),
         Err(error) => Err(error),
     }
 }

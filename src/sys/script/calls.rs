@@ -29,7 +29,7 @@ pub(crate) enum Call {
     RemoveSource,
     /// Of a datagram socket, by its number.
     Receive(usize, Result<usize, i32>),
-    Ship(usize, Result<usize, i32>),
+    SendDatagram(usize, Result<usize, i32>),
     CloseDatagram(usize),
 }
 

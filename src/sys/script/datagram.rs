@@ -1,25 +1,25 @@
 //! Datagram sockets in the scripted world: what comes to them, and what the kernel takes.
 //!
 //! Knows nothing of the loop. Invariant: as for the script: a due edge is never lost; none is due after
-//! [`Shipped::Unawaited`].
+//! [`SendStatus::PeerFull`].
 
 use std::collections::VecDeque;
 use std::io;
 
-use super::outlet::{Came, Outlet};
+use super::datagram_socket::{Came, ScriptSocket};
 use super::peer::{EAGAIN, fail};
 use super::{Call, Ready, Script, outcome};
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
-use crate::sys::datagram::{DatagramSys, Shipped};
+use crate::sys::datagram::{DatagramSys, SendStatus};
 
 impl Script {
     /// Something comes to a datagram socket.
     pub(crate) fn comes(&mut self, socket: usize, came: Came) {
-        let outlet = &mut self.outlets[socket];
-        outlet.inbox.push_back(came);
-        let first = std::mem::take(&mut outlet.readable_armed);
-        if let Some(token) = outlet.token.filter(|_| first || !self.strict) {
+        let socket = &mut self.sockets[socket];
+        socket.inbox.push_back(came);
+        let first = std::mem::take(&mut socket.readable_armed);
+        if let Some(token) = socket.token.filter(|_| first || !self.strict) {
             self.inject(token, Ready::READABLE);
         }
     }
@@ -32,10 +32,10 @@ impl Script {
 
     /// Lets the kernel take so many more datagrams of a socket, and no more.
     pub(crate) fn set_datagram_room(&mut self, socket: usize, room: usize) {
-        let outlet = &mut self.outlets[socket];
-        outlet.room = room;
-        let due = room > 0 && std::mem::take(&mut outlet.writable_armed);
-        if let Some(token) = outlet.token.filter(|_| due) {
+        let socket = &mut self.sockets[socket];
+        socket.room = room;
+        let due = room > 0 && std::mem::take(&mut socket.writable_armed);
+        if let Some(token) = socket.token.filter(|_| due) {
             self.inject(token, Ready::WRITABLE);
         }
     }
@@ -52,7 +52,7 @@ impl DatagramSys for Script {
             DatagramBind::Unix(path) => Address::Unix(Some(path)),
             _ => Address::Unix(None),
         };
-        self.outlets.push(Outlet {
+        self.sockets.push(ScriptSocket {
             local,
             peer: options.peer.clone(),
             token: None,
@@ -65,23 +65,23 @@ impl DatagramSys for Script {
             writable_armed: true,
             closed: false,
         });
-        Ok(self.outlets.len() - 1)
+        Ok(self.sockets.len() - 1)
     }
 
     fn datagram_addresses(&self, of: &usize) -> io::Result<(Address, Option<Address>)> {
-        let outlet = &self.outlets[*of];
-        Ok((outlet.local.clone(), outlet.peer.clone()))
+        let socket = &self.sockets[*of];
+        Ok((socket.local.clone(), socket.peer.clone()))
     }
 
     fn add_datagram(&mut self, socket: &mut usize, token: usize) -> io::Result<()> {
-        self.outlets[*socket].token = Some(token);
+        self.sockets[*socket].token = Some(token);
         self.inject(token, Ready::WRITABLE);
         Ok(())
     }
 
     fn receive(&mut self, socket: &mut usize, buf: &mut [u8]) -> io::Result<(usize, Address)> {
-        let outlet = &mut self.outlets[*socket];
-        let done = match outlet.inbox.pop_front() {
+        let end = &mut self.sockets[*socket];
+        let done = match end.inbox.pop_front() {
             Some(Came::From(from, data)) => {
                 let len = data.len().min(buf.len());
                 buf[..len].copy_from_slice(&data[..len]);
@@ -90,7 +90,7 @@ impl DatagramSys for Script {
             Some(Came::Fail(number)) => fail(number),
             None => fail(EAGAIN),
         };
-        outlet.readable_armed |= outlet.inbox.is_empty() && done.is_err();
+        end.readable_armed |= end.inbox.is_empty() && done.is_err();
         let came = match &done {
             Ok((len, _)) => Ok(*len),
             Err(e) => Err(e.raw_os_error().unwrap_or(0)),
@@ -99,30 +99,35 @@ impl DatagramSys for Script {
         done
     }
 
-    fn ship(&mut self, socket: &mut usize, to: Option<&Address>, data: &[u8]) -> io::Result<Shipped> {
-        let outlet = &mut self.outlets[*socket];
-        let done = match outlet.answers.pop_front() {
+    fn send_datagram(
+        &mut self,
+        socket: &mut usize,
+        to: Option<&Address>,
+        data: &[u8],
+    ) -> io::Result<SendStatus> {
+        let end = &mut self.sockets[*socket];
+        let done = match end.answers.pop_front() {
             Some(number) if number != 0 => fail(number),
-            _ if to.is_some_and(|to| outlet.stuck.contains(to)) => {
-                self.note(Call::Ship(*socket, Err(0)));
-                return Ok(Shipped::Unawaited);
+            _ if to.is_some_and(|to| end.stuck.contains(to)) => {
+                self.note(Call::SendDatagram(*socket, Err(0)));
+                return Ok(SendStatus::PeerFull);
             }
-            _ if outlet.room == 0 => fail(EAGAIN),
+            _ if end.room == 0 => fail(EAGAIN),
             _ => {
-                outlet.room -= 1;
-                outlet.sent.push((to.cloned(), data.to_vec()));
+                end.room -= 1;
+                end.sent.push((to.cloned(), data.to_vec()));
                 Ok(data.len())
             }
         };
-        outlet.writable_armed |= outcome(&done) == Err(EAGAIN);
-        self.note(Call::Ship(*socket, outcome(&done)));
-        done.map(|_| Shipped::Taken)
+        end.writable_armed |= outcome(&done) == Err(EAGAIN);
+        self.note(Call::SendDatagram(*socket, outcome(&done)));
+        done.map(|_| SendStatus::Sent)
     }
 
     fn close_datagram(&mut self, socket: usize) {
-        let outlet = &mut self.outlets[socket];
-        assert!(!std::mem::replace(&mut outlet.closed, true), "closed twice");
-        outlet.token = None;
+        let end = &mut self.sockets[socket];
+        assert!(!std::mem::replace(&mut end.closed, true), "closed twice");
+        end.token = None;
         self.note(Call::CloseDatagram(socket));
     }
 }

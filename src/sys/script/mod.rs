@@ -9,7 +9,7 @@ mod acts;
 mod calls;
 mod connect;
 mod datagram;
-mod outlet;
+mod datagram_socket;
 mod peer;
 
 use std::collections::VecDeque;
@@ -22,8 +22,8 @@ use std::time::Duration;
 pub(crate) use calls::{Call, peer_at};
 use calls::{address_of, outcome};
 #[cfg(test)]
-pub(crate) use outlet::Came;
-pub(crate) use outlet::Outlet;
+pub(crate) use datagram_socket::Came;
+pub(crate) use datagram_socket::ScriptSocket;
 use peer::fail;
 #[cfg_attr(not(test), allow(unused_imports))]
 pub(crate) use peer::{Answer, DialPlan, Dialled, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, End, Peer};
@@ -77,7 +77,7 @@ pub(crate) struct Script {
     /// What the next registration of a source fails with.
     pub(crate) source_fails: Option<i32>,
     listeners: Vec<Backlog>,
-    pub(crate) outlets: Vec<Outlet>,
+    pub(crate) sockets: Vec<ScriptSocket>,
     events: VecDeque<Ready>,
     /// How many events have left the queue.
     gone: usize,

@@ -8,7 +8,7 @@ use std::io;
 use super::Sim;
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
-use crate::sys::datagram::{DatagramSys, Shipped};
+use crate::sys::datagram::{DatagramSys, SendStatus};
 
 impl DatagramSys for Sim {
     type Datagram = usize;
@@ -31,13 +31,18 @@ impl DatagramSys for Sim {
         self.script.receive(socket, buf)
     }
 
-    fn ship(&mut self, socket: &mut usize, to: Option<&Address>, data: &[u8]) -> io::Result<Shipped> {
+    fn send_datagram(
+        &mut self,
+        socket: &mut usize,
+        to: Option<&Address>,
+        data: &[u8],
+    ) -> io::Result<SendStatus> {
         self.calls += 1;
-        self.script.ship(socket, to, data)
+        self.script.send_datagram(socket, to, data)
     }
 
     fn close_datagram(&mut self, socket: usize) {
-        if let Some(token) = self.script.outlets[socket].token {
+        if let Some(token) = self.script.sockets[socket].token {
             self.live.remove(&token);
             self.dead.push(token);
         }

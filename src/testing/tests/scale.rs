@@ -28,7 +28,7 @@ use crate::handler::Handler;
 use crate::handler::context::Context;
 use crate::id::{Generations, Key};
 use crate::reactor::event_loop::EventLoop;
-use crate::sys::datagram::{DatagramSys, Shipped};
+use crate::sys::datagram::{DatagramSys, SendStatus};
 use crate::sys::{CloseHow, Ready, Received, Sys, Wake};
 use crate::time::Time;
 
@@ -119,7 +119,12 @@ impl DatagramSys for Crowd {
         match *socket {}
     }
 
-    fn ship(&mut self, socket: &mut Self::Datagram, _: Option<&Address>, _: &[u8]) -> io::Result<Shipped> {
+    fn send_datagram(
+        &mut self,
+        socket: &mut Self::Datagram,
+        _: Option<&Address>,
+        _: &[u8],
+    ) -> io::Result<SendStatus> {
         match *socket {}
     }
 

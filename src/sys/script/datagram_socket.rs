@@ -15,7 +15,7 @@ pub(crate) enum Came {
 
 /// A datagram socket, as the world sees it.
 #[derive(Debug)]
-pub(crate) struct Outlet {
+pub(crate) struct ScriptSocket {
     pub(super) local: Address,
     pub(super) peer: Option<Address>,
     pub(crate) token: Option<usize>,
@@ -33,7 +33,7 @@ pub(crate) struct Outlet {
     pub(crate) closed: bool,
 }
 
-impl Outlet {
+impl ScriptSocket {
     /// What was sent since this was last asked, as text: `7001<hello`.
     pub(crate) fn said(&mut self) -> Vec<String> {
         let shown = |(to, data): (Option<Address>, Vec<u8>)| {
