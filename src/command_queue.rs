@@ -22,7 +22,7 @@ use std::sync::{
 
 use crate::sys::Wake;
 
-/// Room that an empty queue keeps, in items.
+/// GroupState that an empty queue keeps, in items.
 const RETAINED: usize = 4096;
 
 /// Why something was not passed to the reactor's thread; it is in here, and comes back to whoever gave it.

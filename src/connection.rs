@@ -1,4 +1,4 @@
-//! One connection as the core sees it: what we owe the peer, how far its life has gone, and what holds it up.
+//! One connection as the core sees it: what we owe the peer, how far its life has gone, and what pause_count it up.
 //!
 //! Knows neither sockets nor handlers' states. Invariant: the phase only moves forward (`Connecting` → `Open` →
 //! `Flushing` → `Lingering` → `Dead`, steps may be left out), and the table's length is the number of connections there
@@ -93,9 +93,9 @@ pub(crate) struct Rare {
     /// The attempt that it came from, or is part of.
     pub(crate) attempt: Option<AttemptId>,
     pub(crate) timers: TimerList,
-    /// Those whose output holds up the reading of this one; and those that this one's holds up.
-    pub(crate) feeds: Vec<ConnId>,
-    pub(crate) fed_by: Vec<ConnId>,
+    /// Those whose output pause_count up the reading of this one; and those that this one's pause_count up.
+    pub(crate) links_to: Vec<ConnId>,
+    pub(crate) links_from: Vec<ConnId>,
 }
 
 /// Everything about a connection but its socket and its handler's state.
@@ -126,8 +126,8 @@ pub(crate) struct Connection {
     /// Bytes written in the turn `turn`; while lingering: input thrown away.
     pub(crate) written: u32,
     pub(crate) turn: u32,
-    /// What holds up the reading: groups with a slow member, and links to connections with much output.
-    pub(crate) holds: u16,
+    /// What pause_count up the reading: groups with a slow member, and links to connections with much output.
+    pub(crate) pause_count: u16,
     /// Visits in a row that the system asked for and that came to nothing.
     pub(crate) fruitless: u8,
 
@@ -162,8 +162,8 @@ pub(crate) struct Connection {
     /// The handler has a state for it: `on_open` returned.
     pub(crate) opened: bool,
     /// Not read because all output together is large; and in the list of those who are, or were.
-    pub(crate) starved: bool,
-    pub(crate) listed: bool,
+    pub(crate) throttled: bool,
+    pub(crate) in_throttled_list: bool,
     /// In the queue of connections with work; in the list of those with output to write at the end of the turn.
     pub(crate) queued: bool,
     pub(crate) dirty: bool,
@@ -189,7 +189,7 @@ impl Connection {
             message: now,
             written: 0,
             turn: 0,
-            holds: 0,
+            pause_count: 0,
             fruitless: 0,
             phase: Phase::Open,
             readable: false,
@@ -208,8 +208,8 @@ impl Connection {
             clock_stopped: false,
             reset: false,
             opened: false,
-            starved: false,
-            listed: false,
+            throttled: false,
+            in_throttled_list: false,
             queued: false,
             dirty: false,
         }
@@ -283,8 +283,8 @@ impl Connection {
 
     /// Whether something of ours keeps input from being used. (The total of all output may as well.)
     #[inline]
-    pub(crate) const fn held_up(&self) -> bool {
-        self.paused || self.high || self.holds > 0
+    pub(crate) const fn is_read_blocked(&self) -> bool {
+        self.paused || self.high || self.pause_count > 0
     }
 
     /// Whether there is plainly nothing to do: the usual state after an answer.

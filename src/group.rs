@@ -65,14 +65,14 @@ pub(crate) struct Log {
 
 impl Log {
     fn append(&mut self, number: u64, framing: &Framing, message: &[u8], pool: &mut Pool) -> bool {
-        let room = framing.room(message.len());
+        let state = framing.encoded_len(message.len());
         if self.block.capacity() == 0 {
-            let Some(block) = pool.take(room, Use::Output) else { return false };
+            let Some(block) = pool.take(state, Use::Output) else { return false };
             self.block = block;
         }
         // Growing to twice the size is what `Vec` would do; asked for here, it is counted and may fail.
-        let fits = self.block.capacity() - self.block.len() >= room;
-        if !fits && !pool.grow(&mut self.block, room, Use::Output) {
+        let fits = self.block.capacity() - self.block.len() >= state;
+        if !fits && !pool.grow(&mut self.block, state, Use::Output) {
             return false;
         }
         let capacity = self.block.capacity();
@@ -131,13 +131,13 @@ const KEPT_ENTRIES: usize = 1024;
 
 /// One group.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct GroupState {
     id: Group,
     pub(crate) policy: SlowMember,
     pub(crate) members: Vec<Member>,
     pub(crate) logs: Vec<Log>,
     /// Its logs hold messages.
-    pub(crate) live: bool,
+    pub(crate) has_unsent: bool,
     /// Members that hold up the senders.
     pub(crate) slow: u32,
     /// CallSite has sent to it in this turn, and who is held up (only where the policy is to pause senders).
@@ -156,7 +156,7 @@ pub(crate) struct Appended {
     pub(crate) grown: usize,
 }
 
-impl Room {
+impl GroupState {
     /// Appends one message to every log in use.
     pub(crate) fn append(
         &mut self,
@@ -178,7 +178,7 @@ impl Room {
     }
 
     /// Spares the member at `place` the message with this number, the last one; says whether its log has it.
-    pub(crate) fn excuse(&mut self, place: u32, number: u64) -> bool {
+    pub(crate) fn skip_message(&mut self, place: u32, number: u64) -> bool {
         let Some(member) = self.members.get_mut(place as usize) else { return false };
         member.from = number + 1;
         let log = &self.logs[member.log as usize];
@@ -240,33 +240,33 @@ impl Room {
 /// All groups.
 #[derive(Debug)]
 pub(crate) struct Groups {
-    rooms: Slab<Room>,
+    states: Slab<GroupState>,
     generations: Generations,
     /// The next message's number.
     number: u64,
     /// Groups whose logs hold messages.
-    pub(crate) live: Vec<Group>,
+    pub(crate) with_unsent: Vec<Group>,
 }
 
 impl Groups {
     pub(crate) const fn new() -> Self {
-        Self { rooms: Slab::new(), generations: Generations::new(), number: 1, live: Vec::new() }
+        Self { states: Slab::new(), generations: Generations::new(), number: 1, with_unsent: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.rooms.len()
+        self.states.len()
     }
 
     pub(crate) fn create(&mut self, policy: SlowMember) -> Group {
-        let entry = self.rooms.vacant_entry();
+        let entry = self.states.vacant_entry();
         let slot = entry.key();
         let id = Group { slot: slot as u32, generation: self.generations.next(slot) };
-        entry.insert(Room {
+        entry.insert(GroupState {
             id,
             policy,
             members: Vec::new(),
             logs: Vec::new(),
-            live: false,
+            has_unsent: false,
             slow: 0,
             senders: Vec::new(),
             waiting: Vec::new(),
@@ -275,23 +275,23 @@ impl Groups {
     }
 
     #[inline]
-    pub(crate) fn get(&self, group: Group) -> Option<&Room> {
-        self.rooms.get(group.slot as usize).filter(|r| r.id == group)
+    pub(crate) fn get(&self, group: Group) -> Option<&GroupState> {
+        self.states.get(group.slot as usize).filter(|r| r.id == group)
     }
 
     #[inline]
-    pub(crate) fn get_mut(&mut self, group: Group) -> Option<&mut Room> {
-        self.rooms.get_mut(group.slot as usize).filter(|r| r.id == group)
+    pub(crate) fn get_mut(&mut self, group: Group) -> Option<&mut GroupState> {
+        self.states.get_mut(group.slot as usize).filter(|r| r.id == group)
     }
 
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Room> {
-        self.rooms.iter().map(|(_, r)| r)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &GroupState> {
+        self.states.iter().map(|(_, r)| r)
     }
 
-    pub(crate) fn remove(&mut self, group: Group) -> Option<Room> {
+    pub(crate) fn remove(&mut self, group: Group) -> Option<GroupState> {
         self.get(group)?;
-        self.rooms.try_remove(group.slot as usize)
+        self.states.try_remove(group.slot as usize)
     }
 
     /// The number that the next message will have.
@@ -323,23 +323,23 @@ mod tests {
         let mut groups = Groups::new();
         let g = groups.create(SlowMember::Cut);
         let first = groups.next_number();
-        let room = groups.get_mut(g).unwrap();
-        room.add(conn(0), 0, first);
-        room.add(conn(1), 1, first);
-        room.add(conn(2), 0, first);
+        let state = groups.get_mut(g).unwrap();
+        state.add(conn(0), 0, first);
+        state.add(conn(1), 1, first);
+        state.add(conn(2), 0, first);
         for m in [&b"abc"[..], b"defg", b"hi"] {
             let number = groups.number();
             let done = groups.get_mut(g).unwrap().append(number, &framings, m, &mut pool);
             assert_eq!((done.reached, done.missed), if m.len() > 3 { (2, 1) } else { (3, 0) });
         }
-        let room = groups.get(g).unwrap();
-        assert_eq!(room.logs[0].bytes(), b"abcdefghi");
-        assert_eq!(room.logs[1].bytes(), b"\0\0\0\x03abc\0\0\0\x02hi");
-        assert_eq!(room.logs[0].range(first), 0..9);
-        assert_eq!(room.logs[0].range(first + 1), 3..9);
-        assert_eq!(room.logs[0].range(first + 3), 9..9);
-        assert_eq!(room.logs[1].range(first + 1), 7..13, "it missed the second, and its third begins there");
-        let spans: Vec<_> = room.logs[1].messages(first).collect();
+        let state = groups.get(g).unwrap();
+        assert_eq!(state.logs[0].bytes(), b"abcdefghi");
+        assert_eq!(state.logs[1].bytes(), b"\0\0\0\x03abc\0\0\0\x02hi");
+        assert_eq!(state.logs[0].range(first), 0..9);
+        assert_eq!(state.logs[0].range(first + 1), 3..9);
+        assert_eq!(state.logs[0].range(first + 3), 9..9);
+        assert_eq!(state.logs[1].range(first + 1), 7..13, "it missed the second, and its third begins there");
+        let spans: Vec<_> = state.logs[1].messages(first).collect();
         assert_eq!(spans, [(first, 0..7), (first + 2, 7..13)]);
     }
 
@@ -352,10 +352,10 @@ mod tests {
         groups.get_mut(g).unwrap().add(conn(0), 0, 1);
         for n in 0..3_000 {
             let number = groups.number();
-            let room = groups.get_mut(g).unwrap();
+            let state = groups.get_mut(g).unwrap();
             // Where the rest of the block is short, the codec makes it grow by itself.
-            room.append(number, &framings, b"x", &mut pool);
-            assert_eq!(pool.output(), room.logs[0].block.capacity(), "after {n} messages");
+            state.append(number, &framings, b"x", &mut pool);
+            assert_eq!(pool.output(), state.logs[0].block.capacity(), "after {n} messages");
         }
     }
 
@@ -363,16 +363,16 @@ mod tests {
     fn removing_a_member_says_who_moved_into_its_place() {
         let mut groups = Groups::new();
         let g = groups.create(SlowMember::Cut);
-        let room = groups.get_mut(g).unwrap();
+        let state = groups.get_mut(g).unwrap();
         for i in 0..3 {
-            assert_eq!(room.add(conn(i), 0, 1), i);
+            assert_eq!(state.add(conn(i), 0, 1), i);
         }
-        let (gone, moved) = room.remove(0).unwrap();
+        let (gone, moved) = state.remove(0).unwrap();
         assert_eq!((gone.conn, moved), (conn(0), Some(conn(2))));
-        let (gone, moved) = room.remove(1).unwrap();
+        let (gone, moved) = state.remove(1).unwrap();
         assert_eq!((gone.conn, moved), (conn(1), None));
-        assert!(room.remove(5).is_none());
-        assert_eq!(room.logs[0].users, 1);
+        assert!(state.remove(5).is_none());
+        assert_eq!(state.logs[0].users, 1);
         groups.remove(g);
         assert!(groups.get(g).is_none());
         let again = groups.create(SlowMember::Skip);

@@ -35,11 +35,11 @@ impl Kept {
             self.bytes.truncate(self.bytes.len() - self.start);
             self.start = 0;
         }
-        let room = pool.grow(&mut self.bytes, data.len(), Use::Input);
-        if room {
+        let capacity = pool.grow(&mut self.bytes, data.len(), Use::Input);
+        if capacity {
             self.bytes.extend_from_slice(data);
         }
-        room
+        capacity
     }
 
     /// Forgets all but the last `n` bytes.
@@ -58,7 +58,7 @@ impl Kept {
     }
 
     /// Bytes of capacity held.
-    pub(crate) fn held(&self) -> usize {
+    pub(crate) fn retained_bytes(&self) -> usize {
         self.bytes.capacity()
     }
 

@@ -100,11 +100,11 @@ impl Outbox {
     #[inline]
     pub(crate) fn push_with<E: From<NoMemory>>(
         &mut self,
-        room: usize,
+        capacity: usize,
         pool: &mut Pool,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<usize, E> {
-        let tail = self.tail(room, pool)?;
+        let tail = self.tail(capacity, pool)?;
         let (length, capacity) = (tail.len(), tail.capacity());
         let done = write(tail);
         if done.is_err() {
@@ -269,7 +269,7 @@ impl Outbox {
 
     /// Bytes of memory held by this connection alone: shared blocks are left out.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn held(&self) -> usize {
+    pub(crate) fn retained_bytes(&self) -> usize {
         self.sum(|s| match s {
             Segment::Owned(v) => v.capacity(),
             Segment::Bytes(b) => b.len(),
@@ -297,7 +297,7 @@ impl Outbox {
         self.queue.as_mut().map(|q| &mut q.tail).ok_or(NoMemory)
     }
 
-    /// Makes the open buffer have room: it grows, or another one takes its place.
+    /// Makes the open buffer have capacity: it grows, or another one takes its place.
     fn make_tail(&mut self, more: usize, pool: &mut Pool) -> Result<(), NoMemory> {
         if let Some(queue) = &mut self.queue {
             let length = queue.tail.len();
@@ -307,8 +307,8 @@ impl Outbox {
         }
         // Where one buffer has been filled, another is likely to be filled as well.
         let filled = self.queue.as_ref().is_some_and(|q| !q.tail.is_empty());
-        let room = if filled { more.max(LARGE) } else { more };
-        let fresh = pool.take(room, Use::Output).ok_or(NoMemory)?;
+        let capacity = if filled { more.max(LARGE) } else { more };
+        let fresh = pool.take(capacity, Use::Output).ok_or(NoMemory)?;
         let queue = self.queue.get_or_insert_default();
         queue.close_tail();
         pool.give(std::mem::replace(&mut queue.tail, fresh), Use::Output);
@@ -456,7 +456,7 @@ mod tests {
             for (second, op) in ops {
                 pair.apply(usize::from(second), op, &mut pool);
                 pair.check(&b"lead"[..lead], &b"trail"[..trail], budget);
-                assert!(pool.output() >= pair.real.iter().map(Outbox::held).sum());
+                assert!(pool.output() >= pair.real.iter().map(Outbox::retained_bytes).sum());
             }
             for (real, model) in pair.real.iter_mut().zip(&pair.model) {
                 assert_eq!(real.clear(&mut pool), model.len());
@@ -486,7 +486,7 @@ mod tests {
                 }
                 outbox.advance(taken, &mut pool);
                 assert_eq!(written(&outbox, b"", b""), all[taken..]);
-                assert_eq!(pool.output(), outbox.held());
+                assert_eq!(pool.output(), outbox.retained_bytes());
             }
         }
     }

@@ -39,18 +39,18 @@ impl Pool {
     }
 
     /// An empty buffer with room for at least `room` bytes, or `None` when there is no memory for it.
-    pub(crate) fn take(&mut self, room: usize, purpose: Use) -> Option<Vec<u8>> {
-        let kept = if room <= SMALL {
+    pub(crate) fn take(&mut self, capacity: usize, purpose: Use) -> Option<Vec<u8>> {
+        let kept = if capacity <= SMALL {
             self.small.pop()
-        } else if room <= LARGE {
+        } else if capacity <= LARGE {
             self.large.pop()
         } else {
             None
         };
         let mut buffer = kept.unwrap_or_default();
         self.idle -= buffer.capacity();
-        if buffer.capacity() < room {
-            buffer.try_reserve_exact(room.max(SMALL)).ok()?;
+        if buffer.capacity() < capacity {
+            buffer.try_reserve_exact(capacity.max(SMALL)).ok()?;
         }
         self.charge(purpose, buffer.capacity());
         Some(buffer)

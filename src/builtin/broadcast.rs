@@ -10,7 +10,7 @@ use crate::id::Group;
 
 /// Passes what one connection sends on to all the others, or to all.
 ///
-/// One value behind several listeners is one room. Behind a [`Framed`](crate::Framed) it passes on whole messages; on
+/// One value behind several listeners is one group. Behind a [`Framed`](crate::Framed) it passes on whole messages; on
 /// its own it relays bytes as they come, so that the pieces of two senders may mix.
 ///
 /// ```
@@ -26,8 +26,8 @@ use crate::id::Group;
 pub struct Broadcast {
     include_sender: bool,
     policy: SlowMember,
-    room: Option<Group>,
-    /// The room was given by the user, and is not ours to drop.
+    group: Option<Group>,
+    /// The group was given by the user, and is not ours to drop.
     shared: bool,
     members: usize,
 }
@@ -35,7 +35,7 @@ pub struct Broadcast {
 impl Broadcast {
     /// To every connection but the one it came from.
     pub const fn to_others() -> Self {
-        Self { include_sender: false, policy: SlowMember::Cut, room: None, shared: false, members: 0 }
+        Self { include_sender: false, policy: SlowMember::Cut, group: None, shared: false, members: 0 }
     }
 
     /// To every connection, the one it came from included.
@@ -50,16 +50,16 @@ impl Broadcast {
         self
     }
 
-    /// Uses this group as its room, so that handlers with different framings can share one.
+    /// Uses this group as its group, so that handlers with different framings can share one.
     pub const fn in_group(mut self, group: Group) -> Self {
-        self.room = Some(group);
+        self.group = Some(group);
         self.shared = true;
         self
     }
 
     /// The group that the connections are in; `None` while there is none.
     pub const fn group(&self) -> Option<Group> {
-        self.room
+        self.group
     }
 }
 
@@ -67,11 +67,11 @@ impl Handler for Broadcast {
     type State = ();
 
     fn on_open(&mut self, cx: &mut Context<'_>) {
-        if self.room.is_none() {
-            self.room = cx.group_with(self.policy);
+        if self.group.is_none() {
+            self.group = cx.group_with(self.policy);
         }
         self.members += 1;
-        let joined = self.room.is_some_and(|room| cx.join(room));
+        let joined = self.group.is_some_and(|group| cx.join(group));
         if !joined {
             // As many groups as allowed, or the shared group has been dropped: there is nobody to talk to.
             cx.close();
@@ -79,11 +79,11 @@ impl Handler for Broadcast {
     }
 
     fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
-        let Some(room) = self.room else { return };
+        let Some(group) = self.group else { return };
         if self.include_sender {
-            cx.broadcast(room, data);
+            cx.broadcast(group, data);
         } else {
-            cx.broadcast_others(room, data);
+            cx.broadcast_others(group, data);
         }
     }
 
@@ -91,9 +91,9 @@ impl Handler for Broadcast {
         self.members = self.members.saturating_sub(1);
         if self.members == 0
             && !self.shared
-            && let Some(room) = self.room.take()
+            && let Some(group) = self.group.take()
         {
-            net.drop_group(room);
+            net.drop_group(group);
         }
     }
 }

@@ -39,7 +39,7 @@ impl Framing {
 
     /// About how many bytes `len` bytes become.
     #[inline]
-    pub(crate) const fn room(&self, len: usize) -> usize {
+    pub(crate) const fn encoded_len(&self, len: usize) -> usize {
         len.saturating_add(self.overhead)
     }
 

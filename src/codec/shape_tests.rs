@@ -142,7 +142,7 @@ impl Shape {
 /// What a peer sends, without a framing yet, so that it can be made smaller independently of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
-    pieces: Vec<Piece>,
+    pieces: Vec<LogSlice>,
     /// A byte that is changed on the way, and into what.
     damage: Option<(usize, u8)>,
     /// Bytes missing at the end.
@@ -150,7 +150,7 @@ pub(crate) struct Traffic {
 }
 
 #[derive(Clone, Debug)]
-enum Piece {
+enum LogSlice {
     Message { size: usize, bytes: Vec<u8> },
     DatagramQueue(Vec<u8>),
     Noise(Vec<u8>),
@@ -163,14 +163,14 @@ impl Traffic {
         let mut wire = Vec::new();
         for piece in &self.pieces {
             match piece {
-                Piece::Message { size, bytes } => {
+                LogSlice::Message { size, bytes } => {
                     let message = shape.message(*size, bytes);
                     if codec.encode(&message, &mut wire).is_err() {
                         wire.extend(message);
                     }
                 }
-                Piece::DatagramQueue(bytes) => wire.extend(shape.spell(bytes)),
-                Piece::Noise(bytes) => wire.extend(bytes),
+                LogSlice::DatagramQueue(bytes) => wire.extend(shape.spell(bytes)),
+                LogSlice::Noise(bytes) => wire.extend(bytes),
             }
         }
         wire.truncate(wire.len().saturating_sub(self.lost));
@@ -218,9 +218,9 @@ fn lengths() -> impl Strategy<Value = Length> {
 pub(crate) fn traffic() -> impl Strategy<Value = Traffic> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..12);
     let piece = prop_oneof![
-        6 => (0..7usize, bytes()).prop_map(|(size, bytes)| Piece::Message { size, bytes }),
-        2 => bytes().prop_map(Piece::DatagramQueue),
-        1 => bytes().prop_map(Piece::Noise),
+        6 => (0..7usize, bytes()).prop_map(|(size, bytes)| LogSlice::Message { size, bytes }),
+        2 => bytes().prop_map(LogSlice::DatagramQueue),
+        1 => bytes().prop_map(LogSlice::Noise),
     ];
     let damage = prop::option::weighted(0.3, (0..1000usize, any::<u8>()));
     let lost = prop_oneof![2 => Just(0), 1 => 0..6usize];

@@ -1,6 +1,6 @@
 //! Joining, leaving, and broadcasting through the groups' logs.
 //!
-//! Knows nothing of writing; the loop asks what each member is owed. Invariant: a connection has taken from a log
+//! Knows nothing of writing; the loop asks what each member is unsent. Invariant: a connection has taken from a log
 //! exactly the messages sent while it was a member, in the order of sending and before whatever was sent to it later,
 //! but for those that its group's policy skipped, which are counted.
 
@@ -12,12 +12,12 @@ use crate::buffer::pool::Use;
 use crate::closed::Reason;
 use crate::config::limits::Limits;
 use crate::connection::Membership;
-use crate::group::{Appended, Log, Room, SlowMember};
+use crate::group::{Appended, GroupState, Log, SlowMember};
 use crate::id::{ConnId, Group};
 
 /// How much of what lies in a log a member may have wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admitted {
+pub(crate) enum Admission {
     /// Up to this place in the block; this many messages behind it are skipped.
     UpTo(usize, u64),
     /// It is too slow and must be cut.
@@ -33,7 +33,7 @@ pub(crate) fn admit(
     start: usize,
     from: u64,
     pending: usize,
-) -> Admitted {
+) -> Admission {
     let hard = limits.output_hard.get();
     let end = log.range(from).end;
     let mut upto = end;
@@ -47,7 +47,7 @@ pub(crate) fn admit(
             }
         }
     }
-    if pending + (upto - start) > hard { Admitted::Cut } else { Admitted::UpTo(upto, skipped) }
+    if pending + (upto - start) > hard { Admission::Cut } else { Admission::UpTo(upto, skipped) }
 }
 
 impl Core {
@@ -62,12 +62,12 @@ impl Core {
             let id = member.conn;
             self.leave(group, id);
         }
-        let Some(room) = self.groups.remove(group) else { return false };
-        self.groups.live.retain(|&g| g != group);
-        for mut log in room.logs {
+        let Some(state) = self.groups.remove(group) else { return false };
+        self.groups.with_unsent.retain(|&g| g != group);
+        for mut log in state.logs {
             self.pool.give(log.take_block(), Use::Output);
         }
-        self.release(room.waiting);
+        self.remove_pauses(state.waiting);
         true
     }
 
@@ -76,50 +76,50 @@ impl Core {
     pub(crate) fn join(&mut self, group: Group, id: ConnId) -> bool {
         let number = self.groups.next_number();
         let Self { conns, groups, limits, .. } = self;
-        let (Some(c), Some(room)) = (conns.get_mut(id), groups.get_mut(group)) else { return false };
+        let (Some(c), Some(state)) = (conns.get_mut(id), groups.get_mut(group)) else { return false };
         if c.groups.iter().any(|m| m.group == group) {
             return true;
         }
         if !c.takes_output() || c.groups.len() >= limits.groups_per_connection {
             return false;
         }
-        let place = room.add(id, c.handler, number);
+        let place = state.add(id, c.handler, number);
         c.groups.push(Membership { group, place });
         true
     }
 
     /// Ends a membership; the member keeps what was sent before. False when there was none.
     pub(crate) fn leave(&mut self, group: Group, id: ConnId) -> bool {
-        self.take_logs(id);
+        self.take_from_logs(id);
         let found = self.conns.get(id).and_then(|c| c.groups.iter().position(|m| m.group == group));
         let Some(index) = found else { return false };
-        self.unlink(id, index);
+        self.remove_membership(id, index);
         true
     }
 
     /// Ends all memberships, without taking what the logs still hold for it.
     pub(crate) fn leave_all(&mut self, id: ConnId) {
         while self.conns.get(id).is_some_and(|c| !c.groups.is_empty()) {
-            self.unlink(id, 0);
+            self.remove_membership(id, 0);
         }
     }
 
-    fn unlink(&mut self, id: ConnId, index: usize) {
+    fn remove_membership(&mut self, id: ConnId, index: usize) {
         let Self { conns, groups, .. } = self;
         let Some(c) = conns.get_mut(id) else { return };
         let membership = c.groups.swap_remove(index);
         if c.groups.is_empty() {
             c.groups = Vec::new();
         }
-        let Some(room) = groups.get_mut(membership.group) else { return };
-        let Some((_, moved)) = room.remove(membership.place) else { return };
-        let freed = if room.slow == 0 { std::mem::take(&mut room.waiting) } else { Vec::new() };
+        let Some(state) = groups.get_mut(membership.group) else { return };
+        let Some((_, moved)) = state.remove(membership.place) else { return };
+        let freed = if state.slow == 0 { std::mem::take(&mut state.waiting) } else { Vec::new() };
         if let Some(other) = moved.and_then(|m| conns.get_mut(m))
             && let Some(m) = other.groups.iter_mut().find(|m| m.group == membership.group)
         {
             m.place = membership.place;
         }
-        self.release(freed);
+        self.remove_pauses(freed);
     }
 
     /// Sends to every member of a group but `except`; says how many it will reach.
@@ -131,25 +131,25 @@ impl Core {
         except: Option<ConnId>,
     ) -> usize {
         if let Some(id) = except {
-            self.take_logs(id);
+            self.take_from_logs(id);
         }
-        if message.len() > self.limits.output_total.get() || !self.make_room(message.len()) {
+        if message.len() > self.limits.output_total.get() || !self.evict_output(message.len()) {
             return self.refuse_broadcast(group, except);
         }
-        self.settle_overfull(group, message.len(), except);
+        self.make_log_space(group, message.len(), except);
         let place = except.and_then(|id| self.place(group, id));
         let Self { groups, framings, pool, stats, .. } = self;
         let number = groups.number();
-        let Some(room) = groups.get_mut(group) else { return 0 };
-        let Appended { mut reached, mut missed, grown } = room.append(number, framings, message, pool);
-        if !room.live && reached > 0 {
-            room.live = true;
-            groups.live.push(group);
+        let Some(state) = groups.get_mut(group) else { return 0 };
+        let Appended { mut reached, mut missed, grown } = state.append(number, framings, message, pool);
+        if !state.has_unsent && reached > 0 {
+            state.has_unsent = true;
+            groups.with_unsent.push(group);
         }
         if let Some(place) = place
-            && let Some(room) = groups.get_mut(group)
+            && let Some(state) = groups.get_mut(group)
         {
-            let carried = room.excuse(place, number);
+            let carried = state.skip_message(place, number);
             *(if carried { &mut reached } else { &mut missed }) -= 1;
         }
         stats.messages_out += reached as u64;
@@ -160,17 +160,17 @@ impl Core {
         }
         self.logged += grown;
         if let Some(id) = sender.filter(|_| reached > 0) {
-            self.note_sender(group, id);
+            self.record_sender(group, id);
         }
         reached
     }
 
     /// There is no room for a message within the total of all output: those who may not miss one are cut.
     fn refuse_broadcast(&mut self, group: Group, except: Option<ConnId>) -> usize {
-        let Some(room) = self.groups.get(group) else { return 0 };
+        let Some(state) = self.groups.get(group) else { return 0 };
         let members: Vec<ConnId> =
-            room.members.iter().map(|m| m.conn).filter(|&id| Some(id) != except).collect();
-        if room.policy == SlowMember::Skip {
+            state.members.iter().map(|m| m.conn).filter(|&id| Some(id) != except).collect();
+        if state.policy == SlowMember::Skip {
             self.stats.skipped += members.len() as u64;
             return 0;
         }
@@ -192,20 +192,20 @@ impl Core {
     }
 
     /// Before a log would pass the hard limit inside one callback: settles it as what its members have waiting.
-    fn settle_overfull(&mut self, group: Group, len: usize, except: Option<ConnId>) {
+    fn make_log_space(&mut self, group: Group, len: usize, except: Option<ConnId>) {
         let hard = self.limits.output_hard.get();
-        let Some(room) = self.groups.get(group) else { return };
-        if room.length_with(len) <= hard {
+        let Some(state) = self.groups.get(group) else { return };
+        if state.length_with(len) <= hard {
             return;
         }
-        let skips = room.policy == SlowMember::Skip;
-        let members: Vec<ConnId> = room.members.iter().map(|m| m.conn).collect();
+        let skips = state.policy == SlowMember::Skip;
+        let members: Vec<ConnId> = state.members.iter().map(|m| m.conn).collect();
         for id in members {
-            let waiting = self.conns.get(id).map_or(0, |c| c.out.pending()) + self.untaken(id);
+            let waiting = self.conns.get(id).map_or(0, |c| c.out.pending()) + self.unsent_in_logs(id);
             if !skips && Some(id) != except && waiting.saturating_add(len) > hard {
                 self.terminate(id, Reason::OutputLimit);
             } else {
-                self.take_logs(id);
+                self.take_from_logs(id);
             }
         }
         let Self { groups, pool, .. } = self;
@@ -215,35 +215,35 @@ impl Core {
         }
     }
 
-    /// Lets wait for a member what the kernel did not take of what it is owed: from byte `start` of `block` on.
-    pub(crate) fn let_wait(
+    /// Lets wait for a member what the kernel did not take of what it is unsent: from byte `start` of `block` on.
+    pub(crate) fn queue_remainder(
         &mut self,
         group: Group,
         place: u32,
         id: ConnId,
-        owed: &Owed,
+        unsent: &Unsent,
         block: &Rc<Vec<u8>>,
         start: usize,
     ) {
         let Self { conns, groups, pool, limits, stats, now, .. } = self;
         let Some(c) = conns.get_mut(id) else { return };
-        let left = owed.range.end - start;
+        let left = unsent.range.end - start;
         // A write that failed has ended the membership, and another may stand in its place.
         let member =
             groups.get(group).filter(|r| r.members.get(place as usize).is_some_and(|m| m.conn == id));
-        let Some(room) = member.filter(|_| c.takes_output()) else {
+        let Some(state) = member.filter(|_| c.takes_output()) else {
             c.lose(left);
             return;
         };
         let pending = c.out.pending();
-        let Admitted::UpTo(upto, skipped) =
-            admit(room.policy, limits, &room.logs[owed.log], start, owed.from, pending)
+        let Admission::UpTo(upto, skipped) =
+            admit(state.policy, limits, &state.logs[unsent.log], start, unsent.from, pending)
         else {
             c.lose(left);
             return self.terminate(id, Reason::OutputLimit);
         };
         stats.skipped += skipped;
-        if pending == 0 && start == owed.range.start {
+        if pending == 0 && start == unsent.range.start {
             c.stalled = *now;
         }
         if c.out.push_block(block, start..upto, pool).is_err() {
@@ -251,41 +251,41 @@ impl Core {
             return self.terminate_out_of_memory(id);
         }
         if c.out.pending() > limits.output_high {
-            self.note_slow(group, place);
+            self.mark_slow(group, place);
         }
-        self.hold_to_total(id);
+        self.enforce_output_total(id);
     }
 
     /// Bytes that logs hold for a connection and that it has not taken.
-    pub(crate) fn untaken(&self, id: ConnId) -> usize {
-        if self.groups.live.is_empty() {
+    pub(crate) fn unsent_in_logs(&self, id: ConnId) -> usize {
+        if self.groups.with_unsent.is_empty() {
             return 0;
         }
         let memberships = self.conns.get(id).map_or(&[][..], |c| &c.groups);
         memberships
             .iter()
-            .filter_map(|m| owed(self.groups.get(m.group)?, m.place))
+            .filter_map(|m| unsent_range(self.groups.get(m.group)?, m.place))
             .map(|o| o.range.len())
             .sum()
     }
 
     /// In how many groups something waits for a connection.
-    pub(crate) fn live_memberships(&self, id: ConnId) -> usize {
+    pub(crate) fn count_unsent_groups(&self, id: ConnId) -> usize {
         let memberships = self.conns.get(id).map_or(&[][..], |c| &c.groups);
         memberships
             .iter()
-            .filter(|m| self.groups.get(m.group).is_some_and(|r| owed(r, m.place).is_some()))
+            .filter(|m| self.groups.get(m.group).is_some_and(|r| unsent_range(r, m.place).is_some()))
             .count()
     }
 
     /// Moves a copy of what its groups' logs hold for a connection into its outbox, in the order of sending. Done
     /// before anything else is sent to it.
-    pub(crate) fn take_logs(&mut self, id: ConnId) {
-        if self.groups.live.is_empty() || self.conns.get(id).is_none_or(|c| c.groups.is_empty()) {
+    pub(crate) fn take_from_logs(&mut self, id: ConnId) {
+        if self.groups.with_unsent.is_empty() || self.conns.get(id).is_none_or(|c| c.groups.is_empty()) {
             return;
         }
-        let pieces = self.pieces(id);
-        if pieces.is_empty() {
+        let slices = self.slices(id);
+        if slices.is_empty() {
             return;
         }
         let number = self.groups.next_number();
@@ -293,9 +293,9 @@ impl Core {
         for m in &memberships {
             self.set_from(m.group, m.place, number);
         }
-        for (i, piece) in pieces.iter().enumerate() {
-            if !self.take_piece(id, piece) {
-                let lost: usize = pieces[i..].iter().map(|p| p.range.len()).sum();
+        for (i, slice) in slices.iter().enumerate() {
+            if !self.take_slice(id, slice) {
+                let lost: usize = slices[i..].iter().map(|p| p.range.len()).sum();
                 if let Some(c) = self.conns.get_mut(id) {
                     c.lose(lost);
                 }
@@ -306,52 +306,52 @@ impl Core {
         self.note_high(id);
         if self.conns.get(id).is_some_and(|c| c.out.pending() > self.limits.output_high) {
             for m in memberships {
-                self.note_slow(m.group, m.place);
+                self.mark_slow(m.group, m.place);
             }
         }
-        self.hold_to_total(id);
+        self.enforce_output_total(id);
     }
 
-    /// What logs hold for a connection: one piece for each group's range, or one for each message where several groups
+    /// What logs hold for a connection: one slice for each group's range, or one for each message where several groups
     /// must be merged.
-    fn pieces(&self, id: ConnId) -> Vec<Piece> {
+    fn slices(&self, id: ConnId) -> Vec<LogSlice> {
         let Some(c) = self.conns.get(id) else { return Vec::new() };
-        let merge = self.live_memberships(id) > 1;
-        let mut pieces = Vec::new();
+        let merge = self.count_unsent_groups(id) > 1;
+        let mut slices = Vec::new();
         for m in &c.groups {
-            let Some(room) = self.groups.get(m.group) else { continue };
-            let Some(Owed { log, range, from }) = owed(room, m.place) else { continue };
-            let piece = |number, range| Piece { number, group: m.group, log, from: number, range };
+            let Some(state) = self.groups.get(m.group) else { continue };
+            let Some(Unsent { log, range, from }) = unsent_range(state, m.place) else { continue };
+            let slice = |number, range| LogSlice { number, group: m.group, log, from: number, range };
             if merge {
-                pieces.extend(room.logs[log].messages(from).map(|(number, range)| piece(number, range)));
+                slices.extend(state.logs[log].messages(from).map(|(number, range)| slice(number, range)));
             } else {
-                pieces.push(piece(from, range));
+                slices.push(slice(from, range));
             }
         }
-        pieces.sort_unstable_by_key(|p| p.number);
-        pieces
+        slices.sort_unstable_by_key(|p| p.number);
+        slices
     }
 
-    /// Copies one piece into the outbox, as far as its group's policy admits. False when the connection was cut.
-    fn take_piece(&mut self, id: ConnId, piece: &Piece) -> bool {
+    /// Copies one slice into the outbox, as far as its group's policy admits. False when the connection was cut.
+    fn take_slice(&mut self, id: ConnId, slice: &LogSlice) -> bool {
         let Self { conns, groups, pool, limits, stats, now, .. } = self;
-        let (Some(c), Some(room)) = (conns.get_mut(id), groups.get(piece.group)) else { return false };
-        let log = &room.logs[piece.log];
+        let (Some(c), Some(state)) = (conns.get_mut(id), groups.get(slice.group)) else { return false };
+        let log = &state.logs[slice.log];
         let pending = c.out.pending();
-        let single = piece.range.end < log.range(piece.from).end;
-        let admitted = if single {
+        let single = slice.range.end < log.range(slice.from).end;
+        let admission = if single {
             // One message of several to be merged: all of it, or nothing.
             let limit =
-                if room.policy == SlowMember::Skip { limits.output_high } else { limits.output_hard.get() };
-            match pending + piece.range.len() > limit {
-                false => Admitted::UpTo(piece.range.end, 0),
-                true if room.policy == SlowMember::Skip => Admitted::UpTo(piece.range.start, 1),
-                true => Admitted::Cut,
+                if state.policy == SlowMember::Skip { limits.output_high } else { limits.output_hard.get() };
+            match pending + slice.range.len() > limit {
+                false => Admission::UpTo(slice.range.end, 0),
+                true if state.policy == SlowMember::Skip => Admission::UpTo(slice.range.start, 1),
+                true => Admission::Cut,
             }
         } else {
-            admit(room.policy, limits, log, piece.range.start, piece.from, pending)
+            admit(state.policy, limits, log, slice.range.start, slice.from, pending)
         };
-        let Admitted::UpTo(end, skipped) = admitted else {
+        let Admission::UpTo(end, skipped) = admission else {
             self.terminate(id, Reason::OutputLimit);
             return false;
         };
@@ -359,7 +359,7 @@ impl Core {
         if pending == 0 {
             c.stalled = *now;
         }
-        let bytes = log.bytes().get(piece.range.start..end).unwrap_or_default();
+        let bytes = log.bytes().get(slice.range.start..end).unwrap_or_default();
         if c.out.push(bytes, pool).is_err() {
             self.terminate_out_of_memory(id);
             return false;
@@ -369,7 +369,7 @@ impl Core {
 }
 
 #[derive(Debug)]
-struct Piece {
+struct LogSlice {
     number: u64,
     group: Group,
     log: usize,
@@ -377,9 +377,9 @@ struct Piece {
     range: Range<usize>,
 }
 
-/// What a log holds for a member.
+/// What a log pause_count for a member.
 #[derive(Debug)]
-pub(crate) struct Owed {
+pub(crate) struct Unsent {
     /// Which of the group's logs.
     pub(crate) log: usize,
     /// Where in its block.
@@ -389,11 +389,11 @@ pub(crate) struct Owed {
 }
 
 /// What the member at `place` has not taken yet, if there is anything.
-pub(crate) fn owed(room: &Room, place: u32) -> Option<Owed> {
-    if !room.live {
+pub(crate) fn unsent_range(state: &GroupState, place: u32) -> Option<Unsent> {
+    if !state.has_unsent {
         return None;
     }
-    let member = room.members.get(place as usize)?;
-    let range = room.logs[member.log as usize].range(member.from);
-    (!range.is_empty()).then_some(Owed { log: member.log as usize, range, from: member.from })
+    let member = state.members.get(place as usize)?;
+    let range = state.logs[member.log as usize].range(member.from);
+    (!range.is_empty()).then_some(Unsent { log: member.log as usize, range, from: member.from })
 }

@@ -1,7 +1,7 @@
 //! The close machine: how a connection's end begins, and what is settled when its fate is known.
 //!
 //! Knows neither sockets nor handlers. Invariant: a connection that leaves `Open` is in no group and gets no input, and
-//! `why` is set; one that is `Dead` holds no buffer, is in `close_notify`, and never comes back.
+//! `why` is set; one that is `Dead` pause_count no buffer, is in `close_notify`, and never comes back.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ impl Core {
         if self.conns.get(id).is_none_or(|c| c.phase != Phase::Open) {
             return false;
         }
-        self.take_logs(id);
+        self.take_from_logs(id);
         self.leave_all(id);
-        self.end_links(id);
+        self.remove_links(id);
         self.end_timers(id);
         let now = self.now;
         let Some(c) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return false };
@@ -44,7 +44,7 @@ impl Core {
 
     /// Sends FIN once all is written; input goes on. False when the connection is ending or it was asked for before.
     pub(crate) fn shutdown_write(&mut self, id: ConnId) -> bool {
-        self.take_logs(id);
+        self.take_from_logs(id);
         let Some(c) = self.conns.get_mut(id).filter(|c| c.takes_output()) else { return false };
         c.fin_wanted = true;
         self.leave_all(id);
@@ -55,15 +55,15 @@ impl Core {
     /// Ends a connection at once, with a reset unless the peer has gone already. The first reason stays, unless a close
     /// is cut short and bytes are lost that it would have delivered.
     pub(crate) fn terminate(&mut self, id: ConnId, why: Reason) {
-        let untaken = self.untaken(id);
+        let unsent_in_logs = self.unsent_in_logs(id);
         let borrowed = self.take_borrowed(id).len();
-        self.end_links(id);
+        self.remove_links(id);
         let Some(c) =
             self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed))
         else {
             return;
         };
-        let lost = c.out.clear(&mut self.pool) + untaken + borrowed;
+        let lost = c.out.clear(&mut self.pool) + unsent_in_logs + borrowed;
         c.lose(lost);
         let peer_gone = matches!(why, Reason::PeerClosed | Reason::PeerReset);
         c.reset = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0);
@@ -98,10 +98,10 @@ impl Core {
         if c.phase != Phase::Open || c.paused || c.peer_fin || why != Reason::PeerReset {
             return self.terminate(id, why);
         }
-        let untaken = self.untaken(id);
+        let unsent_in_logs = self.unsent_in_logs(id);
         let borrowed = self.take_borrowed(id).len();
         let Some(c) = self.conns.get_mut(id) else { return };
-        let lost = c.out.clear(&mut self.pool) + untaken + borrowed;
+        let lost = c.out.clear(&mut self.pool) + unsent_in_logs + borrowed;
         c.lose(lost);
         c.broken = true;
         c.rare_mut().why = Some(why);
@@ -110,7 +110,7 @@ impl Core {
         let was_high = std::mem::take(&mut c.high);
         c.drain_due = false;
         if was_high {
-            self.tell_feeders(id, false);
+            self.notify_linked_senders(id, false);
         }
         self.leave_all(id);
         self.sync_clock(id);

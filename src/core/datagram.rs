@@ -122,7 +122,7 @@ impl Core {
         }
     }
 
-    /// What follows when all was sent that can be: an empty socket holds no memory, and ends if it is to.
+    /// What follows when all was sent that can be: an empty socket pause_count no memory, and ends if it is to.
     pub(crate) fn finish_sending(&mut self, id: DatagramId) {
         let Some(m) = self.datagrams.get_mut(id) else { return };
         m.out.rest(&mut self.pool);

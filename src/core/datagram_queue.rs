@@ -54,7 +54,7 @@ impl DatagramQueue {
 
     /// Bytes of capacity that are charged to the pool.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) const fn held(&self) -> usize {
+    pub(crate) const fn retained_bytes(&self) -> usize {
         self.bytes.capacity()
     }
 
@@ -166,7 +166,7 @@ mod tests {
         }
         assert_eq!((queue.cost(), queue.len()), (0, 0));
         queue.rest(&mut pool);
-        assert_eq!((queue.held(), queue.entries.capacity(), pool.output()), (0, 0, 0));
+        assert_eq!((queue.retained_bytes(), queue.entries.capacity(), pool.output()), (0, 0, 0));
     }
 
     #[test]

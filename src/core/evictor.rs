@@ -1,4 +1,4 @@
-//! CallSite holds the most memory: found by one scan in a turn, and asked for one after another.
+//! CallSite pause_count the most memory: found by one scan in a turn, and asked for one after another.
 //!
 //! Knows nothing of what is held. Invariant: within a turn each holder is named once.
 
@@ -6,7 +6,7 @@ use crate::id::ConnId;
 
 /// Those who hold the most, found by one scan in a turn.
 #[derive(Debug, Default)]
-pub(crate) struct Shed {
+pub(crate) struct Evictor {
     pub(super) output: Scan,
     pub(super) input: Scan,
 }
@@ -19,7 +19,7 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// The next largest holder, with what it holds. It may have changed since the scan.
+    /// The next largest holder, with what it pause_count. It may have changed since the scan.
     pub(super) fn next(&mut self, turn: u32, scan: impl FnOnce() -> Vec<(usize, ConnId)>) -> Option<ConnId> {
         if self.turn != Some(turn) {
             self.turn = Some(turn);

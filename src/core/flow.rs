@@ -1,9 +1,9 @@
 //! Flow control: who is not read because others do not read. Groups that pause their senders, links, and the total of
 //! all output.
 //!
-//! Knows nothing of logs and writing. Invariant: a connection's `holds` counts the groups that it waits for and its
-//! links to connections that are high; a group's `slow` is the number of its members marked so, and while it is zero
-//! nobody waits; of two linked connections each knows the other, and both are open.
+//! Knows nothing of logs and writing. Invariant: a connection's `pause_count` counts the groups that it waits for and
+//! its links to connections that are high; a group's `slow` is the number of its members marked so, and while it is
+//! zero nobody waits; of two linked connections each knows the other, and both are open.
 
 use super::Core;
 use crate::connection::Phase;
@@ -11,35 +11,35 @@ use crate::group::SlowMember;
 use crate::id::{ConnId, Group};
 
 impl Core {
-    /// In a group that pauses its senders: remembers one, or holds it up if a member is slow.
-    pub(super) fn note_sender(&mut self, group: Group, id: ConnId) {
-        let Some(room) = self.groups.get_mut(group) else { return };
-        if room.policy != SlowMember::PauseSenders {
+    /// In a group that pauses its senders: remembers one, or pause_count it up if a member is slow.
+    pub(super) fn record_sender(&mut self, group: Group, id: ConnId) {
+        let Some(state) = self.groups.get_mut(group) else { return };
+        if state.policy != SlowMember::PauseSenders {
             return;
         }
-        if room.slow > 0 {
-            self.hold(group, id);
-        } else if room.senders.last() != Some(&id) {
-            room.senders.push(id);
+        if state.slow > 0 {
+            self.pause_for_group(group, id);
+        } else if state.senders.last() != Some(&id) {
+            state.senders.push(id);
         }
     }
 
     /// Stops reading a sender until no member of `group` is slow.
-    fn hold(&mut self, group: Group, id: ConnId) {
+    fn pause_for_group(&mut self, group: Group, id: ConnId) {
         let Self { conns, groups, .. } = self;
-        let (Some(c), Some(room)) = (conns.get(id), groups.get_mut(group)) else { return };
-        if c.holds > 0 && room.waiting.contains(&id) {
+        let (Some(c), Some(state)) = (conns.get(id), groups.get_mut(group)) else { return };
+        if c.pause_count > 0 && state.waiting.contains(&id) {
             return;
         }
-        room.waiting.push(id);
-        self.hold_up(id);
+        state.waiting.push(id);
+        self.add_pause(id);
     }
 
     /// Lets held-up senders be read again.
-    pub(super) fn release(&mut self, waiting: Vec<ConnId>) {
+    pub(super) fn remove_pauses(&mut self, waiting: Vec<ConnId>) {
         for id in waiting {
             if let Some(c) = self.conns.get_mut(id) {
-                c.holds = c.holds.saturating_sub(1);
+                c.pause_count = c.pause_count.saturating_sub(1);
                 self.sync_clock(id);
                 self.enqueue_if_work(id);
             }
@@ -47,28 +47,30 @@ impl Core {
     }
 
     /// Notes that what waits for a member has passed the high-water mark: it may hold up the senders.
-    pub(super) fn note_slow(&mut self, group: Group, place: u32) {
-        let Some(room) = self.groups.get_mut(group) else { return };
-        let pauses = room.policy == SlowMember::PauseSenders;
-        let Some(member) = room.members.get_mut(place as usize).filter(|m| pauses && !m.slow) else { return };
+    pub(super) fn mark_slow(&mut self, group: Group, place: u32) {
+        let Some(state) = self.groups.get_mut(group) else { return };
+        let pauses = state.policy == SlowMember::PauseSenders;
+        let Some(member) = state.members.get_mut(place as usize).filter(|m| pauses && !m.slow) else {
+            return;
+        };
         member.slow = true;
-        room.slow += 1;
-        for id in std::mem::take(&mut room.senders) {
-            self.hold(group, id);
+        state.slow += 1;
+        for id in std::mem::take(&mut state.senders) {
+            self.pause_for_group(group, id);
         }
     }
 
     /// Notes that what waits for a connection has fallen to the low-water mark.
-    pub(crate) fn note_drained(&mut self, id: ConnId) {
+    pub(crate) fn clear_slow(&mut self, id: ConnId) {
         let Some(c) = self.conns.get(id) else { return };
         for m in c.groups.clone() {
-            let Some(room) = self.groups.get_mut(m.group) else { continue };
-            let Some(member) = room.members.get_mut(m.place as usize).filter(|m| m.slow) else { continue };
+            let Some(state) = self.groups.get_mut(m.group) else { continue };
+            let Some(member) = state.members.get_mut(m.place as usize).filter(|m| m.slow) else { continue };
             member.slow = false;
-            room.slow -= 1;
-            if room.slow == 0 {
-                let waiting = std::mem::take(&mut room.waiting);
-                self.release(waiting);
+            state.slow -= 1;
+            if state.slow == 0 {
+                let waiting = std::mem::take(&mut state.waiting);
+                self.remove_pauses(waiting);
             }
         }
     }
@@ -79,120 +81,121 @@ impl Core {
         let most = self.limits.links_per_connection;
         let open = |id| self.conns.get(id).filter(|c| c.phase == Phase::Open);
         let (Some(feeder), Some(fed)) = (open(from), open(to)) else { return false };
-        if from == to || feeder.rare().is_some_and(|r| r.feeds.contains(&to)) {
-            // One that feeds itself is held up by its own output without any link.
+        if from == to || feeder.rare().is_some_and(|r| r.links_to.contains(&to)) {
+            // One that links_to itself is held up by its own output without any link.
             return true;
         }
         let full = |links: Option<usize>| links.is_some_and(|n| n >= most);
-        if full(feeder.rare().map(|r| r.feeds.len())) || full(fed.rare().map(|r| r.fed_by.len())) {
+        if full(feeder.rare().map(|r| r.links_to.len())) || full(fed.rare().map(|r| r.links_from.len())) {
             return false;
         }
         let high = fed.high;
         if let Some(c) = self.conns.get_mut(from) {
-            c.rare_mut().feeds.push(to);
+            c.rare_mut().links_to.push(to);
         }
         if let Some(c) = self.conns.get_mut(to) {
-            c.rare_mut().fed_by.push(from);
+            c.rare_mut().links_from.push(from);
         }
         if high {
-            self.hold_up(from);
+            self.add_pause(from);
         }
         true
     }
 
     /// Undoes a link. False when there is none.
-    pub(crate) fn unlink_pair(&mut self, from: ConnId, to: ConnId) -> bool {
+    pub(crate) fn remove_link(&mut self, from: ConnId, to: ConnId) -> bool {
         let linked = |id: ConnId| self.conns.get(id).and_then(|c| c.rare());
-        if !linked(from).is_some_and(|r| r.feeds.contains(&to)) {
+        if !linked(from).is_some_and(|r| r.links_to.contains(&to)) {
             return false;
         }
         let high = self.conns.get(to).is_some_and(|c| c.high);
         if let Some(c) = self.conns.get_mut(from) {
-            c.rare_mut().feeds.retain(|&id| id != to);
+            c.rare_mut().links_to.retain(|&id| id != to);
         }
         if let Some(c) = self.conns.get_mut(to) {
-            c.rare_mut().fed_by.retain(|&id| id != from);
+            c.rare_mut().links_from.retain(|&id| id != from);
         }
         if high {
-            self.release(vec![from]);
+            self.remove_pauses(vec![from]);
         }
         true
     }
 
     /// Undoes all links of a connection that ends, or whose output has ended.
-    pub(crate) fn end_links(&mut self, id: ConnId) {
+    pub(crate) fn remove_links(&mut self, id: ConnId) {
         let Some(rare) = self.conns.get(id).and_then(|c| c.rare()) else { return };
-        if rare.feeds.is_empty() && rare.fed_by.is_empty() {
+        if rare.links_to.is_empty() && rare.links_from.is_empty() {
             return;
         }
-        for to in rare.feeds.clone() {
-            self.unlink_pair(id, to);
+        for to in rare.links_to.clone() {
+            self.remove_link(id, to);
         }
-        let fed_by = self.conns.get(id).and_then(|c| c.rare()).map(|r| r.fed_by.clone());
-        for from in fed_by.unwrap_or_default() {
-            self.unlink_pair(from, id);
+        let links_from = self.conns.get(id).and_then(|c| c.rare()).map(|r| r.links_from.clone());
+        for from in links_from.unwrap_or_default() {
+            self.remove_link(from, id);
         }
     }
 
-    /// What waits for a connection has passed the high-water mark, or fallen to the low one: who feeds it is held up,
-    /// or read again.
-    pub(super) fn tell_feeders(&mut self, id: ConnId, high: bool) {
-        let Some(rare) = self.conns.get(id).and_then(|c| c.rare()).filter(|r| !r.fed_by.is_empty()) else {
+    /// What waits for a connection has passed the high-water mark, or fallen to the low one: who links_to it is held
+    /// up, or read again.
+    pub(super) fn notify_linked_senders(&mut self, id: ConnId, high: bool) {
+        let Some(rare) = self.conns.get(id).and_then(|c| c.rare()).filter(|r| !r.links_from.is_empty())
+        else {
             return;
         };
-        let feeders = rare.fed_by.clone();
+        let feeders = rare.links_from.clone();
         if !high {
-            return self.release(feeders);
+            return self.remove_pauses(feeders);
         }
         for from in feeders {
-            self.hold_up(from);
+            self.add_pause(from);
         }
     }
 
     /// Counts one more reason not to read a connection.
-    pub(super) fn hold_up(&mut self, id: ConnId) {
+    pub(super) fn add_pause(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id) {
-            c.holds = c.holds.saturating_add(1);
+            c.pause_count = c.pause_count.saturating_add(1);
         }
         self.sync_clock(id);
     }
 
-    /// How much may be read of a connection so that none that it feeds gets more than may wait.
+    /// How much may be read of a connection so that none that it links_to gets more than may wait.
     #[inline]
-    pub(super) fn room_behind(&self, feeds: &[ConnId]) -> usize {
-        let room = |id: &ConnId| {
+    pub(super) fn capacity_behind(&self, links_to: &[ConnId]) -> usize {
+        let state = |id: &ConnId| {
             let pending = self.conns.get(*id).map_or(0, |c| self.pending(c));
             self.limits.output_high.saturating_sub(pending)
         };
-        feeds.iter().map(room).min().unwrap_or(usize::MAX)
+        links_to.iter().map(state).min().unwrap_or(usize::MAX)
     }
 
     /// Whether so much output waits in all that those who add to it are not read.
     #[inline]
-    pub(crate) fn tight(&self) -> bool {
+    pub(crate) fn memory_pressure(&self) -> bool {
         self.pool.output() > self.limits.output_total.get() / 2
     }
 
     /// Notes that a connection is read again.
     #[inline]
-    pub(crate) fn feed(&mut self, id: ConnId) {
+    pub(crate) fn unthrottle(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id)
-            && std::mem::take(&mut c.starved)
+            && std::mem::take(&mut c.throttled)
         {
             self.sync_clock(id);
         }
     }
 
     /// Lets those be read again that were not because all output together was large.
-    pub(crate) fn feed_starved(&mut self) {
-        if self.starved.is_empty() || self.tight() {
+    pub(crate) fn resume_throttled(&mut self) {
+        if self.throttled.is_empty() || self.memory_pressure() {
             return;
         }
-        for id in std::mem::take(&mut self.starved) {
+        for id in std::mem::take(&mut self.throttled) {
             if let Some(c) = self.conns.get_mut(id) {
-                c.listed = false;
+                c.in_throttled_list = false;
             }
-            self.feed(id);
+            self.unthrottle(id);
             self.enqueue_if_work(id);
         }
     }

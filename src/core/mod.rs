@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use self::connect_jobs::Attempts;
 use self::datagram_sockets::DatagramSockets;
-use self::evictor::Shed;
+use self::evictor::Evictor;
 use crate::buffer::pool::Pool;
 use crate::codec::Framing;
 use crate::config::limits::Limits;
@@ -42,7 +42,7 @@ use crate::time::Time;
 use crate::time::deadlines::Deadlines;
 use crate::time::timers::{TimerList, Timers};
 
-pub(crate) use broadcast::owed;
+pub(crate) use broadcast::unsent_range;
 pub use datagram::Posted;
 pub use send::Sent;
 
@@ -107,7 +107,7 @@ pub(crate) struct Core {
     /// Connections whose fate is known and not yet told.
     pub(crate) close_notify: Vec<ConnId>,
     /// Connections not read because all output together is large.
-    pub(crate) starved: Vec<ConnId>,
+    pub(crate) throttled: Vec<ConnId>,
     /// Connections in the phase `Lingering`, oldest first (and some that have left it).
     pub(crate) lingering: VecDeque<ConnId>,
     /// Bytes in the groups' logs, counting each message once.
@@ -120,7 +120,7 @@ pub(crate) struct Core {
     pub(crate) number: u32,
     /// Datagram sockets.
     pub(crate) datagrams: DatagramSockets,
-    shed: Shed,
+    evictor: Evictor,
 }
 
 impl Core {
@@ -146,14 +146,14 @@ impl Core {
             ready: VecDeque::new(),
             dirty: Vec::new(),
             close_notify: Vec::new(),
-            starved: Vec::new(),
+            throttled: Vec::new(),
             lingering: VecDeque::new(),
             logged: 0,
             stop_requests: 0,
             shutting_down: false,
             number: REACTORS.fetch_add(1, Ordering::Relaxed),
             datagrams: DatagramSockets::new(),
-            shed: Shed::default(),
+            evictor: Evictor::default(),
         }
     }
 
@@ -188,18 +188,18 @@ impl Core {
         }
     }
 
-    /// Puts a connection into the queue if it has work that can be done now; or into the list of the starved.
+    /// Puts a connection into the queue if it has work that can be done now; or into the list of the throttled.
     #[inline]
     pub(crate) fn enqueue_if_work(&mut self, id: ConnId) {
         let Some(c) = self.conns.get(id).filter(|c| !c.queued && !c.is_quiet()) else { return };
         if self.has_work(c) {
             return self.enqueue(id);
         }
-        if c.has_input() && c.phase == Phase::Open && !c.held_up() && !c.starved {
+        if c.has_input() && c.phase == Phase::Open && !c.is_read_blocked() && !c.throttled {
             if let Some(c) = self.conns.get_mut(id) {
-                c.starved = true;
-                if !std::mem::replace(&mut c.listed, true) {
-                    self.starved.push(id);
+                c.throttled = true;
+                if !std::mem::replace(&mut c.in_throttled_list, true) {
+                    self.throttled.push(id);
                 }
             }
             self.sync_clock(id);

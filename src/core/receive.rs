@@ -23,19 +23,23 @@ impl Core {
     /// Whether input of this connection may be used now.
     #[inline]
     pub(crate) fn may_read(&self, c: &Connection) -> bool {
-        c.phase == Phase::Open && !c.held_up() && !(c.out.pending() > 0 && self.tight())
+        c.phase == Phase::Open && !c.is_read_blocked() && !(c.out.pending() > 0 && self.memory_pressure())
     }
 
     /// The most to read at once: one buffer, but no more than an echo of it may wait; little while memory is tight.
     #[inline]
     pub(crate) fn read_budget(&self, id: ConnId) -> usize {
         let Some(c) = self.conns.get(id) else { return LEAST_READ };
-        let mut room = self.limits.output_high.saturating_sub(c.out.pending());
+        let mut spare = self.limits.output_high.saturating_sub(c.out.pending());
         if let Some(rare) = c.rare() {
-            room = room.min(self.room_behind(&rare.feeds));
+            spare = spare.min(self.capacity_behind(&rare.links_to));
         }
-        let room = room.max(LEAST_READ);
-        if self.tight() { self.limits.read_buffer.min(LEAST_READ) } else { self.limits.read_buffer.min(room) }
+        let spare = spare.max(LEAST_READ);
+        if self.memory_pressure() {
+            self.limits.read_buffer.min(LEAST_READ)
+        } else {
+            self.limits.read_buffer.min(spare)
+        }
     }
 
     /// Whether the handler should go on with what it was given. See
@@ -45,7 +49,9 @@ impl Core {
         self.delivery.messages < self.limits.messages_per_turn
             && self.switch.is_none()
             && self.conns.get(id).is_some_and(|c| {
-                c.phase == Phase::Open && !c.held_up() && !(self.tight() && self.pending(c) > 0)
+                c.phase == Phase::Open
+                    && !c.is_read_blocked()
+                    && !(self.memory_pressure() && self.pending(c) > 0)
             })
     }
 
@@ -90,7 +96,7 @@ impl Core {
             self.sync_clock(id);
         }
         if self.pool.input() > self.limits.input_total.get() {
-            self.shed_input(id);
+            self.evict_input(id);
         }
     }
 
@@ -112,7 +118,7 @@ impl Core {
     pub(crate) fn sync_clock(&mut self, id: ConnId) {
         let now = self.now;
         let Some(c) = self.conns.get_mut(id) else { return };
-        let stop = c.held_up() || c.starved;
+        let stop = c.is_read_blocked() || c.throttled;
         if stop == c.clock_stopped {
             return;
         }
@@ -152,18 +158,18 @@ impl Core {
 
     /// Keeps all kept input together within its limit, by cutting those who hold the most of it, and at last `id`, who
     /// has just added to it.
-    pub(crate) fn shed_input(&mut self, id: ConnId) {
+    pub(crate) fn evict_input(&mut self, id: ConnId) {
         let total = self.limits.input_total.get();
         while self.pool.input() > total {
-            let Self { shed, conns, turn, .. } = self;
+            let Self { evictor, conns, turn, .. } = self;
             let holders = || {
                 conns
                     .iter()
-                    .map(|c| (c.kept.as_ref().map_or(0, |k| k.held()), c.id))
+                    .map(|c| (c.kept.as_ref().map_or(0, |k| k.retained_bytes()), c.id))
                     .filter(|h| h.0 > 0)
                     .collect()
             };
-            let Some(largest) = shed.input.next(*turn, holders) else {
+            let Some(largest) = evictor.input.next(*turn, holders) else {
                 return self.terminate(id, Reason::TotalInputLimit);
             };
             if self.conns.get(largest).is_some_and(|c| c.kept.is_some()) {

@@ -1,7 +1,7 @@
 //! Sending: into a connection's outbox, within its limits and the total.
 //!
 //! Knows nothing of writing. Invariant: what is not queued whole is not queued at all, and a connection that missed
-//! bytes for want of room is ended, so that no stream has a gap.
+//! bytes for want of spare is ended, so that no stream has a gap.
 
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ use crate::id::ConnId;
 pub enum Sent {
     /// It will be written in its turn, whole, unless the connection ends first.
     Queued,
-    /// There is no room for it within the limits. The connection is cut, and takes no more.
+    /// There is no spare for it within the limits. The connection is cut, and takes no more.
     Full,
     /// The connection takes no more output: it is closing, or has gone.
     Closed,
@@ -68,7 +68,7 @@ fn queue(
         framing.encode(data, tail)?;
         if before + (tail.len() - start) > hard { Err(Refusal::Full) } else { Ok(()) }
     };
-    c.out.push_with(framing.room(data.len()), pool, encode).map(|_| ())
+    c.out.push_with(framing.encoded_len(data.len()), pool, encode).map(|_| ())
 }
 
 impl Core {
@@ -77,9 +77,10 @@ impl Core {
     pub(crate) fn send(&mut self, id: ConnId, data: &[u8]) -> Sent {
         let Self { conns, groups, framings, pool, limits, delivery, stats, .. } = self;
         let (own, hard) = (delivery.conn == Some(id), limits.output_hard.get());
-        let room = pool.output().saturating_add(data.len()) <= limits.output_total.get();
-        let plain =
-            |c: &&mut Connection| room && groups.live.is_empty() && c.out.pending() > 0 && c.takes_output();
+        let spare = pool.output().saturating_add(data.len()) <= limits.output_total.get();
+        let plain = |c: &&mut Connection| {
+            spare && groups.with_unsent.is_empty() && c.out.pending() > 0 && c.takes_output()
+        };
         // The second and later messages of a callback: they go behind others, with nothing to settle.
         if let Some(c) = conns.get_mut(id).filter(plain) {
             // What is borrowed goes out in front of it.
@@ -198,7 +199,7 @@ impl Core {
             c.high = true;
         }
         self.sync_clock(id);
-        self.tell_feeders(id, true);
+        self.notify_linked_senders(id, true);
     }
 
     /// What follows from a write, or the attempt: the watermarks, and the clock of what still waits.
@@ -224,8 +225,8 @@ impl Core {
             c.high = false;
             c.drain_due = c.phase == Phase::Open && c.opened;
             self.sync_clock(id);
-            self.note_drained(id);
-            self.tell_feeders(id, false);
+            self.clear_slow(id);
+            self.notify_linked_senders(id, false);
             self.enqueue_if_work(id);
         }
     }
@@ -242,7 +243,7 @@ impl Core {
             c.lose(rest.len());
             return self.terminate_out_of_memory(id);
         }
-        self.hold_to_total(id);
+        self.enforce_output_total(id);
     }
 
     /// Whether `data` is part of what was just delivered on the same, unframed connection, with nothing waiting before
@@ -256,7 +257,7 @@ impl Core {
         }
         let Some(c) = conns.get_mut(id) else { return false };
         let plain = framings.get(c.handler as usize).is_none_or(Framing::is_raw);
-        let logged = !c.groups.is_empty() && !groups.live.is_empty();
+        let logged = !c.groups.is_empty() && !groups.with_unsent.is_empty();
         if !plain || logged || !c.takes_output() || c.out.pending() > 0 {
             return false;
         }
@@ -277,9 +278,9 @@ impl Core {
         true
     }
 
-    /// Whether `len` more bytes may be queued for `id`, after what its groups have for it, and makes room if need be.
+    /// Whether `len` more bytes may be queued for `id`, after what its groups have for it, and makes spare if need be.
     fn may_send(&mut self, id: ConnId, len: usize) -> bool {
-        self.take_logs(id);
+        self.take_from_logs(id);
         let Some(c) = self.conns.get(id).filter(|c| c.takes_output()) else { return false };
         if self.pending(c).saturating_add(len) > self.limits.output_hard.get() {
             self.terminate(id, Reason::OutputLimit);
@@ -289,7 +290,7 @@ impl Core {
             self.terminate(id, Reason::TotalOutputLimit);
             return false;
         }
-        if !self.make_room(len) {
+        if !self.evict_output(len) {
             self.terminate(id, Reason::TotalOutputLimit);
         }
         self.conns.get(id).is_some_and(Connection::takes_output)
@@ -306,13 +307,13 @@ impl Core {
     }
 
     /// Keeps all output together within its limit, by cutting those who hold the most of it. False when there is no
-    /// room for `len` more all the same: who held much when the turn's scan was made is cut already.
-    pub(crate) fn make_room(&mut self, len: usize) -> bool {
+    /// spare for `len` more all the same: who held much when the turn's scan was made is cut already.
+    pub(crate) fn evict_output(&mut self, len: usize) -> bool {
         let total = self.limits.output_total.get();
         while self.pool.output().saturating_add(len) > total {
-            let Self { shed, conns, turn, .. } = self;
+            let Self { evictor, conns, turn, .. } = self;
             let holders = || conns.iter().map(|c| (c.out.weight(), c.id)).filter(|h| h.0 > 0).collect();
-            let Some(largest) = shed.output.next(*turn, holders) else { return false };
+            let Some(largest) = evictor.output.next(*turn, holders) else { return false };
             if self.conns.get(largest).is_some_and(|c| c.out.pending() > 0) {
                 self.terminate(largest, Reason::TotalOutputLimit);
             }
@@ -321,8 +322,8 @@ impl Core {
     }
 
     /// After something was queued for a connection without asking first: keeps all output within its limit.
-    pub(super) fn hold_to_total(&mut self, id: ConnId) {
-        if !self.make_room(0) {
+    pub(super) fn enforce_output_total(&mut self, id: ConnId) {
+        if !self.evict_output(0) {
             self.terminate(id, Reason::TotalOutputLimit);
         }
     }

@@ -31,7 +31,7 @@ impl Core {
 
     /// Makes a connection another handler's; answers where the old one is, and its state there.
     pub(crate) fn change_handler(&mut self, id: ConnId, handler: u32, state: u32) -> Option<(u32, u32)> {
-        self.take_logs(id);
+        self.take_from_logs(id);
         self.end_timers(id);
         let number = self.groups.next_number();
         let Self { conns, groups, .. } = self;
@@ -40,8 +40,8 @@ impl Core {
         c.deferred |= c.kept.is_some();
         c.ended = false;
         for m in &c.groups {
-            if let Some(room) = groups.get_mut(m.group) {
-                room.reframe(m.place, handler, number);
+            if let Some(state) = groups.get_mut(m.group) {
+                state.reframe(m.place, handler, number);
             }
         }
         Some((std::mem::replace(&mut c.handler, handler), std::mem::replace(&mut c.state, state)))

@@ -43,7 +43,7 @@ enum Op {
     Kill(usize),
     WriteFails(usize),
     /// The kernel takes so much more of a connection's output.
-    Room(usize, usize),
+    GroupState(usize, usize),
     /// The end of a turn; the kernel takes so much of each connection's output.
     Turn(usize),
     Tick(u64),
@@ -108,7 +108,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             1 => conn().prop_map(Op::PeerFin),
             1 => conn().prop_map(Op::Kill),
             1 => conn().prop_map(Op::WriteFails),
-            3 => (conn(), taken()).prop_map(|(c, n)| Op::Room(c, n)),
+            3 => (conn(), taken()).prop_map(|(c, n)| Op::GroupState(c, n)),
             4 => taken().prop_map(Op::Turn),
             2 => (0..4_000_000_000u64).prop_map(Op::Tick),
         ],
@@ -214,7 +214,7 @@ impl World {
             | Op::PeerFin(n)
             | Op::Kill(n)
             | Op::WriteFails(n)
-            | Op::Room(n, _) => {
+            | Op::GroupState(n, _) => {
                 if let Some(i) = self.pick(n) {
                     self.apply_to(i, op);
                 }
@@ -246,7 +246,7 @@ impl World {
                 let group = self.groups[g];
                 let was = self.all[i].groups.contains(&group);
                 let left = self.core.leave(group, id);
-                // Taking what the group has for it may end it, for want of room.
+                // Taking what the group has for it may end it, for want of state.
                 let alive = self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
                 assert!(left == was || !left && !alive);
                 self.all[i].groups.retain(|&g| g != group);
@@ -273,7 +273,7 @@ impl World {
             }
             Op::Kill(_) => self.core.terminate(id, Reason::Handler),
             Op::WriteFails(_) => self.core.write_failed(id, Reason::PeerReset),
-            Op::Room(_, taken) => {
+            Op::GroupState(_, taken) => {
                 if let Some(c) = self.core.conns.get_mut(id) {
                     c.writable = true;
                 }
@@ -319,7 +319,7 @@ impl World {
         let sender = self.pick(sender).map(|i| self.all[i].id);
         let except = sender.filter(|_| others);
         let reached = self.core.broadcast(group, &message, sender, except);
-        // CallSite was cut to make room for it does not get it.
+        // CallSite was cut to make state for it does not get it.
         let alive = |id| self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
         let mut count = 0;
         for model in &mut self.all {
@@ -339,7 +339,7 @@ impl World {
         if !self.core.conns.get(id).is_some_and(|c| self.core.may_read(c)) {
             return;
         }
-        self.core.feed(id);
+        self.core.unthrottle(id);
         let (mut whole, continues) = self.take_kept(id);
         whole.extend(self.bytes(len));
         self.core.begin_delivery(id, &whole);
@@ -450,44 +450,44 @@ impl World {
                 self.core.enqueue_if_work(id);
             }
         }
-        self.core.feed_starved();
+        self.core.resume_throttled();
         self.bury();
     }
 
     fn flush_groups(&mut self, taken: usize) {
         self.core.logged = 0;
         for id in self.all.iter().map(|m| m.id).collect::<Vec<_>>() {
-            if self.core.live_memberships(id) > 1 {
-                self.core.take_logs(id);
+            if self.core.count_unsent_groups(id) > 1 {
+                self.core.take_from_logs(id);
             }
         }
-        for group in self.core.groups.live.clone() {
-            let Some(room) = self.core.groups.get_mut(group) else { continue };
-            let blocks: Vec<Rc<Vec<u8>>> = room.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
-            for place in (0..room.members.len() as u32).rev() {
+        for group in self.core.groups.with_unsent.clone() {
+            let Some(state) = self.core.groups.get_mut(group) else { continue };
+            let blocks: Vec<Rc<Vec<u8>>> = state.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
+            for place in (0..state.members.len() as u32).rev() {
                 self.flush_member(group, place, &blocks, taken);
             }
-            let room = self.core.groups.get_mut(group).unwrap();
-            room.live = false;
-            room.senders.clear();
-            room.logs.iter_mut().for_each(crate::group::Log::clear);
+            let state = self.core.groups.get_mut(group).unwrap();
+            state.has_unsent = false;
+            state.senders.clear();
+            state.logs.iter_mut().for_each(crate::group::Log::clear);
             blocks.into_iter().for_each(|block| self.core.pool.give_shared(block));
         }
-        self.core.groups.live.clear();
+        self.core.groups.with_unsent.clear();
     }
 
     fn flush_member(&mut self, group: Group, place: u32, blocks: &[Rc<Vec<u8>>], taken: usize) {
         let number = self.core.groups.next_number();
-        let room = self.core.groups.get_mut(group).unwrap();
-        let Some(owed) = owed(room, place) else { return };
-        let Some(member) = room.members.get_mut(place as usize) else { return };
+        let state = self.core.groups.get_mut(group).unwrap();
+        let Some(owed) = unsent_range(state, place) else { return };
+        let Some(member) = state.members.get_mut(place as usize) else { return };
         member.from = number;
         let id = member.conn;
         let i = self.all.iter().position(|m| m.id == id).unwrap();
         let (_, written) = self.write(i, &[], &blocks[owed.log][owed.range.clone()], taken);
         let start = owed.range.start + written;
         if start < owed.range.end {
-            self.core.let_wait(group, place, id, &owed, &blocks[owed.log], start);
+            self.core.queue_remainder(group, place, id, &owed, &blocks[owed.log], start);
         }
         self.core.after_write(id);
         self.core.enqueue_if_work(id);
@@ -513,18 +513,18 @@ impl World {
             self.check_connection(i);
         }
         let core = &self.core;
-        for room in self.groups.iter().filter_map(|group| core.groups.get(*group)) {
-            let slow = room.members.iter().filter(|m| m.slow).count();
-            assert_eq!(room.slow as usize, slow);
-            assert!(slow > 0 || room.waiting.is_empty(), "nobody is slow, and some wait");
+        for state in self.groups.iter().filter_map(|group| core.groups.get(*group)) {
+            let slow = state.members.iter().filter(|m| m.slow).count();
+            assert_eq!(state.slow as usize, slow);
+            assert!(slow > 0 || state.waiting.is_empty(), "nobody is slow, and some wait");
         }
         assert_eq!(core.conns.len(), self.all.len());
         assert!(core.pool.input() <= core.limits.input_total.get());
-        let kept: usize = core.conns.iter().filter_map(|c| c.kept.as_ref()).map(|k| k.held()).sum();
+        let kept: usize = core.conns.iter().filter_map(|c| c.kept.as_ref()).map(|k| k.retained_bytes()).sum();
         assert_eq!(core.pool.input(), kept);
-        let held: usize = core.conns.iter().map(|c| c.out.held()).sum();
+        let held: usize = core.conns.iter().map(|c| c.out.retained_bytes()).sum();
         assert!(core.pool.output() >= held);
-        if core.conns.iter().all(|c| c.out.pending() == 0) && core.groups.live.is_empty() {
+        if core.conns.iter().all(|c| c.out.pending() == 0) && core.groups.with_unsent.is_empty() {
             assert_eq!(core.pool.output(), 0, "every buffer came back");
         }
     }
@@ -544,9 +544,9 @@ impl World {
         for m in &c.groups {
             assert_eq!(core.groups.get(m.group).unwrap().members[m.place as usize].conn, c.id);
         }
-        let holds =
+        let pause_count =
             self.groups.iter().filter(|g| core.groups.get(**g).unwrap().waiting.contains(&c.id)).count();
-        assert_eq!(usize::from(c.holds), holds);
+        assert_eq!(usize::from(c.pause_count), pause_count);
         assert_eq!(
             core.close_notify.iter().filter(|id| **id == c.id).count(),
             usize::from(c.phase == Phase::Closed)
@@ -554,9 +554,12 @@ impl World {
         assert!(c.phase != Phase::Closed || c.out.pending() == 0 && c.kept.is_none());
         assert!(c.phase == Phase::Open || c.why().is_some());
         assert!(c.out.pending() <= core.limits.output_hard.get());
-        // The starved are looked at once the memory is free, at the end of the turn.
-        assert!(!core.has_work(c) || c.queued || c.dirty || c.listed, "work that nobody will do: {c:?}");
-        let pending = c.out.pending() + core.untaken(c.id);
+        // The throttled are looked at once the memory is free, at the end of the turn.
+        assert!(
+            !core.has_work(c) || c.queued || c.dirty || c.in_throttled_list,
+            "work that nobody will do: {c:?}"
+        );
+        let pending = c.out.pending() + core.unsent_in_logs(c.id);
         let sum = model.output.len() + pending + c.unsent() as usize;
         assert_eq!(sum, model.produced.len(), "output + pending + lost = produced");
         assert!(model.produced.starts_with(&model.output));

@@ -143,7 +143,7 @@ impl<'a> Net<'a> {
 
     /// Undoes a [`link`](Net::link). False when there is none.
     pub fn unlink(&mut self, from: ConnId, to: ConnId) -> bool {
-        self.core.unlink_pair(from, to)
+        self.core.remove_link(from, to)
     }
 
     /// Whether a connection is open: neither ended nor being closed.
@@ -195,7 +195,7 @@ impl<'a> Net<'a> {
 
     /// The members of a group, in no particular order; none for a group that has been dropped.
     pub fn members(&self, group: Group) -> impl ExactSizeIterator<Item = ConnId> {
-        self.core.groups.get(group).map_or(&[][..], |room| &room.members).iter().map(|m| m.conn)
+        self.core.groups.get(group).map_or(&[][..], |state| &state.members).iter().map(|m| m.conn)
     }
 
     /// Makes a connection a member of a group; a member stays one. It leaves by itself when it closes. False when there

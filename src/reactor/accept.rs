@@ -106,8 +106,8 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Whether one more connection may be taken: there is room, or the policy is to take and refuse. The connection
-    /// that has lingered longest makes room.
+    /// Whether one more connection may be taken: there is spare, or the policy is to take and refuse. The connection
+    /// that has lingered longest makes spare.
     fn may_admit(&mut self) -> bool {
         let core = &mut self.dispatcher.core;
         let max = core.limits.connections.get();

@@ -34,23 +34,24 @@ impl<S: Sys> EventLoop<S> {
         let (pool, limits) = (&core.pool, &core.limits);
         let kept: usize = core.conns.iter().map(Connection::kept_len).sum();
         require(pool.input() >= kept, || format!("N9: {} B counted of {kept} B kept", pool.input()))?;
-        let buffers: usize = core.conns.iter().filter_map(|c| c.kept.as_ref()).map(|k| k.held()).sum();
+        let buffers: usize =
+            core.conns.iter().filter_map(|c| c.kept.as_ref()).map(|k| k.retained_bytes()).sum();
         require(pool.input() == buffers, || {
             format!("N9: {} B of input counted, {buffers} B in buffers", pool.input())
         })?;
-        let held: usize = core.conns.iter().map(|c| c.out.held()).sum();
+        let held: usize = core.conns.iter().map(|c| c.out.retained_bytes()).sum();
         require(pool.output() >= held, || format!("N9: {} B counted of {held} B held", pool.output()))?;
         let most = limits.output_total.get().saturating_add(limits.read_buffer + LARGE);
         require(pool.output() <= most, || format!("N9: {} B of output, {most} B allowed", pool.output()))?;
         let most = limits.input_total.get().saturating_add(limits.read_buffer + LARGE);
         require(pool.input() <= most, || format!("N9: {} B of input, {most} B allowed", pool.input()))?;
-        let idle = core.groups.live.is_empty()
+        let idle = core.groups.with_unsent.is_empty()
             && core.conns.iter().all(|c| c.out.pending() == 0)
             && core.datagrams.iter().all(|m| m.pending() == 0);
         require(!idle || pool.output() == 0, || format!("N9: {} B for nobody", pool.output()))
     }
 
-    /// Nothing waits beyond the limit or unseen, and an empty socket holds nothing.
+    /// Nothing waits beyond the limit or unseen, and an empty socket pause_count nothing.
     fn audit_datagrams(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let (sockets, states) = (self.bound_sockets.len(), core.datagrams.len());
@@ -58,8 +59,8 @@ impl<S: Sys> EventLoop<S> {
         core.datagrams.iter().try_for_each(|m| {
             let told = |what: &str| format!("{what}: {m:?}");
             require(m.cost() <= core.limits.datagram_queue, || told("N9: too much waits"))?;
-            require(m.pending() > 0 || m.out.held() + m.retry_queue.held() == 0, || {
-                told("N9: it holds memory")
+            require(m.pending() > 0 || m.out.retained_bytes() + m.retry_queue.retained_bytes() == 0, || {
+                told("N9: it pause_count memory")
             })?;
             require(!m.has_work() || m.is_awaited(), || told("N7: work that nobody will do"))?;
             let closed = core.datagrams.closed.contains(&m.id);
@@ -72,31 +73,31 @@ impl<S: Sys> EventLoop<S> {
     /// CallSite is slow, and who is held up by that, in each group.
     fn audit_holds(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
-        let mut holds = std::collections::BTreeMap::new();
-        for room in core.groups.iter() {
-            let slow = room.members.iter().filter(|m| m.slow).count();
-            require(slow == room.slow as usize, || {
-                format!("N9: {slow} slow members, {} counted", room.slow)
+        let mut pause_count = std::collections::BTreeMap::new();
+        for state in core.groups.iter() {
+            let slow = state.members.iter().filter(|m| m.slow).count();
+            require(slow == state.slow as usize, || {
+                format!("N9: {slow} slow members, {} counted", state.slow)
             })?;
-            require(slow > 0 || room.waiting.is_empty(), || "N9: held up by nobody".to_owned())?;
-            for (place, m) in room.members.iter().enumerate() {
+            require(slow > 0 || state.waiting.is_empty(), || "N9: held up by nobody".to_owned())?;
+            for (place, m) in state.members.iter().enumerate() {
                 let c = core.conns.get(m.conn);
                 require(!m.slow || c.is_some_and(|c| c.high), || format!("N9: slow, and not high: {c:?}"))?;
                 let named = |m: &crate::connection::Membership| {
                     m.place as usize == place
-                        && core.groups.get(m.group).is_some_and(|r| std::ptr::eq(r, room))
+                        && core.groups.get(m.group).is_some_and(|r| std::ptr::eq(r, state))
                 };
                 let same = c.is_some_and(|c| c.groups.iter().any(named));
                 require(same, || format!("N3: a member that does not know of it: {c:?}"))?;
             }
-            room.waiting.iter().for_each(|id| *holds.entry(*id).or_insert(0) += 1);
+            state.waiting.iter().for_each(|id| *pause_count.entry(*id).or_insert(0) += 1);
         }
         core.conns.iter().filter(|c| c.phase == Phase::Open).try_for_each(|c| {
             let high = |to: &&ConnId| core.conns.get(**to).is_some_and(|c| c.high);
-            let links = c.rare().map_or(0, |r| r.feeds.iter().filter(high).count());
-            let n = holds.get(&c.id).copied().unwrap_or(0) + links as u16;
+            let links = c.rare().map_or(0, |r| r.links_to.iter().filter(high).count());
+            let n = pause_count.get(&c.id).copied().unwrap_or(0) + links as u16;
             // Among those who wait may be some who have gone; where generations are few, their ids come round.
-            require(c.holds <= n, || format!("N9: waits for {n} groups: {c:?}"))
+            require(c.pause_count <= n, || format!("N9: waits for {n} groups: {c:?}"))
         })
     }
 
@@ -122,7 +123,7 @@ impl<S: Sys> EventLoop<S> {
         let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);
         require(c.out.pending() <= most, || told("N9: too much waits"))?;
         if c.phase == Phase::Open {
-            let stopped = c.held_up() || c.starved;
+            let stopped = c.is_read_blocked() || c.throttled;
             require(c.clock_stopped == stopped, || {
                 told("N11: its clock does not stand while it is not read")
             })?;
@@ -134,7 +135,7 @@ impl<S: Sys> EventLoop<S> {
     }
 }
 
-/// An error with this text, unless it holds.
-pub(crate) fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(text()) }
+/// An error with this text, unless it pause_count.
+pub(crate) fn require(pause_count: bool, text: impl FnOnce() -> String) -> Result<(), String> {
+    if pause_count { Ok(()) } else { Err(text()) }
 }

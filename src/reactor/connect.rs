@@ -188,8 +188,8 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let Some(attempt) = core.attempts.get_mut(id) else { return Err(ErrorKind::NotFound.into()) };
         let new = Connection::dialled(attempt.handler, attempt.tag, id, peer.clone(), core.now);
-        let room = core.conns.len() < core.limits.connections.get();
-        let Some(conn) = room.then(|| core.conns.insert(new)).flatten() else {
+        let spare = core.conns.len() < core.limits.connections.get();
+        let Some(conn) = spare.then(|| core.conns.insert(new)).flatten() else {
             self.sys.close(stream, CloseHow::Graceful);
             return Err(no_room(core.conns.len()));
         };

@@ -88,12 +88,12 @@ impl<S: Sys> EventLoop<S> {
     fn receive(&mut self, id: DatagramId) {
         let mut buffer = std::mem::take(&mut self.bound_sockets.buffer);
         let limits = &self.dispatcher.core.limits;
-        let (mut left, mut room) = (limits.datagrams_per_turn, limits.read_buffer);
-        while left > 0 && room > 0 {
+        let (mut left, mut spare) = (limits.datagrams_per_turn, limits.read_buffer);
+        while left > 0 && spare > 0 {
             let Some(len) = self.receive_one(id, &mut buffer) else { break };
             self.send_queued(id);
             left -= 1;
-            room = room.saturating_sub(len);
+            spare = spare.saturating_sub(len);
         }
         self.bound_sockets.buffer = buffer;
     }

@@ -18,7 +18,7 @@ use crate::sys::{Ready, Sys};
 use crate::time::Time;
 use crate::time::log_limit::{RateLimiter, suppressed};
 
-/// Room in front of what is read, for an unfinished message to be put before it.
+/// GroupState in front of what is read, for an unfinished message to be put before it.
 pub(super) const FRONT: usize = 4 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct LogLimits {
@@ -172,11 +172,11 @@ const SPARE_DESCRIPTORS: usize = 64;
 /// Lowers the limit of connections to what the process may open.
 fn fit_descriptors<S: Sys>(sys: &mut S, limits: &mut Limits) {
     let Some((limit, taken)) = sys.descriptor_limit() else { return };
-    let room = limit.saturating_sub(taken).saturating_sub(SPARE_DESCRIPTORS).max(1);
+    let spare = limit.saturating_sub(taken).saturating_sub(SPARE_DESCRIPTORS).max(1);
     if let Limit::At(wanted) = limits.connections
-        && wanted > room
+        && wanted > spare
     {
-        log::warn!("at most {room} connections, not {wanted}: the process may open {limit} descriptors");
-        limits.connections = Limit::At(room);
+        log::warn!("at most {spare} connections, not {wanted}: the process may open {limit} descriptors");
+        limits.connections = Limit::At(spare);
     }
 }

@@ -71,7 +71,7 @@ impl<S: Sys> EventLoop<S> {
         if !core.may_read(c) {
             return;
         }
-        core.feed(id);
+        core.unthrottle(id);
         let Some(c) = core.conns.get(id) else { return };
         if c.deferred {
             return self.deliver_deferred(id);

@@ -70,7 +70,7 @@ impl<S: Sys> Listeners<S> {
         self.paused.unwrap_or(Time::NEVER)
     }
 
-    /// Whether there may be someone to take, and room.
+    /// Whether there may be someone to take, and spare.
     pub(super) fn may_accept(&self, core: &Core) -> bool {
         self.paused.is_none()
             && self.slots.iter().any(|(_, d)| d.ready)

@@ -78,7 +78,7 @@ impl<S: Sys> EventLoop<S> {
             || !core.ready.is_empty()
             || !self.sources.are_quiet()
             || !core.dirty.is_empty()
-            || !core.groups.live.is_empty()
+            || !core.groups.with_unsent.is_empty()
             || !core.close_notify.is_empty()
             || !core.attempts.wanted.is_empty()
             || core.datagrams.have_work()
@@ -150,7 +150,7 @@ fn note_event(core: &mut Core, id: ConnId, bits: u8) {
         c.hinted = true;
         c.suspect |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
     }
-    let plain = c.phase == Phase::Open && c.readable && !c.held_up() && c.out.pending() == 0;
+    let plain = c.phase == Phase::Open && c.readable && !c.is_read_blocked() && c.out.pending() == 0;
     if plain {
         core.enqueue(id);
     } else {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::event_loop::EventLoop;
 use crate::buffer::outbox::{Outbox, SLICES};
 use crate::closed::Reason;
-use crate::core::owed;
+use crate::core::unsent_range;
 use crate::id::{ConnId, Group};
 use crate::sys::Sys;
 use crate::sys::errno::is_full;
@@ -83,8 +83,8 @@ impl<S: Sys> EventLoop<S> {
     /// The end of the turn: broadcasts, then all that others have sent to a connection.
     pub(super) fn flush_all(&mut self) {
         let core = &mut self.dispatcher.core;
-        if core.groups.live.is_empty() && core.dirty.is_empty() {
-            return core.feed_starved();
+        if core.groups.with_unsent.is_empty() && core.dirty.is_empty() {
+            return core.resume_throttled();
         }
         self.flush_groups();
         for id in std::mem::take(&mut self.dispatcher.core.dirty) {
@@ -100,7 +100,7 @@ impl<S: Sys> EventLoop<S> {
             }
         }
         self.update_clock();
-        self.dispatcher.core.feed_starved();
+        self.dispatcher.core.resume_throttled();
     }
 
     /// Writes the groups' logs at once if they hold as much as they may. Otherwise they wait for the turn's end.
@@ -117,26 +117,26 @@ impl<S: Sys> EventLoop<S> {
         self.merge_logs();
         // They stay live meanwhile: whoever is cut is told what its groups had for it.
         let mut next = 0;
-        while let Some(&group) = self.dispatcher.core.groups.live.get(next) {
+        while let Some(&group) = self.dispatcher.core.groups.with_unsent.get(next) {
             self.flush_group(group);
             next += 1;
         }
-        self.dispatcher.core.groups.live.clear();
+        self.dispatcher.core.groups.with_unsent.clear();
     }
 
     /// What a connection gets from several groups goes through its outbox, in the order of sending.
     fn merge_logs(&mut self) {
         let core = &self.dispatcher.core;
-        if core.groups.live.len() < 2 {
+        if core.groups.with_unsent.len() < 2 {
             return;
         }
-        for group in core.groups.live.clone() {
+        for group in core.groups.with_unsent.clone() {
             let core = &self.dispatcher.core;
             let members: Vec<ConnId> =
                 core.groups.get(group).iter().flat_map(|r| &r.members).map(|m| m.conn).collect();
             for id in members {
-                if self.dispatcher.core.live_memberships(id) > 1 {
-                    self.dispatcher.core.take_logs(id);
+                if self.dispatcher.core.count_unsent_groups(id) > 1 {
+                    self.dispatcher.core.take_from_logs(id);
                     self.flush(id);
                 }
             }
@@ -144,17 +144,17 @@ impl<S: Sys> EventLoop<S> {
     }
 
     fn flush_group(&mut self, group: Group) {
-        let Some(room) = self.dispatcher.core.groups.get_mut(group) else { return };
-        let blocks: Vec<Rc<Vec<u8>>> = room.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
+        let Some(state) = self.dispatcher.core.groups.get_mut(group) else { return };
+        let blocks: Vec<Rc<Vec<u8>>> = state.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
         // Backwards: a member that is cut is replaced by one that has been served.
-        for place in (0..room.members.len() as u32).rev() {
+        for place in (0..state.members.len() as u32).rev() {
             self.flush_member(group, place, &blocks);
         }
         let core = &mut self.dispatcher.core;
-        if let Some(room) = core.groups.get_mut(group) {
-            room.live = false;
-            room.senders.clear();
-            for log in &mut room.logs {
+        if let Some(state) = core.groups.get_mut(group) {
+            state.has_unsent = false;
+            state.senders.clear();
+            for log in &mut state.logs {
                 log.clear();
             }
         }
@@ -163,20 +163,21 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Writes to one member what it is owed; what the kernel does not take waits for it, as its group's policy admits.
+    /// Writes to one member what it is unsent; what the kernel does not take waits for it, as its group's policy
+    /// admits.
     fn flush_member(&mut self, group: Group, place: u32, blocks: &[Rc<Vec<u8>>]) {
         let core = &mut self.dispatcher.core;
         let number = core.groups.next_number();
-        let Some(room) = core.groups.get_mut(group) else { return };
-        let Some(owed) = owed(room, place) else { return };
-        let Some(member) = room.members.get_mut(place as usize) else { return };
+        let Some(state) = core.groups.get_mut(group) else { return };
+        let Some(unsent) = unsent_range(state, place) else { return };
+        let Some(member) = state.members.get_mut(place as usize) else { return };
         member.from = number;
         let id = member.conn;
-        let block = &blocks[owed.log];
-        let (_, written) = self.write(id, &[], block.get(owed.range.clone()).unwrap_or_default());
-        let start = owed.range.start + written;
-        if start < owed.range.end {
-            self.dispatcher.core.let_wait(group, place, id, &owed, block, start);
+        let block = &blocks[unsent.log];
+        let (_, written) = self.write(id, &[], block.get(unsent.range.clone()).unwrap_or_default());
+        let start = unsent.range.start + written;
+        if start < unsent.range.end {
+            self.dispatcher.core.queue_remainder(group, place, id, &unsent, block, start);
         }
         self.dispatcher.core.after_write(id);
         self.dispatcher.core.enqueue_if_work(id);

@@ -181,8 +181,8 @@ impl<H: Handler> Watched<H> {
             self.complain(index, "input while it is held up");
         }
         let high = |id: &ConnId| core.conns.get(*id).is_some_and(|c| c.high);
-        if c.and_then(|c| c.rare()).is_some_and(|r| r.feeds.iter().any(high)) {
-            self.complain(index, "input while one that it feeds is high");
+        if c.and_then(|c| c.rare()).is_some_and(|r| r.links_to.iter().any(high)) {
+            self.complain(index, "input while one that it links_to is high");
         }
         if end && c.is_some_and(|c| c.broken) {
             self.complain(index, "a clean end after a write that failed");

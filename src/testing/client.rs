@@ -41,7 +41,7 @@ pub(crate) struct Client {
     /// Bytes said at a time, read at a time, and held for it by the kernels either way.
     piece: usize,
     sip: usize,
-    room: usize,
+    window: usize,
     unread: usize,
     /// It finishes as soon as all is said, and not only at the end.
     finishes: bool,
@@ -52,10 +52,10 @@ pub(crate) struct Client {
 
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listener, unix, piece, sip, room, unread, finishes, .. } = self;
+        let Self { listener, unix, piece, sip, window, unread, finishes, .. } = self;
         let kind = if *unix { "Unix" } else { "TCP" };
         write!(f, "{kind}, at listener {listener}, says {} B, {piece} B at a time, ", self.says.len())?;
-        write!(f, "reads {sip} B at a time, buffers {room} and {unread} B, finishes early: {finishes}")
+        write!(f, "reads {sip} B at a time, buffers {window} and {unread} B, finishes early: {finishes}")
     }
 }
 
@@ -63,7 +63,7 @@ impl Client {
     /// A client of some kind: fast or slow at either, with large or small buffers.
     pub(crate) fn draw(dice: &mut Dice, says: Vec<u8>, listeners: usize, least: usize) -> Self {
         let mut size = |max: usize| dice.size(max).max(least.min(max));
-        let (piece, sip, room, unread) = (size(4096), size(4096), size(65_536), size(65_536));
+        let (piece, sip, window, unread) = (size(4096), size(4096), size(65_536), size(65_536));
         Self {
             peer: None,
             listener: dice.below(listeners),
@@ -72,7 +72,7 @@ impl Client {
             said: 0,
             piece,
             sip,
-            room,
+            window,
             unread,
             finishes: dice.one_in(2),
             finished: false,
@@ -103,7 +103,7 @@ impl Client {
     }
 
     pub(crate) fn connect(&mut self, sim: &mut Sim) {
-        let peer = sim.connect(self.listener, self.room, self.unix);
+        let peer = sim.connect(self.listener, self.window, self.unix);
         self.peer = Some(peer);
         if sim.strikes(Fault::PeerEarly, peer).is_some() {
             self.leave(sim, Gone::Reset);

@@ -79,7 +79,7 @@ pub fn decode_cut<C: Codec>(codec: &C, input: &[u8], cuts: &[usize]) -> Decoding
 /// - finds a message that is not within what it consumes, is longer than its `max_message`, or has more around it than
 ///   its `max_overhead`;
 /// - finds a message before it has finished throwing one away;
-/// - holds back more than the longest message with all its framing;
+/// - pause_count back more than the longest message with all its framing;
 /// - panics itself.
 ///
 /// The text shows the input, how it was cut, and both outcomes.

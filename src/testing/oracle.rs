@@ -223,11 +223,11 @@ impl Oracle {
         if c.out.pending() == 0 {
             seen.idle_out = now.0;
         }
-        if c.phase == Phase::Open && (c.held_up() || c.starved) {
+        if c.phase == Phase::Open && (c.is_read_blocked() || c.throttled) {
             seen.held_at = now.0;
         }
         // Where we do not read, no time passes for the peer.
-        let held = c.phase == Phase::Open && (!core.may_read(c) || c.starved || c.deferred);
+        let held = c.phase == Phase::Open && (!core.may_read(c) || c.throttled || c.deferred);
         if seen.phase != Some(c.phase) || held {
             (seen.phase, seen.since) = (Some(c.phase), now.0);
         }
@@ -336,9 +336,9 @@ fn describe(c: &Connection) -> String {
         ("deferred", c.deferred),
         ("paused", c.paused),
         ("high", c.high),
-        ("held", c.holds > 0),
+        ("held", c.pause_count > 0),
         ("drain_due", c.drain_due),
-        ("starved", c.starved),
+        ("throttled", c.throttled),
         ("queued", c.queued),
     ];
     for (name, _) in flags.iter().filter(|(_, on)| *on) {
@@ -353,16 +353,16 @@ fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<
     let (p, facts) = (&sim.script.peers[peer], &sim.facts[peer]);
     let unread = p.has_input() && !facts.ended && facts.errors.is_empty();
     let high = c.high && c.out.pending() > core.limits.output_low;
-    let starved = c.out.pending() > 0 && core.tight();
+    let throttled = c.out.pending() > 0 && core.memory_pressure();
     let held = match c.phase {
-        Phase::Open => c.paused || high || c.holds > 0 || starved,
+        Phase::Open => c.paused || high || c.pause_count > 0 || throttled,
         Phase::Flushing | Phase::Closed => true,
         Phase::Connecting | Phase::Lingering => false,
     };
     require(!unread || held, || format!("N7: unread input, and nothing will wake us: {facts:?}"))?;
     let asked = !facts.told_error || !p.has_error() || matches!(c.phase, Phase::Closed | Phase::Lingering);
     require(asked, || format!("N7: an error waits, and nobody asks: {facts:?}"))?;
-    let blocked = p.room() == 0 || c.phase == Phase::Closed;
+    let blocked = p.window() == 0 || c.phase == Phase::Closed;
     require(c.out.pending() == 0 || blocked, || "N7: output waits, and nothing will wake us".to_owned())
 }
 

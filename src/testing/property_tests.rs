@@ -1,4 +1,4 @@
-//! How property tests are run: something holds for many random values, and the smallest that breaks it is shown.
+//! How property tests are run: something pause_count for many random values, and the smallest that breaks it is shown.
 //!
 //! `PROPTEST_CASES=2560` tries ten times as many values of each property; `PROPTEST_RNG_SEED=7` tries others. Nothing
 //! is written to disk. Invariant: without these two, every run tries the same values.

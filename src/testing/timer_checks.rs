@@ -25,23 +25,29 @@ pub(super) fn check_timers(core: &Core) -> Result<(), String> {
     Ok(())
 }
 
-/// N9: of two linked connections each knows the other, both are open, and who feeds one that is high is held up.
+/// N9: of two linked connections each knows the other, both are open, and who links_to one that is high is held up.
 pub(super) fn check_links(core: &Core) -> Result<(), String> {
     for c in core.conns.iter() {
         let Some(rare) = c.rare() else { continue };
-        let told = |what: &str| format!("N9: {}: {what}: {:?} and {:?}", c.id, rare.feeds, rare.fed_by);
-        let linked = !rare.feeds.is_empty() || !rare.fed_by.is_empty();
+        let told =
+            |what: &str| format!("N9: {}: {what}: {:?} and {:?}", c.id, rare.links_to, rare.links_from);
+        let linked = !rare.links_to.is_empty() || !rare.links_from.is_empty();
         require(!linked || c.phase == Phase::Open, || told("linked, and ending"))?;
         let most = core.limits.links_per_connection;
-        let few = rare.feeds.len() <= most && rare.fed_by.len() <= most;
+        let few = rare.links_to.len() <= most && rare.links_from.len() <= most;
         require(few, || told("too many links"))?;
         let other = |id| core.conns.get(id).filter(|o| o.phase == Phase::Open);
         let rare_of = |id| other(id).and_then(|o| o.rare());
-        let mutual = rare.feeds.iter().all(|&to| rare_of(to).is_some_and(|r| r.fed_by.contains(&c.id)))
-            && rare.fed_by.iter().all(|&from| rare_of(from).is_some_and(|r| r.feeds.contains(&c.id)));
+        let mutual = rare
+            .links_to
+            .iter()
+            .all(|&to| rare_of(to).is_some_and(|r| r.links_from.contains(&c.id)))
+            && rare.links_from.iter().all(|&from| rare_of(from).is_some_and(|r| r.links_to.contains(&c.id)));
         require(mutual, || told("a link that one end does not know of"))?;
-        let high = rare.feeds.iter().filter(|&&to| other(to).is_some_and(|o| o.high)).count();
-        require(usize::from(c.holds) >= high, || told("feeds one that is high, and is not held up"))?;
+        let high = rare.links_to.iter().filter(|&&to| other(to).is_some_and(|o| o.high)).count();
+        require(usize::from(c.pause_count) >= high, || {
+            told("links_to one that is high, and is not held up")
+        })?;
     }
     Ok(())
 }

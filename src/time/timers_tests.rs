@@ -146,8 +146,8 @@ fn a_million_times_set_and_cancelled_leaves_nothing() {
         before = id;
     }
     assert_eq!(b.timers.len(), 1);
-    let room = (b.timers.slots.capacity(), b.timers.fresh.capacity());
-    assert!(room.0 <= 8 && room.1 <= 8, "{room:?}");
+    let capacity = (b.timers.slots.capacity(), b.timers.fresh.capacity());
+    assert!(capacity.0 <= 8 && capacity.1 <= 8, "{capacity:?}");
 }
 
 #[derive(Clone, Copy, Debug)]

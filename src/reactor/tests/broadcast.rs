@@ -8,14 +8,14 @@ use crate::id::Group;
 use crate::sys::script::{Answer, EPIPE};
 
 /// Everyone joins one group; `say` does what the test likes with each message.
-fn room_within(
+fn group_within(
     limits: Limits,
     policy: SlowMember,
     mut say: impl FnMut(&mut Context<'_>, Group, &[u8]) + 'static,
 ) -> Rig {
-    let mut room = None;
+    let mut group = None;
     puppet_within(limits, move |cx, on| {
-        let group = *room.get_or_insert_with(|| cx.group_with(policy).unwrap());
+        let group = *group.get_or_insert_with(|| cx.group_with(policy).unwrap());
         match on {
             On::Open => drop(cx.join(group)),
             On::Data(data) => say(cx, group, data),
@@ -25,8 +25,8 @@ fn room_within(
     })
 }
 
-fn room(say: impl FnMut(&mut Context<'_>, Group, &[u8]) + 'static) -> Rig {
-    room_within(limits(), SlowMember::Cut, say)
+fn group(say: impl FnMut(&mut Context<'_>, Group, &[u8]) + 'static) -> Rig {
+    group_within(limits(), SlowMember::Cut, say)
 }
 
 fn peers<const N: usize>(rig: &mut Rig) -> [usize; N] {
@@ -39,7 +39,7 @@ fn heard<const N: usize>(rig: &mut Rig, peers: [usize; N]) -> [String; N] {
 
 #[test]
 fn what_is_sent_to_one_and_to_all_arrives_in_the_order_of_sending() {
-    let mut rig = room(|cx, group, _| {
+    let mut rig = group(|cx, group, _| {
         cx.send(b"1");
         cx.broadcast(group, b"2");
         cx.send(b"3");
@@ -58,23 +58,23 @@ fn what_is_sent_to_one_and_to_all_arrives_in_the_order_of_sending() {
 
 #[test]
 fn a_message_that_is_sent_back_and_a_broadcast_keep_their_order() {
-    for room in 0..12 {
-        let mut rig = super::broadcast::room(|cx, group, data| {
+    for window in 0..12 {
+        let mut rig = super::broadcast::group(|cx, group, data| {
             cx.send(data);
             cx.broadcast(group, b"<all>");
             cx.send(data);
         });
         let a = rig.connect();
-        rig.sys().set_room(a, room);
+        rig.sys().set_window(a, window);
         rig.say(a, "echo");
-        rig.room(a, 100);
-        assert_eq!(rig.heard(a), "echo<all>echo", "{room}");
+        rig.open_window(a, 100);
+        assert_eq!(rig.heard(a), "echo<all>echo", "{window}");
     }
 }
 
 #[test]
 fn many_messages_to_many_members_are_one_write_each() {
-    let mut rig = room(|cx, group, data| {
+    let mut rig = group(|cx, group, data| {
         cx.broadcast(group, data);
     });
     let all: [usize; 5] = peers(&mut rig);
@@ -109,7 +109,7 @@ fn one_room_speaks_to_each_member_in_its_own_framing() {
 
 #[test]
 fn who_joins_or_leaves_in_mid_turn_gets_what_was_sent_while_a_member() {
-    let mut rig = room(|cx, group, data| {
+    let mut rig = group(|cx, group, data| {
         cx.broadcast(group, b"1");
         match data {
             b"leave" => {
@@ -140,7 +140,7 @@ fn who_joins_or_leaves_in_mid_turn_gets_what_was_sent_while_a_member() {
 
 #[test]
 fn a_group_that_is_dropped_in_mid_turn_has_delivered_what_was_sent_before() {
-    let mut rig = room(|cx, group, _| {
+    let mut rig = group(|cx, group, _| {
         cx.broadcast(group, b"before");
         assert!(cx.drop_group(group));
         assert_eq!(cx.broadcast(group, b"after"), 0);
@@ -171,19 +171,19 @@ fn a_member_of_several_groups_gets_their_messages_in_the_order_of_sending() {
         }
     });
     let all: [usize; 3] = peers(&mut rig);
-    rig.sys().set_room(all[0], 2);
+    rig.sys().set_window(all[0], 2);
     rig.say(all[0], "go");
-    rig.room(all[0], 100);
+    rig.open_window(all[0], 100);
     assert_eq!(heard(&mut rig, all), ["abcdef", "abcdef", "acf"]);
 }
 
 #[test]
 fn a_slow_member_is_cut_and_counted_and_costs_the_others_nothing() {
-    let mut rig = room_within(tight_limits(), SlowMember::Cut, |cx, group, data| {
+    let mut rig = group_within(tight_limits(), SlowMember::Cut, |cx, group, data| {
         cx.broadcast(group, [data, &bytes(60)].concat());
     });
     let [slow, sender, good] = peers(&mut rig);
-    rig.sys().set_room(slow, 0);
+    rig.sys().set_window(slow, 0);
     for n in 0..200 {
         rig.say(sender, format!("{n:04}"));
     }
@@ -194,17 +194,17 @@ fn a_slow_member_is_cut_and_counted_and_costs_the_others_nothing() {
 
 #[test]
 fn a_member_that_is_skipped_misses_whole_messages_and_each_is_counted() {
-    let mut rig = room_within(tight_limits(), SlowMember::Skip, |cx, group, data| {
+    let mut rig = group_within(tight_limits(), SlowMember::Skip, |cx, group, data| {
         cx.broadcast(group, [data, &bytes(60)].concat());
     });
     let [slow, sender] = peers(&mut rig);
-    rig.sys().set_room(slow, 10);
+    rig.sys().set_window(slow, 10);
     for n in 0..100 {
         rig.say(sender, format!("{n:04}"));
     }
     let skipped = rig.stats().skipped as usize;
     assert_eq!(100 - skipped, (4096 + 10) / 64);
-    rig.room(slow, 100_000);
+    rig.open_window(slow, 100_000);
     rig.say(sender, "0100");
     let got = rig.heard(slow);
     let numbers: Vec<&str> =
@@ -217,19 +217,19 @@ fn a_member_that_is_skipped_misses_whole_messages_and_each_is_counted() {
 
 #[test]
 fn a_slow_member_pauses_the_senders_until_it_has_caught_up() {
-    let mut rig = room_within(tight_limits(), SlowMember::PauseSenders, |cx, group, data| {
+    let mut rig = group_within(tight_limits(), SlowMember::PauseSenders, |cx, group, data| {
         cx.broadcast(group, [data, &bytes(500)].concat());
     });
     let [slow, sender, other] = peers(&mut rig);
-    rig.sys().set_room(slow, 0);
+    rig.sys().set_window(slow, 0);
     for n in 0..50 {
         rig.say(sender, format!("{n:04}"));
     }
     assert!(rig.sys().unread(sender) > 100, "held up");
     assert_eq!((rig.stats().open, rig.stats().skipped), (3, 0));
-    rig.room(slow, 100);
+    rig.open_window(slow, 100);
     assert!(rig.sys().unread(sender) > 100, "still more than the low mark");
-    rig.room(slow, 1_000_000);
+    rig.open_window(slow, 1_000_000);
     assert_eq!(rig.sys().unread(sender), 0);
     let all = [slow, sender, other].map(|p| rig.heard(p));
     assert!(all[0] == all[1] && all[1] == all[2] && all[0].starts_with("0000abc"));
@@ -238,11 +238,11 @@ fn a_slow_member_pauses_the_senders_until_it_has_caught_up() {
 #[test]
 fn a_slow_member_that_goes_lets_the_senders_go_on() {
     for how in 0..3 {
-        let mut rig = room_within(tight_limits(), SlowMember::PauseSenders, |cx, group, data| {
+        let mut rig = group_within(tight_limits(), SlowMember::PauseSenders, |cx, group, data| {
             cx.broadcast(group, [data, &bytes(500)].concat());
         });
         let [slow, sender] = peers(&mut rig);
-        rig.sys().set_room(slow, 0);
+        rig.sys().set_window(slow, 0);
         for n in 0..50 {
             rig.say(sender, format!("{n:04}"));
         }
@@ -261,18 +261,18 @@ fn a_slow_member_that_goes_lets_the_senders_go_on() {
 
 #[test]
 fn a_large_message_is_held_once_for_all_who_cannot_take_it() {
-    let mut rig = room_within(Limits::default(), SlowMember::Cut, |cx, group, _| {
+    let mut rig = group_within(Limits::default(), SlowMember::Cut, |cx, group, _| {
         cx.broadcast(group, bytes(64 * 1024));
     });
     let all: Vec<usize> = (0..100).map(|_| rig.connect()).collect();
     for &p in &all {
-        rig.sys().set_room(p, 0);
+        rig.sys().set_window(p, 0);
     }
     rig.say(all[0], "go");
     let held = rig.stats().output_held;
     assert!(held < 200 * 1024, "{held}");
     for &p in &all {
-        rig.room(p, 64 * 1024);
+        rig.open_window(p, 64 * 1024);
         assert_eq!(rig.sys().peers[p].got, bytes(64 * 1024));
     }
     assert_eq!(rig.stats().output_held, 0);
@@ -280,7 +280,7 @@ fn a_large_message_is_held_once_for_all_who_cannot_take_it() {
 
 #[test]
 fn what_the_kernel_takes_at_once_counts_against_nobody_however_much_it_is() {
-    let mut rig = room_within(tight_limits(), SlowMember::Cut, |cx, group, _| {
+    let mut rig = group_within(tight_limits(), SlowMember::Cut, |cx, group, _| {
         cx.broadcast(group, bytes(1000));
     });
     let all: [usize; 40] = peers(&mut rig);
@@ -297,7 +297,7 @@ fn what_the_kernel_takes_at_once_counts_against_nobody_however_much_it_is() {
 #[test]
 fn nor_does_it_count_beyond_what_is_written_to_one_connection_in_a_turn() {
     let limits = Limits { write_per_turn: 8192, ..tight_limits() };
-    let mut rig = room_within(limits, SlowMember::Cut, |cx, group, _| {
+    let mut rig = group_within(limits, SlowMember::Cut, |cx, group, _| {
         cx.broadcast(group, bytes(1000));
     });
     let all: [usize; 40] = peers(&mut rig);
@@ -332,8 +332,8 @@ fn nor_does_it_for_a_member_of_two_groups() {
 
 #[test]
 fn nor_does_it_when_many_leave_at_once_and_each_is_announced() {
-    let room: std::rc::Rc<std::cell::Cell<Option<Group>>> = std::rc::Rc::default();
-    let (here, there) = (std::rc::Rc::clone(&room), room);
+    let window: std::rc::Rc<std::cell::Cell<Option<Group>>> = std::rc::Rc::default();
+    let (here, there) = (std::rc::Rc::clone(&window), window);
     let act = move |cx: &mut Context<'_>, on: On<'_>| {
         let group = here.get().unwrap_or_else(|| cx.group().unwrap());
         here.set(Some(group));
@@ -382,20 +382,20 @@ fn a_member_whose_write_fails_does_not_confuse_who_takes_its_place() {
 
 #[test]
 fn senders_wait_for_the_last_of_several_slow_members() {
-    let mut rig = room_within(tight_limits(), SlowMember::PauseSenders, |cx, group, data| {
+    let mut rig = group_within(tight_limits(), SlowMember::PauseSenders, |cx, group, data| {
         cx.broadcast(group, [data, &bytes(500)].concat());
     });
     let [slow, slower, sender] = peers(&mut rig);
-    rig.sys().set_room(slow, 0);
-    rig.sys().set_room(slower, 0);
+    rig.sys().set_window(slow, 0);
+    rig.sys().set_window(slower, 0);
     for n in 0..50 {
         rig.say(sender, format!("{n:04}"));
     }
     let unread = rig.sys().unread(sender);
     assert!(unread > 100, "held up");
-    rig.room(slow, 1_000_000);
+    rig.open_window(slow, 1_000_000);
     assert_eq!(rig.sys().unread(sender), unread, "one of two has caught up");
-    rig.room(slower, 1_000_000);
+    rig.open_window(slower, 1_000_000);
     assert_eq!(rig.sys().unread(sender), 0);
     assert_eq!(rig.heard(slow), rig.heard(slower));
 }

@@ -9,12 +9,12 @@ fn what_was_sent_before_the_peers_fin_is_answered_in_full() {
     for n in [1, 63, 64, 65, 1000, 100_000] {
         let mut rig = puppet(echo);
         let a = rig.connect();
-        rig.sys().set_room(a, 0);
+        rig.sys().set_window(a, 0);
         rig.sys().send(a, &bytes(n));
         rig.fin(a);
         let mut all = String::new();
         for _ in 0..=n / 5_000 {
-            rig.room(a, 5_000);
+            rig.open_window(a, 5_000);
             let heard = rig.heard(a);
             all.push_str(&heard);
         }
@@ -89,7 +89,7 @@ fn a_failed_write_still_lets_what_the_peer_sent_before_be_read() {
     };
     let mut rig = puppet_to_the_last(limits(), act, move |_, closed| unsent.set(closed.unsent));
     let a = rig.connect();
-    rig.sys().set_room(a, 30);
+    rig.sys().set_window(a, 30);
     rig.say(a, "go");
     rig.sys().send(a, &bytes(100));
     rig.reset(a);
@@ -148,12 +148,12 @@ fn send_and_close_in_one_callback_delivers_whatever_the_kernel_takes_at_a_time()
             }
         });
         let a = rig.sys().connect(0);
-        rig.sys().set_room(a, 0);
+        rig.sys().set_window(a, 0);
         rig.settle();
         let mut all = String::new();
         for _ in 0..5000usize.div_ceil(step) {
             assert!(!rig.sys().peers[a].got_fin);
-            rig.room(a, step);
+            rig.open_window(a, step);
             let heard = rig.heard(a);
             all.push_str(&heard);
         }
@@ -169,7 +169,7 @@ fn an_abort_resets_and_counts_what_was_lost() {
         _ => cx.abort(),
     });
     let a = rig.sys().connect(0);
-    rig.sys().set_room(a, 40);
+    rig.sys().set_window(a, 40);
     rig.say(a, "go");
     assert_eq!(rig.sys().peers[a].closed, Some(CloseHow::Reset));
     assert_eq!((rig.stats().bytes_unsent, rig.stats().bytes_out), (60, 40));
@@ -206,10 +206,10 @@ fn a_half_close_by_us_leaves_the_peers_half() {
         _ => {}
     });
     let a = rig.sys().connect(0);
-    rig.sys().set_room(a, 60);
+    rig.sys().set_window(a, 60);
     rig.settle();
     assert!(!rig.sys().peers[a].got_fin, "not before all is written");
-    rig.room(a, 60);
+    rig.open_window(a, 60);
     assert!(rig.sys().peers[a].got_fin);
     rig.say(a, "still listening?");
     rig.pass(20 * SECOND);
@@ -251,10 +251,10 @@ fn a_close_is_told_when_its_fate_is_known_and_before_the_descriptor_goes() {
     });
     let a = rig.connect();
     rig.sys().peers[a].writes.push_back(Answer::Fail(EAGAIN));
-    rig.sys().set_room(a, 0);
+    rig.sys().set_window(a, 0);
     rig.say(a, "go");
     assert_eq!(rig.log(), ["0 open", "0 go"]);
-    rig.room(a, 10);
+    rig.open_window(a, 10);
     assert_eq!(rig.log(), Vec::<String>::new(), "lingering");
     rig.fin(a);
     assert_eq!(rig.log(), ["0 closed handler"]);

@@ -127,8 +127,8 @@ impl Post {
         self.rig.settle();
     }
 
-    fn room(&mut self, socket: usize, room: usize) {
-        self.rig.sys().set_datagram_room(socket, room);
+    fn open_window(&mut self, socket: usize, window: usize) {
+        self.rig.sys().set_datagram_room(socket, window);
         self.rig.settle();
     }
 
@@ -216,15 +216,15 @@ fn what_the_kernel_does_not_take_waits_and_leaves_in_order() {
     for strict in [false, true] {
         let mut post = bind(1, echo);
         post.rig.sys().strict = strict;
-        post.room(0, 1);
+        post.open_window(0, 1);
         for n in 0..5 {
             post.comes(0, 7000 + n, &format!("{n}"));
         }
         assert_eq!(post.said(0), ["7000<0"]);
         assert_eq!(post.rig.net().pending_datagrams(post.ids[0]), Some(4));
         assert!(post.rig.stats().output_held > 0);
-        post.room(0, 2);
-        post.room(0, 9);
+        post.open_window(0, 2);
+        post.open_window(0, 9);
         assert_eq!(post.said(0), ["7001<1", "7002<2", "7003<3", "7004<4"]);
         assert_eq!((post.rig.stats().output_held, post.rig.stats().datagrams_dropped), (0, 0));
     }
@@ -234,7 +234,7 @@ fn what_the_kernel_does_not_take_waits_and_leaves_in_order() {
 fn a_full_queue_drops_counts_and_tells_when_it_is_empty() {
     let limits = Limits { datagram_queue: 1000, ..Limits::default() };
     let mut post = bind_with(1, limits, &DatagramOptions::default(), echo);
-    post.room(0, 0);
+    post.open_window(0, 0);
     let posted: Vec<Posted> = (0..20).map(|_| post.post(0, 7001, &[b'x'; 36])).collect();
     let queued = posted.iter().filter(|p| p.is_queued()).count();
     assert_eq!((queued, posted[10]), (10, Posted::Dropped), "each counts its bytes and 64 more");
@@ -242,9 +242,9 @@ fn a_full_queue_drops_counts_and_tells_when_it_is_empty() {
     post.rig.settle();
     assert_eq!(post.rig.stats().datagrams_dropped, 11);
     assert!(post.log().is_empty());
-    post.room(0, 9);
+    post.open_window(0, 9);
     assert!(post.log().is_empty());
-    post.room(0, 100);
+    post.open_window(0, 100);
     assert_eq!(post.log(), ["0 drained"]);
     assert_eq!(post.said(0).len(), 10);
     assert!(post.post(0, 7001, b"more").is_queued());
@@ -256,7 +256,7 @@ fn a_full_queue_drops_counts_and_tells_when_it_is_empty() {
 fn empty_datagrams_fill_the_queue_as_well() {
     let limits = Limits { datagram_queue: 6400, ..Limits::default() };
     let mut post = bind_with(1, limits, &DatagramOptions::default(), echo);
-    post.room(0, 0);
+    post.open_window(0, 0);
     let queued = (0..1000).filter(|_| post.post(0, 7001, b"").is_queued()).count();
     assert_eq!(queued, 100);
 }
@@ -266,12 +266,12 @@ fn much_that_waited_is_told_to_be_gone_though_nothing_was_dropped() {
     let limits = Limits { datagram_queue: 1000, ..Limits::default() };
     for (waiting, told) in [(4, 0), (6, 1)] {
         let mut post = bind_with(1, limits.clone(), &DatagramOptions::default(), echo);
-        post.room(0, 0);
+        post.open_window(0, 0);
         for _ in 0..waiting {
             assert!(post.post(0, 7001, &[b'x'; 36]).is_queued());
         }
         post.rig.settle();
-        post.room(0, 100);
+        post.open_window(0, 100);
         assert_eq!(post.log().len(), told, "{waiting} waited");
     }
 }
@@ -406,13 +406,13 @@ fn a_closed_socket_sends_what_waits_and_receives_no_more() {
             assert_eq!(cx.send_to(from, "late"), Posted::Closed);
         }
     });
-    post.room(0, 0);
+    post.open_window(0, 0);
     post.rig.sys().datagram(0, 7001, "a");
     post.rig.sys().datagram(0, 7001, "b");
     post.rig.settle();
     assert_eq!(post.log(), ["0 7001>a"]);
     assert!(!post.rig.sys().sockets[0].closed);
-    post.room(0, 5);
+    post.open_window(0, 5);
     assert_eq!((post.log(), post.said(0)), (vec!["0 closed".to_owned()], vec!["7001<a".to_owned()]));
     assert!(post.rig.sys().sockets[0].closed);
     let id = post.ids[0];
@@ -434,7 +434,7 @@ fn nothing_but_its_end_is_told_of_a_socket_that_is_being_closed() {
 #[test]
 fn a_close_does_not_wait_for_ever() {
     let mut post = bind(1, echo);
-    post.room(0, 0);
+    post.open_window(0, 0);
     post.comes(0, 7001, "a");
     let id = post.ids[0];
     assert!(post.rig.net().close_datagram(id));
@@ -495,13 +495,13 @@ fn a_panic_costs_its_socket_and_no_other() {
 #[test]
 fn a_shutdown_waits_for_what_is_to_be_sent_and_then_ends() {
     let mut post = bind(2, echo);
-    post.room(0, 0);
+    post.open_window(0, 0);
     post.comes(0, 7001, "a");
     post.rig.inner.begin_shutdown(5 * SECOND);
     post.rig.settle();
     assert_eq!(post.log(), ["0 7001>a", "0 shutdown", "1 shutdown", "1 closed"]);
     assert!(post.rig.inner.shutdown.is_under_way());
-    post.room(0, 1);
+    post.open_window(0, 1);
     assert_eq!((post.log(), post.said(0).len()), (vec!["0 closed".to_owned()], 1));
     assert!(!post.rig.inner.shutdown.is_under_way());
 }
@@ -556,7 +556,7 @@ fn what_waits_counts_in_the_total_of_all_output() {
     };
     let mut post = bind_with(4, limits, &DatagramOptions::default(), echo);
     for socket in 0..4 {
-        post.room(socket, 0);
+        post.open_window(socket, 0);
         for _ in 0..200 {
             post.post(socket, 7001, &[b'x'; 500]);
         }
@@ -571,7 +571,7 @@ fn what_waits_counts_in_the_total_of_all_output() {
     assert_eq!(
         (post.rig.stats().output_held, post.log().len()),
         (0, 4),
-        "each is told that there is room again"
+        "each is told that it may send again"
     );
 }
 

@@ -179,12 +179,12 @@ fn sources_that_speak_to_a_room_at_length_cut_nobody() {
     let (mut rig, counts) = (puppet_within(tight_limits(), echo), Counts::default());
     let a = rig.connect();
     let id = rig.id(a);
-    let room = rig.net().group().unwrap();
-    rig.net().join_id(room, id);
+    let window = rig.net().group().unwrap();
+    rig.net().join_id(window, id);
     let tokens: Vec<usize> = (0..4)
         .map(|_| {
             let speak = move |net: &mut Net<'_>, _| {
-                net.broadcast(room, bytes(4096));
+                net.broadcast(window, bytes(4096));
                 Watch::Wait
             };
             source(&mut rig, &counts, speak).unwrap()
@@ -361,7 +361,7 @@ fn a_snapshot_tells_what_a_connection_is_doing() {
     let line = "#0.0 127.0.0.1:40000 open, age 15.0 s, idle 5.0 s, 13 B in, 0 B out, 3 B kept";
     assert_eq!(s.to_string(), line);
 
-    rig.sys().set_room(a, 1000);
+    rig.sys().set_window(a, 1000);
     rig.net().send_to(id, bytes(6000));
     rig.settle();
     rig.pass(2 * SECOND);
@@ -380,7 +380,7 @@ fn snapshots_follow_a_connection_to_its_end() {
     });
     let (a, b) = (rig.connect(), rig.connect());
     let id = rig.id(a);
-    rig.sys().set_room(a, 1);
+    rig.sys().set_window(a, 1);
     rig.say(a, "xyz");
     rig.pass(3 * SECOND);
     rig.net().close_id(id);
@@ -388,7 +388,7 @@ fn snapshots_follow_a_connection_to_its_end() {
     let s = rig.net().snapshot(id).unwrap();
     assert_eq!((s.phase, s.pending, s.stalled), (ConnectionPhase::Flushing, 2, Duration::ZERO));
     rig.pass(SECOND);
-    rig.room(a, 10);
+    rig.open_window(a, 10);
     rig.pass(SECOND);
     // One that lingers waits for nothing of ours.
     let s = rig.net().snapshot(id).unwrap();

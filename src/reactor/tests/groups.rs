@@ -31,7 +31,7 @@ enum Op {
     Abort(usize),
     Reset(usize),
     /// What the kernel takes: so much more, and in pieces so large.
-    Room(usize, usize),
+    GroupState(usize, usize),
     Stutter(usize, usize),
     Turn,
 }
@@ -39,7 +39,7 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let conn = || 0..100usize;
     let len = || prop_oneof![0..60usize, 0..60usize, 4_000..5_000usize];
-    let room = prop_oneof![0..100usize, Just(1_000_000)];
+    let window = prop_oneof![0..100usize, Just(1_000_000)];
     let op = prop_oneof![
         2 => any::<bool>().prop_map(|framed| Op::Connect { framed }),
         6 => (conn(), 0..2usize).prop_map(|(c, g)| Op::Join(c, g)),
@@ -51,7 +51,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => conn().prop_map(Op::Close),
         1 => conn().prop_map(Op::Abort),
         1 => conn().prop_map(Op::Reset),
-        4 => (conn(), room).prop_map(|(c, n)| Op::Room(c, n)),
+        4 => (conn(), window).prop_map(|(c, n)| Op::GroupState(c, n)),
         2 => (conn(), 0..9usize).prop_map(|(c, n)| Op::Stutter(c, n)),
         4 => Just(Op::Turn),
     ];
@@ -146,7 +146,7 @@ impl World {
             | Op::Close(n)
             | Op::Abort(n)
             | Op::Reset(n)
-            | Op::Room(n, _)
+            | Op::GroupState(n, _)
             | Op::Stutter(n, _) => {
                 if !self.all.is_empty() {
                     self.apply_to(n % self.all.len(), op);
@@ -192,7 +192,7 @@ impl World {
                 self.ends(i);
                 self.all[i].cut = true;
             }
-            Op::Room(_, room) => self.rig.sys().set_room(peer, room),
+            Op::GroupState(_, window) => self.rig.sys().set_window(peer, window),
             Op::Stutter(_, 0) => self.rig.sys().peers[peer].writes.push_back(Answer::Fail(EAGAIN)),
             Op::Stutter(_, n) => self.rig.sys().peers[peer].writes.push_back(Answer::AtMost(n)),
             _ => unreachable!("these are of no connection"),
@@ -252,7 +252,7 @@ fn each_member_gets_exactly_what_was_sent_to_it_and_to_its_groups() {
         }
         for i in 0..world.all.len() {
             let peer = world.all[i].peer;
-            world.rig.room(peer, usize::MAX);
+            world.rig.open_window(peer, usize::MAX);
         }
         world.check();
         let mut unsent = 0;

@@ -132,8 +132,8 @@ fn a_handler_may_do_anything_in_any_callback() {
             match dice.roll(8) {
                 0 => rig.sys().fin(p),
                 1 => rig.sys().reset(p),
-                2 => rig.sys().set_room(p, 0),
-                3 => rig.sys().set_room(p, 1 << 30),
+                2 => rig.sys().set_window(p, 0),
+                3 => rig.sys().set_window(p, 1 << 30),
                 _ => rig.sys().send(p, &bytes(1 + dice.roll(200) as usize)),
             }
             rig.turn();
@@ -150,8 +150,8 @@ fn a_handler_may_do_anything_in_any_callback() {
 
 #[test]
 fn a_cascade_of_closes_is_worked_off_with_polls_between() {
-    let room: Rc<Cell<Option<Group>>> = Rc::default();
-    let (here, there) = (Rc::clone(&room), room);
+    let window: Rc<Cell<Option<Group>>> = Rc::default();
+    let (here, there) = (Rc::clone(&window), window);
     let act = move |cx: &mut Context<'_>, on: On<'_>| {
         let group = here.get().unwrap_or_else(|| cx.group().unwrap());
         here.set(Some(group));
@@ -238,9 +238,9 @@ fn provoke(rig: &mut Rig, at: &str, a: usize) {
         "open" => {}
         "data" => rig.say(a, "boom"),
         "drain" => {
-            rig.sys().set_room(a, 0);
+            rig.sys().set_window(a, 0);
             rig.say(a, bytes(5000));
-            rig.room(a, 100_000);
+            rig.open_window(a, 100_000);
         }
         "shutdown" => {
             rig.inner.begin_shutdown(SECOND);

@@ -142,7 +142,7 @@ fn nothing_of_one_connection_reaches_another_in_a_long_churn() {
     for n in 0..300usize {
         let peer = rig.connect();
         let id = rig.id(peer);
-        rig.sys().set_room(peer, n % 7);
+        rig.sys().set_window(peer, n % 7);
         rig.say(peer, format!("<{peer}>"));
         held.push((peer, id));
         if n % 3 == 0 {
@@ -151,7 +151,7 @@ fn nothing_of_one_connection_reaches_another_in_a_long_churn() {
         }
     }
     for (peer, _) in held {
-        rig.room(peer, 100);
+        rig.open_window(peer, 100);
         assert_eq!(rig.heard(peer), format!("<{peer}>"));
     }
 }

@@ -112,7 +112,7 @@ fn name_of(error: &LimitsError) -> &'static str {
 
 #[test]
 fn any_limits_are_refused_by_name_or_good_enough_to_serve_with() {
-    hold(1_500, (any_limits(), 1..400usize, 1..50usize), |(limits, len, room)| {
+    hold(1_500, (any_limits(), 1..400usize, 1..50usize), |(limits, len, window)| {
         let faults = at_fault(&limits);
         if let Err(error) = limits.check() {
             let named = name_of(&error).split(' ').next().unwrap();
@@ -128,12 +128,12 @@ fn any_limits_are_refused_by_name_or_good_enough_to_serve_with() {
         let mut rig = rig(limits, Echo);
         let a = rig.connect();
         if may_wait {
-            rig.sys().set_room(a, 0);
+            rig.sys().set_window(a, 0);
         }
         let data = bytes(len);
         rig.say(a, &data);
         while may_wait && rig.inner.sys.peers[a].got.len() < len {
-            rig.room(a, room);
+            rig.open_window(a, window);
             assert_eq!(rig.inner.sys.peers[a].closed, None, "cut");
         }
         assert_eq!(rig.inner.sys.peers[a].got, data);

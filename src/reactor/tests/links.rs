@@ -1,4 +1,4 @@
-//! Links: who feeds a slow receiver is not read.
+//! Links: who links_to a slow receiver is not read.
 
 use super::*;
 
@@ -26,13 +26,13 @@ fn relay() -> Rig {
 fn who_feeds_a_slow_receiver_is_read_no_further_than_it_may_hold() {
     let mut rig = relay();
     let (a, b) = (rig.connect(), rig.connect());
-    rig.room(b, 100);
+    rig.open_window(b, 100);
     rig.say(a, bytes(50_000));
     let waits = rig.net().pending_of(ConnId { slot: 1, generation: 0 }).unwrap();
     assert!((4096..=4096 + 64).contains(&waits), "{waits}");
     assert_eq!(rig.sys().unread(a), 50_000 - 100 - waits);
-    rig.room(b, 10_000);
-    rig.room(b, usize::MAX);
+    rig.open_window(b, 10_000);
+    rig.open_window(b, usize::MAX);
     assert_eq!(rig.sys().unread(a), 0);
     assert!(rig.heard(b).into_bytes() == bytes(50_000));
 }
@@ -50,7 +50,7 @@ fn what_is_read_at_once_fits_what_may_wait() {
         _ => {}
     });
     let (a, b) = (rig.connect(), rig.connect());
-    rig.room(b, 0);
+    rig.open_window(b, 0);
     rig.say(a, "x");
     rig.say(a, bytes(16_000));
     let waits = rig.net().pending_of(ConnId { slot: 1, generation: 0 }).unwrap();
@@ -62,7 +62,7 @@ fn a_link_is_undone_when_the_receiver_closes() {
     for how in ["reset", "close", "abort"] {
         let mut rig = relay();
         let (a, b) = (rig.connect(), rig.connect());
-        rig.room(b, 0);
+        rig.open_window(b, 0);
         rig.say(a, bytes(20_000));
         assert!(rig.sys().unread(a) > 10_000);
         let id = rig.id(b);
@@ -81,10 +81,10 @@ fn a_link_is_undone_when_the_receiver_closes() {
 fn a_link_is_undone_when_the_feeder_closes() {
     let mut rig = relay();
     let (a, b) = (rig.connect(), rig.connect());
-    rig.room(b, 0);
+    rig.open_window(b, 0);
     rig.say(a, bytes(20_000));
     rig.reset(a);
-    rig.room(b, usize::MAX);
+    rig.open_window(b, usize::MAX);
     let (first, second) = (ConnId { slot: 0, generation: 0 }, rig.id(b));
     assert!(!rig.net().link(first, second) && !rig.net().unlink(first, second));
     rig.say(b, "still read");
@@ -94,7 +94,7 @@ fn a_link_is_undone_when_the_feeder_closes() {
 fn a_link_to_one_that_is_high_holds_at_once_and_unlinking_lets_go() {
     let mut rig = puppet_within(tight_limits(), |_, _| {});
     let (a, b) = (rig.connect(), rig.connect());
-    rig.room(b, 0);
+    rig.open_window(b, 0);
     let (ida, idb) = (rig.id(a), rig.id(b));
     rig.net().send_to(idb, bytes(5000));
     rig.settle();
@@ -104,7 +104,7 @@ fn a_link_to_one_that_is_high_holds_at_once_and_unlinking_lets_go() {
     assert!(rig.net().unlink(ida, idb) && !rig.net().unlink(ida, idb));
     rig.settle();
     assert_eq!(rig.sys().unread(a), 0);
-    assert!(rig.net().link(ida, ida), "its own output holds it up anyway");
+    assert!(rig.net().link(ida, ida), "its own output pause_count it up anyway");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn no_more_links_than_allowed() {
     let peers: Vec<usize> = (0..5).map(|_| rig.connect()).collect();
     let ids: Vec<ConnId> = peers.iter().map(|p| rig.id(*p)).collect();
     assert!(rig.net().link(ids[0], ids[1]) && rig.net().link(ids[0], ids[2]));
-    assert!(!rig.net().link(ids[0], ids[3]), "it feeds two");
+    assert!(!rig.net().link(ids[0], ids[3]), "it links_to two");
     assert!(rig.net().link(ids[3], ids[1]));
     assert!(!rig.net().link(ids[4], ids[1]), "it is fed by two");
     rig.reset(peers[3]);
@@ -126,7 +126,7 @@ fn neither_idle_nor_message_timeout_runs_while_a_link_holds() {
     let limits = Limits { idle_timeout: Limit::At(SECOND), write_stall: Limit::Unlimited, ..tight_limits() };
     let mut rig = puppet_within(limits, |_, _| {});
     let (a, b) = (rig.connect(), rig.connect());
-    rig.room(b, 0);
+    rig.open_window(b, 0);
     let (ida, idb) = (rig.id(a), rig.id(b));
     rig.net().send_to(idb, bytes(5000));
     assert!(rig.net().link(ida, idb));

@@ -309,8 +309,8 @@ impl Rig {
     }
 
     /// The kernel takes this much more for a peer, and the loop does what follows.
-    fn room(&mut self, peer: usize, room: usize) {
-        self.sys().set_room(peer, room);
+    fn open_window(&mut self, peer: usize, window: usize) {
+        self.sys().set_window(peer, window);
         self.settle();
     }
 

@@ -194,10 +194,10 @@ fn write_interest_is_never_lost_wherever_a_write_stops() {
             }
         });
         let a = rig.connect();
-        rig.sys().set_room(a, stop);
+        rig.sys().set_window(a, stop);
         rig.say(a, "go");
         assert_eq!(rig.sys().peers[a].got.len(), stop);
-        rig.room(a, 1000);
+        rig.open_window(a, 1000);
         assert_eq!(rig.heard(a).as_bytes(), bytes(100), "stopped after {stop}");
     }
 }
@@ -206,9 +206,9 @@ fn write_interest_is_never_lost_wherever_a_write_stops() {
 fn a_stream_is_registered_once_for_its_life() {
     let mut rig = puppet(echo);
     let a = rig.connect();
-    rig.sys().set_room(a, 10);
+    rig.sys().set_window(a, 10);
     rig.say(a, bytes(300));
-    rig.room(a, 1000);
+    rig.open_window(a, 1000);
     rig.fin(a);
     assert_eq!(rig.calls().iter().filter(|c| matches!(c, Call::Add(_))).count(), 1);
 }

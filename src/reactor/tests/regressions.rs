@@ -36,7 +36,7 @@ fn beside_a_hog(limits: Limits) -> (Rig, usize, ConnId) {
     let mut rig = rig(limits, Framed::new(Lines::lf(60).unwrap(), Echo));
     let (a, hog) = (rig.connect(), rig.connect());
     for p in [a, hog] {
-        rig.sys().set_room(p, 0);
+        rig.sys().set_window(p, 0);
     }
     rig.pass(100 * SECOND);
     rig.say(a, "answered\nbegun");
@@ -52,8 +52,8 @@ fn beside_a_hog(limits: Limits) -> (Rig, usize, ConnId) {
 fn who_was_not_read_for_want_of_room_is_not_judged_by_a_stopped_clock() {
     let (mut rig, a, _) = beside_a_hog(hog_limits());
     rig.say(a, " and");
-    assert_eq!(rig.sys().unread(a), 4, "starved");
-    rig.room(a, 10_000); // its output drains, the hog's does not
+    assert_eq!(rig.sys().unread(a), 4, "throttled");
+    rig.open_window(a, 10_000); // its output drains, the hog's does not
     assert_eq!(rig.sys().unread(a), 0, "read again");
     rig.say(a, " ended\n");
     rig.pass(750 * MS);
@@ -111,7 +111,7 @@ fn what_logs_leave_for_a_blocked_member_has_a_stall_deadline() {
     let (ida, _idb) = (rig.id(a), rig.id(b));
     let g = rig.net().group_with(SlowMember::Skip).unwrap();
     rig.net().join_id(g, ida);
-    rig.sys().set_room(a, 0);
+    rig.sys().set_window(a, 0);
     rig.net().broadcast(g, bytes(5000)); // kernel takes nothing, more than high: skipped
     rig.settle();
     assert_eq!(rig.stats().skipped, 1);
@@ -129,7 +129,7 @@ fn a_broadcast_that_can_never_fit_costs_strangers_nothing() {
     let mut rig = puppet_within(limits, |_, _| {});
     let (a, b) = (rig.connect(), rig.connect());
     let (ida, idb) = (rig.id(a), rig.id(b));
-    rig.sys().set_room(b, 0);
+    rig.sys().set_window(b, 0);
     rig.net().send_to(idb, b"x");
     rig.settle();
     let g = rig.net().group_with(SlowMember::Skip).unwrap();
@@ -144,7 +144,7 @@ fn a_second_read_after_a_hint_keeps_to_what_may_wait() {
     let limits = Limits { read_buffer: 4096, output_hard: Limit::At(4096 + 2048), ..tight_limits() };
     let mut rig = puppet_within(limits, echo);
     let a = rig.connect();
-    rig.sys().set_room(a, 0);
+    rig.sys().set_window(a, 0);
     rig.sys().send(a, &bytes(4000));
     rig.sys().send_urgent(a);
     rig.sys().send(a, &bytes(4000));
@@ -166,7 +166,7 @@ fn the_hard_limit_counts_what_is_written_from_where_it_lies() {
         }
     });
     let a = rig.connect();
-    rig.sys().set_room(a, 0);
+    rig.sys().set_window(a, 0);
     rig.say(a, bytes(4000));
     assert_eq!(rig.stats().panics, 0);
 }
@@ -177,7 +177,7 @@ fn copies_out_of_two_groups_logs_keep_to_the_total() {
     let (g, h) = (rig.net().group().unwrap(), rig.net().group().unwrap());
     for _ in 0..50 {
         let a = rig.connect();
-        rig.sys().set_room(a, 0);
+        rig.sys().set_window(a, 0);
         let id = rig.id(a);
         rig.net().join_id(g, id);
         rig.net().join_id(h, id);
@@ -196,7 +196,7 @@ fn short_rests_of_a_broadcast_keep_to_the_total() {
     let g = rig.net().group().unwrap();
     for _ in 0..50 {
         let a = rig.connect();
-        rig.sys().set_room(a, 17_000);
+        rig.sys().set_window(a, 17_000);
         let id = rig.id(a);
         rig.net().join_id(g, id);
     }
@@ -272,8 +272,8 @@ fn what_a_group_owes_to_a_member_that_is_cut_while_it_is_flushed_is_counted() {
     let mut rig = puppet_within(limits, echo);
     let (a, b) = (rig.connect(), rig.connect());
     let (id_a, id_b) = (rig.id(a), rig.id(b));
-    rig.sys().set_room(a, 0);
-    rig.sys().set_room(b, 0);
+    rig.sys().set_window(a, 0);
+    rig.sys().set_window(b, 0);
     let group = rig.net().group().unwrap();
     // Served last to first: `a`, whose part then takes all output over the total, and costs `b` its connection.
     assert!(rig.net().join_id(group, id_b) && rig.net().join_id(group, id_a));
@@ -383,7 +383,7 @@ fn a_close_that_has_not_been_tried_is_no_stalled_write() {
 
 #[test]
 fn the_clock_of_a_message_is_not_judged_while_it_stands() {
-    // Where nothing can be read for want of room, the clock of an unfinished message stands. The room may be there
+    // Where nothing can be read for want of window, the clock of an unfinished message stands. The room may be there
     // again before anyone is told: whoever is judged in between has all the time that was left.
     let limits = Limits { message_timeout: Limit::At(30 * SECOND), ..hog_limits() };
     let (mut rig, a, hog_id) = beside_a_hog(limits);

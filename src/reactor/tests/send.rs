@@ -27,7 +27,7 @@ fn short_writes_lose_and_repeat_nothing() {
 
 #[test]
 fn a_part_of_the_input_that_is_sent_back_is_written_before_what_was_sent_after_it() {
-    for room in 0..=40 {
+    for window in 0..=40 {
         let mut rig = puppet(|cx, on| {
             if let On::Data(data) = on {
                 cx.send(&data[2..5]);
@@ -40,12 +40,12 @@ fn a_part_of_the_input_that_is_sent_back_is_written_before_what_was_sent_after_i
             }
         });
         let a = rig.connect();
-        rig.sys().set_room(a, room);
+        rig.sys().set_window(a, window);
         rig.say(a, "0123456789");
         let want = "23456701<more>0123456789";
-        assert_eq!(rig.sys().peers[a].got.len(), room.min(want.len()));
-        rig.room(a, 100);
-        assert_eq!(rig.heard(a), want, "after {room}");
+        assert_eq!(rig.sys().peers[a].got.len(), window.min(want.len()));
+        rig.open_window(a, 100);
+        assert_eq!(rig.heard(a), want, "after {window}");
         assert!(rig.sys().peers[a].got_fin);
     }
 }
@@ -98,7 +98,7 @@ fn what_others_send_in_a_turn_is_one_write() {
 fn a_peer_that_sends_and_does_not_read_is_soon_not_read_and_loses_nothing() {
     let mut rig = puppet_within(tight_limits(), echo);
     let (a, good) = (rig.connect(), rig.connect());
-    rig.sys().set_room(a, 0);
+    rig.sys().set_window(a, 0);
     rig.say(a, bytes(50_000));
     let taken = 50_000 - rig.sys().unread(a);
     assert!((4096..4096 + 64).contains(&taken), "{taken}");
@@ -107,7 +107,7 @@ fn a_peer_that_sends_and_does_not_read_is_soon_not_read_and_loses_nothing() {
     assert_eq!(rig.heard(good), "quick");
     let mut all = String::new();
     for _ in 0..50_000 / 1500 + 1 {
-        rig.room(a, 1500);
+        rig.open_window(a, 1500);
         let heard = rig.heard(a);
         all.push_str(&heard);
     }
@@ -118,12 +118,12 @@ fn a_peer_that_sends_and_does_not_read_is_soon_not_read_and_loses_nothing() {
 fn reading_resumes_at_the_low_mark_and_not_before() {
     let mut rig = puppet_within(tight_limits(), echo);
     let a = rig.connect();
-    rig.sys().set_room(a, 0);
+    rig.sys().set_window(a, 0);
     rig.say(a, bytes(4096 + 64));
     assert_eq!(rig.sys().unread(a), 64);
-    rig.room(a, 3071);
+    rig.open_window(a, 3071);
     assert_eq!(rig.sys().unread(a), 64, "1025 wait");
-    rig.room(a, 1);
+    rig.open_window(a, 1);
     assert_eq!(rig.sys().unread(a), 0, "1024 wait");
 }
 
@@ -179,7 +179,7 @@ fn beyond_the_total_whoever_holds_the_most_is_cut() {
     let mut rig = puppet_within(scarce(), |_, _| {});
     let peers: Vec<usize> = (0..8).map(|_| rig.connect()).collect();
     for &p in &peers {
-        rig.sys().set_room(p, 0);
+        rig.sys().set_window(p, 0);
     }
     let send = |rig: &mut Rig, i: usize, n| {
         let id = rig.id(peers[i]);
@@ -211,7 +211,7 @@ fn within_one_turn_too_no_more_waits_than_the_total() {
     });
     let peers: Vec<usize> = (0..40).map(|_| rig.connect()).collect();
     for &p in &peers {
-        rig.sys().set_room(p, 0);
+        rig.sys().set_window(p, 0);
     }
     rig.say(peers[0], "go");
     assert_eq!(rig.stats().panics, 0);
@@ -221,8 +221,8 @@ fn within_one_turn_too_no_more_waits_than_the_total() {
 fn while_the_total_is_tight_those_with_output_waiting_are_not_read_and_the_others_are() {
     let mut rig = puppet_within(scarce(), echo);
     let (slow, hog, good) = (rig.connect(), rig.connect(), rig.connect());
-    rig.sys().set_room(slow, 0);
-    rig.sys().set_room(hog, 0);
+    rig.sys().set_window(slow, 0);
+    rig.sys().set_window(hog, 0);
     rig.say(slow, "waits");
     let id = rig.id(hog);
     for _ in 0..2 {
@@ -235,10 +235,10 @@ fn while_the_total_is_tight_those_with_output_waiting_are_not_read_and_the_other
     assert!(rig.stats().output_held > 12 * 1024, "{}", rig.stats().output_held);
     rig.say(good, "read and answered");
     assert_eq!(rig.heard(good), "read and answered");
-    rig.room(slow, 3080);
+    rig.open_window(slow, 3080);
     rig.say(slow, "put off");
     assert_eq!(rig.sys().unread(slow), 7);
-    rig.room(hog, 100_000);
+    rig.open_window(hog, 100_000);
     assert_eq!(rig.sys().unread(slow), 0, "read again when there is room");
 }
 
@@ -250,14 +250,14 @@ fn on_drain_comes_once_when_the_low_mark_is_reached() {
         }
     });
     let a = rig.connect();
-    rig.sys().set_room(a, 0);
+    rig.sys().set_window(a, 0);
     rig.say(a, "go");
     for _ in 0..39 {
-        rig.room(a, 100);
+        rig.open_window(a, 100);
     }
     assert_eq!(rig.log(), ["0 open", "0 go"]);
-    rig.room(a, 100);
-    rig.room(a, 100);
+    rig.open_window(a, 100);
+    rig.open_window(a, 100);
     assert_eq!(rig.log(), ["0 drain"]);
 }
 
@@ -282,7 +282,7 @@ fn nothing_is_lost_to_the_books() {
     let mut sent = 0;
     for n in 0..60usize {
         let p = rig.connect();
-        rig.sys().set_room(p, n * 3);
+        rig.sys().set_window(p, n * 3);
         sent += n * 7;
         rig.sys().send(p, &bytes(n * 7));
         match n % 4 {
@@ -329,7 +329,7 @@ fn each_message_that_is_taken_is_counted_once() {
     let (a, b) = (rig.connect(), rig.connect());
     rig.say(a, "x");
     assert_eq!(rig.stats().messages_out, 7);
-    rig.sys().set_room(b, 0);
+    rig.sys().set_window(b, 0);
     rig.say(b, "y");
     assert_eq!(rig.stats().messages_out, 15, "whether or not it is written");
     assert_eq!(rig.heard(a).matches("to another").count(), 1);

@@ -55,7 +55,7 @@ fn at_the_end_of_the_grace_whoever_is_left_is_aborted_and_counted() {
         _ => {}
     });
     let (stubborn, full, lingering) = (rig.connect(), rig.sys().connect(0), rig.connect());
-    rig.sys().set_room(full, 0);
+    rig.sys().set_window(full, 0);
     rig.sys().peers[full].got.clear();
     rig.settle();
     rig.pass(2 * SECOND);
@@ -78,7 +78,7 @@ fn at_the_end_of_the_grace_whoever_is_left_is_aborted_and_counted() {
 fn bytes_lost_at_the_end_of_the_grace_are_reported() {
     let mut rig = puppet(echo);
     let a = rig.connect();
-    rig.sys().set_room(a, 10);
+    rig.sys().set_window(a, 10);
     rig.say(a, bytes(64));
     stop(&mut rig);
     rig.pass(11 * SECOND);
@@ -139,14 +139,14 @@ fn a_shutdown_around_busy_clients_leaves_nobody_half_answered() {
         let peers: Vec<usize> = (0..60).map(|_| rig.sys().connect(0)).collect();
         for &p in &peers {
             rig.sys().send(p, b"ask");
-            rig.sys().set_room(p, 4);
+            rig.sys().set_window(p, 4);
         }
         for _ in 0..moment {
             rig.turn();
         }
         rig.inner.handle().stop().unwrap();
         for &p in &peers {
-            rig.sys().set_room(p, 100);
+            rig.sys().set_window(p, 100);
             rig.sys().fin(p);
         }
         rig.settle();

@@ -77,7 +77,7 @@ fn the_clock_of_a_message_stops_while_too_much_output_waits() {
     let limits = Limits { write_stall: Limit::Unlimited, ..tight_limits() };
     let mut rig = rig(limits, Framed::new(Lines::lf(60).unwrap(), Echo));
     let a = rig.connect();
-    rig.sys().set_room(a, 0);
+    rig.sys().set_window(a, 0);
     rig.say(a, "begun");
     let id = rig.id(a);
     for _ in 0..70 {
@@ -87,7 +87,7 @@ fn the_clock_of_a_message_stops_while_too_much_output_waits() {
     rig.pass(100 * SECOND);
     rig.say(a, " and");
     assert_eq!(rig.sys().unread(a), 4, "not read");
-    rig.room(a, 10_000);
+    rig.open_window(a, 10_000);
     rig.pass(29 * SECOND);
     assert_eq!(rig.phase(a), Phase::Open);
     rig.say(a, " ended\n");
@@ -107,7 +107,7 @@ fn the_clock_of_a_message_stops_while_all_output_together_is_too_much() {
     let mut rig = rig(limits, Framed::new(Lines::lf(60).unwrap(), Echo));
     let (a, hog) = (rig.connect(), rig.connect());
     for p in [a, hog] {
-        rig.sys().set_room(p, 0);
+        rig.sys().set_window(p, 0);
     }
     rig.say(a, "answered\nbegun");
     let hog_id = rig.id(hog);
@@ -117,14 +117,14 @@ fn the_clock_of_a_message_stops_while_all_output_together_is_too_much() {
     rig.settle();
     rig.sys().send(a, b" and");
     rig.settle();
-    assert_eq!(rig.sys().unread(a), 4, "starved");
+    assert_eq!(rig.sys().unread(a), 4, "throttled");
     rig.pass(100 * SECOND);
-    rig.room(hog, 100_000);
+    rig.open_window(hog, 100_000);
     assert_eq!(rig.sys().unread(a), 0, "read again");
     rig.pass(29 * SECOND);
     assert_eq!(rig.phase(a), Phase::Open, "hardly a moment of it was the peer's");
     rig.say(a, " ended\n");
-    rig.room(a, 1000);
+    rig.open_window(a, 1000);
     assert_eq!(rig.heard(a), "answered\\nbegun and ended\\n");
 }
 
@@ -133,18 +133,18 @@ fn a_peer_that_takes_nothing_is_cut_after_the_write_stall() {
     let mut rig = puppet(echo);
     let (stuck, slow) = (rig.connect(), rig.connect());
     for p in [stuck, slow] {
-        rig.sys().set_room(p, 5);
+        rig.sys().set_window(p, 5);
         rig.say(p, "hello, hello");
     }
     for _ in 0..3 {
         rig.pass(9_999 * MS);
-        rig.room(slow, 1);
+        rig.open_window(slow, 1);
     }
     assert_eq!(rig.stats().open, 2);
     rig.pass(4 * MS);
     assert_eq!((rig.closed(&Reason::WriteStall), rig.stats().open), (1, 1));
     assert_eq!(rig.stats().bytes_unsent, 7);
-    rig.room(slow, 100);
+    rig.open_window(slow, 100);
     assert_eq!(rig.heard(slow), "hello, hello");
 }
 
@@ -153,7 +153,7 @@ fn the_write_stall_counts_from_when_something_waits_and_not_from_the_last_write(
     let mut rig = puppet(echo);
     let a = rig.connect();
     rig.say(a, "x");
-    rig.sys().set_room(a, 0);
+    rig.sys().set_window(a, 0);
     rig.pass(100 * SECOND);
     let id = rig.id(a);
     rig.net().send_to(id, b"y");
@@ -253,7 +253,7 @@ fn deadlines_too_far_to_count_are_never_due() {
             }
         });
         let a = rig.connect();
-        rig.sys().set_room(a, 0);
+        rig.sys().set_window(a, 0);
         rig.say(a, "y");
         rig.calls();
         rig.pass(400 * 86_400 * SECOND);
@@ -316,7 +316,7 @@ fn a_peer_that_takes_nothing_does_not_hold_up_a_close() {
         }
     });
     let stuck = rig.connect();
-    rig.sys().set_room(stuck, 5);
+    rig.sys().set_window(stuck, 5);
     rig.say(stuck, "hello, hello");
     rig.pass(29 * SECOND);
     assert_eq!(rig.phase(stuck), Phase::Flushing);

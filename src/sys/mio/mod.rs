@@ -489,8 +489,8 @@ mod tests {
         bits
     }
 
-    fn read(sys: &mut MioSys, stream: &mut Stream, room: usize) -> (Vec<u8>, bool) {
-        let mut buf = vec![0; room];
+    fn read(sys: &mut MioSys, stream: &mut Stream, capacity: usize) -> (Vec<u8>, bool) {
+        let mut buf = vec![0; capacity];
         let Received { len, drained } = sys.read(stream, &mut buf).unwrap();
         buf.truncate(len);
         (buf, drained)

@@ -9,7 +9,7 @@ use super::{Ready, Script};
 impl Script {
     /// A client connects to a listener.
     pub(crate) fn connect(&mut self, listener: usize) -> usize {
-        let peer = Peer { room: usize::MAX, readable_armed: true, ..Peer::default() };
+        let peer = Peer { window: usize::MAX, readable_armed: true, ..Peer::default() };
         self.peers.push(peer);
         let backlog = &mut self.listeners[listener];
         backlog.waiting.push_back(self.peers.len() - 1);
@@ -95,20 +95,20 @@ impl Script {
         }
     }
 
-    /// The peer takes up to `most` bytes of what it got, which makes room for as many. Answers how many.
+    /// The peer takes up to `most` bytes of what it got, which makes window for as many. Answers how many.
     pub(crate) fn take(&mut self, peer: usize, most: usize) -> usize {
         let p = &mut self.peers[peer];
         let n = most.min(p.got.len() - p.taken);
         p.taken += n;
-        let room = p.room.saturating_add(n);
-        self.set_room(peer, room);
+        let window = p.window.saturating_add(n);
+        self.set_window(peer, window);
         n
     }
 
     /// Lets the kernel take this many more bytes, and no more.
-    pub(crate) fn set_room(&mut self, peer: usize, room: usize) {
-        self.peers[peer].room = room;
-        if room > 0 && std::mem::take(&mut self.peers[peer].writable_armed) {
+    pub(crate) fn set_window(&mut self, peer: usize, window: usize) {
+        self.peers[peer].window = window;
+        if window > 0 && std::mem::take(&mut self.peers[peer].writable_armed) {
             self.arrived(peer, Ready::WRITABLE);
         }
     }

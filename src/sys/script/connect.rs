@@ -43,7 +43,7 @@ impl Script {
         done?;
         let dialled = if plan.is_some() { Dialled::Pending } else { Dialled::Up };
         let new = Peer {
-            room: usize::MAX,
+            window: usize::MAX,
             accepted: true,
             readable_armed: true,
             ours: true,

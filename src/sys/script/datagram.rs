@@ -31,10 +31,10 @@ impl Script {
     }
 
     /// Lets the kernel take so many more datagrams of a socket, and no more.
-    pub(crate) fn set_datagram_room(&mut self, socket: usize, room: usize) {
+    pub(crate) fn set_datagram_room(&mut self, socket: usize, window: usize) {
         let socket = &mut self.sockets[socket];
-        socket.room = room;
-        let due = room > 0 && std::mem::take(&mut socket.writable_armed);
+        socket.window = window;
+        let due = window > 0 && std::mem::take(&mut socket.writable_armed);
         if let Some(token) = socket.token.filter(|_| due) {
             self.inject(token, Ready::WRITABLE);
         }
@@ -58,7 +58,7 @@ impl DatagramSys for Script {
             token: None,
             inbox: VecDeque::new(),
             sent: Vec::new(),
-            room: usize::MAX,
+            window: usize::MAX,
             answers: VecDeque::new(),
             stuck: Vec::new(),
             readable_armed: true,
@@ -112,9 +112,9 @@ impl DatagramSys for Script {
                 self.note(Call::SendDatagram(*socket, Err(0)));
                 return Ok(SendStatus::PeerFull);
             }
-            _ if end.room == 0 => fail(EAGAIN),
+            _ if end.window == 0 => fail(EAGAIN),
             _ => {
-                end.room -= 1;
+                end.window -= 1;
                 end.sent.push((to.cloned(), data.to_vec()));
                 Ok(data.len())
             }

@@ -23,7 +23,7 @@ pub(crate) struct ScriptSocket {
     /// What was sent, and where to (`None`: to the peer).
     pub(crate) sent: Vec<(Option<Address>, Vec<u8>)>,
     /// How many datagrams the kernel takes.
-    pub(crate) room: usize,
+    pub(crate) window: usize,
     /// The next sends fail with these errors; 0: this one does not.
     pub(crate) answers: VecDeque<i32>,
     /// Receivers that take nothing, and of which nothing is told.

@@ -72,7 +72,7 @@ pub(crate) struct Peer {
     /// How much of it a peer that reads has taken.
     pub(crate) taken: usize,
     /// How many more bytes the kernel takes.
-    pub(super) room: usize,
+    pub(super) window: usize,
     /// The socket's pending error; the first call that sees it takes it away.
     pub(super) error: Option<i32>,
     pub(crate) dead: bool,
@@ -128,7 +128,7 @@ impl Peer {
     pub(super) fn all_ready(&self) -> u8 {
         let readable = if self.sent.is_empty() { 0 } else { Ready::READABLE };
         let up = self.dialled != Dialled::Pending;
-        let writable = if up && (self.room > 0 || self.dead) { Ready::WRITABLE } else { 0 };
+        let writable = if up && (self.window > 0 || self.dead) { Ready::WRITABLE } else { 0 };
         readable | writable | self.hints()
     }
 
@@ -187,8 +187,8 @@ impl Peer {
     }
 
     /// How many more bytes the kernel takes.
-    pub(crate) const fn room(&self) -> usize {
-        self.room
+    pub(crate) const fn window(&self) -> usize {
+        self.window
     }
 
     pub(super) fn read(&mut self, buf: &mut [u8], most: usize) -> io::Result<usize> {
@@ -222,17 +222,17 @@ impl Peer {
         if self.dead {
             return fail(self.error.take().unwrap_or(EPIPE));
         }
-        if self.room == 0 {
+        if self.window == 0 {
             return fail(EAGAIN);
         }
-        let most = most.min(self.room);
+        let most = most.min(self.window);
         let mut left = most;
         for b in bufs {
             let part = &b[..left.min(b.len())];
             self.got.extend_from_slice(part);
             left -= part.len();
         }
-        self.room -= most - left;
+        self.window -= most - left;
         Ok(most - left)
     }
 }

@@ -111,9 +111,9 @@ impl Sim {
         let done = self.script.dial(to);
         let peer = done.as_ref().ok().map(Stream::peer);
         if let Some(peer) = peer {
-            let room = self.dice.size(65_536);
+            let window = self.dice.size(65_536);
             self.script.peers[peer].unix = unix;
-            self.script.set_room(peer, room);
+            self.script.set_window(peer, window);
             if self.script.peers[peer].dialled == Dialled::Up {
                 self.dialling.born.push(peer);
             }

@@ -134,10 +134,10 @@ impl Sim {
     }
 
     /// A client connects.
-    pub(crate) fn connect(&mut self, listener: usize, room: usize, unix: bool) -> usize {
+    pub(crate) fn connect(&mut self, listener: usize, window: usize, unix: bool) -> usize {
         let peer = self.script.connect(listener);
         self.script.peers[peer].unix = unix;
-        self.script.set_room(peer, room);
+        self.script.set_window(peer, window);
         self.facts.push(Facts::default());
         peer
     }
@@ -346,7 +346,7 @@ impl Sys for Sim {
         let peer = stream.peer();
         let all: usize = bufs.iter().map(|b| b.len()).sum();
         let p = &self.script.peers[peer];
-        if p.room() > 0 && !p.dead {
+        if p.window() > 0 && !p.dead {
             let answer = if let Some(dice) = self.strikes(Fault::WriteBroken, peer) {
                 let error = dice.pick(&[EPIPE, ECONNRESET, ETIMEDOUT]);
                 Some(self.break_at_call(peer, error))

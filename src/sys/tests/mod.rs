@@ -113,7 +113,7 @@ enum Step {
     Told(u8),
     /// None of these bits comes.
     NotTold(u8),
-    /// A read with this much room.
+    /// A read with this much len.
     Reads(usize, &'static str),
     ReadFails(ErrorKind),
     Writes(&'static str),
@@ -363,15 +363,15 @@ impl<W: World> Play<W> {
     }
 
     fn of_read(&mut self, step: Step) -> Answer {
-        let (room, expected) = match step {
-            Step::Reads(room, text) => (room, Ok(text)),
+        let (len, expected) = match step {
+            Step::Reads(len, text) => (len, Ok(text)),
             Step::ReadFails(kind) => (16, Err(kind)),
             _ => unreachable!("{step:?}"),
         };
         let says_drained = !self.world.is_strict() && !self.world.is_unix();
         let (mut buf, stream) = ([0; 64], self.streams[self.with].as_mut().unwrap());
-        match self.world.sys().read(stream, &mut buf[..room]) {
-            Ok(received) if received.drained != (says_drained && received.len < room) => {
+        match self.world.sys().read(stream, &mut buf[..len]) {
+            Ok(received) if received.drained != (says_drained && received.len < len) => {
                 Some(Err(format!("{received:?}")))
             }
             Ok(received) => must(Ok(str::from_utf8(&buf[..received.len]).unwrap()), expected),
@@ -396,7 +396,7 @@ impl<W: World> Play<W> {
                         self.filled += n;
                         whole = n == block.len();
                     }
-                    // What was under way to the client has made room when it arrived.
+                    // What was under way to the client has made len when it arrived.
                     self.told[self.with] = 0;
                     self.settle(if self.world.is_unix() { QUIET } else { LONG_QUIET });
                     if self.told[self.with] & Ready::WRITABLE == 0 {

@@ -51,7 +51,7 @@ impl World for Scripted {
         }
         let peer = self.script.connect(0);
         self.script.peers[peer].unix = self.unix;
-        self.script.set_room(peer, ROOM);
+        self.script.set_window(peer, ROOM);
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl World for Scripted {
     fn meet(&mut self) {
         let peer = self.script.peers.len() - 1;
         self.script.peers[peer].unix = self.unix;
-        self.script.set_room(peer, ROOM);
+        self.script.set_window(peer, ROOM);
     }
 
     fn send(&mut self, client: usize, bytes: &[u8]) -> bool {

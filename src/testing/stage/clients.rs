@@ -88,7 +88,7 @@ impl<H: Handler> Stage<H> {
         self.rest()?;
         let client = &mut self.clients[i];
         client.reading = reading;
-        self.inner.sys.set_room(client.peer, if reading { usize::MAX } else { 0 });
+        self.inner.sys.set_window(client.peer, if reading { usize::MAX } else { 0 });
         self.rest()
     }
 

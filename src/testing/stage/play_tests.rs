@@ -47,7 +47,7 @@ fn a_room_tells_the_others() {
         A< bye
         ",
     );
-    assert_eq!(stage.handler().group().map(|room| stage.net().members(room).len()), Some(2));
+    assert_eq!(stage.handler().group().map(|window| stage.net().members(window).len()), Some(2));
 }
 
 #[test]

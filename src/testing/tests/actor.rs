@@ -82,7 +82,7 @@ impl Temper {
 
 /// A message that an actor sent, as one receiver must see it.
 #[derive(Clone, Debug)]
-pub(super) struct Owed {
+pub(super) struct Unsent {
     pub(super) text: Vec<u8>,
     /// Its group may have let it miss this one.
     pub(super) may_miss: bool,
@@ -91,7 +91,7 @@ pub(super) struct Owed {
 /// What an actor knows of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    pub(super) owed: Vec<Owed>,
+    pub(super) owed: Vec<Unsent>,
     /// Bytes of messages that were refused for want of room.
     pub(super) refused: usize,
     pub(super) told_to_end: bool,
@@ -171,7 +171,7 @@ impl Actor {
     fn sent(&mut self, net: &Net<'_>, id: ConnId, text: Vec<u8>, open: bool, sent: Sent) {
         let ledger = self.ledger(id);
         match sent {
-            Sent::Queued => ledger.owed.push(Owed { text, may_miss: false }),
+            Sent::Queued => ledger.owed.push(Unsent { text, may_miss: false }),
             Sent::Full => ledger.refused = ledger.refused.max(text.len()),
             Sent::Closed if open && !ledger.half_closed && net.is_open(id) => {
                 let broken = net.core().conns.get(id).is_some_and(|c| c.broken);
@@ -235,7 +235,7 @@ impl Actor {
         for id in members {
             let ledger = self.ledger(id);
             if reached > 0 && still.contains(&id) {
-                ledger.owed.push(Owed { text: text.clone(), may_miss: policy == SlowMember::Skip });
+                ledger.owed.push(Unsent { text: text.clone(), may_miss: policy == SlowMember::Skip });
             } else {
                 ledger.refused = ledger.refused.max(text.len());
             }

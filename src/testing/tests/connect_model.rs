@@ -130,8 +130,8 @@ impl Asked {
             draw_wish(dice, tag, net.core());
         let (before, most, at) = (net.core().attempts.len(), net.core().limits.attempts, net.core().now);
         let id = net.connect(to, tag);
-        let room = before < most && !net.core().shutting_down;
-        require(id.is_some() == room, || format!("asked for a connection: {id:?}, {before} of {most}"))?;
+        let window = before < most && !net.core().shutting_down;
+        require(id.is_some() == window, || format!("asked for a connection: {id:?}, {before} of {most}"))?;
         let Some(id) = id else { return Ok(()) };
         let request = Request {
             id,

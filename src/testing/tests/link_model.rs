@@ -27,9 +27,9 @@ impl Ties {
     pub(super) fn link(&mut self, net: &mut Net<'_>, from: ConnId, to: ConnId) -> Result<(), String> {
         let most = net.core().limits.links_per_connection;
         let open = net.is_open(from) && net.is_open(to);
-        let room = self.live(net).filter(|p| p.0 == from).count() < most
+        let window = self.live(net).filter(|p| p.0 == from).count() < most
             && self.live(net).filter(|p| p.1 == to).count() < most;
-        let may = open && (from == to || self.pairs.contains(&(from, to)) || room);
+        let may = open && (from == to || self.pairs.contains(&(from, to)) || window);
         let done = net.link(from, to);
         require(done == may, || format!("linked {from} to {to}: {done}"))?;
         if done && from != to {
@@ -50,8 +50,9 @@ impl Ties {
 
     /// At the end of a turn: these links are there, and no others.
     pub(super) fn check(&self, core: &Core) -> Result<(), String> {
-        let feeds = |c: &crate::connection::Connection| c.rare().map_or(Vec::new(), |r| r.feeds.clone());
-        let there = core.conns.iter().flat_map(|c| feeds(c).into_iter().map(|to| (c.id, to)));
+        let links_to =
+            |c: &crate::connection::Connection| c.rare().map_or(Vec::new(), |r| r.links_to.clone());
+        let there = core.conns.iter().flat_map(|c| links_to(c).into_iter().map(|to| (c.id, to)));
         let there: BTreeSet<_> = there.collect();
         let open = |id| core.conns.get(id).is_some_and(|c| c.phase == crate::connection::Phase::Open);
         let made = self.pairs.iter().copied().filter(|&(from, to)| open(from) && open(to));

@@ -145,7 +145,7 @@ impl Play for FramedEcho {
     }
 }
 
-/// The messages in a stream, up to where it holds none; what no codec frames ends with a line break.
+/// The messages in a stream, up to where it pause_count none; what no codec frames ends with a line break.
 fn parse(codec: Option<&AnyCodec>, stream: &[u8]) -> (Vec<Vec<u8>>, Option<FrameError>) {
     let Some(codec) = codec else {
         return (stream.split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect(), None);

@@ -102,9 +102,9 @@ impl Agenda {
     ) -> Result<(), String> {
         let all = self.live(core).count();
         let own = self.live(core).filter(|a| owner.is_some() && a.owner == owner).count();
-        let room =
+        let window =
             all < core.limits.timers && own < core.limits.timers_per_connection && is_open(core, owner);
-        require(id.is_some() == room, || format!("a timer of {owner:?}: {id:?}, {own} and {all} there"))?;
+        require(id.is_some() == window, || format!("a timer of {owner:?}: {id:?}, {own} and {all} there"))?;
         let Some(id) = id else { return Ok(()) };
         self.count += 1;
         let every = every.then(|| after.max(SHORTEST));
