@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use slab::Slab;
 
-use crate::buffer::input::Kept;
+use crate::buffer::input::InputBuffer;
 use crate::buffer::outbox::Outbox;
 use crate::closed::Reason;
 use crate::config::address::Address;
@@ -86,9 +86,9 @@ pub enum Origin {
 
 /// What few connections have, or only at their end.
 #[derive(Debug, Default)]
-pub(crate) struct Rare {
+pub(crate) struct Cold {
     /// Set when the phase leaves `Open`.
-    pub(crate) why: Option<Reason>,
+    pub(crate) reason: Option<Reason>,
     pub(crate) unsent: u64,
     /// The attempt that it came from, or is part of.
     pub(crate) attempt: Option<AttemptId>,
@@ -109,58 +109,58 @@ pub(crate) struct Connection {
     pub(crate) handler: u32,
     pub(crate) state: u32,
     pub(crate) out: Outbox,
-    pub(crate) kept: Option<Box<Kept>>,
+    pub(crate) input: Option<Box<InputBuffer>>,
     pub(crate) groups: Vec<Membership>,
-    rare: Option<Box<Rare>>,
+    cold: Option<Box<Cold>>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 
     /// When it was accepted, or asked for.
-    pub(crate) born: Time,
+    pub(crate) created_at: Time,
     /// When a byte last moved either way. While lingering: when input last came.
-    pub(crate) active: Time,
+    pub(crate) last_activity: Time,
     /// Since when waiting output has made no progress. While lingering: since when.
-    pub(crate) stalled: Time,
+    pub(crate) write_blocked_since: Time,
     /// When the first byte of the unfinished message came; while reading is held up, how long ago that had been then.
-    pub(crate) message: Time,
+    pub(crate) message_clock: Time,
     /// Bytes written in the turn `turn`; while lingering: input thrown away.
     pub(crate) written: u32,
     pub(crate) turn: u32,
     /// What pause_count up the reading: groups with a slow member, and links to connections with much output.
     pub(crate) pause_count: u16,
     /// Visits in a row that the system asked for and that came to nothing.
-    pub(crate) fruitless: u8,
+    pub(crate) spurious_wakeups: u8,
 
     pub(crate) phase: Phase,
     /// Sticky readiness: set by events, cleared only when the seam says that nothing is left.
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     /// A hint was seen: only `WouldBlock` means that nothing is left to read.
-    pub(crate) hinted: bool,
+    pub(crate) read_to_eagain: bool,
     /// An error was reported and must be asked for.
-    pub(crate) suspect: bool,
+    pub(crate) error_pending: bool,
     /// The peer's FIN was read; and `on_end` was called for it.
     pub(crate) peer_fin: bool,
-    pub(crate) ended: bool,
+    pub(crate) eof_delivered: bool,
     /// `shutdown_write` was asked for; and our FIN is sent.
     pub(crate) fin_wanted: bool,
     pub(crate) fin_sent: bool,
     /// A write failed for good: no output can leave any more, but input may still be read.
-    pub(crate) broken: bool,
+    pub(crate) write_failed: bool,
     /// What is kept was put off and not for want of more: it comes back without new bytes.
     pub(crate) deferred: bool,
     /// The handler paused reading.
     pub(crate) paused: bool,
     /// Output passed the high-water mark and has not fallen to the low one since.
-    pub(crate) high: bool,
+    pub(crate) above_high_water: bool,
     /// `on_drain` is owed.
     pub(crate) drain_due: bool,
     /// The clock of the unfinished message is stopped.
     pub(crate) clock_stopped: bool,
     /// Close with RST.
-    pub(crate) reset: bool,
+    pub(crate) close_with_rst: bool,
     /// The handler has a state for it: `on_open` returned.
-    pub(crate) opened: bool,
+    pub(crate) has_state: bool,
     /// Not read because all output together is large; and in the list of those who are, or were.
     pub(crate) throttled: bool,
     pub(crate) in_throttled_list: bool,
@@ -178,36 +178,36 @@ impl Connection {
             handler,
             state: 0,
             out: Outbox::default(),
-            kept: None,
+            input: None,
             groups: Vec::new(),
-            rare: None,
+            cold: None,
             bytes_in: 0,
             bytes_out: 0,
-            born: now,
-            active: now,
-            stalled: now,
-            message: now,
+            created_at: now,
+            last_activity: now,
+            write_blocked_since: now,
+            message_clock: now,
             written: 0,
             turn: 0,
             pause_count: 0,
-            fruitless: 0,
+            spurious_wakeups: 0,
             phase: Phase::Open,
             readable: false,
             writable: true,
-            hinted: false,
-            suspect: false,
+            read_to_eagain: false,
+            error_pending: false,
             peer_fin: false,
-            ended: false,
+            eof_delivered: false,
             fin_wanted: false,
             fin_sent: false,
-            broken: false,
+            write_failed: false,
             deferred: false,
             paused: false,
-            high: false,
+            above_high_water: false,
             drain_due: false,
             clock_stopped: false,
-            reset: false,
-            opened: false,
+            close_with_rst: false,
+            has_state: false,
             throttled: false,
             in_throttled_list: false,
             queued: false,
@@ -216,19 +216,20 @@ impl Connection {
     }
 
     /// One that is to come about.
-    pub(crate) fn dialled(handler: u32, tag: u64, attempt: AttemptId, peer: Address, now: Time) -> Self {
+    pub(crate) fn connecting(handler: u32, tag: u64, attempt: AttemptId, peer: Address, now: Time) -> Self {
         let mut new = Self::new(handler, ListenerId::from_bits(0), peer, now);
         (new.phase, new.writable, new.origin) = (Phase::Connecting, false, tag);
-        new.rare_mut().attempt = Some(attempt);
+        new.cold_mut().attempt = Some(attempt);
         new
     }
 
     /// It has come about.
-    pub(crate) fn begin(&mut self, peer: Address, now: Time) {
+    pub(crate) fn become_open(&mut self, peer: Address, now: Time) {
         self.phase = Phase::Open;
         self.peer = peer.into();
         self.writable = true;
-        (self.born, self.active, self.stalled, self.message) = (now, now, now, now);
+        (self.created_at, self.last_activity, self.write_blocked_since, self.message_clock) =
+            (now, now, now, now);
     }
 
     /// Where it came from.
@@ -242,69 +243,73 @@ impl Connection {
 
     /// What few connections have.
     #[inline]
-    pub(crate) fn rare(&self) -> Option<&Rare> {
-        self.rare.as_deref()
+    pub(crate) fn cold(&self) -> Option<&Cold> {
+        self.cold.as_deref()
     }
 
     /// What few connections have, which this one has from now on.
-    pub(crate) fn rare_mut(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
+    pub(crate) fn cold_mut(&mut self) -> &mut Cold {
+        self.cold.get_or_insert_default()
     }
 
     /// The attempt that it came from, or is part of.
     pub(crate) fn attempt(&self) -> Option<AttemptId> {
-        self.rare()?.attempt
+        self.cold()?.attempt
     }
 
     /// Why it ends, once that is decided.
     #[inline]
-    pub(crate) fn why(&self) -> Option<&Reason> {
-        self.rare()?.why.as_ref()
+    pub(crate) fn reason(&self) -> Option<&Reason> {
+        self.cold()?.reason.as_ref()
     }
 
     /// Bytes accepted for sending that were lost.
     #[inline]
     pub(crate) fn unsent(&self) -> u64 {
-        self.rare().map_or(0, |r| r.unsent)
+        self.cold().map_or(0, |r| r.unsent)
     }
 
     /// Counts bytes that were accepted for sending and are lost.
     pub(crate) fn lose(&mut self, bytes: usize) {
         if bytes > 0 {
-            self.rare_mut().unsent += bytes as u64;
+            self.cold_mut().unsent += bytes as u64;
         }
     }
 
     /// Whether sends are taken.
     #[inline]
     pub(crate) fn takes_output(&self) -> bool {
-        self.phase == Phase::Open && !self.fin_wanted && !self.broken
+        self.phase == Phase::Open && !self.fin_wanted && !self.write_failed
     }
 
     /// Whether something of ours keeps input from being used. (The total of all output may as well.)
     #[inline]
     pub(crate) const fn is_read_blocked(&self) -> bool {
-        self.paused || self.high || self.pause_count > 0
+        self.paused || self.above_high_water || self.pause_count > 0
     }
 
     /// Whether there is plainly nothing to do: the usual state after an answer.
     #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
-        let input =
-            self.readable | self.deferred | self.peer_fin | self.suspect | self.drain_due | self.fin_wanted;
+        let input = self.readable
+            | self.deferred
+            | self.peer_fin
+            | self.error_pending
+            | self.drain_due
+            | self.fin_wanted;
         self.phase == Phase::Open && !input && self.out.pending() == 0
     }
 
     /// Whether there may be input to use: bytes, or the end of them.
     #[inline]
     pub(crate) const fn has_input(&self) -> bool {
-        self.readable || self.deferred || self.peer_fin && !self.ended
+        self.readable || self.deferred || self.peer_fin && !self.eof_delivered
     }
 
     /// Whether the kernel may take bytes.
     #[inline]
     pub(crate) fn can_be_written(&self) -> bool {
-        self.writable && !self.broken && self.phase < Phase::Lingering
+        self.writable && !self.write_failed && self.phase < Phase::Lingering
     }
 
     /// Whether something waits to be written and the kernel may take it.
@@ -314,8 +319,8 @@ impl Connection {
     }
 
     /// Bytes kept.
-    pub(crate) fn kept_len(&self) -> usize {
-        self.kept.as_ref().map_or(0, |k| k.len())
+    pub(crate) fn buffered_len(&self) -> usize {
+        self.input.as_ref().map_or(0, |k| k.len())
     }
 }
 

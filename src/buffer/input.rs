@@ -7,12 +7,12 @@ use crate::buffer::pool::{Pool, SMALL, Use};
 
 /// Kept bytes of one connection. It exists only while there are some.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct InputBuffer {
     bytes: Vec<u8>,
     start: usize,
 }
 
-impl Kept {
+impl InputBuffer {
     /// Keeps a copy of `data`. `None` when there is no memory for it.
     pub(crate) fn new(data: &[u8], pool: &mut Pool) -> Option<Self> {
         let mut bytes = pool.take(data.len(), Use::Input)?;
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn any_order_of_taking_and_adding_keeps_the_bytes_in_order() {
         let mut pool = Pool::new(0);
-        let mut kept = Kept::new(b"", &mut pool).unwrap();
+        let mut kept = InputBuffer::new(b"", &mut pool).unwrap();
         let mut model = Vec::new();
         let mut next = 0u8;
         for i in 0..2_000usize {

@@ -164,24 +164,24 @@ impl Outbox {
 
     /// What there is to write, if it lies in one piece (it may be empty).
     #[inline]
-    pub(crate) fn single<'a>(&'a self, lead: &'a [u8], trail: &'a [u8]) -> Option<&'a [u8]> {
+    pub(crate) fn single<'a>(&'a self, prefix: &'a [u8], suffix: &'a [u8]) -> Option<&'a [u8]> {
         match &self.queue {
-            None if trail.is_empty() => Some(lead),
-            None if lead.is_empty() => Some(trail),
-            Some(queue) if lead.is_empty() && trail.is_empty() && queue.segments.is_empty() => {
+            None if suffix.is_empty() => Some(prefix),
+            None if prefix.is_empty() => Some(suffix),
+            Some(queue) if prefix.is_empty() && suffix.is_empty() && queue.segments.is_empty() => {
                 queue.tail.get(queue.written..)
             }
             _ => None,
         }
     }
 
-    /// Fills `slices` with `lead`, what is queued, and `trail`, as far as there is room and up to `budget` bytes;
+    /// Fills `slices` with `prefix`, what is queued, and `suffix`, as far as there is room and up to `budget` bytes;
     /// says how many are filled.
     #[inline]
     pub(crate) fn gather<'a>(
         &'a self,
-        lead: &'a [u8],
-        trail: &'a [u8],
+        prefix: &'a [u8],
+        suffix: &'a [u8],
         mut budget: usize,
         slices: &mut [IoSlice<'a>; SLICES],
     ) -> usize {
@@ -195,7 +195,7 @@ impl Outbox {
             }
             n < SLICES && budget > 0
         };
-        add(lead);
+        add(prefix);
         if let Some(queue) = &self.queue {
             let mut skip = queue.written;
             for segment in &queue.segments {
@@ -209,7 +209,7 @@ impl Outbox {
                 return n;
             }
         }
-        add(trail);
+        add(suffix);
         n
     }
 
@@ -323,9 +323,9 @@ mod tests {
     use super::*;
     use crate::testing::property_tests::hold;
 
-    fn written(outbox: &Outbox, lead: &[u8], trail: &[u8]) -> Vec<u8> {
+    fn written(outbox: &Outbox, prefix: &[u8], suffix: &[u8]) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let n = outbox.gather(lead, trail, usize::MAX, &mut slices);
+        let n = outbox.gather(prefix, suffix, usize::MAX, &mut slices);
         slices[..n].iter().flat_map(|s| s.to_vec()).collect()
     }
 
@@ -430,16 +430,16 @@ mod tests {
         }
 
         /// The slices describe what waits, between what goes before and behind it, as far as the budget goes.
-        fn check(&mut self, lead: &[u8], trail: &[u8], budget: usize) {
+        fn check(&mut self, prefix: &[u8], suffix: &[u8], budget: usize) {
             for (real, model) in self.real.iter().zip(&mut self.model) {
                 assert_eq!(real.pending(), model.len());
                 assert_eq!(real.queue.is_some(), !model.is_empty(), "an empty outbox owns nothing");
-                let all = [lead, model.make_contiguous(), trail].concat();
-                if let Some(single) = real.single(lead, trail) {
+                let all = [prefix, model.make_contiguous(), suffix].concat();
+                if let Some(single) = real.single(prefix, suffix) {
                     assert!(single == all);
                 }
                 let mut slices = [IoSlice::new(&[]); SLICES];
-                let n = real.gather(lead, trail, budget, &mut slices);
+                let n = real.gather(prefix, suffix, budget, &mut slices);
                 let shown: Vec<u8> = slices[..n].iter().flat_map(|s| s.to_vec()).collect();
                 assert!(slices[..n].iter().all(|s| !s.is_empty()));
                 assert!(all.starts_with(&shown) && (n == SLICES || shown.len() == all.len().min(budget)));
@@ -450,12 +450,12 @@ mod tests {
     #[test]
     fn any_pushes_and_partial_writes_agree_with_a_plain_queue_of_bytes() {
         let shown = (0..3usize, 0..3usize, prop_oneof![0..300usize, Just(5_000), Just(usize::MAX)]);
-        hold(250, (ops(), shown), |(ops, (lead, trail, budget))| {
+        hold(250, (ops(), shown), |(ops, (prefix, suffix, budget))| {
             let mut pool = Pool::new(1 << 20);
             let mut pair = Pair::default();
             for (second, op) in ops {
                 pair.apply(usize::from(second), op, &mut pool);
-                pair.check(&b"lead"[..lead], &b"trail"[..trail], budget);
+                pair.check(&b"prefix"[..prefix], &b"suffix"[..suffix], budget);
                 assert!(pool.output() >= pair.real.iter().map(Outbox::retained_bytes).sum());
             }
             for (real, model) in pair.real.iter_mut().zip(&pair.model) {
@@ -499,10 +499,10 @@ mod tests {
             outbox.push(b"hello", &mut pool).unwrap();
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
-        assert_eq!(outbox.gather(b"lead", b"trail", usize::MAX, &mut slices), 3);
-        assert_eq!(outbox.gather(b"lead", b"trail", 9, &mut slices), 2);
+        assert_eq!(outbox.gather(b"prefix", b"suffix", usize::MAX, &mut slices), 3);
+        assert_eq!(outbox.gather(b"prefix", b"suffix", 9, &mut slices), 2);
         assert_eq!(&*slices[1], b"hello");
-        assert_eq!(outbox.gather(b"lead", b"trail", 0, &mut slices), 0);
+        assert_eq!(outbox.gather(b"prefix", b"suffix", 0, &mut slices), 0);
         for _ in 0..200 {
             outbox.push_bytes(Bytes::from(vec![0; WORTH_SHARING]), &mut pool).unwrap();
         }

@@ -244,7 +244,7 @@ impl Core {
         };
         stats.skipped += skipped;
         if pending == 0 && start == unsent.range.start {
-            c.stalled = *now;
+            c.write_blocked_since = *now;
         }
         if c.out.push_block(block, start..upto, pool).is_err() {
             c.lose(left);
@@ -357,7 +357,7 @@ impl Core {
         };
         stats.skipped += skipped;
         if pending == 0 {
-            c.stalled = *now;
+            c.write_blocked_since = *now;
         }
         let bytes = log.bytes().get(slice.range.start..end).unwrap_or_default();
         if c.out.push(bytes, pool).is_err() {

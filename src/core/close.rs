@@ -1,7 +1,7 @@
 //! The close machine: how a connection's end begins, and what is settled when its fate is known.
 //!
 //! Knows neither sockets nor handlers. Invariant: a connection that leaves `Open` is in no group and gets no input, and
-//! `why` is set; one that is `Dead` pause_count no buffer, is in `close_notify`, and never comes back.
+//! `reason` is set; one that is `Dead` pause_count no buffer, is in `close_notify`, and never comes back.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::time::Time;
 impl Core {
     /// Ends a connection in good order: what was accepted for sending is written, then FIN, then lingering.
     /// False when it was ending already.
-    pub(crate) fn begin_close(&mut self, id: ConnId, why: Reason) -> bool {
+    pub(crate) fn begin_close(&mut self, id: ConnId, reason: Reason) -> bool {
         if self.conns.get(id).is_none_or(|c| c.phase != Phase::Open) {
             return false;
         }
@@ -25,8 +25,8 @@ impl Core {
         let now = self.now;
         let Some(c) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return false };
         c.phase = Phase::Flushing;
-        c.rare_mut().why.get_or_insert(why);
-        c.stalled = now;
+        c.cold_mut().reason.get_or_insert(reason);
+        c.write_blocked_since = now;
         self.discard_input(id);
         self.deadlines.bring_forward(id.slot, now.after(self.limits.write_stall.get()));
         self.enqueue(id);
@@ -54,21 +54,21 @@ impl Core {
 
     /// Ends a connection at once, with a reset unless the peer has gone already. The first reason stays, unless a close
     /// is cut short and bytes are lost that it would have delivered.
-    pub(crate) fn terminate(&mut self, id: ConnId, why: Reason) {
+    pub(crate) fn terminate(&mut self, id: ConnId, reason: Reason) {
         let unsent_in_logs = self.unsent_in_logs(id);
-        let borrowed = self.take_borrowed(id).len();
+        let echoed = self.take_echo_range(id).len();
         self.remove_links(id);
         let Some(c) =
             self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed))
         else {
             return;
         };
-        let lost = c.out.clear(&mut self.pool) + unsent_in_logs + borrowed;
+        let lost = c.out.clear(&mut self.pool) + unsent_in_logs + echoed;
         c.lose(lost);
-        let peer_gone = matches!(why, Reason::PeerClosed | Reason::PeerReset);
-        c.reset = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0);
-        if c.why().is_none() || c.phase == Phase::Flushing && c.unsent() > 0 && !c.broken {
-            c.rare_mut().why = Some(why);
+        let peer_gone = matches!(reason, Reason::PeerClosed | Reason::PeerReset);
+        c.close_with_rst = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0);
+        if c.reason().is_none() || c.phase == Phase::Flushing && c.unsent() > 0 && !c.write_failed {
+            c.cold_mut().reason = Some(reason);
         }
         c.phase = Phase::Closed;
         self.leave_all(id);
@@ -79,12 +79,12 @@ impl Core {
     }
 
     /// Ends a connection that has nothing left to say or to wait for, without a reset.
-    pub(crate) fn finish(&mut self, id: ConnId, why: Reason) {
-        self.terminate(id, why);
+    pub(crate) fn finish(&mut self, id: ConnId, reason: Reason) {
+        self.terminate(id, reason);
         if let Some(c) = self.conns.get_mut(id)
             && c.unsent() == 0
         {
-            c.reset = false;
+            c.close_with_rst = false;
         }
     }
 
@@ -93,21 +93,21 @@ impl Core {
     }
 
     /// A write failed for good. Nothing can be sent any more, but what the peer sent before may still be read.
-    pub(crate) fn write_failed(&mut self, id: ConnId, why: Reason) {
+    pub(crate) fn write_failed(&mut self, id: ConnId, reason: Reason) {
         let Some(c) = self.conns.get(id) else { return };
-        if c.phase != Phase::Open || c.paused || c.peer_fin || why != Reason::PeerReset {
-            return self.terminate(id, why);
+        if c.phase != Phase::Open || c.paused || c.peer_fin || reason != Reason::PeerReset {
+            return self.terminate(id, reason);
         }
         let unsent_in_logs = self.unsent_in_logs(id);
-        let borrowed = self.take_borrowed(id).len();
+        let echoed = self.take_echo_range(id).len();
         let Some(c) = self.conns.get_mut(id) else { return };
-        let lost = c.out.clear(&mut self.pool) + unsent_in_logs + borrowed;
+        let lost = c.out.clear(&mut self.pool) + unsent_in_logs + echoed;
         c.lose(lost);
-        c.broken = true;
-        c.rare_mut().why = Some(why);
+        c.write_failed = true;
+        c.cold_mut().reason = Some(reason);
         c.readable = true;
-        c.hinted = true;
-        let was_high = std::mem::take(&mut c.high);
+        c.read_to_eagain = true;
+        let was_high = std::mem::take(&mut c.above_high_water);
         c.drain_due = false;
         if was_high {
             self.notify_linked_senders(id, false);
@@ -123,8 +123,8 @@ impl Core {
         let Some(c) = self.conns.get_mut(id) else { return };
         c.phase = Phase::Lingering;
         c.fin_sent = true;
-        c.active = now;
-        c.stalled = now;
+        c.last_activity = now;
+        c.write_blocked_since = now;
         c.written = 0;
         self.lingering.push_back(id);
         if self.lingering.len() > 2 * self.conns.len() + 64 {
@@ -163,7 +163,7 @@ impl Core {
         let action = match c.phase {
             Phase::Connecting | Phase::Closed => return self.deadlines.clear(id.slot),
             Phase::Lingering => {
-                let over = due(c.active, l.linger_quiet) | due(c.stalled, l.linger_total);
+                let over = due(c.last_activity, l.linger_quiet) | due(c.write_blocked_since, l.linger_total);
                 over.then_some(TimeoutAction::Finish)
             }
             // A write, or our FIN, that is still to be tried is not the peer's fault.
@@ -171,10 +171,9 @@ impl Core {
                 due(now, RECHECK);
                 None
             }
-            Phase::Flushing => {
-                due(c.stalled, l.write_stall.get()).then_some(TimeoutAction::Terminate(Reason::WriteStall))
-            }
-            Phase::Open if pending && !c.writable && due(c.stalled, l.write_stall.get()) => {
+            Phase::Flushing => due(c.write_blocked_since, l.write_stall.get())
+                .then_some(TimeoutAction::Terminate(Reason::WriteStall)),
+            Phase::Open if pending && !c.writable && due(c.write_blocked_since, l.write_stall.get()) => {
                 Some(TimeoutAction::Terminate(Reason::WriteStall))
             }
             Phase::Open if !reading => {
@@ -183,8 +182,8 @@ impl Core {
                 None
             }
             Phase::Open => {
-                let unfinished = c.kept.is_some() && due(c.message, l.message_timeout.get());
-                let idle = due(c.active, l.idle_timeout.get());
+                let unfinished = c.input.is_some() && due(c.message_clock, l.message_timeout.get());
+                let idle = due(c.last_activity, l.idle_timeout.get());
                 match (unfinished, idle) {
                     (false, false) => None,
                     // Part of the time went by here. What the peer may have sent meanwhile is read first.
@@ -201,9 +200,9 @@ impl Core {
         match action {
             None => {}
             Some(TimeoutAction::Finish) => self.finish(id, Reason::Handler),
-            Some(TimeoutAction::Terminate(why)) => self.terminate(id, why),
-            Some(TimeoutAction::Close(why)) => {
-                self.begin_close(id, why);
+            Some(TimeoutAction::Terminate(reason)) => self.terminate(id, reason),
+            Some(TimeoutAction::Close(reason)) => {
+                self.begin_close(id, reason);
             }
         }
     }

@@ -81,20 +81,20 @@ impl Core {
         let most = self.limits.links_per_connection;
         let open = |id| self.conns.get(id).filter(|c| c.phase == Phase::Open);
         let (Some(feeder), Some(fed)) = (open(from), open(to)) else { return false };
-        if from == to || feeder.rare().is_some_and(|r| r.links_to.contains(&to)) {
+        if from == to || feeder.cold().is_some_and(|r| r.links_to.contains(&to)) {
             // One that links_to itself is held up by its own output without any link.
             return true;
         }
         let full = |links: Option<usize>| links.is_some_and(|n| n >= most);
-        if full(feeder.rare().map(|r| r.links_to.len())) || full(fed.rare().map(|r| r.links_from.len())) {
+        if full(feeder.cold().map(|r| r.links_to.len())) || full(fed.cold().map(|r| r.links_from.len())) {
             return false;
         }
-        let high = fed.high;
+        let high = fed.above_high_water;
         if let Some(c) = self.conns.get_mut(from) {
-            c.rare_mut().links_to.push(to);
+            c.cold_mut().links_to.push(to);
         }
         if let Some(c) = self.conns.get_mut(to) {
-            c.rare_mut().links_from.push(from);
+            c.cold_mut().links_from.push(from);
         }
         if high {
             self.add_pause(from);
@@ -104,16 +104,16 @@ impl Core {
 
     /// Undoes a link. False when there is none.
     pub(crate) fn remove_link(&mut self, from: ConnId, to: ConnId) -> bool {
-        let linked = |id: ConnId| self.conns.get(id).and_then(|c| c.rare());
+        let linked = |id: ConnId| self.conns.get(id).and_then(|c| c.cold());
         if !linked(from).is_some_and(|r| r.links_to.contains(&to)) {
             return false;
         }
-        let high = self.conns.get(to).is_some_and(|c| c.high);
+        let high = self.conns.get(to).is_some_and(|c| c.above_high_water);
         if let Some(c) = self.conns.get_mut(from) {
-            c.rare_mut().links_to.retain(|&id| id != to);
+            c.cold_mut().links_to.retain(|&id| id != to);
         }
         if let Some(c) = self.conns.get_mut(to) {
-            c.rare_mut().links_from.retain(|&id| id != from);
+            c.cold_mut().links_from.retain(|&id| id != from);
         }
         if high {
             self.remove_pauses(vec![from]);
@@ -123,14 +123,14 @@ impl Core {
 
     /// Undoes all links of a connection that ends, or whose output has ended.
     pub(crate) fn remove_links(&mut self, id: ConnId) {
-        let Some(rare) = self.conns.get(id).and_then(|c| c.rare()) else { return };
-        if rare.links_to.is_empty() && rare.links_from.is_empty() {
+        let Some(cold) = self.conns.get(id).and_then(|c| c.cold()) else { return };
+        if cold.links_to.is_empty() && cold.links_from.is_empty() {
             return;
         }
-        for to in rare.links_to.clone() {
+        for to in cold.links_to.clone() {
             self.remove_link(id, to);
         }
-        let links_from = self.conns.get(id).and_then(|c| c.rare()).map(|r| r.links_from.clone());
+        let links_from = self.conns.get(id).and_then(|c| c.cold()).map(|r| r.links_from.clone());
         for from in links_from.unwrap_or_default() {
             self.remove_link(from, id);
         }
@@ -139,11 +139,11 @@ impl Core {
     /// What waits for a connection has passed the high-water mark, or fallen to the low one: who links_to it is held
     /// up, or read again.
     pub(super) fn notify_linked_senders(&mut self, id: ConnId, high: bool) {
-        let Some(rare) = self.conns.get(id).and_then(|c| c.rare()).filter(|r| !r.links_from.is_empty())
+        let Some(cold) = self.conns.get(id).and_then(|c| c.cold()).filter(|r| !r.links_from.is_empty())
         else {
             return;
         };
-        let feeders = rare.links_from.clone();
+        let feeders = cold.links_from.clone();
         if !high {
             return self.remove_pauses(feeders);
         }

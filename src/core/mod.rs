@@ -54,16 +54,16 @@ static REACTORS: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Delivery {
     pub(crate) conn: Option<ConnId>,
     /// Addresses of the bytes being delivered, to recognise a send of the very same bytes.
-    pub(crate) window: Range<usize>,
+    pub(crate) input_range: Range<usize>,
     /// The part of the window that was sent back: it is written from where it lies, in front of the outbox.
-    pub(crate) borrowed: Range<usize>,
+    pub(crate) echo_range: Range<usize>,
     /// Bytes at the end that the handler did not use: unfinished, or put off.
-    pub(crate) rest: usize,
+    pub(crate) unused: usize,
     pub(crate) deferred: bool,
     /// Messages counted so far.
     pub(crate) messages: usize,
     /// It sent something to its own connection.
-    pub(crate) answered: bool,
+    pub(crate) sent_to_self: bool,
 }
 
 /// A wish to hand the connection of the running callback over.
@@ -210,15 +210,15 @@ impl Core {
     #[inline]
     pub(crate) fn has_work(&self, c: &Connection) -> bool {
         match c.phase {
-            Phase::Connecting => c.readable || c.writable || c.suspect,
+            Phase::Connecting => c.readable || c.writable || c.error_pending,
             Phase::Open => {
                 c.can_write()
-                    || c.suspect
+                    || c.error_pending
                     || c.drain_due
-                    || c.fin_wanted && !c.fin_sent && !c.broken && c.out.pending() == 0
+                    || c.fin_wanted && !c.fin_sent && !c.write_failed && c.out.pending() == 0
                     || c.has_input() && self.may_read(c)
             }
-            Phase::Flushing => c.can_write() || c.suspect || c.out.pending() == 0,
+            Phase::Flushing => c.can_write() || c.error_pending || c.out.pending() == 0,
             Phase::Lingering => c.readable,
             Phase::Closed => false,
         }
@@ -226,15 +226,15 @@ impl Core {
 
     /// The part of what was delivered that is to be written in front of `id`'s outbox, and forgets it.
     #[inline]
-    pub(crate) fn take_borrowed(&mut self, id: ConnId) -> Range<usize> {
-        if self.delivery.conn == Some(id) { std::mem::take(&mut self.delivery.borrowed) } else { 0..0 }
+    pub(crate) fn take_echo_range(&mut self, id: ConnId) -> Range<usize> {
+        if self.delivery.conn == Some(id) { std::mem::take(&mut self.delivery.echo_range) } else { 0..0 }
     }
 
     /// Bytes that wait for `id`, with those borrowed from the delivery that is under way.
     #[inline]
     pub(crate) fn pending(&self, c: &Connection) -> usize {
-        let borrowed = if self.delivery.conn == Some(c.id) { self.delivery.borrowed.len() } else { 0 };
-        c.out.pending() + borrowed
+        let echo_range = if self.delivery.conn == Some(c.id) { self.delivery.echo_range.len() } else { 0 };
+        c.out.pending() + echo_range
     }
 
     /// Whether the groups' logs hold so much that they must be written before the next callback.

@@ -5,7 +5,7 @@
 //! read.
 
 use super::{Core, Delivery};
-use crate::buffer::input::Kept;
+use crate::buffer::input::InputBuffer;
 use crate::closed::Reason;
 use crate::config::limits::LEAST_READ;
 use crate::connection::{Connection, Phase};
@@ -17,7 +17,8 @@ impl Core {
     #[inline]
     pub(crate) fn begin_delivery(&mut self, id: ConnId, data: &[u8]) {
         let start = data.as_ptr().addr();
-        self.delivery = Delivery { conn: Some(id), window: start..start + data.len(), ..Delivery::default() };
+        self.delivery =
+            Delivery { conn: Some(id), input_range: start..start + data.len(), ..Delivery::default() };
     }
 
     /// Whether input of this connection may be used now.
@@ -31,8 +32,8 @@ impl Core {
     pub(crate) fn read_budget(&self, id: ConnId) -> usize {
         let Some(c) = self.conns.get(id) else { return LEAST_READ };
         let mut spare = self.limits.output_high.saturating_sub(c.out.pending());
-        if let Some(rare) = c.rare() {
-            spare = spare.min(self.capacity_behind(&rare.links_to));
+        if let Some(cold) = c.cold() {
+            spare = spare.min(self.capacity_behind(&cold.links_to));
         }
         let spare = spare.max(LEAST_READ);
         if self.memory_pressure() {
@@ -57,39 +58,39 @@ impl Core {
 
     /// Stores what the callback left of `data`, which came from the shared buffer. `continues`: it began with input
     /// kept before because its message was unfinished.
-    pub(crate) fn keep_copy(&mut self, id: ConnId, data: &[u8], continues: bool) {
-        let rest = self.delivery.rest.min(data.len());
-        if rest == 0 || !self.may_keep(id, rest) {
+    pub(crate) fn buffer_copy(&mut self, id: ConnId, data: &[u8], continues: bool) {
+        let unused = self.delivery.unused.min(data.len());
+        if unused == 0 || !self.may_buffer(id, unused) {
             return;
         }
-        match Kept::new(&data[data.len() - rest..], &mut self.pool) {
-            Some(kept) => self.keep(id, Box::new(kept), continues && rest == data.len()),
+        match InputBuffer::new(&data[data.len() - unused..], &mut self.pool) {
+            Some(input) => self.buffer_input(id, Box::new(input), continues && unused == data.len()),
             None => self.terminate_out_of_memory(id),
         }
     }
 
-    /// Puts back what the callback left of `kept`, whose bytes were delivered.
-    pub(crate) fn keep_rest(&mut self, id: ConnId, mut kept: Box<Kept>, continues: bool) {
-        let rest = self.delivery.rest.min(kept.len());
-        if rest == 0 || !self.may_keep(id, rest) {
-            kept.give(&mut self.pool);
+    /// Puts back what the callback left of `input`, whose bytes were delivered.
+    pub(crate) fn buffer_rest(&mut self, id: ConnId, mut input: Box<InputBuffer>, continues: bool) {
+        let unused = self.delivery.unused.min(input.len());
+        if unused == 0 || !self.may_buffer(id, unused) {
+            input.give(&mut self.pool);
             return;
         }
-        let same = continues && rest == kept.len();
-        kept.keep_last(rest);
-        kept.shrink(&mut self.pool);
-        self.keep(id, kept, same);
+        let same = continues && unused == input.len();
+        input.keep_last(unused);
+        input.shrink(&mut self.pool);
+        self.buffer_input(id, input, same);
     }
 
     /// Lets a connection's input wait. The clock of its message begins now, unless it is the `same` as before.
-    fn keep(&mut self, id: ConnId, kept: Box<Kept>, same: bool) {
+    fn buffer_input(&mut self, id: ConnId, input: Box<InputBuffer>, same: bool) {
         let (now, deferred) = (self.now, self.delivery.deferred);
         let Some(c) = self.conns.get_mut(id) else { return };
-        c.kept = Some(kept);
+        c.input = Some(input);
         c.deferred = deferred;
         if !deferred {
             if !same {
-                c.message = now;
+                c.message_clock = now;
                 c.clock_stopped = false;
             }
             self.deadlines.bring_forward(id.slot, now.after(self.limits.message_timeout.get()));
@@ -100,14 +101,14 @@ impl Core {
         }
     }
 
-    /// Whether `id` is open and may keep `rest` bytes; if they are too many, this ends it.
-    fn may_keep(&mut self, id: ConnId, rest: usize) -> bool {
+    /// Whether `id` is open and may keep `unused` bytes; if they are too many, this ends it.
+    fn may_buffer(&mut self, id: ConnId, unused: usize) -> bool {
         let max = self.limits.input_kept;
         if self.conns.get(id).is_none_or(|c| c.phase != Phase::Open) {
             return false;
         }
-        if rest > max && !self.delivery.deferred {
-            let (len, max) = (rest as u64, max as u64);
+        if unused > max && !self.delivery.deferred {
+            let (len, max) = (unused as u64, max as u64);
             self.begin_close(id, crate::closed::Reason::FrameTooLong { len, max });
             return false;
         }
@@ -123,14 +124,14 @@ impl Core {
             return;
         }
         c.clock_stopped = stop;
-        c.message = Time(now.0.saturating_sub(c.message.0));
+        c.message_clock = Time(now.0.saturating_sub(c.message_clock.0));
         if stop {
             return;
         }
         // Nothing could come in while we did not read: that was not idleness of the peer's.
-        c.active = now;
-        if c.kept.is_some() {
-            let at = c.message.after(self.limits.message_timeout.get());
+        c.last_activity = now;
+        if c.input.is_some() {
+            let at = c.message_clock.after(self.limits.message_timeout.get());
             self.deadlines.bring_forward(id.slot, at);
         }
     }
@@ -151,8 +152,8 @@ impl Core {
     pub(crate) fn discard_input(&mut self, id: ConnId) {
         let Some(c) = self.conns.get_mut(id) else { return };
         c.deferred = false;
-        if let Some(kept) = c.kept.take() {
-            kept.give(&mut self.pool);
+        if let Some(input) = c.input.take() {
+            input.give(&mut self.pool);
         }
     }
 
@@ -165,14 +166,14 @@ impl Core {
             let holders = || {
                 conns
                     .iter()
-                    .map(|c| (c.kept.as_ref().map_or(0, |k| k.retained_bytes()), c.id))
+                    .map(|c| (c.input.as_ref().map_or(0, |k| k.retained_bytes()), c.id))
                     .filter(|h| h.0 > 0)
                     .collect()
             };
             let Some(largest) = evictor.input.next(*turn, holders) else {
                 return self.terminate(id, Reason::TotalInputLimit);
             };
-            if self.conns.get(largest).is_some_and(|c| c.kept.is_some()) {
+            if self.conns.get(largest).is_some_and(|c| c.input.is_some()) {
                 self.terminate(largest, Reason::TotalInputLimit);
             }
         }

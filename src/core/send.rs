@@ -84,14 +84,14 @@ impl Core {
         // The second and later messages of a callback: they go behind others, with nothing to settle.
         if let Some(c) = conns.get_mut(id).filter(plain) {
             // What is borrowed goes out in front of it.
-            let borrowed = if own { delivery.borrowed.len() } else { 0 };
-            let before = c.out.pending() + borrowed;
+            let echo_range = if own { delivery.echo_range.len() } else { 0 };
+            let before = c.out.pending() + echo_range;
             if before.saturating_add(data.len()) <= hard {
                 let queued = queue(c, framings, pool, data, before, hard);
-                if own && queued.is_ok() && c.out.pending() + borrowed < limits.output_high {
+                if own && queued.is_ok() && c.out.pending() + echo_range < limits.output_high {
                     // What `sent` would do comes to this.
                     stats.messages_out += 1;
-                    delivery.answered = true;
+                    delivery.sent_to_self = true;
                     return Sent::Queued;
                 }
                 return self.sent(id, queued);
@@ -102,7 +102,7 @@ impl Core {
 
     /// Sends where something may have to be settled first, or need not be copied.
     fn send_with_care(&mut self, id: ConnId, data: &[u8]) -> Sent {
-        if self.borrow(id, data) {
+        if self.try_echo_in_place(id, data) {
             self.count_sent(id);
             return Sent::Queued;
         }
@@ -137,7 +137,7 @@ impl Core {
     /// will be tried that would set the deadline.)
     fn begin_waiting(&mut self, id: ConnId) {
         let Some(c) = self.conns.get_mut(id).filter(|c| c.out.pending() == 0) else { return };
-        c.stalled = self.now;
+        c.write_blocked_since = self.now;
         if !c.writable {
             self.deadlines.bring_forward(id.slot, self.now.after(self.limits.write_stall.get()));
         }
@@ -167,7 +167,7 @@ impl Core {
     fn count_sent(&mut self, id: ConnId) {
         self.stats.messages_out += 1;
         if self.delivery.conn == Some(id) {
-            self.delivery.answered = true;
+            self.delivery.sent_to_self = true;
         } else {
             self.mark_dirty(id);
         }
@@ -188,7 +188,7 @@ impl Core {
     #[inline]
     pub(crate) fn note_high(&mut self, id: ConnId) {
         let high = self.limits.output_high;
-        if self.conns.get(id).is_some_and(|c| !c.high && self.pending(c) >= high) {
+        if self.conns.get(id).is_some_and(|c| !c.above_high_water && self.pending(c) >= high) {
             self.set_high(id);
         }
     }
@@ -196,7 +196,7 @@ impl Core {
     #[cold]
     fn set_high(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id) {
-            c.high = true;
+            c.above_high_water = true;
         }
         self.sync_clock(id);
         self.notify_linked_senders(id, true);
@@ -206,7 +206,7 @@ impl Core {
     #[inline]
     pub(crate) fn after_write(&mut self, id: ConnId) {
         // All is written and nothing was held up: the usual case.
-        if self.conns.get(id).is_some_and(|c| c.high || c.out.pending() > 0) {
+        if self.conns.get(id).is_some_and(|c| c.above_high_water || c.out.pending() > 0) {
             self.settle_write(id);
         }
     }
@@ -216,14 +216,14 @@ impl Core {
         let Some(c) = self.conns.get_mut(id) else { return };
         let pending = c.out.pending();
         if pending > 0 {
-            self.deadlines.bring_forward(id.slot, c.stalled.after(stall));
+            self.deadlines.bring_forward(id.slot, c.write_blocked_since.after(stall));
         }
-        if !c.high {
+        if !c.above_high_water {
             return self.note_high(id);
         }
         if pending <= low {
-            c.high = false;
-            c.drain_due = c.phase == Phase::Open && c.opened;
+            c.above_high_water = false;
+            c.drain_due = c.phase == Phase::Open && c.has_state;
             self.sync_clock(id);
             self.clear_slow(id);
             self.notify_linked_senders(id, false);
@@ -232,10 +232,10 @@ impl Core {
     }
 
     /// Queues, before everything else, what was to be written directly and was not.
-    pub(crate) fn put_back(&mut self, id: ConnId, rest: &[u8]) {
+    pub(crate) fn requeue_front(&mut self, id: ConnId, rest: &[u8]) {
         let Self { conns, pool, .. } = self;
         let Some(c) = conns.get_mut(id).filter(|_| !rest.is_empty()) else { return };
-        if c.broken || c.phase >= Phase::Lingering {
+        if c.write_failed || c.phase >= Phase::Lingering {
             c.lose(rest.len());
             return;
         }
@@ -248,10 +248,10 @@ impl Core {
 
     /// Whether `data` is part of what was just delivered on the same, unframed connection, with nothing waiting before
     /// it. Then it need not be copied: it is written from where it lies as soon as the callback has returned.
-    fn borrow(&mut self, id: ConnId, data: &[u8]) -> bool {
+    fn try_echo_in_place(&mut self, id: ConnId, data: &[u8]) -> bool {
         let Self { conns, delivery, groups, framings, limits, now, .. } = self;
         let start = data.as_ptr().addr();
-        let inside = start >= delivery.window.start && start + data.len() <= delivery.window.end;
+        let inside = start >= delivery.input_range.start && start + data.len() <= delivery.input_range.end;
         if delivery.conn != Some(id) || !inside || data.is_empty() {
             return false;
         }
@@ -261,19 +261,19 @@ impl Core {
         if !plain || logged || !c.takes_output() || c.out.pending() > 0 {
             return false;
         }
-        if delivery.borrowed.len() + data.len() > limits.output_hard.get() {
+        if delivery.echo_range.len() + data.len() > limits.output_hard.get() {
             return false;
         }
-        let offset = start - delivery.window.start;
-        if delivery.borrowed.is_empty() {
-            delivery.borrowed = offset..offset;
+        let offset = start - delivery.input_range.start;
+        if delivery.echo_range.is_empty() {
+            delivery.echo_range = offset..offset;
         }
-        if delivery.borrowed.end != offset {
+        if delivery.echo_range.end != offset {
             return false;
         }
-        delivery.borrowed.end += data.len();
-        if delivery.borrowed.len() == data.len() {
-            c.stalled = *now;
+        delivery.echo_range.end += data.len();
+        if delivery.echo_range.len() == data.len() {
+            c.write_blocked_since = *now;
         }
         true
     }
@@ -299,7 +299,7 @@ impl Core {
     /// The answer to a send that [`may_send`](Core::may_send) did not let pass.
     fn refused(&self, id: ConnId) -> Sent {
         let overflowed =
-            |c: &Connection| matches!(c.why(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
+            |c: &Connection| matches!(c.reason(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
         match self.conns.get(id) {
             Some(c) if c.phase == Phase::Closed && overflowed(c) => Sent::Full,
             _ => Sent::Closed,

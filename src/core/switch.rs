@@ -25,7 +25,7 @@ impl Core {
     /// The wish of the callback that has returned; what it did not use of its data is for the new handler, at once.
     pub(crate) fn take_switch(&mut self) -> Option<Switch> {
         let wish = self.switch.take()?;
-        self.delivery.deferred = self.delivery.rest > 0;
+        self.delivery.deferred = self.delivery.unused > 0;
         Some(wish)
     }
 
@@ -37,8 +37,8 @@ impl Core {
         let Self { conns, groups, .. } = self;
         let c = conns.get_mut(id)?;
         // What was kept before may be a whole message to the new handler, which knows of no end of input yet either.
-        c.deferred |= c.kept.is_some();
-        c.ended = false;
+        c.deferred |= c.input.is_some();
+        c.eof_delivered = false;
         for m in &c.groups {
             if let Some(state) = groups.get_mut(m.group) {
                 state.reframe(m.place, handler, number);

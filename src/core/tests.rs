@@ -256,9 +256,9 @@ impl World {
                 self.core.set_paused(id, on);
             }
             Op::Close(_) => {
-                let why = self.core.close_reason(id);
+                let reason = self.core.close_reason(id);
                 let open = self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
-                assert!(!self.core.begin_close(id, why) || open, "closed twice");
+                assert!(!self.core.begin_close(id, reason) || open, "closed twice");
                 self.progress(id);
             }
             Op::ShutdownWrite(_) => {
@@ -267,7 +267,7 @@ impl World {
             }
             Op::PeerFin(_) => {
                 if let Some(c) = self.core.conns.get_mut(id) {
-                    (c.peer_fin, c.ended) = (true, true);
+                    (c.peer_fin, c.eof_delivered) = (true, true);
                 }
                 self.progress(id);
             }
@@ -289,7 +289,7 @@ impl World {
         let listener = ListenerId { slot: 0, generation: 0 };
         let now = self.core.now;
         let mut new = Connection::new(u32::from(framed), listener, Address::Unix(None), now);
-        new.opened = true;
+        new.has_state = true;
         let id = self.core.conns.insert(new).unwrap();
         let (produced, output) = (Vec::new(), Vec::new());
         self.all.push(Model { id, framed, produced, output, phase: Phase::Open, groups: Vec::new() });
@@ -350,7 +350,7 @@ impl World {
             let other = self.bytes(other);
             self.send(i, &other);
         }
-        self.core.delivery.rest = rest;
+        self.core.delivery.unused = rest;
         self.core.delivery.deferred = defer && rest > 0;
         match last {
             Last::Nothing => {}
@@ -359,15 +359,15 @@ impl World {
             Last::Close => drop(self.core.begin_close(id, Reason::Handler)),
             Last::Abort => self.core.terminate(id, Reason::Handler),
         }
-        let borrowed = self.core.take_borrowed(id);
+        let echoed = self.core.take_echo_range(id);
         self.core.delivery.conn = None;
-        let (led, _) = self.write(i, &whole[borrowed.clone()], &[], taken);
-        self.core.put_back(id, &whole[borrowed][led..]);
+        let (led, _) = self.write(i, &whole[echoed.clone()], &[], taken);
+        self.core.requeue_front(id, &whole[echoed][led..]);
         self.core.after_write(id);
         self.progress(id);
-        self.core.keep_copy(id, &whole, continues);
+        self.core.buffer_copy(id, &whole, continues);
         self.core.enqueue_if_work(id);
-        if let Some(kept) = self.core.conns.get(id).and_then(|c| c.kept.as_ref()) {
+        if let Some(kept) = self.core.conns.get(id).and_then(|c| c.input.as_ref()) {
             assert_eq!(kept.data(), &whole[whole.len() - rest.min(whole.len())..]);
         }
     }
@@ -376,33 +376,33 @@ impl World {
     fn take_kept(&mut self, id: ConnId) -> (Vec<u8>, bool) {
         let Some(c) = self.core.conns.get_mut(id) else { return (Vec::new(), false) };
         let deferred = std::mem::take(&mut c.deferred);
-        let Some(kept) = c.kept.take() else { return (Vec::new(), false) };
+        let Some(kept) = c.input.take() else { return (Vec::new(), false) };
         let bytes = kept.data().to_vec();
         kept.give(&mut self.core.pool);
         (bytes, !deferred)
     }
 
-    /// What the loop does to write; the kernel takes up to `taken` bytes. Answers how much of `lead` and `trail`.
-    fn write(&mut self, i: usize, lead: &[u8], trail: &[u8], taken: usize) -> (usize, usize) {
+    /// What the loop does to write; the kernel takes up to `taken` bytes. Answers how much of `prefix` and `suffix`.
+    fn write(&mut self, i: usize, prefix: &[u8], suffix: &[u8], taken: usize) -> (usize, usize) {
         let Self { core, all, .. } = self;
         let Some(c) = core.conns.get_mut(all[i].id).filter(|c| c.can_be_written()) else { return (0, 0) };
         let mut wire = Vec::new();
-        wire.extend(lead);
+        wire.extend(prefix);
         wire.extend(waiting(&c.out));
-        wire.extend(trail);
+        wire.extend(suffix);
         let n = taken.min(wire.len());
         c.writable = n == wire.len();
         if n > 0 {
-            (c.active, c.stalled) = (core.now, core.now);
+            (c.last_activity, c.write_blocked_since) = (core.now, core.now);
         }
-        let of_lead = n.min(lead.len());
-        let of_queue = (n - of_lead).min(c.out.pending());
+        let of_prefix = n.min(prefix.len());
+        let of_queue = (n - of_prefix).min(c.out.pending());
         c.out.advance(of_queue, &mut core.pool);
         all[i].output.extend(&wire[..n]);
         if !c.writable {
             c.out.shrink(&mut core.pool);
         }
-        (of_lead, n - of_lead - of_queue)
+        (of_prefix, n - of_prefix - of_queue)
     }
 
     fn flush(&mut self, i: usize, taken: usize) {
@@ -416,11 +416,11 @@ impl World {
         match c.phase {
             Phase::Open if c.fin_wanted => {
                 c.fin_sent = true;
-                if c.ended {
+                if c.eof_delivered {
                     self.core.finish(id, Reason::PeerClosed);
                 }
             }
-            Phase::Flushing if c.peer_fin || c.broken => self.core.finish(id, Reason::PeerClosed),
+            Phase::Flushing if c.peer_fin || c.write_failed => self.core.finish(id, Reason::PeerClosed),
             Phase::Flushing => self.core.linger(id),
             _ => {}
         }
@@ -499,7 +499,7 @@ impl World {
             let c = self.core.conns.remove(id).expect("told twice");
             let i = self.all.iter().position(|m| m.id == id).unwrap();
             let model = self.all.swap_remove(i);
-            assert_eq!((c.phase, c.why().is_some()), (Phase::Closed, true));
+            assert_eq!((c.phase, c.reason().is_some()), (Phase::Closed, true));
             assert_eq!(
                 model.output.len() + c.unsent() as usize,
                 model.produced.len(),
@@ -520,7 +520,8 @@ impl World {
         }
         assert_eq!(core.conns.len(), self.all.len());
         assert!(core.pool.input() <= core.limits.input_total.get());
-        let kept: usize = core.conns.iter().filter_map(|c| c.kept.as_ref()).map(|k| k.retained_bytes()).sum();
+        let kept: usize =
+            core.conns.iter().filter_map(|c| c.input.as_ref()).map(|k| k.retained_bytes()).sum();
         assert_eq!(core.pool.input(), kept);
         let held: usize = core.conns.iter().map(|c| c.out.retained_bytes()).sum();
         assert!(core.pool.output() >= held);
@@ -551,8 +552,8 @@ impl World {
             core.close_notify.iter().filter(|id| **id == c.id).count(),
             usize::from(c.phase == Phase::Closed)
         );
-        assert!(c.phase != Phase::Closed || c.out.pending() == 0 && c.kept.is_none());
-        assert!(c.phase == Phase::Open || c.why().is_some());
+        assert!(c.phase != Phase::Closed || c.out.pending() == 0 && c.input.is_none());
+        assert!(c.phase == Phase::Open || c.reason().is_some());
         assert!(c.out.pending() <= core.limits.output_hard.get());
         // The throttled are looked at once the memory is free, at the end of the turn.
         assert!(

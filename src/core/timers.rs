@@ -29,7 +29,7 @@ impl Core {
         let Self { conns, ticks, timers, now, .. } = self;
         let list = match owner {
             Owner::Connection(id) => {
-                &mut conns.get_mut(id).filter(|c| c.phase == Phase::Open)?.rare_mut().timers
+                &mut conns.get_mut(id).filter(|c| c.phase == Phase::Open)?.cold_mut().timers
             }
             Owner::Handler(handler) => ticks.get_mut(handler as usize)?,
         };
@@ -41,7 +41,7 @@ impl Core {
         let Self { conns, ticks, timers, .. } = self;
         let list = match timers.owner(id) {
             None => return false,
-            Some(Owner::Connection(owner)) => conns.get_mut(owner).map(|c| &mut c.rare_mut().timers),
+            Some(Owner::Connection(owner)) => conns.get_mut(owner).map(|c| &mut c.cold_mut().timers),
             Some(Owner::Handler(handler)) => ticks.get_mut(handler as usize),
         };
         list.is_some_and(|list| timers.cancel(list, id))
@@ -49,8 +49,8 @@ impl Core {
 
     /// Ends a connection's timers.
     pub(crate) fn end_timers(&mut self, id: ConnId) {
-        if let Some(c) = self.conns.get_mut(id).filter(|c| c.rare().is_some_and(|r| r.timers.len > 0)) {
-            self.timers.clear(&mut c.rare_mut().timers);
+        if let Some(c) = self.conns.get_mut(id).filter(|c| c.cold().is_some_and(|r| r.timers.len > 0)) {
+            self.timers.clear(&mut c.cold_mut().timers);
         }
     }
 

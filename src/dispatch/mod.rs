@@ -154,7 +154,7 @@ impl Dispatcher {
         let state = self.call(id, handler, |handler, cx| handler.open(cx));
         if let (Some(state), Some(c)) = (state, self.core.conns.get_mut(id)) {
             c.state = state as u32;
-            c.opened = true;
+            c.has_state = true;
         }
         self.apply_switch(id);
     }
@@ -201,7 +201,7 @@ impl Dispatcher {
 
     /// Calls `on_note_to`, if the connection is this handler's. False when it is not, or not open.
     pub(crate) fn note_to(&mut self, handler: u32, id: ConnId, note: Note) -> bool {
-        let told = |c: &Connection| c.handler == handler && c.phase == Phase::Open && c.opened;
+        let told = |c: &Connection| c.handler == handler && c.phase == Phase::Open && c.has_state;
         if !self.core.conns.get(id).is_some_and(told) {
             self.drop_note(note);
             return false;
@@ -236,7 +236,7 @@ impl Dispatcher {
     pub(crate) fn close(&mut self, id: ConnId, closed: &Closed) {
         let Some(c) = self.core.conns.get_mut(id) else { return };
         let (handler, state) = (c.handler, c.state as usize);
-        if !std::mem::take(&mut c.opened) {
+        if !std::mem::take(&mut c.has_state) {
             return;
         }
         let Self { core, handlers, .. } = self;
@@ -277,7 +277,7 @@ impl Dispatcher {
         callback: impl FnOnce(&mut dyn ErasedHandler, &mut Context<'_>, usize),
     ) {
         let Some(c) = self.core.conns.get(id) else { return };
-        if c.phase != Phase::Open || !c.opened {
+        if c.phase != Phase::Open || !c.has_state {
             return;
         }
         let (handler, state) = (c.handler, c.state as usize);
@@ -297,7 +297,7 @@ impl Dispatcher {
     fn switch(&mut self, id: ConnId) {
         let Some(Switch { handler, state }) = self.core.take_switch() else { return };
         let Some(c) = self.core.conns.get(id) else { return };
-        if !c.opened {
+        if !c.has_state {
             return self.guarded(CallSite::Dropped, move |_| drop(state));
         }
         let Some(place) = self.handlers.get_mut(handler as usize).and_then(|h| h.handler.insert_state(state))

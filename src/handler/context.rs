@@ -110,20 +110,20 @@ impl<'a> Context<'a> {
     /// [`Limits::input_kept`](crate::Limits::input_kept), for at most
     /// [`Limits::message_timeout`](crate::Limits::message_timeout).
     pub fn keep(&mut self, n: usize) {
-        self.net.core_mut().delivery.rest = n;
+        self.net.core_mut().delivery.unused = n;
         self.net.core_mut().delivery.deferred = false;
     }
 
     /// The last `n` bytes of the data are not wanted now: they come back next turn, or on resume, without new bytes and
     /// before [`on_end`](crate::Handler::on_end). No message timeout runs on them.
     pub fn defer(&mut self, n: usize) {
-        self.net.core_mut().delivery.rest = n;
+        self.net.core_mut().delivery.unused = n;
         self.net.core_mut().delivery.deferred = n > 0;
     }
 
     /// In [`on_end`](crate::Handler::on_end): how many bytes of an unfinished message were kept.
     pub fn kept(&self) -> usize {
-        self.net.core().conns.get(self.id).map_or(0, |c| c.kept_len())
+        self.net.core().conns.get(self.id).map_or(0, |c| c.buffered_len())
     }
 
     /// Whether to go on with the data at hand. False once the connection is closing, paused, has too much output

@@ -164,7 +164,7 @@ impl<'a> Net<'a> {
     /// The open connections, in no particular order.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> {
         let current = self.current;
-        let told = move |c: &&Connection| c.phase == Phase::Open && (c.opened || Some(c.id) == current);
+        let told = move |c: &&Connection| c.phase == Phase::Open && (c.has_state || Some(c.id) == current);
         self.core.conns.iter().filter(told).map(|c| c.id)
     }
 

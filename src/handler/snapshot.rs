@@ -90,14 +90,14 @@ impl Snapshot {
             peer: c.peer.address(),
             origin: c.origin(),
             phase: c.phase.into(),
-            age: core.now.since(c.born),
-            idle: core.now.since(c.active),
+            age: core.now.since(c.created_at),
+            idle: core.now.since(c.last_activity),
             // While lingering `stalled` means something else, but then nothing waits.
-            stalled: if pending > 0 { core.now.since(c.stalled) } else { Duration::ZERO },
+            stalled: if pending > 0 { core.now.since(c.write_blocked_since) } else { Duration::ZERO },
             bytes_in: c.bytes_in,
             bytes_out: c.bytes_out,
             pending,
-            kept: c.kept_len(),
+            kept: c.buffered_len(),
             reading: core.may_read(c),
         }
     }

@@ -170,10 +170,10 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.enqueue_if_work(id);
     }
 
-    fn count_refused(&mut self, why: &Reason) {
+    fn count_refused(&mut self, reason: &Reason) {
         let stats = &mut self.dispatcher.core.stats;
         stats.refused += 1;
-        stats.closed[why.index()] += 1;
+        stats.closed[reason.index()] += 1;
     }
 
     /// Sorts an error of accepting. True: go on with the next connection.

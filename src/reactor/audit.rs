@@ -32,10 +32,10 @@ impl<S: Sys> EventLoop<S> {
     fn audit_memory(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let (pool, limits) = (&core.pool, &core.limits);
-        let kept: usize = core.conns.iter().map(Connection::kept_len).sum();
+        let kept: usize = core.conns.iter().map(Connection::buffered_len).sum();
         require(pool.input() >= kept, || format!("N9: {} B counted of {kept} B kept", pool.input()))?;
         let buffers: usize =
-            core.conns.iter().filter_map(|c| c.kept.as_ref()).map(|k| k.retained_bytes()).sum();
+            core.conns.iter().filter_map(|c| c.input.as_ref()).map(|k| k.retained_bytes()).sum();
         require(pool.input() == buffers, || {
             format!("N9: {} B of input counted, {buffers} B in buffers", pool.input())
         })?;
@@ -82,7 +82,9 @@ impl<S: Sys> EventLoop<S> {
             require(slow > 0 || state.waiting.is_empty(), || "N9: held up by nobody".to_owned())?;
             for (place, m) in state.members.iter().enumerate() {
                 let c = core.conns.get(m.conn);
-                require(!m.slow || c.is_some_and(|c| c.high), || format!("N9: slow, and not high: {c:?}"))?;
+                require(!m.slow || c.is_some_and(|c| c.above_high_water), || {
+                    format!("N9: slow, and not high: {c:?}")
+                })?;
                 let named = |m: &crate::connection::Membership| {
                     m.place as usize == place
                         && core.groups.get(m.group).is_some_and(|r| std::ptr::eq(r, state))
@@ -93,8 +95,8 @@ impl<S: Sys> EventLoop<S> {
             state.waiting.iter().for_each(|id| *pause_count.entry(*id).or_insert(0) += 1);
         }
         core.conns.iter().filter(|c| c.phase == Phase::Open).try_for_each(|c| {
-            let high = |to: &&ConnId| core.conns.get(**to).is_some_and(|c| c.high);
-            let links = c.rare().map_or(0, |r| r.links_to.iter().filter(high).count());
+            let high = |to: &&ConnId| core.conns.get(**to).is_some_and(|c| c.above_high_water);
+            let links = c.cold().map_or(0, |r| r.links_to.iter().filter(high).count());
             let n = pause_count.get(&c.id).copied().unwrap_or(0) + links as u16;
             // Among those who wait may be some who have gone; where generations are few, their ids come round.
             require(c.pause_count <= n, || format!("N9: waits for {n} groups: {c:?}"))
@@ -117,7 +119,7 @@ impl<S: Sys> EventLoop<S> {
         let dead = c.phase == Phase::Closed;
         let told = |what: &str| format!("{what}: {c:?}");
         require(!dead || c.out.pending() == 0, || told("N9: the dead hold something"))?;
-        let gone = c.groups.is_empty() && c.why().is_some();
+        let gone = c.groups.is_empty() && c.reason().is_some();
         require(c.phase <= Phase::Open || gone, || told("N5: closing without a reason, or in a group"))?;
         require(!dead || core.close_notify.contains(&c.id), || told("N5: a death that nobody will tell"))?;
         let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);
@@ -127,7 +129,7 @@ impl<S: Sys> EventLoop<S> {
             require(c.clock_stopped == stopped, || {
                 told("N11: its clock does not stand while it is not read")
             })?;
-            let high = c.high || c.broken || c.out.pending() < core.limits.output_high;
+            let high = c.above_high_water || c.write_failed || c.out.pending() < core.limits.output_high;
             require(high, || told("N9: above the high-water mark, and read"))?;
         }
         let busy = core.has_work(c);

@@ -27,16 +27,16 @@ impl<S: Sys> EventLoop<S> {
     fn step_close(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
-        let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.broken);
+        let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.write_failed);
         match c.phase {
-            Phase::Open if fin_sent && c.ended => core.finish(id, Reason::PeerClosed),
-            Phase::Open if c.fin_wanted && !fin_sent && !c.broken => {
+            Phase::Open if fin_sent && c.eof_delivered => core.finish(id, Reason::PeerClosed),
+            Phase::Open if c.fin_wanted && !fin_sent && !c.write_failed => {
                 let done = self.stream(id).is_some() && self.send_fin(id);
                 let core = &mut self.dispatcher.core;
                 match core.conns.get_mut(id) {
                     Some(c) if done => {
                         c.fin_sent = true;
-                        if c.ended {
+                        if c.eof_delivered {
                             core.finish(id, Reason::PeerClosed);
                         }
                     }
@@ -65,7 +65,7 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn check_socket_error(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get_mut(id) else { return };
-        if !std::mem::take(&mut c.suspect) {
+        if !std::mem::take(&mut c.error_pending) {
             return;
         }
         let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
@@ -87,17 +87,17 @@ impl<S: Sys> EventLoop<S> {
         let received = self.sys.read(stream, &mut self.buffer[FRONT..FRONT + most]);
         match received {
             Ok(received) if received.len > 0 => {
-                c.active = now;
+                c.last_activity = now;
                 c.written = c.written.saturating_add(u32::try_from(received.len).unwrap_or(u32::MAX));
                 c.bytes_in += received.len as u64;
                 core.stats.bytes_in += received.len as u64;
-                if received.drained && !c.hinted {
+                if received.drained && !c.read_to_eagain {
                     c.readable = false;
                 }
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 c.readable = false;
-                c.hinted = false;
+                c.read_to_eagain = false;
             }
             _ => core.finish(id, Reason::Handler),
         }
@@ -111,9 +111,14 @@ impl<S: Sys> EventLoop<S> {
         for id in std::mem::take(&mut self.dispatcher.core.close_notify) {
             let core = &mut self.dispatcher.core;
             let Some(c) = core.conns.get(id) else { continue };
-            let why = c.why().cloned().unwrap_or(Reason::Handler);
-            let closed =
-                Closed { who: id, why, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent() };
+            let reason = c.reason().cloned().unwrap_or(Reason::Handler);
+            let closed = Closed {
+                who: id,
+                why: reason,
+                bytes_in: c.bytes_in,
+                bytes_out: c.bytes_out,
+                unsent: c.unsent(),
+            };
             core.stats.closed[closed.why.index()] += 1;
             core.stats.bytes_unsent += closed.unsent;
             self.shutdown.count(&closed);
@@ -147,10 +152,10 @@ impl<S: Sys> EventLoop<S> {
         for id in std::mem::take(&mut self.reap_queue) {
             let Some(c) = self.dispatcher.core.conns.remove(id) else { continue };
             if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
-                self.sys.close(stream, if c.reset { CloseHow::Reset } else { CloseHow::Graceful });
+                self.sys.close(stream, if c.close_with_rst { CloseHow::Reset } else { CloseHow::Graceful });
             }
-            if let (Some(attempt), Some(why)) = (c.attempt(), c.why()) {
-                self.redial(attempt, why);
+            if let (Some(attempt), Some(reason)) = (c.attempt(), c.reason()) {
+                self.redial(attempt, reason);
             }
             self.dispatcher.release(c.handler);
         }

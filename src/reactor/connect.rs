@@ -187,7 +187,7 @@ impl<S: Sys> EventLoop<S> {
     ) -> io::Result<(ConnId, Address)> {
         let core = &mut self.dispatcher.core;
         let Some(attempt) = core.attempts.get_mut(id) else { return Err(ErrorKind::NotFound.into()) };
-        let new = Connection::dialled(attempt.handler, attempt.tag, id, peer.clone(), core.now);
+        let new = Connection::connecting(attempt.handler, attempt.tag, id, peer.clone(), core.now);
         let spare = core.conns.len() < core.limits.connections.get();
         let Some(conn) = spare.then(|| core.conns.insert(new)).flatten() else {
             self.sys.close(stream, CloseHow::Graceful);
@@ -216,7 +216,7 @@ impl<S: Sys> EventLoop<S> {
         match done {
             Ok(peer) => self.connected(conn, peer),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                (c.readable, c.writable, c.suspect, c.hinted) = (false, false, false, false);
+                (c.readable, c.writable, c.error_pending, c.read_to_eagain) = (false, false, false, false);
             }
             Err(error) => {
                 let (attempt, address) = (c.attempt(), c.peer.address().to_string());
@@ -236,7 +236,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let now = core.now;
         let Some(c) = core.conns.get_mut(conn) else { return };
-        c.begin(peer, now);
+        c.become_open(peer, now);
         let (handler, attempt) = (c.handler, c.attempt());
         core.deadlines.set(conn.slot, now.after(core.limits.idle_timeout.get()));
         core.stats.connected += 1;
@@ -271,9 +271,9 @@ impl<S: Sys> EventLoop<S> {
     }
 
     /// The connection that an attempt led to has ended: once more, unless that was as the handler wished.
-    pub(super) fn redial(&mut self, id: AttemptId, why: &Reason) {
+    pub(super) fn redial(&mut self, id: AttemptId, reason: &Reason) {
         let core = &mut self.dispatcher.core;
-        let wished = matches!(why, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
+        let wished = matches!(reason, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
         let (now, stopping) = (core.now, core.shutting_down);
         let Some(attempt) = core.attempts.get_mut(id).filter(|a| matches!(a.stage, Stage::Up)) else {
             return;

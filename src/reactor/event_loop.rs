@@ -135,14 +135,14 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn after_callback(&mut self, id: ConnId, data: &[u8]) {
         self.measure_callback(CallSite::Connection(id));
         let core = &mut self.dispatcher.core;
-        let borrowed = core.take_borrowed(id);
-        let answered = std::mem::take(&mut core.delivery.answered);
+        let echoed = core.take_echo_range(id);
+        let sent_to_self = std::mem::take(&mut core.delivery.sent_to_self);
         core.delivery.conn = None;
-        if answered {
-            let lead = data.get(borrowed).unwrap_or_default();
-            let (written, _) = self.write(id, lead, &[]);
-            if written < lead.len() {
-                self.dispatcher.core.put_back(id, &lead[written..]);
+        if sent_to_self {
+            let prefix = data.get(echoed).unwrap_or_default();
+            let (written, _) = self.write(id, prefix, &[]);
+            if written < prefix.len() {
+                self.dispatcher.core.requeue_front(id, &prefix[written..]);
             }
             self.dispatcher.core.after_write(id);
         }

@@ -12,7 +12,7 @@ use crate::id::ConnId;
 use crate::sys::Sys;
 
 /// Visits in a row that a hint asked for and that came to nothing, before a connection is given up.
-const FRUITLESS: u8 = 64;
+const MAX_SPURIOUS_WAKEUPS: u8 = 64;
 
 impl<S: Sys> EventLoop<S> {
     /// Visits those that had work when the turn began; what is left over waits for the next one.
@@ -45,7 +45,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id) else { return };
         // Where it is read, the read will tell.
-        if c.suspect && !(c.readable && core.may_read(c)) {
+        if c.error_pending && !(c.readable && core.may_read(c)) {
             self.check_socket_error(id);
         }
         let Some(c) = self.dispatcher.core.conns.get(id) else { return };
@@ -57,7 +57,7 @@ impl<S: Sys> EventLoop<S> {
             self.advance_close(id);
         }
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
-        if std::mem::take(&mut c.drain_due) && !c.high {
+        if std::mem::take(&mut c.drain_due) && !c.above_high_water {
             self.dispatcher.drain(id);
             self.after_callback(id, &[]);
         }
@@ -81,9 +81,9 @@ impl<S: Sys> EventLoop<S> {
         }
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id) else { return };
-        if c.peer_fin && !c.ended && !c.deferred && core.may_read(c) {
+        if c.peer_fin && !c.eof_delivered && !c.deferred && core.may_read(c) {
             if let Some(c) = core.conns.get_mut(id) {
-                c.ended = true;
+                c.eof_delivered = true;
             }
             self.dispatcher.end(id);
             self.after_callback(id, &[]);
@@ -99,8 +99,10 @@ impl<S: Sys> EventLoop<S> {
             let Some(n) = self.read_into(id, space) else { break };
             self.deliver(id, &mut buffer, n);
             let core = &self.dispatcher.core;
-            let again =
-                core.conns.get(id).is_some_and(|c| c.hinted && c.readable && !c.deferred && core.may_read(c));
+            let again = core
+                .conns
+                .get(id)
+                .is_some_and(|c| c.read_to_eagain && c.readable && !c.deferred && core.may_read(c));
             if n == budget || !again {
                 break;
             }
@@ -119,7 +121,7 @@ impl<S: Sys> EventLoop<S> {
             Ok(received) if received.len == 0 => {
                 c.readable = false;
                 c.peer_fin = true;
-                if c.broken {
+                if c.write_failed {
                     // A failed write took the error with it: this end is no clean one.
                     core.finish(id, Reason::PeerReset);
                 }
@@ -127,20 +129,20 @@ impl<S: Sys> EventLoop<S> {
             }
             Ok(received) => {
                 c.bytes_in += received.len as u64;
-                c.active = now;
-                c.fruitless = 0;
-                c.suspect = false;
-                if received.drained && !c.hinted {
+                c.last_activity = now;
+                c.spurious_wakeups = 0;
+                c.error_pending = false;
+                if received.drained && !c.read_to_eagain {
                     c.readable = false;
                 }
                 core.stats.bytes_in += received.len as u64;
                 Some(received.len)
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                (c.readable, c.suspect) = (false, false);
-                if std::mem::take(&mut c.hinted) {
-                    c.fruitless = c.fruitless.saturating_add(1);
-                    if c.fruitless >= FRUITLESS {
+                (c.readable, c.error_pending) = (false, false);
+                if std::mem::take(&mut c.read_to_eagain) {
+                    c.spurious_wakeups = c.spurious_wakeups.saturating_add(1);
+                    if c.spurious_wakeups >= MAX_SPURIOUS_WAKEUPS {
                         core.terminate(id, Reason::Livelock);
                     }
                 }
@@ -157,36 +159,36 @@ impl<S: Sys> EventLoop<S> {
     fn deliver(&mut self, id: ConnId, buffer: &mut [u8], n: usize) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get_mut(id) else { return };
-        let (data, continues) = match c.kept.take() {
+        let (data, continues) = match c.input.take() {
             None => (&buffer[FRONT..FRONT + n], false),
-            Some(kept) if kept.len() <= FRONT => {
-                let start = FRONT - kept.len();
-                buffer[start..FRONT].copy_from_slice(kept.data());
-                kept.give(&mut core.pool);
+            Some(input) if input.len() <= FRONT => {
+                let start = FRONT - input.len();
+                buffer[start..FRONT].copy_from_slice(input.data());
+                input.give(&mut core.pool);
                 (&buffer[start..FRONT + n], true)
             }
-            Some(mut kept) => {
-                if !kept.append(&buffer[FRONT..FRONT + n], &mut core.pool) {
-                    kept.give(&mut core.pool);
+            Some(mut input) => {
+                if !input.append(&buffer[FRONT..FRONT + n], &mut core.pool) {
+                    input.give(&mut core.pool);
                     return core.terminate_out_of_memory(id);
                 }
-                self.dispatcher.data(id, kept.data());
-                self.after_callback(id, kept.data());
-                return self.dispatcher.core.keep_rest(id, kept, true);
+                self.dispatcher.data(id, input.data());
+                self.after_callback(id, input.data());
+                return self.dispatcher.core.buffer_rest(id, input, true);
             }
         };
         self.dispatcher.data(id, data);
         self.after_callback(id, data);
-        self.dispatcher.core.keep_copy(id, data, continues);
+        self.dispatcher.core.buffer_copy(id, data, continues);
     }
 
     /// Delivers again what the handler had put off.
     fn deliver_deferred(&mut self, id: ConnId) {
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         c.deferred = false;
-        let Some(kept) = c.kept.take() else { return };
-        self.dispatcher.data(id, kept.data());
-        self.after_callback(id, kept.data());
-        self.dispatcher.core.keep_rest(id, kept, false);
+        let Some(input) = c.input.take() else { return };
+        self.dispatcher.data(id, input.data());
+        self.after_callback(id, input.data());
+        self.dispatcher.core.buffer_rest(id, input, false);
     }
 }

@@ -147,8 +147,8 @@ fn note_event(core: &mut Core, id: ConnId, bits: u8) {
         // Never to be trusted by itself, and never to be missed: the sockets will tell.
         c.readable |= !c.peer_fin;
         c.writable = true;
-        c.hinted = true;
-        c.suspect |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
+        c.read_to_eagain = true;
+        c.error_pending |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
     }
     let plain = c.phase == Phase::Open && c.readable && !c.is_read_blocked() && c.out.pending() == 0;
     if plain {

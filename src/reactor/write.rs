@@ -15,10 +15,10 @@ use crate::sys::Sys;
 use crate::sys::errno::is_full;
 
 impl<S: Sys> EventLoop<S> {
-    /// Writes `lead`, then what waits for the connection, then `trail`, as far as the kernel takes it and the turn's
-    /// budget allows. Answers how much of `lead` and of `trail` was written; what of them was not is the caller's.
-    pub(super) fn write(&mut self, id: ConnId, lead: &[u8], trail: &[u8]) -> (usize, usize) {
-        let (mut led, mut trailed) = (0, 0);
+    /// Writes `prefix`, then what waits for the connection, then `suffix`, as far as the kernel takes it and the turn's
+    /// budget allows. Answers how much of `prefix` and of `suffix` was written; what of them was not is the caller's.
+    pub(super) fn write(&mut self, id: ConnId, prefix: &[u8], suffix: &[u8]) -> (usize, usize) {
+        let (mut prefix_written, mut suffix_written) = (0, 0);
         let core = &mut self.dispatcher.core;
         let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else {
             return (0, 0);
@@ -32,9 +32,14 @@ impl<S: Sys> EventLoop<S> {
             // the kernel may refuse it.
             let left = core.limits.write_per_turn.saturating_sub(c.written as usize);
             let budget = if c.groups.is_empty() { left } else { usize::MAX };
-            let Some(result) =
-                write_some(&mut self.sys, stream, &c.out, &lead[led..], &trail[trailed..], budget)
-            else {
+            let Some(result) = write_some(
+                &mut self.sys,
+                stream,
+                &c.out,
+                &prefix[prefix_written..],
+                &suffix[suffix_written..],
+                budget,
+            ) else {
                 break;
             };
             match result {
@@ -42,14 +47,17 @@ impl<S: Sys> EventLoop<S> {
                 Ok(taken) => {
                     c.bytes_out += taken as u64;
                     c.written = c.written.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
-                    (c.active, c.stalled) = (core.now, core.now);
+                    (c.last_activity, c.write_blocked_since) = (core.now, core.now);
                     core.stats.bytes_out += taken as u64;
-                    let of_lead = taken.min(lead.len() - led);
-                    let of_queue = (taken - of_lead).min(c.out.pending());
-                    led += of_lead;
-                    trailed += taken - of_lead - of_queue;
+                    let of_prefix = taken.min(prefix.len() - prefix_written);
+                    let of_queue = (taken - of_prefix).min(c.out.pending());
+                    prefix_written += of_prefix;
+                    suffix_written += taken - of_prefix - of_queue;
                     c.out.advance(of_queue, &mut core.pool);
-                    if led == lead.len() && trailed == trail.len() && c.out.pending() == 0 {
+                    if prefix_written == prefix.len()
+                        && suffix_written == suffix.len()
+                        && c.out.pending() == 0
+                    {
                         break;
                     }
                 }
@@ -63,15 +71,15 @@ impl<S: Sys> EventLoop<S> {
                 break;
             }
         }
-        if let Some(why) = failed {
+        if let Some(reason) = failed {
             // Lost with the rest, and known before the reason is settled.
             if let Some(c) = core.conns.get_mut(id) {
-                c.lose(lead.len() - led);
-                led = lead.len();
+                c.lose(prefix.len() - prefix_written);
+                prefix_written = prefix.len();
             }
-            core.write_failed(id, why);
+            core.write_failed(id, reason);
         }
-        (led, trailed)
+        (prefix_written, suffix_written)
     }
 
     /// Writes what waits for a connection.
@@ -184,25 +192,25 @@ impl<S: Sys> EventLoop<S> {
     }
 }
 
-/// One write of at most `budget` bytes of `lead`, the outbox and `trail`. `None`: there is nothing to write, or no
+/// One write of at most `budget` bytes of `prefix`, the outbox and `suffix`. `None`: there is nothing to write, or no
 /// budget.
 #[inline]
 fn write_some<S: Sys>(
     sys: &mut S,
     stream: &mut S::Stream,
     out: &Outbox,
-    lead: &[u8],
-    trail: &[u8],
+    prefix: &[u8],
+    suffix: &[u8],
     budget: usize,
 ) -> Option<io::Result<usize>> {
     if budget == 0 {
         return None;
     }
-    if let Some(only) = out.single(lead, trail) {
+    if let Some(only) = out.single(prefix, suffix) {
         let only = only.get(..budget).unwrap_or(only);
         return (!only.is_empty()).then(|| sys.write(stream, &[IoSlice::new(only)]));
     }
     let mut slices = [IoSlice::new(&[]); SLICES];
-    let n = out.gather(lead, trail, budget, &mut slices);
+    let n = out.gather(prefix, suffix, budget, &mut slices);
     (n > 0).then(|| sys.write(stream, &slices[..n]))
 }

@@ -146,7 +146,7 @@ impl<H: Handler> Watched<H> {
         for id in core.close_notify.get(before..).unwrap_or_default() {
             use Reason::{OutputLimit, TotalInputLimit, TotalOutputLimit};
             let cut =
-                |c: &Connection| matches!(c.why(), Some(OutputLimit | TotalOutputLimit | TotalInputLimit));
+                |c: &Connection| matches!(c.reason(), Some(OutputLimit | TotalOutputLimit | TotalInputLimit));
             if core.conns.get(*id).is_some_and(|c| !cut(c))
                 && let Some(record) = self.records.iter_mut().rfind(|r| r.id == *id)
             {
@@ -180,18 +180,18 @@ impl<H: Handler> Watched<H> {
         if !c.is_some_and(|c| core.may_read(c)) {
             self.complain(index, "input while it is held up");
         }
-        let high = |id: &ConnId| core.conns.get(*id).is_some_and(|c| c.high);
-        if c.and_then(|c| c.rare()).is_some_and(|r| r.links_to.iter().any(high)) {
+        let high = |id: &ConnId| core.conns.get(*id).is_some_and(|c| c.above_high_water);
+        if c.and_then(|c| c.cold()).is_some_and(|r| r.links_to.iter().any(high)) {
             self.complain(index, "input while one that it links_to is high");
         }
-        if end && c.is_some_and(|c| c.broken) {
+        if end && c.is_some_and(|c| c.write_failed) {
             self.complain(index, "a clean end after a write that failed");
         }
     }
 
     fn note_rest(&mut self, index: usize, cx: &Context<'_>, given: usize) {
         let delivery = &cx.core().delivery;
-        let rest = delivery.rest.min(given);
+        let rest = delivery.unused.min(given);
         let record = &mut self.records[index];
         let same = rest == given && record.unfinished.is_some();
         record.consumed = record.input.len() - rest;

@@ -199,7 +199,7 @@ impl Oracle {
         require(facts.read_this_turn <= most, || format!("N10: read {} in a turn", facts.read_this_turn))?;
         let was_high = self.seen[peer].high.is_some();
         let seen = &mut self.seen[peer];
-        if c.high || c.phase != Phase::Open || c.broken {
+        if c.above_high_water || c.phase != Phase::Open || c.write_failed {
             seen.fell = None;
         } else if was_high {
             seen.fell = Some((u64::MAX, 0));
@@ -214,12 +214,12 @@ impl Oracle {
         seen.waited = if idle && unread { seen.waited + 1 } else { 0 };
         seen.read = facts.read;
         require(seen.waited <= WAITS, || format!("N10: not read for {} turns", seen.waited))?;
-        let before = seen.high.filter(|_| !c.high && c.phase == Phase::Open && !c.broken);
+        let before = seen.high.filter(|_| !c.above_high_water && c.phase == Phase::Open && !c.write_failed);
         let fell = before.is_none_or(|(pending, written)| {
             pending as u64 <= limits.output_low as u64 + (facts.written - written)
         });
         require(fell, || format!("N9: read on above the low-water mark: {before:?}"))?;
-        seen.high = c.high.then_some((c.out.pending(), facts.written));
+        seen.high = c.above_high_water.then_some((c.out.pending(), facts.written));
         if c.out.pending() == 0 {
             seen.idle_out = now.0;
         }
@@ -266,7 +266,7 @@ impl Oracle {
             let gone = view.inner.sys.facts[peer].closed.is_some();
             // Its id may have come round.
             let c = view.inner.dispatcher.core.conns.get(record.id).filter(|_| !gone);
-            let why = record.closed.as_ref().map(|c| &c.why).or(c.and_then(|c| c.why()));
+            let why = record.closed.as_ref().map(|c| &c.why).or(c.and_then(|c| c.reason()));
             if let Some(why) = why.filter(|&why| seen.why.as_ref() != Some(why)) {
                 require_earned(view, record, why, seen).map_err(told)?;
                 seen.why = Some(why.clone());
@@ -322,20 +322,20 @@ fn require_drained(record: &Record, seen: &mut Seen) -> Result<(), String> {
 
 /// A connection without its bytes.
 fn describe(c: &Connection) -> String {
-    let mut text = format!("{} {:?}, {} B wait, {} B kept", c.id, c.phase, c.out.pending(), c.kept_len());
+    let mut text = format!("{} {:?}, {} B wait, {} B kept", c.id, c.phase, c.out.pending(), c.buffered_len());
     let flags = [
         ("readable", c.readable),
         ("writable", c.writable),
-        ("hinted", c.hinted),
-        ("suspect", c.suspect),
+        ("read_to_eagain", c.read_to_eagain),
+        ("suspect", c.error_pending),
         ("peer_fin", c.peer_fin),
-        ("ended", c.ended),
+        ("ended", c.eof_delivered),
         ("fin_wanted", c.fin_wanted),
         ("fin_sent", c.fin_sent),
-        ("broken", c.broken),
+        ("broken", c.write_failed),
         ("deferred", c.deferred),
         ("paused", c.paused),
-        ("high", c.high),
+        ("high", c.above_high_water),
         ("held", c.pause_count > 0),
         ("drain_due", c.drain_due),
         ("throttled", c.throttled),
@@ -352,7 +352,7 @@ fn describe(c: &Connection) -> String {
 fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<(), String> {
     let (p, facts) = (&sim.script.peers[peer], &sim.facts[peer]);
     let unread = p.has_input() && !facts.ended && facts.errors.is_empty();
-    let high = c.high && c.out.pending() > core.limits.output_low;
+    let high = c.above_high_water && c.out.pending() > core.limits.output_low;
     let throttled = c.out.pending() > 0 && core.memory_pressure();
     let held = match c.phase {
         Phase::Open => c.paused || high || c.pause_count > 0 || throttled,
@@ -379,7 +379,7 @@ fn check_not_late(
     let most = match c.phase {
         // Its own stamp may be later: it counts from when it was last read again.
         Phase::Open => {
-            (facts.moved.max(since).max(c.active.0), limits.idle_timeout.get().saturating_add(again))
+            (facts.moved.max(since).max(c.last_activity.0), limits.idle_timeout.get().saturating_add(again))
         }
         Phase::Flushing => (facts.wrote.max(since), limits.write_stall.get()),
         Phase::Lingering => (since, limits.linger_total),

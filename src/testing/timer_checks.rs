@@ -8,7 +8,7 @@ use crate::reactor::audit::require;
 
 /// N6, N9: each timer is its owner's, and only what is open has any.
 pub(super) fn check_timers(core: &Core) -> Result<(), String> {
-    let of = |c: &Connection| c.rare().map_or(0, |r| r.timers.len as usize);
+    let of = |c: &Connection| c.cold().map_or(0, |r| r.timers.len as usize);
     let owned: usize = core.conns.iter().map(of).sum();
     let ticks: usize = core.ticks.iter().map(|list| list.len as usize).sum();
     let all = core.timers.len();
@@ -28,23 +28,23 @@ pub(super) fn check_timers(core: &Core) -> Result<(), String> {
 /// N9: of two linked connections each knows the other, both are open, and who links_to one that is high is held up.
 pub(super) fn check_links(core: &Core) -> Result<(), String> {
     for c in core.conns.iter() {
-        let Some(rare) = c.rare() else { continue };
+        let Some(cold) = c.cold() else { continue };
         let told =
-            |what: &str| format!("N9: {}: {what}: {:?} and {:?}", c.id, rare.links_to, rare.links_from);
-        let linked = !rare.links_to.is_empty() || !rare.links_from.is_empty();
+            |what: &str| format!("N9: {}: {what}: {:?} and {:?}", c.id, cold.links_to, cold.links_from);
+        let linked = !cold.links_to.is_empty() || !cold.links_from.is_empty();
         require(!linked || c.phase == Phase::Open, || told("linked, and ending"))?;
         let most = core.limits.links_per_connection;
-        let few = rare.links_to.len() <= most && rare.links_from.len() <= most;
+        let few = cold.links_to.len() <= most && cold.links_from.len() <= most;
         require(few, || told("too many links"))?;
         let other = |id| core.conns.get(id).filter(|o| o.phase == Phase::Open);
-        let rare_of = |id| other(id).and_then(|o| o.rare());
-        let mutual = rare
+        let rare_of = |id| other(id).and_then(|o| o.cold());
+        let mutual = cold
             .links_to
             .iter()
             .all(|&to| rare_of(to).is_some_and(|r| r.links_from.contains(&c.id)))
-            && rare.links_from.iter().all(|&from| rare_of(from).is_some_and(|r| r.links_to.contains(&c.id)));
+            && cold.links_from.iter().all(|&from| rare_of(from).is_some_and(|r| r.links_to.contains(&c.id)));
         require(mutual, || told("a link that one end does not know of"))?;
-        let high = rare.links_to.iter().filter(|&&to| other(to).is_some_and(|o| o.high)).count();
+        let high = cold.links_to.iter().filter(|&&to| other(to).is_some_and(|o| o.above_high_water)).count();
         require(usize::from(c.pause_count) >= high, || {
             told("links_to one that is high, and is not held up")
         })?;

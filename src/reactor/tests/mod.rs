@@ -329,8 +329,8 @@ impl Rig {
     }
 
     /// How many connections ended for this reason.
-    fn closed(&self, why: &Reason) -> u64 {
-        self.stats().closed(why)
+    fn closed(&self, reason: &Reason) -> u64 {
+        self.stats().closed(reason)
     }
 
     /// What must hold between any two turns.

@@ -48,7 +48,7 @@ impl<H: Handler> Stage<H> {
         let core = &self.inner.dispatcher.core;
         let mut mark = Mark { bytes_in: core.stats.bytes_in, kept: 0, pending: 0 };
         for c in core.conns.iter() {
-            mark.kept += c.kept_len();
+            mark.kept += c.buffered_len();
             mark.pending += core.pending(c);
         }
         mark

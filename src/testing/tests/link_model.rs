@@ -51,7 +51,7 @@ impl Ties {
     /// At the end of a turn: these links are there, and no others.
     pub(super) fn check(&self, core: &Core) -> Result<(), String> {
         let links_to =
-            |c: &crate::connection::Connection| c.rare().map_or(Vec::new(), |r| r.links_to.clone());
+            |c: &crate::connection::Connection| c.cold().map_or(Vec::new(), |r| r.links_to.clone());
         let there = core.conns.iter().flat_map(|c| links_to(c).into_iter().map(|to| (c.id, to)));
         let there: BTreeSet<_> = there.collect();
         let open = |id| core.conns.get(id).is_some_and(|c| c.phase == crate::connection::Phase::Open);
