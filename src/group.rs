@@ -81,7 +81,7 @@ impl Log {
         if encoded {
             self.entries.push(Entry { number, end: self.block.len() });
         } else if self.entries.is_empty() {
-            pool.give(std::mem::take(&mut self.block), Use::Output);
+            pool.recycle(std::mem::take(&mut self.block), Use::Output);
         }
         encoded
     }

@@ -53,7 +53,7 @@ impl InputBuffer {
             return;
         }
         if let Some(small) = Self::new(self.data(), pool) {
-            std::mem::replace(self, small).give(pool);
+            std::mem::replace(self, small).recycle(pool);
         }
     }
 
@@ -62,8 +62,8 @@ impl InputBuffer {
         self.bytes.capacity()
     }
 
-    pub(crate) fn give(self, pool: &mut Pool) {
-        pool.give(self.bytes, Use::Input);
+    pub(crate) fn recycle(self, pool: &mut Pool) {
+        pool.recycle(self.bytes, Use::Input);
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
             model.drain(..model.len() - n);
             assert_eq!(kept.data(), model);
         }
-        kept.give(&mut pool);
+        kept.recycle(&mut pool);
         assert_eq!(pool.input(), 0);
     }
 }

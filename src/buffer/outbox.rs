@@ -38,11 +38,11 @@ impl Segment {
         }
     }
 
-    fn give(self, pool: &mut Pool) {
+    fn recycle(self, pool: &mut Pool) {
         match self {
-            Self::Owned(v) => pool.give(v, Use::Output),
-            Self::Bytes(b) => pool.release(Use::Output, b.len()),
-            Self::Block(block, _) => pool.give_shared(block),
+            Self::Owned(v) => pool.recycle(v, Use::Output),
+            Self::Bytes(b) => pool.uncharge(Use::Output, b.len()),
+            Self::Block(block, _) => pool.recycle_shared(block),
         }
     }
 }
@@ -230,7 +230,7 @@ impl Outbox {
             n -= left;
             queue.written = 0;
             if let Some(done) = queue.segments.pop_front() {
-                done.give(pool);
+                done.recycle(pool);
             }
         }
         queue.written += n;
@@ -239,9 +239,9 @@ impl Outbox {
     /// Throws away all that waits, and says how much it was.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         if let Some(queue) = self.queue.take() {
-            pool.give(queue.tail, Use::Output);
+            pool.recycle(queue.tail, Use::Output);
             for segment in queue.segments {
-                segment.give(pool);
+                segment.recycle(pool);
             }
         }
         std::mem::take(&mut self.pending)
@@ -256,7 +256,7 @@ impl Outbox {
         let Some(mut small) = pool.take(SMALL, Use::Output) else { return };
         small.extend_from_slice(queue.tail.get(queue.written..).unwrap_or_default());
         queue.written = 0;
-        pool.give(std::mem::replace(&mut queue.tail, small), Use::Output);
+        pool.recycle(std::mem::replace(&mut queue.tail, small), Use::Output);
     }
 
     /// Bytes of memory held; of shared blocks, the part that is ours.
@@ -311,7 +311,7 @@ impl Outbox {
         let fresh = pool.take(capacity, Use::Output).ok_or(NoMemory)?;
         let queue = self.queue.get_or_insert_default();
         queue.close_tail();
-        pool.give(std::mem::replace(&mut queue.tail, fresh), Use::Output);
+        pool.recycle(std::mem::replace(&mut queue.tail, fresh), Use::Output);
         Ok(())
     }
 }
@@ -395,7 +395,7 @@ mod tests {
                         self.real[i].push_block(&block, range.clone(), pool).unwrap();
                         self.model[i].extend(&block[range]);
                     }
-                    pool.give_shared(block);
+                    pool.recycle_shared(block);
                 }
                 Op::With(size, fails) => {
                     let data = self.fresh(size);

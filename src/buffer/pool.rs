@@ -57,19 +57,19 @@ impl Pool {
     }
 
     /// Takes a buffer back.
-    pub(crate) fn give(&mut self, buffer: Vec<u8>, purpose: Use) {
+    pub(crate) fn recycle(&mut self, buffer: Vec<u8>, purpose: Use) {
         let capacity = buffer.capacity();
         if capacity == 0 {
             return;
         }
-        self.release(purpose, capacity);
-        self.put_by(buffer);
+        self.uncharge(purpose, capacity);
+        self.cache(buffer);
         if self.output == 0 && self.input == 0 {
             self.trim();
         }
     }
 
-    fn put_by(&mut self, mut buffer: Vec<u8>) {
+    fn cache(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         if !(SMALL..=LARGE).contains(&capacity) || self.idle + capacity > self.limit {
             return;
@@ -100,9 +100,9 @@ impl Pool {
     }
 
     /// Lets go of one reference to a shared block; the last one gives it back.
-    pub(crate) fn give_shared(&mut self, block: Rc<Vec<u8>>) {
+    pub(crate) fn recycle_shared(&mut self, block: Rc<Vec<u8>>) {
         if let Ok(buffer) = Rc::try_unwrap(block) {
-            self.give(buffer, Use::Output);
+            self.recycle(buffer, Use::Output);
         }
     }
 
@@ -110,7 +110,7 @@ impl Pool {
         *self.account(purpose) += bytes;
     }
 
-    pub(crate) fn release(&mut self, purpose: Use, bytes: usize) {
+    pub(crate) fn uncharge(&mut self, purpose: Use, bytes: usize) {
         let account = self.account(purpose);
         *account = account.saturating_sub(bytes);
     }
@@ -152,8 +152,8 @@ mod tests {
         let b = pool.take(1_000_000, Use::Input).unwrap();
         assert_eq!(pool.input(), b.capacity());
         let a_capacity = a.capacity();
-        pool.give(a, Use::Output);
-        pool.give(b, Use::Input);
+        pool.recycle(a, Use::Output);
+        pool.recycle(b, Use::Input);
         assert_eq!((pool.output(), pool.input()), (0, 0));
         assert_eq!(pool.idle(), a_capacity, "the huge one was freed");
         let again = pool.take(50_000, Use::Input).unwrap();
@@ -167,10 +167,10 @@ mod tests {
         let taken: Vec<_> = (0..100).map(|_| pool.take(LARGE, Use::Output).unwrap()).collect();
         let other = pool.take(1, Use::Input).unwrap();
         for b in taken {
-            pool.give(b, Use::Output);
+            pool.recycle(b, Use::Output);
         }
         assert_eq!(pool.idle(), 100 * LARGE, "something is still in use");
-        pool.give(other, Use::Input);
+        pool.recycle(other, Use::Input);
         assert!(pool.idle() <= AT_REST);
     }
 
@@ -179,7 +179,7 @@ mod tests {
         let mut pool = Pool::new(3 * SMALL);
         let taken: Vec<_> = (0..5).map(|_| pool.take(1, Use::Output).unwrap()).collect();
         for b in taken {
-            pool.give(b, Use::Output);
+            pool.recycle(b, Use::Output);
         }
         assert_eq!(pool.idle(), 3 * SMALL);
     }

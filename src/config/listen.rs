@@ -50,7 +50,7 @@ impl Default for Keepalive {
 /// [`keepalive`](Self::keepalive) for TCP, the buffers for Unix sockets. Its file, where it has one, is left alone.
 #[derive(Debug)]
 pub struct Listen {
-    source: Result<Source, AddressError>,
+    source: Result<ListenSource, AddressError>,
     options: ListenOptions,
 }
 
@@ -89,9 +89,9 @@ impl Listen {
     }
 
     /// What to open or take over, and how, once both have been checked.
-    pub(crate) fn into_parts(self) -> Result<(Source, ListenOptions), AddressError> {
+    pub(crate) fn into_parts(self) -> Result<(ListenSource, ListenOptions), AddressError> {
         let source = self.source?;
-        if let Source::Endpoint(endpoint) = &source {
+        if let ListenSource::Endpoint(endpoint) = &source {
             endpoint.check().map_err(|problem| AddressError { about: endpoint.to_string(), problem })?;
         }
         match self.options.check() {
@@ -101,14 +101,14 @@ impl Listen {
     }
 
     fn of_endpoint(endpoint: Result<Endpoint, AddressError>) -> Self {
-        Self::with(endpoint.map(Source::Endpoint))
+        Self::with(endpoint.map(ListenSource::Endpoint))
     }
 
     fn of_address(address: SocketAddr) -> Self {
-        Self::with(Ok(Source::Bound(Bind::Tcp(address))))
+        Self::with(Ok(ListenSource::Bound(ListenTarget::Tcp(address))))
     }
 
-    fn with(source: Result<Source, AddressError>) -> Self {
+    fn with(source: Result<ListenSource, AddressError>) -> Self {
         Self { source, options: ListenOptions::default() }
     }
 }
@@ -117,25 +117,25 @@ from_addresses!(Listen);
 
 impl From<std::net::TcpListener> for Listen {
     fn from(listener: std::net::TcpListener) -> Self {
-        Self::with(Ok(Source::Bound(Bind::TcpListener(listener))))
+        Self::with(Ok(ListenSource::Bound(ListenTarget::TcpListener(listener))))
     }
 }
 
 #[cfg(unix)]
 impl From<std::os::unix::net::UnixListener> for Listen {
     fn from(listener: std::os::unix::net::UnixListener) -> Self {
-        Self::with(Ok(Source::Bound(Bind::UnixListener(listener))))
+        Self::with(Ok(ListenSource::Bound(ListenTarget::UnixListener(listener))))
     }
 }
 
 /// What a [`Listen`] names: an endpoint that may stand for several sockets, or one socket.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub(crate) enum ListenSource {
     Endpoint(Endpoint),
-    Bound(Bind),
+    Bound(ListenTarget),
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for ListenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Endpoint(endpoint) => endpoint.fmt(f),
@@ -146,7 +146,7 @@ impl fmt::Display for Source {
 
 /// One concrete socket to open or to take over.
 #[derive(Debug)]
-pub(crate) enum Bind {
+pub(crate) enum ListenTarget {
     Tcp(SocketAddr),
     #[cfg(unix)]
     Unix(PathBuf),
@@ -155,7 +155,7 @@ pub(crate) enum Bind {
     UnixListener(std::os::unix::net::UnixListener),
 }
 
-impl fmt::Display for Bind {
+impl fmt::Display for ListenTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
@@ -312,7 +312,7 @@ mod tests {
             .into_parts()
             .unwrap();
         assert!(
-            matches!(source, Source::Endpoint(endpoint) if endpoint == Endpoint::Tcp { host: "h".into(), port: 1 })
+            matches!(source, ListenSource::Endpoint(endpoint) if endpoint == Endpoint::Tcp { host: "h".into(), port: 1 })
         );
         let wanted = ListenOptions {
             backlog: 7,

@@ -65,7 +65,7 @@ impl Core {
         let Some(state) = self.groups.remove(group) else { return false };
         self.groups.with_unsent.retain(|&g| g != group);
         for mut log in state.logs {
-            self.pool.give(log.take_block(), Use::Output);
+            self.pool.recycle(log.take_block(), Use::Output);
         }
         self.remove_pauses(state.waiting);
         true
@@ -210,7 +210,7 @@ impl Core {
         }
         let Self { groups, pool, .. } = self;
         for log in groups.get_mut(group).into_iter().flat_map(|r| &mut r.logs) {
-            pool.give(log.take_block(), Use::Output);
+            pool.recycle(log.take_block(), Use::Output);
             log.clear();
         }
     }
@@ -303,7 +303,7 @@ impl Core {
             }
         }
         self.mark_dirty(id);
-        self.note_high(id);
+        self.check_high_water(id);
         if self.conns.get(id).is_some_and(|c| c.out.pending() > self.limits.output_high) {
             for m in memberships {
                 self.mark_slow(m.group, m.place);

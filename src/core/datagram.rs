@@ -125,8 +125,8 @@ impl Core {
     /// What follows when all was sent that can be: an empty socket pause_count no memory, and ends if it is to.
     pub(crate) fn finish_sending(&mut self, id: DatagramId) {
         let Some(m) = self.datagrams.get_mut(id) else { return };
-        m.out.rest(&mut self.pool);
-        m.retry_queue.rest(&mut self.pool);
+        m.out.free_if_empty(&mut self.pool);
+        m.retry_queue.free_if_empty(&mut self.pool);
         match m.phase {
             DatagramPhase::Closing if m.pending() == 0 => return self.close_datagram_now(id),
             DatagramPhase::Closing => self.datagrams.schedule_retry(id, self.now),

@@ -1,7 +1,7 @@
 //! Datagrams that wait to be sent, in a row: their bytes one after another, and of each where it goes.
 //!
 //! Knows nothing of sockets and limits. Invariant: `cost` is the sum of the [`cost`] of each; with none left and after
-//! [`DatagramQueue::rest`] no memory is held.
+//! [`DatagramQueue::free_if_empty`] no memory is held.
 
 use std::collections::VecDeque;
 
@@ -113,14 +113,14 @@ impl DatagramQueue {
             lost += u64::from(!self.push(to.cloned(), data, pool));
             other.pop();
         }
-        other.rest(pool);
+        other.free_if_empty(pool);
         lost
     }
 
     /// Gives the memory back, if nothing waits.
-    pub(super) fn rest(&mut self, pool: &mut Pool) {
+    pub(super) fn free_if_empty(&mut self, pool: &mut Pool) {
         if self.is_empty() && self.bytes.capacity() + self.entries.capacity() > 0 {
-            pool.give(std::mem::take(&mut self.bytes), Use::Output);
+            pool.recycle(std::mem::take(&mut self.bytes), Use::Output);
             *self = Self::default();
         }
     }
@@ -129,7 +129,7 @@ impl DatagramQueue {
     pub(super) fn clear(&mut self, pool: &mut Pool) -> u64 {
         let lost = self.len() as u64;
         self.entries.clear();
-        self.rest(pool);
+        self.free_if_empty(pool);
         lost
     }
 }
@@ -165,7 +165,7 @@ mod tests {
             queue.pop();
         }
         assert_eq!((queue.cost(), queue.len()), (0, 0));
-        queue.rest(&mut pool);
+        queue.free_if_empty(&mut pool);
         assert_eq!((queue.retained_bytes(), queue.entries.capacity(), pool.output()), (0, 0, 0));
     }
 

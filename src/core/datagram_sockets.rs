@@ -235,7 +235,7 @@ impl DatagramSockets {
     }
 
     /// Sets what an event says. False for one that is gone.
-    pub(crate) fn note_event(&mut self, id: DatagramId, bits: u8) -> bool {
+    pub(crate) fn record_event(&mut self, id: DatagramId, bits: u8) -> bool {
         let Some(m) = self.get_mut(id) else { return false };
         // Only a call on the socket tells what a hint or an error is about.
         let any = bits & (Ready::HINT | Ready::ERROR) != 0;

@@ -87,7 +87,7 @@ pub(crate) struct Core {
     pub(crate) deadlines: Deadlines,
     pub(crate) timers: Timers,
     /// Each handler's own timers.
-    pub(crate) ticks: Vec<TimerList>,
+    pub(crate) handler_timers: Vec<TimerList>,
     pub(crate) attempts: Attempts,
     /// Sockets that were connecting and are to be closed.
     pub(crate) cancelled_dials: Vec<ConnId>,
@@ -134,7 +134,7 @@ impl Core {
             stats: Stats::default(),
             deadlines: Deadlines::default(),
             timers: Timers::default(),
-            ticks: Vec::new(),
+            handler_timers: Vec::new(),
             attempts: Attempts::default(),
             cancelled_dials: Vec::new(),
             delivery: Delivery::default(),

@@ -73,7 +73,7 @@ impl Core {
     pub(crate) fn buffer_rest(&mut self, id: ConnId, mut input: Box<InputBuffer>, continues: bool) {
         let unused = self.delivery.unused.min(input.len());
         if unused == 0 || !self.may_buffer(id, unused) {
-            input.give(&mut self.pool);
+            input.recycle(&mut self.pool);
             return;
         }
         let same = continues && unused == input.len();
@@ -153,7 +153,7 @@ impl Core {
         let Some(c) = self.conns.get_mut(id) else { return };
         c.deferred = false;
         if let Some(input) = c.input.take() {
-            input.give(&mut self.pool);
+            input.recycle(&mut self.pool);
         }
     }
 

@@ -171,7 +171,7 @@ impl Core {
         } else {
             self.mark_dirty(id);
         }
-        self.note_high(id);
+        self.check_high_water(id);
     }
 
     /// Has `id` flushed at the end of the turn.
@@ -186,7 +186,7 @@ impl Core {
 
     /// Stops reading a peer for whom much waits.
     #[inline]
-    pub(crate) fn note_high(&mut self, id: ConnId) {
+    pub(crate) fn check_high_water(&mut self, id: ConnId) {
         let high = self.limits.output_high;
         if self.conns.get(id).is_some_and(|c| !c.above_high_water && self.pending(c) >= high) {
             self.set_high(id);
@@ -207,11 +207,11 @@ impl Core {
     pub(crate) fn after_write(&mut self, id: ConnId) {
         // All is written and nothing was held up: the usual case.
         if self.conns.get(id).is_some_and(|c| c.above_high_water || c.out.pending() > 0) {
-            self.settle_write(id);
+            self.apply_watermarks(id);
         }
     }
 
-    fn settle_write(&mut self, id: ConnId) {
+    fn apply_watermarks(&mut self, id: ConnId) {
         let (low, stall) = (self.limits.output_low, self.limits.write_stall.get());
         let Some(c) = self.conns.get_mut(id) else { return };
         let pending = c.out.pending();
@@ -219,7 +219,7 @@ impl Core {
             self.deadlines.bring_forward(id.slot, c.write_blocked_since.after(stall));
         }
         if !c.above_high_water {
-            return self.note_high(id);
+            return self.check_high_water(id);
         }
         if pending <= low {
             c.above_high_water = false;

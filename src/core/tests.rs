@@ -378,7 +378,7 @@ impl World {
         let deferred = std::mem::take(&mut c.deferred);
         let Some(kept) = c.input.take() else { return (Vec::new(), false) };
         let bytes = kept.data().to_vec();
-        kept.give(&mut self.core.pool);
+        kept.recycle(&mut self.core.pool);
         (bytes, !deferred)
     }
 
@@ -471,7 +471,7 @@ impl World {
             state.has_unsent = false;
             state.senders.clear();
             state.logs.iter_mut().for_each(crate::group::Log::clear);
-            blocks.into_iter().for_each(|block| self.core.pool.give_shared(block));
+            blocks.into_iter().for_each(|block| self.core.pool.recycle_shared(block));
         }
         self.core.groups.with_unsent.clear();
     }

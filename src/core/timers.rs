@@ -26,23 +26,23 @@ impl Core {
         if self.timers.len() >= self.limits.timers {
             return None;
         }
-        let Self { conns, ticks, timers, now, .. } = self;
+        let Self { conns, handler_timers, timers, now, .. } = self;
         let list = match owner {
             Owner::Connection(id) => {
                 &mut conns.get_mut(id).filter(|c| c.phase == Phase::Open)?.cold_mut().timers
             }
-            Owner::Handler(handler) => ticks.get_mut(handler as usize)?,
+            Owner::Handler(handler) => handler_timers.get_mut(handler as usize)?,
         };
         ((list.len as usize) < most).then(|| timers.set(list, owner, key, *now, after, every))
     }
 
     /// Ends a timer. False when it is gone.
     pub(crate) fn cancel_timer(&mut self, id: TimerId) -> bool {
-        let Self { conns, ticks, timers, .. } = self;
+        let Self { conns, handler_timers, timers, .. } = self;
         let list = match timers.owner(id) {
             None => return false,
             Some(Owner::Connection(owner)) => conns.get_mut(owner).map(|c| &mut c.cold_mut().timers),
-            Some(Owner::Handler(handler)) => ticks.get_mut(handler as usize),
+            Some(Owner::Handler(handler)) => handler_timers.get_mut(handler as usize),
         };
         list.is_some_and(|list| timers.cancel(list, id))
     }
@@ -55,8 +55,8 @@ impl Core {
     }
 
     /// Ends a handler's own timers.
-    pub(crate) fn end_ticks(&mut self, handler: u32) {
-        if let Some(list) = self.ticks.get_mut(handler as usize) {
+    pub(crate) fn end_handler_timers(&mut self, handler: u32) {
+        if let Some(list) = self.handler_timers.get_mut(handler as usize) {
             self.timers.clear(list);
             *list = TimerList::default();
         }

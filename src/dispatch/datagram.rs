@@ -77,7 +77,7 @@ impl<H: DatagramHandler> ErasedHandler for DatagramSlot<H> {
     fn shutdown(&mut self, _cx: &mut Context<'_>, _state: usize) {}
     fn close(&mut self, _net: &mut Net<'_>, _state: usize, _closed: &Closed) {}
 
-    fn tick(&mut self, net: &mut Net<'_>, key: u64) {
+    fn handler_timer(&mut self, net: &mut Net<'_>, key: u64) {
         self.handler.on_tick(net, key);
     }
 

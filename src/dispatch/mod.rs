@@ -86,10 +86,10 @@ impl Dispatcher {
     /// Gives a handler its place, where nothing is framed.
     fn register(&mut self, handler: Box<dyn ErasedHandler>, keyed: bool) -> u32 {
         let index = self.handlers.insert(Registered { handler, keyed, users: 0 });
-        let Core { framings, ticks, .. } = &mut self.core;
+        let Core { framings, handler_timers, .. } = &mut self.core;
         if index >= framings.len() {
             framings.resize_with(index + 1, Default::default);
-            ticks.resize_with(index + 1, Default::default);
+            handler_timers.resize_with(index + 1, Default::default);
         }
         index as u32
     }
@@ -142,7 +142,7 @@ impl Dispatcher {
         }
         if let Some(entry) = self.handlers.try_remove(handler as usize) {
             self.core.framings[handler as usize] = Default::default();
-            self.core.end_ticks(handler);
+            self.core.end_handler_timers(handler);
             self.guarded(CallSite::Dropped, move |_| drop(entry));
         }
     }
@@ -185,8 +185,8 @@ impl Dispatcher {
     }
 
     /// Calls `on_tick`.
-    pub(crate) fn tick(&mut self, handler: u32, key: u64) {
-        self.call_handler(handler, |handler, net| handler.tick(net, key));
+    pub(crate) fn handler_timer(&mut self, handler: u32, key: u64) {
+        self.call_handler(handler, |handler, net| handler.handler_timer(net, key));
     }
 
     /// Calls `on_note`. False when there is no such handler.

@@ -21,7 +21,7 @@ pub(super) trait ErasedHandler: Any {
     fn end(&mut self, cx: &mut Context<'_>, state: usize);
     fn drain(&mut self, cx: &mut Context<'_>, state: usize);
     fn timer(&mut self, cx: &mut Context<'_>, state: usize, key: u64);
-    fn tick(&mut self, net: &mut Net<'_>, key: u64);
+    fn handler_timer(&mut self, net: &mut Net<'_>, key: u64);
     fn note(&mut self, net: &mut Net<'_>, note: Note);
     fn note_to(&mut self, cx: &mut Context<'_>, state: usize, note: Note);
     fn connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error);
@@ -81,7 +81,7 @@ impl<H: Handler> ErasedHandler for HandlerSlot<H> {
         self.with(state, |h, s| h.on_timer(cx, s, key));
     }
 
-    fn tick(&mut self, net: &mut Net<'_>, key: u64) {
+    fn handler_timer(&mut self, net: &mut Net<'_>, key: u64) {
         self.handler.on_tick(net, key);
     }
 

@@ -161,7 +161,7 @@ impl<S: Sys> EventLoop<S> {
                     }
                     return;
                 }
-                Err(error) => self.note_failure(id, address.to_string(), error),
+                Err(error) => self.record_failure(id, address.to_string(), error),
             }
         }
     }
@@ -225,7 +225,7 @@ impl<S: Sys> EventLoop<S> {
                 if let Some(attempt) = core.attempts.get_mut(id) {
                     attempt.trying.retain(|&other| other != conn);
                 }
-                self.note_failure(id, address, error);
+                self.record_failure(id, address, error);
                 self.dispatcher.core.attempts.want(id);
             }
         }
@@ -302,7 +302,7 @@ impl<S: Sys> EventLoop<S> {
         wait
     }
 
-    fn note_failure(&mut self, id: AttemptId, address: String, error: io::Error) {
+    fn record_failure(&mut self, id: AttemptId, address: String, error: io::Error) {
         let core = &mut self.dispatcher.core;
         if let Some(attempt) = core.attempts.get_mut(id) {
             log::debug!("{id}: {address}: {error}");
@@ -313,7 +313,7 @@ impl<S: Sys> EventLoop<S> {
     }
 
     fn try_failed(&mut self, id: AttemptId, address: String, error: io::Error) {
-        self.note_failure(id, address, error);
+        self.record_failure(id, address, error);
         self.give_up(id);
     }
 

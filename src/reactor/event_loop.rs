@@ -94,7 +94,7 @@ impl<S: Sys> EventLoop<S> {
         let before = self.dispatcher.core.now;
         self.update_clock();
         let core = &mut self.dispatcher.core;
-        core.timers.settle(core.now);
+        core.timers.start_pending(core.now);
         let took = core.now.nanos_since(before);
         if took > core.longest_call {
             core.longest_call = took;

@@ -9,7 +9,7 @@ use super::Reactor;
 use crate::config::address::{Address, Endpoint};
 use crate::config::connect::Connect;
 use crate::config::datagram::{DatagramBind, DatagramOptions, DatagramSource, Datagrams};
-use crate::config::listen::{Bind, Listen, ListenOptions, Source};
+use crate::config::listen::{Listen, ListenOptions, ListenSource, ListenTarget};
 use crate::dispatch::datagram::{DatagramCallback, call_datagram_handler};
 use crate::handler::Handler;
 use crate::handler::datagram::DatagramHandler;
@@ -99,28 +99,28 @@ impl Reactor {
     /// Opens the sockets that a source stands for: one, or one for each address of a name.
     fn open_all(
         &mut self,
-        source: Source,
+        source: ListenSource,
         options: &ListenOptions,
         handler: u32,
         sockets: &mut Vec<(ListenerId, Address)>,
     ) -> io::Result<()> {
         let (host, port) = match source {
-            Source::Bound(bind) => return self.open_one(bind, options, handler, sockets),
+            ListenSource::Bound(bind) => return self.open_one(bind, options, handler, sockets),
             #[cfg(unix)]
-            Source::Endpoint(Endpoint::Unix(path)) => {
-                return self.open_one(Bind::Unix(path), options, handler, sockets);
+            ListenSource::Endpoint(Endpoint::Unix(path)) => {
+                return self.open_one(ListenTarget::Unix(path), options, handler, sockets);
             }
             #[cfg(not(unix))]
-            Source::Endpoint(Endpoint::Unix(_)) => {
+            ListenSource::Endpoint(Endpoint::Unix(_)) => {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets on this system"));
             }
-            Source::Endpoint(Endpoint::Tcp { host, port }) => (host, port),
+            ListenSource::Endpoint(Endpoint::Tcp { host, port }) => (host, port),
         };
         let mut port = port;
         for mut address in self.inner.sys.resolve(&host, port)? {
             // The addresses of one name share the port that the first one was given.
             address.set_port(port);
-            self.open_one(Bind::Tcp(address), options, handler, sockets)?;
+            self.open_one(ListenTarget::Tcp(address), options, handler, sockets)?;
             if port == 0 {
                 port = sockets.first().and_then(|(_, a)| a.tcp()).map_or(0, |a| a.port());
             }
@@ -130,12 +130,12 @@ impl Reactor {
 
     fn open_one(
         &mut self,
-        at: Bind,
+        at: ListenTarget,
         options: &ListenOptions,
         handler: u32,
         sockets: &mut Vec<(ListenerId, Address)>,
     ) -> io::Result<()> {
-        let socket = self.inner.sys.bind(at, options)?;
+        let socket = self.inner.sys.listen(at, options)?;
         sockets.push(self.inner.add_listener(socket, handler)?);
         Ok(())
     }

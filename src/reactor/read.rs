@@ -164,12 +164,12 @@ impl<S: Sys> EventLoop<S> {
             Some(input) if input.len() <= FRONT => {
                 let start = FRONT - input.len();
                 buffer[start..FRONT].copy_from_slice(input.data());
-                input.give(&mut core.pool);
+                input.recycle(&mut core.pool);
                 (&buffer[start..FRONT + n], true)
             }
             Some(mut input) => {
                 if !input.append(&buffer[FRONT..FRONT + n], &mut core.pool) {
-                    input.give(&mut core.pool);
+                    input.recycle(&mut core.pool);
                     return core.terminate_out_of_memory(id);
                 }
                 self.dispatcher.data(id, input.data());

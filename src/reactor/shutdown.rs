@@ -38,14 +38,14 @@ impl<S: Sys> EventLoop<S> {
     /// Takes what still waits, closes the listeners, and tells every handler.
     pub(crate) fn begin_shutdown(&mut self, grace: Duration) {
         let core = &mut self.dispatcher.core;
-        core.timers.settle_as_set();
+        core.timers.start_pending_as_armed();
         self.shutdown.until = Some(core.now.after(grace));
         self.shutdown.report = Report::default();
         log::info!("shutting down, {} connections open", core.conns.len());
         core.shutting_down = true;
         for id in self.listeners() {
             let most = self.dispatcher.core.limits.connections.get();
-            self.listeners.note_ready(id);
+            self.listeners.mark_ready(id);
             self.accept_at(id, most);
             self.close_listener(id);
         }

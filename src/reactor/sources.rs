@@ -74,7 +74,7 @@ impl<S: Sys> EventLoop<S> {
         match answer {
             Some(Watch::Wait) => {}
             Some(Watch::Again) => {
-                self.sources.note_ready(id, bits);
+                self.sources.mark_ready(id, bits);
             }
             // One that has panicked cannot say what it wants.
             Some(Watch::Done) | None => {

@@ -59,7 +59,7 @@ impl<S: Sys> Listeners<S> {
     }
 
     /// Notes that connections wait. False for a listener that is gone.
-    pub(super) fn note_ready(&mut self, id: ListenerId) -> bool {
+    pub(super) fn mark_ready(&mut self, id: ListenerId) -> bool {
         let listener = self.slots.get_mut(id.slot as usize).filter(|d| d.id == id);
         self.new_arrivals |= listener.is_some();
         listener.map(|d| d.ready = true).is_some()
@@ -239,7 +239,7 @@ impl Sources {
     }
 
     /// Notes what the system says of a source. False when it is gone.
-    pub(super) fn note_ready(&mut self, id: SourceId, bits: u8) -> bool {
+    pub(super) fn mark_ready(&mut self, id: SourceId, bits: u8) -> bool {
         let Some(entry) = self.get_mut(id) else { return false };
         entry.bits |= bits;
         if !std::mem::replace(&mut entry.queued, true) {

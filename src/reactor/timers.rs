@@ -9,7 +9,7 @@ use super::event_loop::EventLoop;
 use crate::dispatch::CallSite;
 use crate::sys::Sys;
 use crate::time::Time;
-use crate::time::timers::{Alarm, Owner};
+use crate::time::timers::{Expired, Owner};
 
 /// A deadline overdue by this much means that we, and not the peers, were late.
 const LATE_THRESHOLD: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ impl<S: Sys> EventLoop<S> {
             return;
         }
         self.expire_deadlines();
-        self.sound_alarms();
+        self.fire_timers();
     }
 
     fn expire_deadlines(&mut self) {
@@ -47,16 +47,16 @@ impl<S: Sys> EventLoop<S> {
     }
 
     /// Calls `on_timer` and `on_tick` for what is due.
-    pub(super) fn sound_alarms(&mut self) {
+    pub(super) fn fire_timers(&mut self) {
         let core = &mut self.dispatcher.core;
-        let (now, mark) = (core.now, core.timers.mark());
+        let (now, arm_count) = (core.now, core.timers.arm_count());
         for _ in 0..core.limits.timeouts_per_turn {
-            let Some(alarm) = self.dispatcher.core.timers.due(now, mark) else { return };
-            self.sound(alarm);
+            let Some(expired) = self.dispatcher.core.timers.due(now, arm_count) else { return };
+            self.fire(expired);
         }
     }
 
-    fn sound(&mut self, Alarm { id, owner, key, last }: Alarm) {
+    fn fire(&mut self, Expired { id, owner, key, last }: Expired) {
         if last {
             self.dispatcher.core.cancel_timer(id);
         }
@@ -67,7 +67,7 @@ impl<S: Sys> EventLoop<S> {
                 self.dispatcher.core.enqueue_if_work(conn);
             }
             Owner::Handler(handler) => {
-                self.dispatcher.tick(handler, key);
+                self.dispatcher.handler_timer(handler, key);
                 self.after_handler_callback(CallSite::Handler(handler));
             }
         }

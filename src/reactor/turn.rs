@@ -31,7 +31,7 @@ pub struct Turn {
 impl<S: Sys> EventLoop<S> {
     /// One turn. Waits no longer than `timeout` (or for ever), and not at all while there is work.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
-        self.dispatcher.core.timers.settle_as_set();
+        self.dispatcher.core.timers.start_pending_as_armed();
         self.wait(timeout)?;
         let core = &mut self.dispatcher.core;
         let (began, shutdowns) = (core.now, self.shutdown.done());
@@ -111,19 +111,19 @@ impl<S: Sys> EventLoop<S> {
         core.stats.events += events.len() as u64;
         for ready in &events {
             match Token::unpack(ready.token) {
-                Token::Connection(id) => note_event(core, id, ready.bits),
+                Token::Connection(id) => record_event(core, id, ready.bits),
                 Token::Listener(id) => {
-                    if !self.listeners.note_ready(id) {
+                    if !self.listeners.mark_ready(id) {
                         core.stats.stale_events += 1;
                     }
                 }
                 Token::Source(id) => {
-                    if !self.sources.note_ready(id, ready.bits) {
+                    if !self.sources.mark_ready(id, ready.bits) {
                         core.stats.stale_events += 1;
                     }
                 }
                 Token::Datagram(id) => {
-                    if !core.datagrams.note_event(id, ready.bits) {
+                    if !core.datagrams.record_event(id, ready.bits) {
                         core.stats.stale_events += 1;
                     }
                 }
@@ -136,7 +136,7 @@ impl<S: Sys> EventLoop<S> {
 
 /// Sets what an event says on its connection, and queues it if that makes work.
 #[inline]
-fn note_event(core: &mut Core, id: ConnId, bits: u8) {
+fn record_event(core: &mut Core, id: ConnId, bits: u8) {
     let Some(c) = core.conns.get_mut(id) else {
         core.stats.stale_events += 1;
         return;

@@ -167,7 +167,7 @@ impl<S: Sys> EventLoop<S> {
             }
         }
         for block in blocks {
-            core.pool.give_shared(block);
+            core.pool.recycle_shared(block);
         }
     }
 

@@ -36,7 +36,7 @@ use std::time::Duration;
 use self::datagram::DatagramSys;
 use crate::config::address::Address;
 use crate::config::connect::{ConnectOptions, Given};
-use crate::config::listen::{Bind, ListenOptions};
+use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
 /// What [`Sys::poll`] says about one token.
@@ -103,7 +103,7 @@ pub(crate) trait Sys: DatagramSys {
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 
     /// Opens a listening socket, or takes over one that is already bound.
-    fn bind(&mut self, at: Bind, options: &ListenOptions) -> io::Result<Self::Listener>;
+    fn listen(&mut self, at: ListenTarget, options: &ListenOptions) -> io::Result<Self::Listener>;
 
     /// Where a listener really listens.
     fn local_addr(&self, listener: &Self::Listener) -> io::Result<Address>;

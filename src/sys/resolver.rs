@@ -16,13 +16,13 @@ use super::Wake;
 /// Names looked up at a time.
 const THREADS: usize = 4;
 /// How long a thread waits for more to do.
-const REST: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a lookup came to.
 pub(super) type Found = io::Result<Vec<SocketAddr>>;
 
 /// The addresses of a name, asked of the system. It may take long.
-pub(super) type Ask = fn(&str, u16) -> Found;
+pub(super) type Resolve = fn(&str, u16) -> Found;
 
 struct Job {
     number: u64,
@@ -31,7 +31,7 @@ struct Job {
 }
 
 #[derive(Default)]
-struct Desk {
+struct Queue {
     waiting: VecDeque<Job>,
     found: VecDeque<(u64, Found)>,
     threads: usize,
@@ -42,41 +42,42 @@ struct Desk {
 }
 
 struct Shared {
-    desk: Mutex<Desk>,
-    come: Condvar,
+    queue: Mutex<Queue>,
+    job_ready: Condvar,
     waker: Arc<dyn Wake>,
-    ask: Ask,
+    resolve: Resolve,
 }
 
 impl Shared {
-    fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A thread's life: look up what waits, and rest; end when nothing has come for a while.
-    fn serve(&self) {
-        let mut desk = self.desk();
-        while !desk.closed {
-            if let Some(job) = desk.waiting.pop_front() {
-                drop(desk);
-                let found = (self.ask)(&job.host, job.port);
-                desk = self.desk();
-                desk.found.push_back((job.number, found));
+    fn run_worker(&self) {
+        let mut queue = self.queue();
+        while !queue.closed {
+            if let Some(job) = queue.waiting.pop_front() {
+                drop(queue);
+                let found = (self.resolve)(&job.host, job.port);
+                queue = self.queue();
+                queue.found.push_back((job.number, found));
                 // Should it fail, the answer is seen when the loop turns for another reason.
                 if let Err(error) = self.waker.wake() {
                     log::debug!("cannot wake the loop for the addresses of {:?}: {error}", job.host);
                 }
                 continue;
             }
-            desk.idle += 1;
-            let (rested, result) = self.come.wait_timeout(desk, REST).unwrap_or_else(PoisonError::into_inner);
-            desk = rested;
-            desk.idle -= 1;
-            if result.timed_out() && desk.waiting.is_empty() {
+            queue.idle += 1;
+            let (reacquired, result) =
+                self.job_ready.wait_timeout(queue, IDLE_TIMEOUT).unwrap_or_else(PoisonError::into_inner);
+            queue = reacquired;
+            queue.idle -= 1;
+            if result.timed_out() && queue.waiting.is_empty() {
                 break;
             }
         }
-        desk.threads -= 1;
+        queue.threads -= 1;
     }
 }
 
@@ -87,40 +88,42 @@ pub(super) struct Resolver {
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let desk = self.shared.desk();
+        let queue = self.shared.queue();
         f.debug_struct("Resolver")
-            .field("waiting", &desk.waiting.len())
-            .field("threads", &desk.threads)
+            .field("waiting", &queue.waiting.len())
+            .field("threads", &queue.threads)
             .finish()
     }
 }
 
 impl Drop for Resolver {
     fn drop(&mut self) {
-        let mut desk = self.shared.desk();
-        desk.closed = true;
-        desk.waiting.clear();
-        self.shared.come.notify_all();
+        let mut queue = self.shared.queue();
+        queue.closed = true;
+        queue.waiting.clear();
+        self.shared.job_ready.notify_all();
     }
 }
 
 impl Resolver {
     /// One that wakes `waker` when something was found.
-    pub(super) fn new(waker: Arc<dyn Wake>, ask: Ask) -> Self {
-        Self { shared: Arc::new(Shared { desk: Mutex::default(), come: Condvar::new(), waker, ask }) }
+    pub(super) fn new(waker: Arc<dyn Wake>, resolve: Resolve) -> Self {
+        Self {
+            shared: Arc::new(Shared { queue: Mutex::default(), job_ready: Condvar::new(), waker, resolve }),
+        }
     }
 
     /// Has a name looked up.
     pub(super) fn begin(&self, number: u64, host: &str, port: u16) -> io::Result<()> {
-        let mut desk = self.shared.desk();
-        desk.waiting.push_back(Job { number, host: host.to_owned(), port });
-        if desk.idle < desk.waiting.len() && desk.threads < THREADS {
+        let mut queue = self.shared.queue();
+        queue.waiting.push_back(Job { number, host: host.to_owned(), port });
+        if queue.idle < queue.waiting.len() && queue.threads < THREADS {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("turnwheel-resolver".to_owned());
-            match thread.spawn(move || shared.serve()) {
-                Ok(_) => desk.threads += 1,
-                Err(error) if desk.threads == 0 => {
-                    desk.waiting.pop_back();
+            match thread.spawn(move || shared.run_worker()) {
+                Ok(_) => queue.threads += 1,
+                Err(error) if queue.threads == 0 => {
+                    queue.waiting.pop_back();
                     let what = format!("cannot start a thread to resolve {host:?}: {error}");
                     return Err(io::Error::new(error.kind(), what));
                 }
@@ -128,25 +131,25 @@ impl Resolver {
                 Err(error) => log::debug!("cannot start another thread to resolve names: {error}"),
             }
         }
-        self.shared.come.notify_one();
+        self.shared.job_ready.notify_one();
         Ok(())
     }
 
     /// What was found next.
     pub(super) fn next(&self) -> Option<(u64, Found)> {
-        self.shared.desk().found.pop_front()
+        self.shared.queue().found.pop_front()
     }
 
     /// Forgets a lookup that no thread has taken yet, and one that is answered already.
     pub(super) fn cancel(&self, number: u64) {
-        let mut desk = self.shared.desk();
-        desk.waiting.retain(|job| job.number != number);
-        desk.found.retain(|(other, _)| *other != number);
+        let mut queue = self.shared.queue();
+        queue.waiting.retain(|job| job.number != number);
+        queue.found.retain(|(other, _)| *other != number);
     }
 }
 
 /// Asks the system for all addresses of a name, each once. Blocks.
-pub(super) fn ask_system(host: &str, port: u16) -> Found {
+pub(super) fn resolve_with_system(host: &str, port: u16) -> Found {
     let cannot = |kind, why: String| io::Error::new(kind, format!("cannot resolve {host:?}: {why}"));
     let found = (host, port).to_socket_addrs().map_err(|error| cannot(error.kind(), error.to_string()))?;
     let mut addresses: Vec<SocketAddr> = Vec::new();
@@ -177,9 +180,9 @@ mod tests {
         }
     }
 
-    fn resolver(ask: Ask) -> (Resolver, Receiver<()>) {
+    fn resolver(resolve: Resolve) -> (Resolver, Receiver<()>) {
         let (sender, bell) = channel();
-        (Resolver::new(Arc::new(Bell(Mutex::new(sender))), ask), bell)
+        (Resolver::new(Arc::new(Bell(Mutex::new(sender))), resolve), bell)
     }
 
     /// Names are numbers, and name themselves as ports; those above 1000 are not found.
@@ -211,7 +214,7 @@ mod tests {
                 assert_eq!(found.is_ok(), number < 100);
             }
         }
-        assert!(resolver.shared.desk().threads <= THREADS);
+        assert!(resolver.shared.queue().threads <= THREADS);
     }
 
     #[test]
@@ -220,17 +223,17 @@ mod tests {
         for number in 0..20 {
             resolver.begin(number, "x", 1).unwrap();
         }
-        while resolver.shared.desk().waiting.len() > 20 - THREADS {
+        while resolver.shared.queue().waiting.len() > 20 - THREADS {
             std::thread::yield_now();
         }
-        assert_eq!(resolver.shared.desk().threads, THREADS);
+        assert_eq!(resolver.shared.queue().threads, THREADS);
         (0..20).for_each(|number| resolver.cancel(number));
-        assert!(resolver.next().is_none() && resolver.shared.desk().waiting.is_empty());
+        assert!(resolver.next().is_none() && resolver.shared.queue().waiting.is_empty());
     }
 
     #[test]
     fn nobody_is_asked_before_there_is_something_to_ask() {
         let (resolver, _bell) = resolver(echo);
-        assert_eq!(resolver.shared.desk().threads, 0);
+        assert_eq!(resolver.shared.queue().threads, 0);
     }
 }

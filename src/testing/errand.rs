@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) struct Arrivals(Arc<Mutex<VecDeque<(usize, u64)>>>);
 
 impl Arrivals {
-    fn note(&self, from: usize, serial: u64) {
+    fn record(&self, from: usize, serial: u64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back((from, serial));
     }
 
@@ -31,6 +31,6 @@ pub(crate) struct Errand {
 
 impl Errand {
     pub(crate) fn arrive(&self) {
-        self.arrivals.note(self.from, self.serial);
+        self.arrivals.record(self.from, self.serial);
     }
 }

@@ -15,7 +15,7 @@ use super::threads::{Manners, Threads};
 use super::trace::{Trace, fold_call, fold_text};
 use super::view::View;
 use crate::config::limits::Limits;
-use crate::config::listen::{Bind, ListenOptions};
+use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::dispatch::text_of;
 use crate::handler::Handler;
 use crate::id::Generations;
@@ -161,8 +161,8 @@ impl<H: Handler> Run<H> {
             inner.sys.others = Some(Box::new(threads));
         }
         for _ in 0..listeners {
-            let at = Bind::Tcp(([127, 0, 0, 1], 0).into());
-            let socket = inner.sys.bind(at, &ListenOptions::default()).map_err(|e| e.to_string())?;
+            let at = ListenTarget::Tcp(([127, 0, 0, 1], 0).into());
+            let socket = inner.sys.listen(at, &ListenOptions::default()).map_err(|e| e.to_string())?;
             inner.add_listener(socket, handler).map_err(|e| e.to_string())?;
         }
         let trace = Trace { lines: asked.traced.then(Vec::new), live: asked.live };
@@ -175,11 +175,11 @@ impl<H: Handler> Run<H> {
     /// Tells what was drawn.
     fn describe(&mut self) {
         let (sim, limits) = (&self.view.inner.sys, &self.view.inner.dispatcher.core.limits);
-        self.trace.note(|| format!("{limits:?}"));
+        self.trace.record(|| format!("{limits:?}"));
         let strict = sim.script.strict;
-        self.trace.note(|| format!("{} listeners, strict: {strict}, {:?}", self.listeners, sim.odds));
+        self.trace.record(|| format!("{} listeners, strict: {strict}, {:?}", self.listeners, sim.odds));
         for (i, client) in self.view.clients.iter().enumerate() {
-            self.trace.note(|| format!("client {i}: {client}"));
+            self.trace.record(|| format!("client {i}: {client}"));
         }
     }
 
@@ -242,7 +242,7 @@ impl<H: Handler> Run<H> {
         client.act(&mut self.view.inner.sys);
         let after = client.doing();
         if before != after {
-            self.trace.note(|| format!("client {i}: {after:?}"));
+            self.trace.record(|| format!("client {i}: {after:?}"));
         }
     }
 
@@ -255,7 +255,7 @@ impl<H: Handler> Run<H> {
             let mut client = Client::draw(dice, says, 1, self.volume / 200);
             client.peer = Some(peer);
             let n = self.view.clients.len();
-            self.trace.note(|| format!("client {n}, which was connected to: {client}"));
+            self.trace.record(|| format!("client {n}, which was connected to: {client}"));
             self.view.clients.push(client);
         }
     }
@@ -265,14 +265,14 @@ impl<H: Handler> Run<H> {
         if self.listeners > 1 && self.view.inner.sys.dice.one_in(500) {
             let open = self.view.inner.listeners();
             if let Some(&id) = open.first() {
-                self.trace.note(|| format!("{id} is closed"));
+                self.trace.record(|| format!("{id} is closed"));
                 self.view.inner.close_listener(id);
             }
         }
     }
 
     fn begin_shutdown(&mut self, grace: Duration) {
-        self.trace.note(|| format!("shutdown, {grace:?} of grace"));
+        self.trace.record(|| format!("shutdown, {grace:?} of grace"));
         self.view.inner.update_clock();
         self.view.stopping = Some((self.view.inner.dispatcher.core.now.0, grace));
         self.view.inner.begin_shutdown(grace);
@@ -388,14 +388,14 @@ impl<H: Handler> Run<H> {
             self.hash = fold_call(self.hash, call);
         }
         let (turns, now) = (self.view.turns, self.view.inner.dispatcher.core.now.0);
-        self.trace.note(|| format!("turn {turns} at {now} ns: {turn:?}"));
+        self.trace.record(|| format!("turn {turns} at {now} ns: {turn:?}"));
         for call in &calls {
-            self.trace.note(|| format!("  {call:?}"));
+            self.trace.record(|| format!("  {call:?}"));
         }
         self.hash = fold(self.hash, self.view.inner.sys.content);
         self.view.check_threads(false)?;
         let sound = self.oracle.check(&self.view, turn, &calls);
-        self.view.note_states();
+        self.view.record_states();
         sound?;
         plan.check(&self.view, &self.oracle, false)?;
         Ok(turn)

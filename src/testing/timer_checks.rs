@@ -10,7 +10,7 @@ use crate::reactor::audit::require;
 pub(super) fn check_timers(core: &Core) -> Result<(), String> {
     let of = |c: &Connection| c.cold().map_or(0, |r| r.timers.len as usize);
     let owned: usize = core.conns.iter().map(of).sum();
-    let ticks: usize = core.ticks.iter().map(|list| list.len as usize).sum();
+    let ticks: usize = core.handler_timers.iter().map(|list| list.len as usize).sum();
     let all = core.timers.len();
     require(owned + ticks == all, || {
         format!("N6: {all} timers, {owned} of connections, {ticks} of handlers")

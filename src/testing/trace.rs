@@ -13,7 +13,7 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+    pub(super) fn record(&mut self, line: impl FnOnce() -> String) {
         if self.live {
             println!("{}", line());
         } else if let Some(lines) = &mut self.lines {

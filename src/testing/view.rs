@@ -37,7 +37,7 @@ impl<H: Handler> View<H> {
     }
 
     /// Tells the world what each connection is doing, for the table of what struck when.
-    pub(super) fn note_states(&mut self) {
+    pub(super) fn record_states(&mut self) {
         let core = &self.inner.dispatcher.core;
         let state_of = |c: &Connection| match c.phase {
             Phase::Connecting => State::Connecting,

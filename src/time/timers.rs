@@ -35,7 +35,7 @@ impl Default for TimerList {
 
 const NONE: u32 = u32::MAX;
 /// The shortest period: a timer that goes off in every turn would never let the loop rest.
-const SHORTEST: Duration = Duration::from_millis(1);
+const MIN_PERIOD: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 struct Timer {
@@ -48,12 +48,12 @@ struct Timer {
     prev: u32,
     next: u32,
     /// Where it is among those set in the callback that runs.
-    fresh: u32,
+    just_armed: u32,
 }
 
 /// What a timer that goes off is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Alarm {
+pub(crate) struct Expired {
     pub(crate) id: TimerId,
     pub(crate) owner: Owner,
     pub(crate) key: u64,
@@ -68,10 +68,10 @@ pub(crate) struct Timers {
     generations: Generations,
     due: Deadlines<(Time, u64)>,
     /// How often a timer was set, ever: who was first.
-    count: u64,
+    arm_count: u64,
     /// Set since the clock was last looked at: their time begins with the next look, for the callback that set them may
     /// have run a while already.
-    fresh: Vec<u32>,
+    just_armed: Vec<u32>,
 }
 
 impl Default for Timers {
@@ -80,8 +80,8 @@ impl Default for Timers {
             slots: Slab::new(),
             generations: Generations::new(),
             due: Deadlines::default(),
-            count: 0,
-            fresh: Vec::new(),
+            arm_count: 0,
+            just_armed: Vec::new(),
         }
     }
 }
@@ -105,13 +105,13 @@ impl Timers {
         let entry = self.slots.vacant_entry();
         let slot = entry.key() as u32;
         let id = TimerId { slot, generation: self.generations.next(entry.key()) };
-        let every = every.map(|d| d.max(SHORTEST));
-        entry.insert(Timer { id, owner, key, after, every, prev: NONE, next: list.head, fresh: NONE });
+        let every = every.map(|d| d.max(MIN_PERIOD));
+        entry.insert(Timer { id, owner, key, after, every, prev: NONE, next: list.head, just_armed: NONE });
         if let Some(next) = self.slots.get_mut(list.head as usize) {
             next.prev = slot;
         }
         (list.head, list.len) = (slot, list.len + 1);
-        self.begin(slot, now.after(after));
+        self.arm(slot, now.after(after));
         id
     }
 
@@ -124,33 +124,33 @@ impl Timers {
     pub(crate) fn rearm(&mut self, id: TimerId, now: Time, after: Duration) -> bool {
         let Some(timer) = self.slots.get_mut(id.slot as usize).filter(|t| t.id == id) else { return false };
         timer.after = after;
-        self.begin(id.slot, now.after(after));
+        self.arm(id.slot, now.after(after));
         true
     }
 
     /// Sets a slot's deadline, for now: see [`settle`](Timers::settle).
-    fn begin(&mut self, slot: u32, at: Time) {
-        self.due.set(slot, (at, self.count));
-        self.count += 1;
-        if let Some(timer) = self.slots.get_mut(slot as usize).filter(|t| t.fresh == NONE) {
-            timer.fresh = self.fresh.len() as u32;
-            self.fresh.push(slot);
+    fn arm(&mut self, slot: u32, at: Time) {
+        self.due.set(slot, (at, self.arm_count));
+        self.arm_count += 1;
+        if let Some(timer) = self.slots.get_mut(slot as usize).filter(|t| t.just_armed == NONE) {
+            timer.just_armed = self.just_armed.len() as u32;
+            self.just_armed.push(slot);
         }
     }
 
     /// A callback has returned, and the clock was looked at: the time of what it set begins now.
     #[inline]
-    pub(crate) fn settle(&mut self, now: Time) {
-        if !self.fresh.is_empty() {
-            self.settle_all(now);
+    pub(crate) fn start_pending(&mut self, now: Time) {
+        if !self.just_armed.is_empty() {
+            self.start_all_pending(now);
         }
     }
 
     #[cold]
-    fn settle_all(&mut self, now: Time) {
-        while let Some(slot) = self.fresh.pop() {
+    fn start_all_pending(&mut self, now: Time) {
+        while let Some(slot) = self.just_armed.pop() {
             let Some(timer) = self.slots.get_mut(slot as usize) else { continue };
-            timer.fresh = NONE;
+            timer.just_armed = NONE;
             let (at, number) = self.due.get(slot);
             let later = now.after(timer.after).max(at);
             if later > at {
@@ -161,8 +161,8 @@ impl Timers {
 
     /// What was set between turns begins when it was set.
     #[inline]
-    pub(crate) fn settle_as_set(&mut self) {
-        self.settle(Time(0));
+    pub(crate) fn start_pending_as_armed(&mut self) {
+        self.start_pending(Time(0));
     }
 
     /// Ends a timer, which is in its owner's list. False for one that is gone.
@@ -184,12 +184,12 @@ impl Timers {
     fn remove(&mut self, list: &mut TimerList, slot: u32) {
         let Some(timer) = self.slots.try_remove(slot as usize) else { return };
         self.due.clear(slot);
-        if timer.fresh != NONE {
-            self.fresh.swap_remove(timer.fresh as usize);
-            if let Some(moved) = self.fresh.get(timer.fresh as usize)
+        if timer.just_armed != NONE {
+            self.just_armed.swap_remove(timer.just_armed as usize);
+            if let Some(moved) = self.just_armed.get(timer.just_armed as usize)
                 && let Some(other) = self.slots.get_mut(*moved as usize)
             {
-                other.fresh = timer.fresh;
+                other.just_armed = timer.just_armed;
             }
         }
         if let Some(next) = self.slots.get_mut(timer.next as usize) {
@@ -209,15 +209,15 @@ impl Timers {
     }
 
     /// How many times timers were set so far: who was set later waits for the next turn.
-    pub(crate) const fn mark(&self) -> u64 {
-        self.count
+    pub(crate) const fn arm_count(&self) -> u64 {
+        self.arm_count
     }
 
-    /// What goes off at `now`, if it was set before `mark`. One that goes off again gets its next time, in step with
-    /// its last one; times that have been missed are left out. One that does not is still there, to be cancelled.
-    pub(crate) fn due(&mut self, now: Time, mark: u64) -> Option<Alarm> {
+    /// What goes off at `now`, if it was set before `arm_count`. One that goes off again gets its next time, in step
+    /// with its last one; times that have been missed are left out. One that does not is still there, to be cancelled.
+    pub(crate) fn due(&mut self, now: Time, arm_count: u64) -> Option<Expired> {
         let ((at, number), slot) = self.due.next()?;
-        if at > now || number >= mark {
+        if at > now || number >= arm_count {
             return None;
         }
         let timer = self.slots.get(slot as usize)?;
@@ -226,10 +226,10 @@ impl Timers {
             let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
             let missed = now.nanos_since(at) / every;
             let next = Time(at.0.saturating_add(every.saturating_mul(missed + 1)));
-            self.due.set(slot, (next, self.count));
-            self.count += 1;
+            self.due.set(slot, (next, self.arm_count));
+            self.arm_count += 1;
         }
-        Some(Alarm { id, owner, key, last: timer.every.is_none() })
+        Some(Expired { id, owner, key, last: timer.every.is_none() })
     }
 }
 

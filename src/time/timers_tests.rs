@@ -36,13 +36,13 @@ impl Bench {
 
     /// The keys of all that goes off until `now`.
     fn advance(&mut self, now: Time) -> Vec<u64> {
-        self.timers.settle(self.now);
+        self.timers.start_pending(self.now);
         self.now = now;
-        let (mark, mut keys) = (self.timers.mark(), Vec::new());
-        while let Some(alarm) = self.timers.due(now, mark) {
-            keys.push(alarm.key);
-            if alarm.last {
-                assert!(self.cancel(alarm.id));
+        let (arm_count, mut keys) = (self.timers.arm_count(), Vec::new());
+        while let Some(expired) = self.timers.due(now, arm_count) {
+            keys.push(expired.key);
+            if expired.last {
+                assert!(self.cancel(expired.id));
             }
         }
         keys
@@ -60,8 +60,8 @@ impl Bench {
             }
             assert_eq!(n, list.len);
         }
-        for (place, slot) in self.timers.fresh.iter().enumerate() {
-            assert_eq!(self.timers.slots[*slot as usize].fresh as usize, place);
+        for (place, slot) in self.timers.just_armed.iter().enumerate() {
+            assert_eq!(self.timers.slots[*slot as usize].just_armed as usize, place);
         }
     }
 }
@@ -81,10 +81,10 @@ fn the_time_of_a_timer_begins_when_the_callback_that_set_it_returns() {
     let mut b = Bench::default();
     let id = b.set(0, 1, ms(10), None);
     b.set(0, 2, ms(10), None);
-    b.timers.settle(at(7));
+    b.timers.start_pending(at(7));
     b.now = at(7);
     assert!(b.timers.rearm(id, b.now, ms(3)));
-    b.timers.settle(at(8));
+    b.timers.start_pending(at(8));
     b.now = at(8);
     assert_eq!(b.advance(at(10)), []);
     assert_eq!(b.advance(at(11)), [1]);
@@ -113,9 +113,9 @@ fn what_goes_off_again_keeps_step_and_leaves_out_what_it_missed() {
 fn what_a_callback_sets_waits_for_the_next_turn() {
     let mut b = Bench::default();
     b.set(0, 1, Duration::ZERO, None);
-    let mark = b.timers.mark();
+    let arm_count = b.timers.arm_count();
     b.set(0, 2, Duration::ZERO, None);
-    assert_eq!(b.timers.due(b.now, mark).map(|a| a.key), Some(1));
+    assert_eq!(b.timers.due(b.now, arm_count).map(|a| a.key), Some(1));
     let mut list = b.lists[0];
     b.timers.clear(&mut list);
     assert_eq!((list.len, b.timers.len()), (0, 0));
@@ -146,7 +146,7 @@ fn a_million_times_set_and_cancelled_leaves_nothing() {
         before = id;
     }
     assert_eq!(b.timers.len(), 1);
-    let capacity = (b.timers.slots.capacity(), b.timers.fresh.capacity());
+    let capacity = (b.timers.slots.capacity(), b.timers.just_armed.capacity());
     assert!(capacity.0 <= 8 && capacity.1 <= 8, "{capacity:?}");
 }
 

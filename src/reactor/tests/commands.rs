@@ -20,7 +20,7 @@ use crate::testing::log_tests::lines;
 struct Noted(Vec<String>);
 
 impl Noted {
-    fn note(&mut self, to: &str, note: Box<dyn Any + Send>) -> String {
+    fn record(&mut self, to: &str, note: Box<dyn Any + Send>) -> String {
         let text = note.downcast::<&str>().map_or("not a &str".to_owned(), |text| (*text).to_owned());
         self.0.push(format!("{to}{text}"));
         assert_ne!(text, "!", "a note panics");
@@ -36,12 +36,12 @@ impl Handler for Noted {
     fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {}
 
     fn on_note(&mut self, _net: &mut Net<'_>, note: Box<dyn Any + Send>) {
-        self.note("", note);
+        self.record("", note);
     }
 
     fn on_note_to(&mut self, cx: &mut Context<'_>, _state: &mut (), note: Box<dyn Any + Send>) {
         let to = format!("{} ", cx.id().slot);
-        let text = self.note(&to, note);
+        let text = self.record(&to, note);
         cx.send(&text);
         if text == "x" {
             cx.close();

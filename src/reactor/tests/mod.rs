@@ -31,7 +31,7 @@ use super::event_loop::EventLoop;
 use super::turn::Turn;
 use crate::closed::{Closed, Reason};
 use crate::config::limits::{Limit, Limits};
-use crate::config::listen::{Bind, ListenOptions};
+use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::connection::Phase;
 use crate::handler::Handler;
 use crate::handler::context::Context;
@@ -63,7 +63,7 @@ struct Puppet<A, B> {
 }
 
 impl<A, B> Puppet<A, B> {
-    fn note(&mut self, id: ConnId, what: &str) {
+    fn record(&mut self, id: ConnId, what: &str) {
         self.log.push(format!("{} {what}", id.slot));
     }
 }
@@ -76,7 +76,7 @@ where
     type State = u64;
 
     fn on_open(&mut self, cx: &mut Context<'_>) -> u64 {
-        self.note(cx.id(), "open");
+        self.record(cx.id(), "open");
         (self.act)(cx, On::Open);
         0
     }
@@ -85,22 +85,22 @@ where
         *state += 1;
         let shown =
             if data.len() > 40 { format!("{} B", data.len()) } else { data.escape_ascii().to_string() };
-        self.note(cx.id(), &shown);
+        self.record(cx.id(), &shown);
         (self.act)(cx, On::Data(data));
     }
 
     fn on_end(&mut self, cx: &mut Context<'_>, _state: &mut u64) {
-        self.note(cx.id(), "end");
+        self.record(cx.id(), "end");
         (self.act)(cx, On::End);
     }
 
     fn on_drain(&mut self, cx: &mut Context<'_>, _state: &mut u64) {
-        self.note(cx.id(), "drain");
+        self.record(cx.id(), "drain");
         (self.act)(cx, On::Drain);
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_>, _state: &mut u64, key: u64) {
-        self.note(cx.id(), &format!("timer {key}"));
+        self.record(cx.id(), &format!("timer {key}"));
         (self.act)(cx, On::Timer(key));
     }
 
@@ -122,12 +122,12 @@ where
     }
 
     fn on_shutdown(&mut self, cx: &mut Context<'_>, _state: &mut u64) {
-        self.note(cx.id(), "shutdown");
+        self.record(cx.id(), "shutdown");
         (self.act)(cx, On::Shutdown);
     }
 
     fn on_close(&mut self, net: &mut Net<'_>, _state: u64, closed: &Closed) {
-        self.note(closed.who, &format!("closed {}", closed.why.name()));
+        self.record(closed.who, &format!("closed {}", closed.why.name()));
         (self.last)(net, closed);
     }
 }
@@ -216,8 +216,8 @@ impl Rig {
 
     /// One more listener.
     fn listen(&mut self, handler: u32) -> ListenerId {
-        let at = Bind::Tcp("127.0.0.1:0".parse().unwrap());
-        let socket = self.inner.sys.bind(at, &ListenOptions::default()).unwrap();
+        let at = ListenTarget::Tcp("127.0.0.1:0".parse().unwrap());
+        let socket = self.inner.sys.listen(at, &ListenOptions::default()).unwrap();
         self.inner.add_listener(socket, handler).unwrap().0
     }
 

@@ -23,13 +23,13 @@ use socket2::SockRef;
 
 pub(crate) use self::listener::Listener;
 use self::listener::Listening;
-use super::resolver::{Ask, Resolver, ask_system};
+use super::resolver::{Resolve, Resolver, resolve_with_system};
 #[cfg(unix)]
 use super::unix_socket;
 use super::{CloseHow, Ready, Received, Sys, Wake, dial, socket};
 use crate::config::address::Address;
 use crate::config::connect::{ConnectOptions, Given};
-use crate::config::listen::{Bind, ListenOptions};
+use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
 /// The real world.
@@ -41,7 +41,7 @@ pub(crate) struct MioSys {
     base: Instant,
     /// Made when the first name is looked up.
     resolver: Option<Resolver>,
-    ask: Ask,
+    resolve: Resolve,
     /// What random numbers are made of.
     seed: RandomState,
     drawn: u64,
@@ -59,7 +59,7 @@ impl MioSys {
             waker,
             base: Instant::now(),
             resolver: None,
-            ask: ask_system,
+            resolve: resolve_with_system,
             seed: RandomState::new(),
             drawn: 0,
         })
@@ -118,21 +118,21 @@ impl Sys for MioSys {
     }
 
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        (self.ask)(host, port)
+        (self.resolve)(host, port)
     }
 
-    fn bind(&mut self, at: Bind, options: &ListenOptions) -> io::Result<Listener> {
+    fn listen(&mut self, at: ListenTarget, options: &ListenOptions) -> io::Result<Listener> {
         match at {
-            Bind::Tcp(address) => Ok(Listener::tcp(socket::open_tcp(address, options)?, options)),
+            ListenTarget::Tcp(address) => Ok(Listener::tcp(socket::open_tcp(address, options)?, options)),
             #[cfg(unix)]
-            Bind::Unix(path) => {
+            ListenTarget::Unix(path) => {
                 let (listener, file) = unix_socket::open_unix(&path, options)?;
                 Ok(Listener::unix(listener, Some(file), options))
             }
-            Bind::TcpListener(listener) => Listener::adopt_tcp(listener, options)
+            ListenTarget::TcpListener(listener) => Listener::adopt_tcp(listener, options)
                 .map_err(|error| socket::cannot_listen(&"the given TCP listener", &error)),
             #[cfg(unix)]
-            Bind::UnixListener(listener) => socket::require_listening(SockRef::from(&listener))
+            ListenTarget::UnixListener(listener) => socket::require_listening(SockRef::from(&listener))
                 .and_then(|()| listener.set_nonblocking(true))
                 .map_err(|error| socket::cannot_listen(&"the given Unix listener", &error))
                 .map(|()| Listener::unix(listener, None, options)),
@@ -232,7 +232,7 @@ impl Sys for MioSys {
 
     fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()> {
         let waker = || Arc::<MioWaker>::clone(&self.waker) as Arc<dyn Wake>;
-        self.resolver.get_or_insert_with(|| Resolver::new(waker(), self.ask)).begin(number, host, port)
+        self.resolver.get_or_insert_with(|| Resolver::new(waker(), self.resolve)).begin(number, host, port)
     }
 
     fn next_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
@@ -455,7 +455,7 @@ mod tests {
     }
 
     fn listen(sys: &mut MioSys, options: &ListenOptions) -> (Listener, SocketAddr) {
-        let listener = sys.bind(Bind::Tcp("127.0.0.1:0".parse().unwrap()), options).unwrap();
+        let listener = sys.listen(ListenTarget::Tcp("127.0.0.1:0".parse().unwrap()), options).unwrap();
         let at = sys.local_addr(&listener).unwrap().tcp().unwrap();
         (listener, at)
     }
@@ -507,7 +507,7 @@ mod tests {
             let (own, own_at) = listen(&mut sys, &options);
             let adopted = TcpListener::bind("127.0.0.1:0").unwrap();
             let adopted_at = adopted.local_addr().unwrap();
-            let adopted = sys.bind(Bind::TcpListener(adopted), &options).unwrap();
+            let adopted = sys.listen(ListenTarget::TcpListener(adopted), &options).unwrap();
             for (mut listener, at) in [(own, own_at), (adopted, adopted_at)] {
                 sys.add_listener(&mut listener, 1).unwrap();
                 let _client = TcpStream::connect(at).unwrap();
@@ -800,7 +800,8 @@ mod tests {
         #[test]
         fn a_unix_stream_is_read_until_it_would_block() {
             let (mut sys, path) = (world(), path("read"));
-            let mut listener = sys.bind(Bind::Unix(path.clone()), &ListenOptions::default()).unwrap();
+            let mut listener =
+                sys.listen(ListenTarget::Unix(path.clone()), &ListenOptions::default()).unwrap();
             assert_eq!(sys.local_addr(&listener).unwrap(), Address::Unix(Some(path.clone())));
             sys.add_listener(&mut listener, 1).unwrap();
             let mut client = UnixStream::connect(&path).unwrap();
@@ -827,7 +828,7 @@ mod tests {
         fn the_buffers_of_unix_streams_are_set() {
             let (mut sys, path) = (world(), path("buffers"));
             let options = ListenOptions { send_buffer: Some(30_000), ..ListenOptions::default() };
-            let mut listener = sys.bind(Bind::Unix(path.clone()), &options).unwrap();
+            let mut listener = sys.listen(ListenTarget::Unix(path.clone()), &options).unwrap();
             let _client = UnixStream::connect(&path).unwrap();
             let Ok((Stream::Unix(stream), _)) = sys.accept(&mut listener) else { panic!("no Unix stream") };
             assert!((30_000..=60_000).contains(&SockRef::from(&stream).send_buffer_size().unwrap()));
@@ -838,7 +839,8 @@ mod tests {
         fn the_file_of_an_adopted_listener_stays() {
             let (mut sys, path) = (world(), path("adopted"));
             let given = UnixListener::bind(&path).unwrap();
-            let mut listener = sys.bind(Bind::UnixListener(given), &ListenOptions::default()).unwrap();
+            let mut listener =
+                sys.listen(ListenTarget::UnixListener(given), &ListenOptions::default()).unwrap();
             assert_eq!(sys.local_addr(&listener).unwrap(), Address::Unix(Some(path.clone())));
             assert_eq!(sys.accept(&mut listener).unwrap_err().kind(), ErrorKind::WouldBlock);
             sys.close_listener(listener);
@@ -852,7 +854,8 @@ mod tests {
         #[test]
         fn a_client_with_the_longest_path_is_accepted() {
             let (mut sys, path) = (world(), path("longest"));
-            let mut listener = sys.bind(Bind::Unix(path.clone()), &ListenOptions::default()).unwrap();
+            let mut listener =
+                sys.listen(ListenTarget::Unix(path.clone()), &ListenOptions::default()).unwrap();
             let mut long = path.clone().into_os_string();
             long.push("x".repeat(108 - long.len()));
             let script = "use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) or die;

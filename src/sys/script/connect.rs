@@ -38,7 +38,7 @@ impl Script {
             Some(DialPlan::Fail(number)) => fail(number),
             Some(DialPlan::Later) | None => Ok(peer),
         };
-        self.note(Call::Connect(outcome(&done)));
+        self.record(Call::Connect(outcome(&done)));
         self.dialled.push((to.clone(), outcome(&done).ok()));
         done?;
         let dialled = if plan.is_some() { Dialled::Pending } else { Dialled::Up };
@@ -64,7 +64,7 @@ impl Script {
             }
         };
         self.peers[peer].writable_armed |= outcome(&done) == Err(EAGAIN);
-        self.note(Call::FinishConnect(peer, outcome(&done)));
+        self.record(Call::FinishConnect(peer, outcome(&done)));
         done.map(|_| address_of(peer))
     }
 

@@ -95,7 +95,7 @@ impl DatagramSys for Script {
             Ok((len, _)) => Ok(*len),
             Err(e) => Err(e.raw_os_error().unwrap_or(0)),
         };
-        self.note(Call::Receive(*socket, came));
+        self.record(Call::Receive(*socket, came));
         done
     }
 
@@ -109,7 +109,7 @@ impl DatagramSys for Script {
         let done = match end.answers.pop_front() {
             Some(number) if number != 0 => fail(number),
             _ if to.is_some_and(|to| end.stuck.contains(to)) => {
-                self.note(Call::SendDatagram(*socket, Err(0)));
+                self.record(Call::SendDatagram(*socket, Err(0)));
                 return Ok(SendStatus::PeerFull);
             }
             _ if end.window == 0 => fail(EAGAIN),
@@ -120,7 +120,7 @@ impl DatagramSys for Script {
             }
         };
         end.writable_armed |= outcome(&done) == Err(EAGAIN);
-        self.note(Call::SendDatagram(*socket, outcome(&done)));
+        self.record(Call::SendDatagram(*socket, outcome(&done)));
         done.map(|_| SendStatus::Sent)
     }
 
@@ -128,6 +128,6 @@ impl DatagramSys for Script {
         let end = &mut self.sockets[socket];
         assert!(!std::mem::replace(&mut end.closed, true), "closed twice");
         end.token = None;
-        self.note(Call::CloseDatagram(socket));
+        self.record(Call::CloseDatagram(socket));
     }
 }

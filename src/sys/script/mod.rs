@@ -31,7 +31,7 @@ pub(crate) use peer::{Answer, DialPlan, Dialled, EAGAIN, ECONNRESET, ENOBUFS, EN
 use super::{CloseHow, Ready, Received, Sys, Wake};
 use crate::config::address::Address;
 use crate::config::connect::{ConnectOptions, Given};
-use crate::config::listen::{Bind, ListenOptions};
+use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
 #[derive(Debug, Default)]
@@ -134,10 +134,10 @@ impl Script {
         self.listeners[listener.0].token
     }
 
-    pub(crate) fn note_poll(&mut self, timeout: Option<Duration>) {
+    pub(crate) fn record_poll(&mut self, timeout: Option<Duration>) {
         let whole = timeout.is_none_or(|t| t.subsec_nanos() % 1_000_000 == 0);
         assert!(whole, "some system would round {timeout:?}");
-        self.note(Call::Poll(timeout));
+        self.record(Call::Poll(timeout));
     }
 
     /// The peer's pending error has been told in another way.
@@ -222,7 +222,7 @@ impl Script {
         }
     }
 
-    fn note(&mut self, call: Call) {
+    fn record(&mut self, call: Call) {
         if !self.untraced {
             self.trace.push(call);
         }
@@ -240,7 +240,7 @@ impl Sys for Script {
     }
 
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
-        self.note_poll(timeout);
+        self.record_poll(timeout);
         let woken = self.take_wake();
         if !self.is_quiet() {
             ready.extend(self.take_events(self.capacity));
@@ -262,7 +262,7 @@ impl Sys for Script {
         Err(io::Error::new(io::ErrorKind::NotFound, host))
     }
 
-    fn bind(&mut self, _at: Bind, _options: &ListenOptions) -> io::Result<Listener> {
+    fn listen(&mut self, _at: ListenTarget, _options: &ListenOptions) -> io::Result<Listener> {
         self.listeners.push(Backlog::default());
         Ok(Listener(self.listeners.len() - 1))
     }
@@ -288,7 +288,7 @@ impl Sys for Script {
             self.peers[peer].cut_off = true;
             self.peers[peer].ends_with(End::Reset);
         }
-        self.note(Call::CloseListener(listener.0));
+        self.record(Call::CloseListener(listener.0));
     }
 
     fn accept(&mut self, listener: &mut Listener) -> io::Result<(Stream, Address)> {
@@ -298,14 +298,14 @@ impl Sys for Script {
             None => backlog.waiting.pop_front().map_or_else(|| fail(EAGAIN), Ok),
         };
         backlog.armed |= outcome(&taken) == Err(EAGAIN);
-        self.note(Call::Accept(listener.0, outcome(&taken)));
+        self.record(Call::Accept(listener.0, outcome(&taken)));
         let peer = taken?;
         self.peers[peer].accepted = true;
         Ok((Stream(peer), address_of(peer)))
     }
 
     fn add_stream(&mut self, stream: &mut Stream, token: usize) -> io::Result<()> {
-        self.note(Call::Add(stream.0));
+        self.record(Call::Add(stream.0));
         let peer = &mut self.peers[stream.0];
         if let Some(number) = peer.add.take().or(self.next_add.take()) {
             return fail(number);
@@ -336,7 +336,7 @@ impl Sys for Script {
     }
 
     fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()> {
-        self.note(Call::Lookup(number));
+        self.record(Call::Lookup(number));
         self.lookups.push((number, host.to_owned(), port));
         Ok(())
     }
@@ -365,7 +365,7 @@ impl Sys for Script {
         };
         let blocked = outcome(&done) == Err(EAGAIN);
         peer.readable_armed |= blocked;
-        self.note(Call::Read(stream.0, outcome(&done)));
+        self.record(Call::Read(stream.0, outcome(&done)));
         if blocked && answer.is_some() {
             self.arrived(stream.0, Ready::READABLE);
         }
@@ -387,7 +387,7 @@ impl Sys for Script {
         let blocked = matches!(outcome(&done), Err(EAGAIN | ENOBUFS));
         peer.writable_armed |= blocked && answer.is_none();
         let unheard = peer.deaf && !peer.dead && done.is_ok();
-        self.note(Call::Write(stream.0, outcome(&done)));
+        self.record(Call::Write(stream.0, outcome(&done)));
         if blocked && answer.is_some() {
             self.arrived(stream.0, Ready::WRITABLE);
         }
@@ -398,7 +398,7 @@ impl Sys for Script {
     }
 
     fn shutdown_write(&mut self, stream: &mut Stream) -> io::Result<()> {
-        self.note(Call::ShutdownWrite(stream.0));
+        self.record(Call::ShutdownWrite(stream.0));
         let peer = &mut self.peers[stream.0];
         assert!(!peer.got_fin, "a second FIN");
         if let Some(number) = peer.shutdown.take() {
@@ -417,7 +417,7 @@ impl Sys for Script {
     }
 
     fn take_error(&mut self, stream: &mut Stream) -> io::Result<Option<io::Error>> {
-        self.note(Call::TakeError(stream.0));
+        self.record(Call::TakeError(stream.0));
         Ok(self.peers[stream.0].error.take().map(io::Error::from_raw_os_error))
     }
 
@@ -426,7 +426,7 @@ impl Sys for Script {
         let before = peer.closed.replace(how);
         assert_eq!(before, None, "closed twice");
         peer.was_closed(how);
-        self.note(Call::Close(stream.0, how));
+        self.record(Call::Close(stream.0, how));
     }
 
     fn add_source(
@@ -435,11 +435,11 @@ impl Sys for Script {
         token: usize,
         _interest: ::mio::Interest,
     ) -> io::Result<()> {
-        self.note(Call::AddSource(token));
+        self.record(Call::AddSource(token));
         self.source_fails.take().map_or(Ok(()), fail)
     }
 
     fn remove_source(&mut self, _source: &mut dyn ::mio::event::Source) {
-        self.note(Call::RemoveSource);
+        self.record(Call::RemoveSource);
     }
 }

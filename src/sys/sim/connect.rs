@@ -119,7 +119,7 @@ impl Sim {
             }
         }
         self.dialling.dials.push(Dial { mark, peer, at, beside });
-        self.note_trouble(mark, &done);
+        self.record_trouble(mark, &done);
         done
     }
 
@@ -164,12 +164,12 @@ impl Sim {
             (f.moved, f.heard, f.wrote) = (now, now, now);
         }
         let mark = self.dial_of(peer).and_then(|d| d.mark);
-        self.note_trouble(mark, &done);
+        self.record_trouble(mark, &done);
         done
     }
 
     /// Writes down what the loop is told has gone wrong.
-    pub(super) fn note_trouble<T>(&mut self, mark: Option<u64>, done: &io::Result<T>) {
+    pub(super) fn record_trouble<T>(&mut self, mark: Option<u64>, done: &io::Result<T>) {
         if let Err(error) = done
             && error.kind() != ErrorKind::WouldBlock
         {
@@ -182,7 +182,7 @@ impl Sim {
         let mark = mark_of_name(host);
         if self.strikes_all(Fault::LookupRefused).is_some() {
             let done = Err(io::Error::new(ErrorKind::OutOfMemory, "no thread"));
-            self.note_trouble(mark, &done);
+            self.record_trouble(mark, &done);
             return done;
         }
         self.script.begin_lookup(number, host, port)?;
@@ -205,7 +205,7 @@ impl Sim {
     pub(super) fn take_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
         let (number, answer) = self.dialling.found.pop_front()?;
         let mark = self.dialling.lookups.iter().rfind(|l| l.number == number).and_then(|l| l.mark);
-        self.note_trouble(mark, &answer);
+        self.record_trouble(mark, &answer);
         self.content = fold(self.content, answer.as_ref().map_or(0, |a| a.len() as u64));
         Some((number, answer))
     }

@@ -34,7 +34,7 @@ use super::script::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, Listen
 use super::{CloseHow, Ready, Received, Sys, Wake};
 use crate::config::address::Address;
 use crate::config::connect::{ConnectOptions, Given};
-use crate::config::listen::{Bind, ListenOptions};
+use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
 /// A millisecond, in nanoseconds.
@@ -148,7 +148,7 @@ impl Sim {
         self.script.network_fails(peer, error);
     }
 
-    fn note_error(&mut self, peer: usize, error: &io::Error) {
+    fn record_error(&mut self, peer: usize, error: &io::Error) {
         self.facts[peer].errors.push(error.kind());
     }
 }
@@ -168,7 +168,7 @@ impl Sys for Sim {
     }
 
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
-        self.script.note_poll(timeout);
+        self.script.record_poll(timeout);
         let found = self.settle_dials();
         self.launch();
         self.let_others_act();
@@ -212,8 +212,8 @@ impl Sys for Sim {
         self.script.resolve(host, port)
     }
 
-    fn bind(&mut self, at: Bind, options: &ListenOptions) -> io::Result<Listener> {
-        self.script.bind(at, options)
+    fn listen(&mut self, at: ListenTarget, options: &ListenOptions) -> io::Result<Listener> {
+        self.script.listen(at, options)
     }
 
     fn local_addr(&self, listener: &Listener) -> io::Result<Address> {
@@ -290,7 +290,7 @@ impl Sys for Sim {
         }
         let done = self.script.add_stream(stream, token);
         if let Some(mark) = self.dial_of(peer).map(|d| d.mark) {
-            self.note_trouble(mark, &done);
+            self.record_trouble(mark, &done);
             if done.is_ok() {
                 self.mislead(peer, token);
             }
@@ -333,7 +333,7 @@ impl Sys for Sim {
             Err(e) => {
                 f.told_readable &= e.kind() != ErrorKind::WouldBlock;
                 if e.kind() != ErrorKind::WouldBlock {
-                    self.note_error(peer, e);
+                    self.record_error(peer, e);
                 }
             }
         }
@@ -372,7 +372,7 @@ impl Sys for Sim {
                 (f.moved, f.wrote) = (now, now);
             }
             Err(e) if super::errno::is_full(e) => {}
-            Err(e) => self.note_error(peer, e),
+            Err(e) => self.record_error(peer, e),
         }
         done
     }
@@ -398,7 +398,7 @@ impl Sys for Sim {
         let error = self.script.take_error(stream)?;
         self.facts[stream.peer()].told_error = false;
         if let Some(error) = &error {
-            self.note_error(stream.peer(), error);
+            self.record_error(stream.peer(), error);
         }
         Ok(error)
     }

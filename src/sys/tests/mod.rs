@@ -18,7 +18,7 @@ use scenarios::{ACCEPTING, DIALLING, ENDING, MOVING, Scenario};
 use super::{CloseHow, Ready, Sys};
 use crate::config::address::Address;
 use crate::config::connect::ConnectOptions;
-use crate::config::listen::{Bind, ListenOptions};
+use crate::config::listen::{ListenOptions, ListenTarget};
 
 /// What a client finds when it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,9 +159,9 @@ fn comes<T: PartialEq + std::fmt::Debug>(got: T, expected: T) -> Answer {
 }
 
 impl<W: World> Play<W> {
-    fn new(mut world: W, at: Bind) -> Self {
+    fn new(mut world: W, at: ListenTarget) -> Self {
         let options = ListenOptions { send_buffer: Some(16 * 1024), ..ListenOptions::default() };
-        let listener = world.sys().bind(at, &options).unwrap();
+        let listener = world.sys().listen(at, &options).unwrap();
         world.set_listener(&listener);
         Self {
             world,
@@ -444,7 +444,8 @@ fn play(scenario: &Scenario, world: usize) -> Option<Result<(), (usize, Step, St
     if if unix { !on.unix } else { !on.tcp } || mode == 2 && !on.strict {
         return None;
     }
-    let at = if unix { Bind::Unix(path()) } else { Bind::Tcp("127.0.0.1:0".parse().unwrap()) };
+    let at =
+        if unix { ListenTarget::Unix(path()) } else { ListenTarget::Tcp("127.0.0.1:0".parse().unwrap()) };
     let steps = scenario.from.iter().chain(scenario.steps).copied();
     Some(match mode {
         0 => Play::new(kernel::Kernel::new(unix), at).run(steps),

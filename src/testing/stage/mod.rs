@@ -23,7 +23,7 @@ use crate::builtin::Framed;
 use crate::closed::{Closed, Reason};
 use crate::codec::Codec;
 use crate::config::limits::{Limits, PanicPolicy};
-use crate::config::listen::{Bind, ListenOptions};
+use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::handler::Handler;
 use crate::handler::net::Net;
 use crate::id::{ConnId, Generations, Key};
@@ -135,8 +135,8 @@ impl<H: Handler> Stage<H> {
         inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
         let handler = inner.dispatcher.add(Watched::new(handler), true)?;
         let key = inner.dispatcher.key(handler);
-        let at = Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let socket = inner.sys.bind(at, &ListenOptions::default())?;
+        let at = ListenTarget::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let socket = inner.sys.listen(at, &ListenOptions::default())?;
         inner.add_listener(socket, handler)?;
         Ok(Self { inner, key, clients: Vec::new(), hosts: Vec::new(), speech: None, began, shut: false })
     }

@@ -250,7 +250,7 @@ impl Actor {
         let _ = if abort { net.abort_id(id) } else { net.close_id(id) };
     }
 
-    fn note(&mut self, done: Result<(), String>) {
+    fn record(&mut self, done: Result<(), String>) {
         self.wrong.extend(done.err());
     }
 
@@ -274,7 +274,7 @@ impl Actor {
             1 => self.agenda.rearm(net, n, after),
             _ => self.set_timer(net, me.filter(|_| n.is_multiple_of(2)), after, n % 6 < 2),
         };
-        self.note(done);
+        self.record(done);
     }
 
     fn set_timer(
@@ -306,7 +306,7 @@ impl Actor {
             let (from, to) = (self.someone(me), self.someone(None));
             self.ties.link(net, from, to)
         };
-        self.note(done);
+        self.record(done);
     }
 
     fn change_requests(&mut self, net: &mut Net<'_>) {
@@ -319,7 +319,7 @@ impl Actor {
                 }
                 _ => self.asked.ask(net, &mut self.dice),
             };
-            self.note(done);
+            self.record(done);
         }
     }
 
@@ -445,7 +445,7 @@ impl Handler for Actor {
         self.agenda.forget(cx.id());
         self.ties.forget(cx.id());
         let done = self.asked.opens(cx);
-        self.note(done);
+        self.record(done);
         self.ids.push(cx.id());
         // Where generations are few, the id may have come round.
         self.ledgers.insert(cx.id(), Ledger::default());
@@ -521,7 +521,7 @@ impl Handler for Actor {
         self.agenda.begin();
         let me = Some(cx.id());
         let done = self.agenda.fires(cx, me, key);
-        self.note(done);
+        self.record(done);
         self.breath = self.breath.saturating_sub(TICK);
         self.act(cx);
     }
@@ -529,14 +529,14 @@ impl Handler for Actor {
     fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
         self.agenda.begin();
         let done = self.agenda.fires(net, None, key);
-        self.note(done);
+        self.record(done);
         self.act_alone(net);
     }
 
     fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
         self.agenda.begin();
         let done = self.asked.fails(net, tag, error);
-        self.note(done);
+        self.record(done);
         self.act_alone(net);
     }
 

@@ -23,7 +23,7 @@ use crate::config::address::Address;
 use crate::config::connect::{ConnectOptions, Given};
 use crate::config::datagram::{DatagramBind, DatagramOptions};
 use crate::config::limits::{Limit, Limits};
-use crate::config::listen::{Bind, ListenOptions};
+use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::handler::Handler;
 use crate::handler::context::Context;
 use crate::id::{Generations, Key};
@@ -241,7 +241,7 @@ impl Sys for Crowd {
         Ok(Vec::new())
     }
 
-    fn bind(&mut self, _: Bind, _: &ListenOptions) -> io::Result<()> {
+    fn listen(&mut self, _: ListenTarget, _: &ListenOptions) -> io::Result<()> {
         Ok(())
     }
 
