@@ -91,7 +91,7 @@ pub(crate) struct Cold {
     pub(crate) reason: Option<Reason>,
     pub(crate) unsent: u64,
     /// The attempt that it came from, or is part of.
-    pub(crate) attempt: Option<AttemptId>,
+    pub(crate) job: Option<AttemptId>,
     pub(crate) timers: TimerList,
     /// Those whose output pause_count up the reading of this one; and those that this one's pause_count up.
     pub(crate) links_to: Vec<ConnId>,
@@ -216,10 +216,10 @@ impl Connection {
     }
 
     /// One that is to come about.
-    pub(crate) fn connecting(handler: u32, tag: u64, attempt: AttemptId, peer: Address, now: Time) -> Self {
+    pub(crate) fn connecting(handler: u32, tag: u64, job: AttemptId, peer: Address, now: Time) -> Self {
         let mut new = Self::new(handler, ListenerId::from_bits(0), peer, now);
         (new.phase, new.writable, new.origin) = (Phase::Connecting, false, tag);
-        new.cold_mut().attempt = Some(attempt);
+        new.cold_mut().job = Some(job);
         new
     }
 
@@ -234,7 +234,7 @@ impl Connection {
 
     /// Where it came from.
     pub(crate) fn origin(&self) -> Origin {
-        if self.attempt().is_some() {
+        if self.job().is_some() {
             Origin::Connected(self.origin)
         } else {
             Origin::Accepted(ListenerId::from_bits(self.origin))
@@ -253,8 +253,8 @@ impl Connection {
     }
 
     /// The attempt that it came from, or is part of.
-    pub(crate) fn attempt(&self) -> Option<AttemptId> {
-        self.cold()?.attempt
+    pub(crate) fn job(&self) -> Option<AttemptId> {
+        self.cold()?.job
     }
 
     /// Why it ends, once that is decided.

@@ -188,7 +188,7 @@ impl From<Address> for Connect {
 impl From<std::net::TcpStream> for Connect {
     /// Takes over a stream that is connected already.
     fn from(stream: std::net::TcpStream) -> Self {
-        Self::with(Ok(Target::Given(Given::Tcp(stream))))
+        Self::with(Ok(Target::Existing(Existing::Tcp(stream))))
     }
 }
 
@@ -196,13 +196,13 @@ impl From<std::net::TcpStream> for Connect {
 impl From<std::os::unix::net::UnixStream> for Connect {
     /// Takes over a stream that is connected already.
     fn from(stream: std::os::unix::net::UnixStream) -> Self {
-        Self::with(Ok(Target::Given(Given::Unix(stream))))
+        Self::with(Ok(Target::Existing(Existing::Unix(stream))))
     }
 }
 
 /// A stream that the caller has connected.
 #[derive(Debug)]
-pub(crate) enum Given {
+pub(crate) enum Existing {
     Tcp(std::net::TcpStream),
     #[cfg(unix)]
     Unix(std::os::unix::net::UnixStream),
@@ -213,7 +213,7 @@ pub(crate) enum Given {
 pub(crate) enum Target {
     Endpoint(Endpoint),
     Address(Address),
-    Given(Given),
+    Existing(Existing),
 }
 
 impl fmt::Display for Target {
@@ -221,7 +221,7 @@ impl fmt::Display for Target {
         match self {
             Self::Endpoint(endpoint) => endpoint.fmt(f),
             Self::Address(address) => address.fmt(f),
-            Self::Given(_) => f.write_str("the given stream"),
+            Self::Existing(_) => f.write_str("the existing stream"),
         }
     }
 }
@@ -270,7 +270,7 @@ impl ConnectOptions {
             Target::Address(Address::Tcp(to)) => {
                 self.local.is_none_or(|local| local.is_ipv4() == to.is_ipv4())
             }
-            Target::Endpoint(_) | Target::Given(_) => true,
+            Target::Endpoint(_) | Target::Existing(_) => true,
         };
         if !fits {
             return Err(Problem::Option("local address", "must be of the same kind".to_owned()));
@@ -278,8 +278,8 @@ impl ConnectOptions {
         if let Target::Address(Address::Unix(None)) = target {
             return Err(Problem::Option("path", "is missing".to_owned()));
         }
-        if self.retry.is_some() && matches!(target, Target::Given(_)) {
-            let what = "cannot be obeyed: what is given can be taken over once";
+        if self.retry.is_some() && matches!(target, Target::Existing(_)) {
+            let what = "cannot be obeyed: what is existing can be taken over once";
             return Err(Problem::Option("policy for trying again", what.to_owned()));
         }
         self.retry.map_or(Ok(()), |policy| policy.check())

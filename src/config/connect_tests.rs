@@ -45,7 +45,7 @@ fn a_given_stream_cannot_be_given_twice() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let error = refused(Connect::from(stream).reconnect(Backoff::default()));
-    assert!(error.contains("the given stream: the policy for trying again cannot be obeyed"), "{error}");
+    assert!(error.contains("the existing stream: the policy for trying again cannot be obeyed"), "{error}");
 }
 
 #[test]

@@ -311,9 +311,8 @@ mod tests {
             .unix_mode(0o660)
             .into_parts()
             .unwrap();
-        assert!(
-            matches!(source, ListenSource::Endpoint(endpoint) if endpoint == Endpoint::Tcp { host: "h".into(), port: 1 })
-        );
+        let expected = Endpoint::Tcp { host: "h".into(), port: 1 };
+        assert!(matches!(source, ListenSource::Endpoint(endpoint) if endpoint == expected));
         let wanted = ListenOptions {
             backlog: 7,
             reuse_port: true,

@@ -1,7 +1,7 @@
 //! Attempts to connect: what is asked for, how far each one is, and what is to be tried next.
 //!
 //! Knows no sockets: the loop looks names up, opens sockets and says what came of it. Invariant: an attempt that needs
-//! the loop is in `wanted` or has a deadline; each ends as one open connection, as one failure that is told, or because
+//! the loop is in `queue` or has a deadline; each ends as one open connection, as one failure that is told, or because
 //! it was cancelled.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,14 +11,14 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use slab::Slab;
 
 use crate::config::address::{Address, AddressError, Endpoint};
-use crate::config::connect::{ConnectOptions, Given, Target};
+use crate::config::connect::{ConnectOptions, Existing, Target};
 use crate::id::{AttemptId, ConnId, Generations};
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
 
 /// How far an attempt is.
 #[derive(Debug)]
-pub(crate) enum Stage {
+pub(crate) enum ConnectStage {
     /// It is to begin, for the first time or once more.
     New,
     /// Its name is being looked up.
@@ -26,31 +26,31 @@ pub(crate) enum Stage {
     /// Sockets are connecting, or addresses are left.
     Trying,
     /// It failed, or the connection it led to has ended; it begins again at its deadline.
-    Resting,
+    Backoff,
     /// It has led to a connection, and will begin again when that ends.
-    Up,
+    Connected,
     Cancelled,
 }
 
 /// Where an attempt leads.
 #[derive(Debug)]
-pub(crate) enum Goal {
+pub(crate) enum Destination {
     Name(String, u16),
     Address(Address),
     /// A stream that is connected already; taken when it begins.
-    Given(Option<Given>),
+    Existing(Option<Existing>),
     /// What was asked for cannot be used.
-    Nowhere(AddressError),
+    Invalid(AddressError),
 }
 
 #[derive(Debug)]
-pub(crate) struct Attempt {
+pub(crate) struct ConnectJob {
     pub(crate) id: AttemptId,
     pub(crate) handler: u32,
     pub(crate) tag: u64,
-    pub(crate) goal: Goal,
+    pub(crate) destination: Destination,
     pub(crate) options: ConnectOptions,
-    pub(crate) stage: Stage,
+    pub(crate) stage: ConnectStage,
     /// Addresses that were not tried yet.
     pub(crate) left: VecDeque<Address>,
     /// Sockets that are connecting.
@@ -59,7 +59,7 @@ pub(crate) struct Attempt {
     pub(crate) errors: Vec<(String, io::Error)>,
     /// Tries in a row that failed; and waits since a connection that lasted.
     pub(crate) failed: u32,
-    pub(crate) waits: u32,
+    pub(crate) backoffs: u32,
     /// When this try is given up; and when the next address is tried, or the next try begins, or the connection began.
     pub(crate) until: Time,
     pub(crate) next: Time,
@@ -68,19 +68,19 @@ pub(crate) struct Attempt {
     queued: bool,
 }
 
-impl Attempt {
+impl ConnectJob {
     /// What it leads to, for people.
     pub(crate) fn name(&self) -> String {
-        match &self.goal {
-            Goal::Name(host, port) => format!("{host}:{port}"),
-            Goal::Address(address) => address.to_string(),
-            Goal::Given(_) => "the given stream".to_owned(),
-            Goal::Nowhere(error) => error.about.clone(),
+        match &self.destination {
+            Destination::Name(host, port) => format!("{host}:{port}"),
+            Destination::Address(address) => address.to_string(),
+            Destination::Existing(_) => "the existing stream".to_owned(),
+            Destination::Invalid(error) => error.about.clone(),
         }
     }
 
     /// What became of this try: all that went wrong, with the kind of the last.
-    pub(crate) fn verdict(&mut self) -> io::Error {
+    pub(crate) fn take_error(&mut self) -> io::Error {
         let name = self.name();
         let errors = std::mem::take(&mut self.errors);
         let Some(kind) = errors.last().map(|(_, e)| e.kind()) else {
@@ -98,80 +98,80 @@ impl Attempt {
     /// When the loop must look at it.
     fn deadline(&self) -> Time {
         match self.stage {
-            Stage::New | Stage::Up | Stage::Cancelled => Time::NEVER,
-            Stage::LookingUp => self.until,
-            Stage::Trying if self.left.is_empty() => self.until,
-            Stage::Trying => self.until.min(self.next),
-            Stage::Resting => self.next,
+            ConnectStage::New | ConnectStage::Connected | ConnectStage::Cancelled => Time::NEVER,
+            ConnectStage::LookingUp => self.until,
+            ConnectStage::Trying if self.left.is_empty() => self.until,
+            ConnectStage::Trying => self.until.min(self.next),
+            ConnectStage::Backoff => self.next,
         }
     }
 }
 
 /// All attempts.
 #[derive(Debug)]
-pub(crate) struct Attempts {
-    slots: Slab<Attempt>,
+pub(crate) struct ConnectJobs {
+    slots: Slab<ConnectJob>,
     generations: Generations,
     deadlines: Deadlines,
     /// Those that the loop is to look at now.
-    pub(crate) wanted: VecDeque<AttemptId>,
+    pub(crate) queue: VecDeque<AttemptId>,
     /// Those that the loop has not yet counted among what leads to their handlers.
-    pub(crate) uncounted: Vec<AttemptId>,
+    pub(crate) unretained: Vec<AttemptId>,
     /// How many names are looked up.
-    pub(crate) looking: usize,
+    pub(crate) active_lookups: usize,
     /// CallSite waits for which lookup. Each has a number of its own: what is found late is not for the next try.
     lookups: BTreeMap<u64, AttemptId>,
     numbers: u64,
 }
 
-impl Default for Attempts {
+impl Default for ConnectJobs {
     fn default() -> Self {
         Self {
             slots: Slab::new(),
             generations: Generations::new(),
             deadlines: Deadlines::default(),
-            wanted: VecDeque::new(),
-            uncounted: Vec::new(),
-            looking: 0,
+            queue: VecDeque::new(),
+            unretained: Vec::new(),
+            active_lookups: 0,
             lookups: BTreeMap::new(),
             numbers: 0,
         }
     }
 }
 
-impl Attempts {
+impl ConnectJobs {
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// Whether there is nothing to look after: no attempt, and none that ended while it was to be looked at.
     pub(crate) fn is_idle(&self) -> bool {
-        self.slots.is_empty() && self.wanted.is_empty()
+        self.slots.is_empty() && self.queue.is_empty()
     }
 
-    pub(crate) fn get(&self, id: AttemptId) -> Option<&Attempt> {
+    pub(crate) fn get(&self, id: AttemptId) -> Option<&ConnectJob> {
         self.slots.get(id.slot as usize).filter(|a| a.id == id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: AttemptId) -> Option<&mut Attempt> {
+    pub(crate) fn get_mut(&mut self, id: AttemptId) -> Option<&mut ConnectJob> {
         self.slots.get_mut(id.slot as usize).filter(|a| a.id == id)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Attempt> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &ConnectJob> {
         self.slots.iter().map(|(_, a)| a)
     }
 
     /// Has the loop look at an attempt, in its turn.
-    pub(crate) fn want(&mut self, id: AttemptId) {
+    pub(crate) fn enqueue(&mut self, id: AttemptId) {
         if let Some(a) = self.get_mut(id).filter(|a| !a.queued) {
             a.queued = true;
-            self.wanted.push_back(id);
+            self.queue.push_back(id);
         }
     }
 
     /// The next one that the loop is to look at.
-    pub(crate) fn next_wanted(&mut self) -> Option<AttemptId> {
-        let id = self.wanted.pop_front()?;
+    pub(crate) fn next_queued(&mut self) -> Option<AttemptId> {
+        let id = self.queue.pop_front()?;
         if let Some(a) = self.get_mut(id) {
             a.queued = false;
         }
@@ -179,12 +179,12 @@ impl Attempts {
     }
 
     /// Puts those whose time has come among those that are wanted, so many at most.
-    pub(crate) fn want_due(&mut self, now: Time, most: usize) {
+    pub(crate) fn enqueue_due(&mut self, now: Time, most: usize) {
         for _ in 0..most {
             let Some((_, slot)) = self.deadlines.next().filter(|(at, _)| *at <= now) else { return };
             self.deadlines.clear(slot);
             if let Some(id) = self.slots.get(slot as usize).map(|a| a.id) {
-                self.want(id);
+                self.enqueue(id);
             }
         }
     }
@@ -195,18 +195,18 @@ impl Attempts {
     }
 
     /// Settles when an attempt is looked at again, after it was changed.
-    pub(crate) fn settle(&mut self, id: AttemptId) {
-        if let Some(at) = self.get(id).map(Attempt::deadline) {
+    pub(crate) fn update_deadline(&mut self, id: AttemptId) {
+        if let Some(at) = self.get(id).map(ConnectJob::deadline) {
             self.deadlines.set(id.slot, at);
         }
     }
 
     /// Changes how far an attempt is.
-    pub(crate) fn set_stage(&mut self, id: AttemptId, stage: Stage) {
+    pub(crate) fn set_stage(&mut self, id: AttemptId, stage: ConnectStage) {
         let Some(a) = self.get_mut(id) else { return };
-        let before = matches!(std::mem::replace(&mut a.stage, stage), Stage::LookingUp);
-        let after = matches!(a.stage, Stage::LookingUp);
-        self.looking = self.looking + usize::from(after) - usize::from(before);
+        let before = matches!(std::mem::replace(&mut a.stage, stage), ConnectStage::LookingUp);
+        let after = matches!(a.stage, ConnectStage::LookingUp);
+        self.active_lookups = self.active_lookups + usize::from(after) - usize::from(before);
     }
 
     /// The number that the next lookup gets.
@@ -217,19 +217,19 @@ impl Attempts {
 
     /// A name is being looked up for an attempt.
     pub(crate) fn look_up(&mut self, id: AttemptId, number: u64) {
-        if let Some(attempt) = self.get_mut(id) {
-            attempt.lookup = Some(number);
+        if let Some(job) = self.get_mut(id) {
+            job.lookup = Some(number);
             self.lookups.insert(number, id);
-            self.set_stage(id, Stage::LookingUp);
+            self.set_stage(id, ConnectStage::LookingUp);
         }
     }
 
     /// A lookup has been answered: whose it was, if anyone still waits for it.
     pub(crate) fn looked_up(&mut self, number: u64) -> Option<AttemptId> {
         let id = self.lookups.remove(&number)?;
-        let attempt = self.get_mut(id)?;
-        attempt.lookup = None;
-        matches!(attempt.stage, Stage::LookingUp).then_some(id)
+        let job = self.get_mut(id)?;
+        job.lookup = None;
+        matches!(job.stage, ConnectStage::LookingUp).then_some(id)
     }
 
     /// Whether anything was asked that is not answered.
@@ -245,9 +245,9 @@ impl Attempts {
     }
 
     /// Forgets an attempt.
-    pub(crate) fn remove(&mut self, id: AttemptId) -> Option<Attempt> {
+    pub(crate) fn remove(&mut self, id: AttemptId) -> Option<ConnectJob> {
         self.get(id)?;
-        self.set_stage(id, Stage::New);
+        self.set_stage(id, ConnectStage::New);
         self.deadlines.clear(id.slot);
         self.slots.try_remove(id.slot as usize)
     }
@@ -256,43 +256,43 @@ impl Attempts {
         &mut self,
         handler: u32,
         tag: u64,
-        goal: Goal,
+        destination: Destination,
         options: ConnectOptions,
     ) -> AttemptId {
         let entry = self.slots.vacant_entry();
         let id = AttemptId { slot: entry.key() as u32, generation: self.generations.next(entry.key()) };
-        entry.insert(Attempt {
+        entry.insert(ConnectJob {
             id,
             handler,
             tag,
-            goal,
+            destination,
             options,
-            stage: Stage::New,
+            stage: ConnectStage::New,
             left: VecDeque::new(),
             trying: Vec::new(),
             errors: Vec::new(),
             failed: 0,
-            waits: 0,
+            backoffs: 0,
             until: Time::NEVER,
             next: Time::NEVER,
             lookup: None,
             queued: false,
         });
-        self.uncounted.push(id);
-        self.want(id);
+        self.unretained.push(id);
+        self.enqueue(id);
         id
     }
 }
 
 /// Where a target leads.
-pub(super) fn goal_of(target: Target) -> Goal {
+pub(super) fn destination_of(target: Target) -> Destination {
     match target {
-        Target::Given(given) => Goal::Given(Some(given)),
-        Target::Address(address) => Goal::Address(address),
-        Target::Endpoint(Endpoint::Unix(path)) => Goal::Address(Address::Unix(Some(path))),
+        Target::Existing(existing) => Destination::Existing(Some(existing)),
+        Target::Address(address) => Destination::Address(address),
+        Target::Endpoint(Endpoint::Unix(path)) => Destination::Address(Address::Unix(Some(path))),
         Target::Endpoint(Endpoint::Tcp { host, port }) => match literal(&host, port) {
-            Some(address) => Goal::Address(Address::Tcp(address)),
-            None => Goal::Name(host, port),
+            Some(address) => Destination::Address(Address::Tcp(address)),
+            None => Destination::Name(host, port),
         },
     }
 }
@@ -305,7 +305,7 @@ fn literal(host: &str, port: u16) -> Option<SocketAddr> {
 
 /// The addresses of a name in the order of trying: the kinds in turn, beginning with the first one's, and each kind in
 /// the order in which the resolver gave it (RFC 8305, section 4).
-pub(crate) fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<Address> {
+pub(crate) fn interleave_families(addresses: Vec<SocketAddr>) -> VecDeque<Address> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (a, b): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first);
     let (mut a, mut b) = (a.into_iter(), b.into_iter());

@@ -28,7 +28,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use self::connect_jobs::Attempts;
+use self::connect_jobs::ConnectJobs;
 use self::datagram_sockets::DatagramSockets;
 use self::evictor::Evictor;
 use crate::buffer::pool::Pool;
@@ -88,7 +88,7 @@ pub(crate) struct Core {
     pub(crate) timers: Timers,
     /// Each handler's own timers.
     pub(crate) handler_timers: Vec<TimerList>,
-    pub(crate) attempts: Attempts,
+    pub(crate) connect_jobs: ConnectJobs,
     /// Sockets that were connecting and are to be closed.
     pub(crate) cancelled_dials: Vec<ConnId>,
     pub(crate) delivery: Delivery,
@@ -135,7 +135,7 @@ impl Core {
             deadlines: Deadlines::default(),
             timers: Timers::default(),
             handler_timers: Vec::new(),
-            attempts: Attempts::default(),
+            connect_jobs: ConnectJobs::default(),
             cancelled_dials: Vec::new(),
             delivery: Delivery::default(),
             switch: None,
@@ -160,8 +160,8 @@ impl Core {
     /// The counters, and what is counted by other means.
     pub(crate) fn snapshot(&self) -> Stats {
         Stats {
-            open: (self.conns.len() - self.dialling()) as u64,
-            connecting: self.dialling() as u64,
+            open: (self.conns.len() - self.count_dials()) as u64,
+            connecting: self.count_dials() as u64,
             output_held: self.pool.output() as u64,
             input_held: self.pool.input() as u64,
             pooled: self.pool.idle() as u64,

@@ -123,9 +123,9 @@ impl Dispatcher {
     }
 
     /// Counts the attempts to connect that were asked for since this was last done.
-    pub(crate) fn count_attempts(&mut self) {
-        for id in std::mem::take(&mut self.core.attempts.uncounted) {
-            if let Some(handler) = self.core.attempts.get(id).map(|a| a.handler) {
+    pub(crate) fn retain_for_new_jobs(&mut self) {
+        for id in std::mem::take(&mut self.core.connect_jobs.unretained) {
+            if let Some(handler) = self.core.connect_jobs.get(id).map(|a| a.handler) {
                 self.retain(handler);
             }
         }
@@ -134,7 +134,7 @@ impl Dispatcher {
     /// Uncounts one; a handler that nothing leads to any more is dropped.
     pub(crate) fn release(&mut self, handler: u32) {
         // What it asked for in its last callback may lead to it.
-        self.count_attempts();
+        self.retain_for_new_jobs();
         let Some(entry) = self.handlers.get_mut(handler as usize) else { return };
         entry.users = entry.users.saturating_sub(1);
         if entry.users > 0 || entry.keyed {

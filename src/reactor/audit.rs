@@ -6,7 +6,7 @@
 use super::event_loop::EventLoop;
 use crate::buffer::pool::LARGE;
 use crate::connection::{Connection, Phase};
-use crate::core::connect_jobs::Stage;
+use crate::core::connect_jobs::ConnectStage;
 use crate::id::ConnId;
 use crate::sys::Sys;
 
@@ -25,7 +25,7 @@ impl<S: Sys> EventLoop<S> {
         self.audit_memory()?;
         self.audit_datagrams()?;
         self.audit_holds()?;
-        self.audit_attempts()?;
+        self.audit_connect_jobs()?;
         core.conns.iter().try_for_each(|c| self.audit_connection(c))
     }
 
@@ -104,13 +104,15 @@ impl<S: Sys> EventLoop<S> {
     }
 
     /// How far all attempts are, for whoever checks.
-    fn audit_attempts(&self) -> Result<(), String> {
+    fn audit_connect_jobs(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let connecting = core.conns.iter().filter(|c| c.phase == Phase::Connecting).count();
-        let tried: usize = core.attempts.iter().map(|a| a.trying.len()).sum();
+        let tried: usize = core.connect_jobs.iter().map(|a| a.trying.len()).sum();
         require(connecting == tried, || format!("N6: {connecting} sockets connect, {tried} are known of"))?;
-        let looking = core.attempts.iter().filter(|a| matches!(a.stage, Stage::LookingUp)).count();
-        require(looking == core.attempts.looking, || format!("N6: {looking} names are looked up"))?;
+        let looking = core.connect_jobs.iter().filter(|a| matches!(a.stage, ConnectStage::LookingUp)).count();
+        require(looking == core.connect_jobs.active_lookups, || {
+            format!("N6: {looking} names are looked up")
+        })?;
         require(core.cancelled_dials.is_empty(), || "N6: a dropped socket is still there".to_owned())
     }
 

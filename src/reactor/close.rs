@@ -154,8 +154,8 @@ impl<S: Sys> EventLoop<S> {
             if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
                 self.sys.close(stream, if c.close_with_rst { CloseHow::Reset } else { CloseHow::Graceful });
             }
-            if let (Some(attempt), Some(reason)) = (c.attempt(), c.reason()) {
-                self.redial(attempt, reason);
+            if let (Some(attempt), Some(reason)) = (c.job(), c.reason()) {
+                self.reconnect(attempt, reason);
             }
             self.dispatcher.release(c.handler);
         }

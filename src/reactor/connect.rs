@@ -11,7 +11,7 @@ use crate::closed::Reason;
 use crate::config::address::Address;
 use crate::config::connect::Backoff;
 use crate::connection::Connection;
-use crate::core::connect_jobs::{Goal, Stage, in_turn};
+use crate::core::connect_jobs::{ConnectStage, Destination, interleave_families};
 use crate::dispatch::CallSite;
 use crate::id::{AttemptId, ConnId, Token};
 use crate::sys::{CloseHow, Sys};
@@ -19,41 +19,41 @@ use crate::sys::{CloseHow, Sys};
 impl<S: Sys> EventLoop<S> {
     /// Looks after the attempts that something has happened to, and those whose time has come.
     pub(super) fn connect(&mut self) {
-        if self.dispatcher.core.attempts.is_idle() {
+        if self.dispatcher.core.connect_jobs.is_idle() {
             return;
         }
-        self.dispatcher.count_attempts();
+        self.dispatcher.retain_for_new_jobs();
         self.take_lookups();
         let core = &mut self.dispatcher.core;
         let share = core.limits.timeouts_per_turn;
         if !self.timeouts_deferred {
-            core.attempts.want_due(core.now, share);
+            core.connect_jobs.enqueue_due(core.now, share);
         }
-        for _ in 0..core.attempts.wanted.len().min(share) {
-            let Some(id) = self.dispatcher.core.attempts.next_wanted() else { return };
+        for _ in 0..core.connect_jobs.queue.len().min(share) {
+            let Some(id) = self.dispatcher.core.connect_jobs.next_queued() else { return };
             self.advance(id);
-            self.dispatcher.core.attempts.settle(id);
+            self.dispatcher.core.connect_jobs.update_deadline(id);
         }
     }
 
     /// Takes what was found out about names.
     fn take_lookups(&mut self) {
-        while self.dispatcher.core.attempts.awaits_lookups() {
+        while self.dispatcher.core.connect_jobs.awaits_lookups() {
             let Some((number, found)) = self.sys.next_lookup() else { return };
-            let attempts = &mut self.dispatcher.core.attempts;
-            let Some(id) = attempts.looked_up(number) else { continue };
-            let Some(attempt) = attempts.get_mut(id) else { continue };
+            let jobs = &mut self.dispatcher.core.connect_jobs;
+            let Some(id) = jobs.looked_up(number) else { continue };
+            let Some(job) = jobs.get_mut(id) else { continue };
             match found {
                 Ok(mut addresses) => {
                     // What is bound to one kind of address reaches no other.
-                    let local = attempt.options.local;
+                    let local = job.options.local;
                     addresses.retain(|a| local.is_none_or(|local| local.is_ipv4() == a.is_ipv4()));
-                    attempt.left = in_turn(addresses);
+                    job.left = interleave_families(addresses);
                 }
-                Err(error) => attempt.errors.push((String::new(), error)),
+                Err(error) => job.errors.push((String::new(), error)),
             }
-            attempts.set_stage(id, Stage::Trying);
-            attempts.want(id);
+            jobs.set_stage(id, ConnectStage::Trying);
+            jobs.enqueue(id);
         }
     }
 
@@ -61,19 +61,19 @@ impl<S: Sys> EventLoop<S> {
     fn advance(&mut self, id: AttemptId) {
         let core = &mut self.dispatcher.core;
         let now = core.now;
-        let Some(attempt) = core.attempts.get_mut(id) else { return };
-        if core.shutting_down && !matches!(attempt.stage, Stage::Up | Stage::Cancelled) {
-            attempt.errors =
+        let Some(job) = core.connect_jobs.get_mut(id) else { return };
+        if core.shutting_down && !matches!(job.stage, ConnectStage::Connected | ConnectStage::Cancelled) {
+            job.errors =
                 vec![(String::new(), io::Error::new(ErrorKind::Interrupted, "the reactor is shutting down"))];
             return self.give_up(id);
         }
-        match attempt.stage {
-            Stage::Cancelled => self.forget_attempt(id),
-            Stage::New => self.begin_try(id),
-            Stage::Resting if attempt.next <= now => self.begin_try(id),
-            Stage::LookingUp | Stage::Trying if attempt.until <= now => self.time_out(id),
-            Stage::Trying => self.try_next(id),
-            Stage::LookingUp | Stage::Resting | Stage::Up => {}
+        match job.stage {
+            ConnectStage::Cancelled => self.remove_job(id),
+            ConnectStage::New => self.begin_try(id),
+            ConnectStage::Backoff if job.next <= now => self.begin_try(id),
+            ConnectStage::LookingUp | ConnectStage::Trying if job.until <= now => self.time_out(id),
+            ConnectStage::Trying => self.try_next(id),
+            ConnectStage::LookingUp | ConnectStage::Backoff | ConnectStage::Connected => {}
         }
     }
 
@@ -82,45 +82,47 @@ impl<S: Sys> EventLoop<S> {
         if self
             .dispatcher
             .core
-            .attempts
+            .connect_jobs
             .get(id)
             .is_some_and(|a| !self.dispatcher.takes_connections(a.handler))
         {
             log::error!("{id}: its handler is one of datagrams, and takes no connection");
-            return self.forget_attempt(id);
+            return self.remove_job(id);
         }
         let core = &mut self.dispatcher.core;
-        let (now, looking, most) = (core.now, core.attempts.looking, core.limits.lookups);
-        let Some(timeout) = core.attempts.get(id).map(|a| core.connect_timeout(&a.options)) else { return };
-        let Some(attempt) = core.attempts.get_mut(id) else { return };
-        attempt.until = now.after(timeout);
-        attempt.errors.clear();
-        match &mut attempt.goal {
-            Goal::Nowhere(error) => {
+        let (now, looking, most) = (core.now, core.connect_jobs.active_lookups, core.limits.lookups);
+        let Some(timeout) = core.connect_jobs.get(id).map(|a| core.connect_timeout(&a.options)) else {
+            return;
+        };
+        let Some(job) = core.connect_jobs.get_mut(id) else { return };
+        job.until = now.after(timeout);
+        job.errors.clear();
+        match &mut job.destination {
+            Destination::Invalid(error) => {
                 let error = io::Error::from(error.clone());
                 self.report_connect_failure(id, &error);
             }
-            Goal::Given(given) => {
+            Destination::Existing(given) => {
                 let Some(given) = given.take() else { return self.give_up(id) };
-                let options = attempt.options.clone();
+                let options = job.options.clone();
                 let taken = self.sys.take_over(given, &options);
-                let begun = taken.and_then(|(stream, peer)| self.watch_dialled(id, stream, peer));
+                let begun = taken.and_then(|(stream, peer)| self.register_dial(id, stream, peer));
                 match begun {
                     Ok((conn, peer)) => self.connected(conn, peer),
                     Err(error) => self.try_failed(id, String::new(), error),
                 }
             }
-            Goal::Address(address) => {
-                attempt.left = [address.clone()].into();
-                core.attempts.set_stage(id, Stage::Trying);
+            Destination::Address(address) => {
+                job.left = [address.clone()].into();
+                core.connect_jobs.set_stage(id, ConnectStage::Trying);
                 self.try_next(id);
             }
-            Goal::Name(..) if looking >= most => {
+            Destination::Name(..) if looking >= most => {
                 let what = format!("{most} names are being looked up, as many as allowed");
-                attempt.errors.push((String::new(), io::Error::new(ErrorKind::QuotaExceeded, what)));
+                job.errors.push((String::new(), io::Error::new(ErrorKind::QuotaExceeded, what)));
                 self.give_up(id);
             }
-            Goal::Name(host, port) => {
+            Destination::Name(host, port) => {
                 let (host, port) = (host.clone(), *port);
                 self.look_up(id, &host, port);
             }
@@ -128,10 +130,10 @@ impl<S: Sys> EventLoop<S> {
     }
 
     fn look_up(&mut self, id: AttemptId, host: &str, port: u16) {
-        let attempts = &mut self.dispatcher.core.attempts;
-        let number = attempts.next_lookup();
+        let jobs = &mut self.dispatcher.core.connect_jobs;
+        let number = jobs.next_lookup();
         match self.sys.begin_lookup(number, host, port) {
-            Ok(()) => attempts.look_up(id, number),
+            Ok(()) => jobs.look_up(id, number),
             Err(error) => self.try_failed(id, String::new(), error),
         }
     }
@@ -141,23 +143,23 @@ impl<S: Sys> EventLoop<S> {
         loop {
             let core = &mut self.dispatcher.core;
             let (now, stagger) = (core.now, core.limits.connect_stagger);
-            let Some(attempt) = core.attempts.get_mut(id) else { return };
-            if !attempt.trying.is_empty() && attempt.next > now {
+            let Some(job) = core.connect_jobs.get_mut(id) else { return };
+            if !job.trying.is_empty() && job.next > now {
                 return;
             }
-            let Some(address) = attempt.left.pop_front() else {
-                if attempt.trying.is_empty() {
+            let Some(address) = job.left.pop_front() else {
+                if job.trying.is_empty() {
                     self.give_up(id);
                 }
                 return;
             };
-            attempt.next = now.after(stagger);
+            job.next = now.after(stagger);
             match self.dial(id, &address) {
                 Ok(_) => return,
                 // A Unix listener whose queue is full: once more, as long as there is time.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if let Some(attempt) = self.dispatcher.core.attempts.get_mut(id) {
-                        attempt.left.push_back(address);
+                    if let Some(job) = self.dispatcher.core.connect_jobs.get_mut(id) {
+                        job.left.push_back(address);
                     }
                     return;
                 }
@@ -173,21 +175,21 @@ impl<S: Sys> EventLoop<S> {
         if core.conns.len() >= max {
             return Err(no_room(max));
         }
-        let Some(attempt) = core.attempts.get(id) else { return Err(ErrorKind::NotFound.into()) };
-        let stream = self.sys.connect(address, &attempt.options)?;
-        self.watch_dialled(id, stream, address.clone())
+        let Some(job) = core.connect_jobs.get(id) else { return Err(ErrorKind::NotFound.into()) };
+        let stream = self.sys.connect(address, &job.options)?;
+        self.register_dial(id, stream, address.clone())
     }
 
     /// Gives a stream that is to be a connection its slot, and has it watched.
-    fn watch_dialled(
+    fn register_dial(
         &mut self,
         id: AttemptId,
         mut stream: S::Stream,
         peer: Address,
     ) -> io::Result<(ConnId, Address)> {
         let core = &mut self.dispatcher.core;
-        let Some(attempt) = core.attempts.get_mut(id) else { return Err(ErrorKind::NotFound.into()) };
-        let new = Connection::connecting(attempt.handler, attempt.tag, id, peer.clone(), core.now);
+        let Some(job) = core.connect_jobs.get_mut(id) else { return Err(ErrorKind::NotFound.into()) };
+        let new = Connection::connecting(job.handler, job.tag, id, peer.clone(), core.now);
         let spare = core.conns.len() < core.limits.connections.get();
         let Some(conn) = spare.then(|| core.conns.insert(new)).flatten() else {
             self.sys.close(stream, CloseHow::Graceful);
@@ -198,13 +200,13 @@ impl<S: Sys> EventLoop<S> {
             self.sys.close(stream, CloseHow::Graceful);
             return Err(error);
         }
-        attempt.trying.push(conn);
+        job.trying.push(conn);
         self.insert_stream(conn, stream);
         Ok((conn, peer))
     }
 
     /// Something has happened to a socket that was connecting.
-    pub(super) fn check_dialled(&mut self, conn: ConnId) {
+    pub(super) fn check_dial(&mut self, conn: ConnId) {
         // Its attempt is about to be given up. Had it come about now, nobody would tell it of the shutdown.
         if self.dispatcher.core.shutting_down {
             return;
@@ -219,14 +221,14 @@ impl<S: Sys> EventLoop<S> {
                 (c.readable, c.writable, c.error_pending, c.read_to_eagain) = (false, false, false, false);
             }
             Err(error) => {
-                let (attempt, address) = (c.attempt(), c.peer.address().to_string());
-                core.drop_dialled(conn);
-                let Some(id) = attempt else { return };
-                if let Some(attempt) = core.attempts.get_mut(id) {
-                    attempt.trying.retain(|&other| other != conn);
+                let (job, address) = (c.job(), c.peer.address().to_string());
+                core.cancel_dial(conn);
+                let Some(id) = job else { return };
+                if let Some(job) = core.connect_jobs.get_mut(id) {
+                    job.trying.retain(|&other| other != conn);
                 }
                 self.record_failure(id, address, error);
-                self.dispatcher.core.attempts.want(id);
+                self.dispatcher.core.connect_jobs.enqueue(id);
             }
         }
     }
@@ -237,11 +239,11 @@ impl<S: Sys> EventLoop<S> {
         let now = core.now;
         let Some(c) = core.conns.get_mut(conn) else { return };
         c.become_open(peer, now);
-        let (handler, attempt) = (c.handler, c.attempt());
+        let (handler, job) = (c.handler, c.job());
         core.deadlines.set(conn.slot, now.after(core.limits.idle_timeout.get()));
         core.stats.connected += 1;
         self.dispatcher.retain(handler);
-        if let Some(id) = attempt {
+        if let Some(id) = job {
             self.succeed(id, conn);
         }
         log::debug!("{conn} connected");
@@ -254,61 +256,62 @@ impl<S: Sys> EventLoop<S> {
     fn succeed(&mut self, id: AttemptId, conn: ConnId) {
         let core = &mut self.dispatcher.core;
         let now = core.now;
-        let Some(attempt) = core.attempts.get_mut(id) else { return };
-        let others = std::mem::take(&mut attempt.trying);
-        (attempt.failed, attempt.next) = (0, now);
-        attempt.left.clear();
-        let anew = attempt.options.anew;
+        let Some(job) = core.connect_jobs.get_mut(id) else { return };
+        let others = std::mem::take(&mut job.trying);
+        (job.failed, job.next) = (0, now);
+        job.left.clear();
+        let anew = job.options.anew;
         for other in others.into_iter().filter(|&other| other != conn) {
-            core.drop_dialled(other);
+            core.cancel_dial(other);
         }
         if anew {
-            core.attempts.set_stage(id, Stage::Up);
-            core.attempts.settle(id);
+            core.connect_jobs.set_stage(id, ConnectStage::Connected);
+            core.connect_jobs.update_deadline(id);
         } else {
-            self.forget_attempt(id);
+            self.remove_job(id);
         }
     }
 
     /// The connection that an attempt led to has ended: once more, unless that was as the handler wished.
-    pub(super) fn redial(&mut self, id: AttemptId, reason: &Reason) {
+    pub(super) fn reconnect(&mut self, id: AttemptId, reason: &Reason) {
         let core = &mut self.dispatcher.core;
         let wished = matches!(reason, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
         let (now, stopping) = (core.now, core.shutting_down);
-        let Some(attempt) = core.attempts.get_mut(id).filter(|a| matches!(a.stage, Stage::Up)) else {
+        let Some(job) = core.connect_jobs.get_mut(id).filter(|a| matches!(a.stage, ConnectStage::Connected))
+        else {
             return;
         };
-        let policy = attempt.options.retry.filter(|_| !wished && !stopping);
-        let Some(policy) = policy else { return self.forget_attempt(id) };
-        if now.since(attempt.next) >= policy.max {
-            attempt.waits = 0;
+        let policy = job.options.retry.filter(|_| !wished && !stopping);
+        let Some(policy) = policy else { return self.remove_job(id) };
+        if now.since(job.next) >= policy.max {
+            job.backoffs = 0;
         }
-        self.rest_attempt(id, &policy);
+        self.begin_backoff(id, &policy);
     }
 
     /// An attempt waits before its next try.
-    fn rest_attempt(&mut self, id: AttemptId, policy: &Backoff) -> Duration {
+    fn begin_backoff(&mut self, id: AttemptId, policy: &Backoff) -> Duration {
         let random = self.sys.random();
         let core = &mut self.dispatcher.core;
         let now = core.now;
-        let Some(attempt) = core.attempts.get_mut(id) else { return policy.max };
-        attempt.waits = attempt.waits.saturating_add(1);
-        let wait = policy.wait(attempt.waits, random);
-        attempt.next = now.after(wait);
+        let Some(job) = core.connect_jobs.get_mut(id) else { return policy.max };
+        job.backoffs = job.backoffs.saturating_add(1);
+        let wait = policy.wait(job.backoffs, random);
+        job.next = now.after(wait);
         core.stats.connect_retries += 1;
         log::debug!("{id}: once more in {wait:?}");
-        core.attempts.set_stage(id, Stage::Resting);
-        core.attempts.settle(id);
+        core.connect_jobs.set_stage(id, ConnectStage::Backoff);
+        core.connect_jobs.update_deadline(id);
         wait
     }
 
     fn record_failure(&mut self, id: AttemptId, address: String, error: io::Error) {
         let core = &mut self.dispatcher.core;
-        if let Some(attempt) = core.attempts.get_mut(id) {
+        if let Some(job) = core.connect_jobs.get_mut(id) {
             log::debug!("{id}: {address}: {error}");
-            attempt.errors.push((address, error));
+            job.errors.push((address, error));
             // The next address need not wait any longer.
-            attempt.next = core.now;
+            job.next = core.now;
         }
     }
 
@@ -320,13 +323,13 @@ impl<S: Sys> EventLoop<S> {
     /// A try has taken too long.
     fn time_out(&mut self, id: AttemptId) {
         let core = &mut self.dispatcher.core;
-        let Some(attempt) = core.attempts.get_mut(id) else { return };
-        let looking = matches!(attempt.stage, Stage::LookingUp);
-        let trying = std::mem::take(&mut attempt.trying);
-        attempt.left.clear();
-        let timeout = core.attempts.get(id).map(|a| core.connect_timeout(&a.options)).unwrap_or_default();
+        let Some(job) = core.connect_jobs.get_mut(id) else { return };
+        let looking = matches!(job.stage, ConnectStage::LookingUp);
+        let trying = std::mem::take(&mut job.trying);
+        job.left.clear();
+        let timeout = core.connect_jobs.get(id).map(|a| core.connect_timeout(&a.options)).unwrap_or_default();
         for conn in trying {
-            core.drop_dialled(conn);
+            core.cancel_dial(conn);
         }
         let what = if looking { "its name was not resolved" } else { "no answer" };
         let error = io::Error::new(ErrorKind::TimedOut, format!("{what} within {timeout:?}"));
@@ -338,16 +341,16 @@ impl<S: Sys> EventLoop<S> {
         self.end_lookup(id);
         let core = &mut self.dispatcher.core;
         let stopping = core.shutting_down;
-        let Some(attempt) = core.attempts.get_mut(id) else { return };
-        let trying = std::mem::take(&mut attempt.trying);
-        attempt.failed = attempt.failed.saturating_add(1);
-        let failed = attempt.failed;
-        let again = attempt.options.retry.filter(|policy| !stopping && !policy.is_over(failed));
-        let (handler, tag, error) = (attempt.handler, attempt.tag, attempt.verdict());
-        trying.into_iter().for_each(|conn| core.drop_dialled(conn));
+        let Some(job) = core.connect_jobs.get_mut(id) else { return };
+        let trying = std::mem::take(&mut job.trying);
+        job.failed = job.failed.saturating_add(1);
+        let failed = job.failed;
+        let again = job.options.retry.filter(|policy| !stopping && !policy.is_over(failed));
+        let (handler, tag, error) = (job.handler, job.tag, job.take_error());
+        trying.into_iter().for_each(|conn| core.cancel_dial(conn));
         match again {
             Some(policy) => {
-                let wait = self.rest_attempt(id, &policy);
+                let wait = self.begin_backoff(id, &policy);
                 self.dispatcher.connect_retry(handler, tag, &error, wait);
                 self.after_handler_callback(CallSite::Handler(handler));
             }
@@ -357,7 +360,7 @@ impl<S: Sys> EventLoop<S> {
 
     fn report_connect_failure(&mut self, id: AttemptId, error: &io::Error) {
         // It is over before it is told: the handler may ask again, in the place of this one.
-        let Some((handler, tag)) = self.remove_attempt(id) else { return };
+        let Some((handler, tag)) = self.take_job(id) else { return };
         self.dispatcher.core.stats.connect_failed += 1;
         self.dispatcher.connect_failed(handler, tag, error);
         self.after_handler_callback(CallSite::Handler(handler));
@@ -366,26 +369,26 @@ impl<S: Sys> EventLoop<S> {
 
     /// Nobody needs to know what a name stands for any more.
     fn end_lookup(&mut self, id: AttemptId) {
-        let attempts = &mut self.dispatcher.core.attempts;
-        if let Some(number) = attempts.end_lookup(id) {
+        let jobs = &mut self.dispatcher.core.connect_jobs;
+        if let Some(number) = jobs.end_lookup(id) {
             self.sys.cancel_lookup(number);
-            if attempts.get(id).is_some_and(|a| matches!(a.stage, Stage::LookingUp)) {
-                attempts.set_stage(id, Stage::Trying);
+            if jobs.get(id).is_some_and(|a| matches!(a.stage, ConnectStage::LookingUp)) {
+                jobs.set_stage(id, ConnectStage::Trying);
             }
         }
     }
 
-    fn forget_attempt(&mut self, id: AttemptId) {
-        if let Some((handler, _)) = self.remove_attempt(id) {
+    fn remove_job(&mut self, id: AttemptId) {
+        if let Some((handler, _)) = self.take_job(id) {
             self.dispatcher.release(handler);
         }
     }
 
     /// Takes an attempt out; answers whose it was, and its tag.
-    fn remove_attempt(&mut self, id: AttemptId) -> Option<(u32, u64)> {
+    fn take_job(&mut self, id: AttemptId) -> Option<(u32, u64)> {
         self.end_lookup(id);
-        let attempt = self.dispatcher.core.attempts.remove(id)?;
-        Some((attempt.handler, attempt.tag))
+        let job = self.dispatcher.core.connect_jobs.remove(id)?;
+        Some((job.handler, job.tag))
     }
 }
 

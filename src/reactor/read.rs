@@ -29,7 +29,7 @@ impl<S: Sys> EventLoop<S> {
         c.queued = false;
         match c.phase {
             Phase::Closed => return,
-            Phase::Connecting => self.check_dialled(id),
+            Phase::Connecting => self.check_dial(id),
             Phase::Lingering => self.read_and_discard(id),
             Phase::Flushing => {
                 self.check_socket_error(id);

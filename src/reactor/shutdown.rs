@@ -50,8 +50,8 @@ impl<S: Sys> EventLoop<S> {
             self.close_listener(id);
         }
         let core = &mut self.dispatcher.core;
-        let requests: Vec<AttemptId> = core.attempts.iter().map(|a| a.id).collect();
-        requests.into_iter().for_each(|id| core.attempts.want(id));
+        let requests: Vec<AttemptId> = core.connect_jobs.iter().map(|a| a.id).collect();
+        requests.into_iter().for_each(|id| core.connect_jobs.enqueue(id));
         let open: Vec<ConnId> =
             self.dispatcher.core.conns.iter().filter(|c| c.phase == Phase::Open).map(|c| c.id).collect();
         for id in open {
@@ -66,7 +66,7 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn check_shutdown_done(&mut self) {
         let Some(until) = self.shutdown.until else { return };
         let core = &mut self.dispatcher.core;
-        if core.conns.len() + core.attempts.len() + core.datagrams.len() == 0 {
+        if core.conns.len() + core.connect_jobs.len() + core.datagrams.len() == 0 {
             let report = self.shutdown.report;
             log::info!(
                 "shut down: {} clean, {} cut, {} bytes lost",

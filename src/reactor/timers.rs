@@ -20,7 +20,7 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn check_timers(&mut self) {
         let core = &mut self.dispatcher.core;
         let first = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
-        let overdue = core.now.since(first.min(core.timers.next()).min(core.attempts.next()));
+        let overdue = core.now.since(first.min(core.timers.next()).min(core.connect_jobs.next()));
         let busy = !core.ready.is_empty() || self.events_truncated;
         self.timeouts_deferred = overdue > LATE_THRESHOLD && busy && self.deferred_turns < MAX_DEFERRED_TURNS;
         if overdue <= LATE_THRESHOLD {

@@ -66,7 +66,7 @@ impl<S: Sys> EventLoop<S> {
         let deadlines = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
         deadlines
             .min(core.timers.next())
-            .min(core.attempts.next())
+            .min(core.connect_jobs.next())
             .min(core.datagrams.retry_at)
             .min(self.listeners.paused_until())
             .min(self.shutdown.deadline())
@@ -80,7 +80,7 @@ impl<S: Sys> EventLoop<S> {
             || !core.dirty.is_empty()
             || !core.groups.with_unsent.is_empty()
             || !core.close_notify.is_empty()
-            || !core.attempts.wanted.is_empty()
+            || !core.connect_jobs.queue.is_empty()
             || core.datagrams.have_work()
             || self.listeners.may_accept(core)
             || core.stop_requests > 0

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use self::datagram::DatagramSys;
 use crate::config::address::Address;
-use crate::config::connect::{ConnectOptions, Given};
+use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
@@ -125,7 +125,11 @@ pub(crate) trait Sys: DatagramSys {
     fn finish_connect(&mut self, stream: &mut Self::Stream) -> io::Result<Address>;
 
     /// Takes over a stream that is connected already.
-    fn take_over(&mut self, given: Given, options: &ConnectOptions) -> io::Result<(Self::Stream, Address)>;
+    fn take_over(
+        &mut self,
+        existing: Existing,
+        options: &ConnectOptions,
+    ) -> io::Result<(Self::Stream, Address)>;
 
     /// Begins to look a host name up, off the loop. What is found is given a number by the caller, told by
     /// [`Sys::next_lookup`], and wakes [`Sys::poll`].

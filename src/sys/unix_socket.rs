@@ -20,7 +20,7 @@ use crate::config::listen::ListenOptions;
 #[derive(Debug)]
 pub(super) struct OwnFile {
     /// As it was given: what clients connect to.
-    given: PathBuf,
+    existing: PathBuf,
     /// Absolute, so that a change of the working directory does not matter.
     path: PathBuf,
     device: u64,
@@ -30,7 +30,7 @@ pub(super) struct OwnFile {
 impl OwnFile {
     /// The path that clients connect to.
     pub(super) fn as_given(&self) -> &Path {
-        &self.given
+        &self.existing
     }
 
     /// An inode number is not used again while the socket that was bound to it is open.
@@ -111,7 +111,7 @@ fn open_once(
     // A listener that is bound and not listening refuses whoever connects now, whatever the mode.
     let made = fs::symlink_metadata(path)?;
     let file = OwnFile {
-        given: path.to_owned(),
+        existing: path.to_owned(),
         path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         device: made.dev(),
         inode: made.ino(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::view::View;
 use crate::connection::{Origin, Phase};
-use crate::core::connect_jobs::Stage;
+use crate::core::connect_jobs::ConnectStage;
 use crate::handler::Handler;
 use crate::reactor::audit::require;
 use crate::reactor::turn::Turn;
@@ -24,15 +24,16 @@ pub(super) struct Dials {
 impl Dials {
     pub(super) fn check<H: Handler>(&mut self, view: &View<H>, turn: Turn) -> Result<(), String> {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
-        let (looking, known) = (sim.looking(), core.attempts.looking);
+        let (looking, known) = (sim.looking(), core.connect_jobs.active_lookups);
         // CallSite has just cancelled one is about to say so.
-        let cancelled = core.attempts.iter().filter(|a| matches!(a.stage, Stage::Cancelled)).count();
+        let cancelled =
+            core.connect_jobs.iter().filter(|a| matches!(a.stage, ConnectStage::Cancelled)).count();
         require((known..=known + cancelled).contains(&looking), || {
             format!("N6: {looking} lookups in the world, {known} in the loop")
         })?;
         let most = core.limits.lookups + cancelled;
         require(looking <= most, || format!("N9: {looking} lookups of {most}"))?;
-        let (asked, most) = (core.attempts.len(), core.limits.attempts);
+        let (asked, most) = (core.connect_jobs.len(), core.limits.attempts);
         require(asked <= most, || format!("N9: {asked} attempts of {most}"))?;
         let failed = core.stats.connect_failed;
         let told = view.watched().map_or(failed, |w| w.failed);
@@ -52,10 +53,10 @@ impl Dials {
             let same = mark.is_none_or(|mark| attempt == Origin::Connected(mark));
             require(same, || format!("N3: {attempt:?} has reached {mark:?}"))?;
         }
-        for a in core.attempts.iter() {
-            let idle = matches!(a.stage, Stage::Trying) && a.trying.is_empty();
+        for a in core.connect_jobs.iter() {
+            let idle = matches!(a.stage, ConnectStage::Trying) && a.trying.is_empty();
             let unix = a.left.iter().any(|to| to.tcp().is_none());
-            let forgotten = idle && !unix && !core.attempts.wanted.contains(&a.id);
+            let forgotten = idle && !unix && !core.connect_jobs.queue.contains(&a.id);
             require(!forgotten, || format!("N7: {} tries nothing, and nobody looks after it", a.id))?;
         }
         Ok(())
@@ -75,7 +76,7 @@ pub(super) fn check_nothing_left<H: Handler>(view: &View<H>) -> Result<(), Strin
     let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
     let open = sim.script.open_streams();
     require(open == 0, || format!("N6: {open} streams open after the end"))?;
-    let (asked, looking) = (core.attempts.len(), sim.looking());
+    let (asked, looking) = (core.connect_jobs.len(), sim.looking());
     require(asked == 0 && looking == 0, || {
         format!("N6: {asked} attempts and {looking} lookups after the end")
     })

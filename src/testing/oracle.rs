@@ -176,7 +176,7 @@ impl Oracle {
         let waited = !calls.contains(&Call::Poll(Some(Duration::ZERO)));
         // To look after an attempt takes no call where it is given up, or is to wait.
         let core = &view.inner.dispatcher.core;
-        let attempts = (core.attempts.wanted.len(), core.attempts.len(), core.stats.connect_retries);
+        let attempts = (core.connect_jobs.queue.len(), core.connect_jobs.len(), core.stats.connect_retries);
         let same = std::mem::replace(&mut self.attempts, attempts) == attempts;
         let idle = !waited && turn.events == 0 && same && now == (calls_before, callbacks_before);
         let [spins, due] = self.spins;

@@ -45,8 +45,8 @@ impl Rig {
 
     fn nothing_left(&self) {
         let core = &self.inner.dispatcher.core;
-        assert_eq!((core.attempts.len(), core.attempts.next()), (0, crate::time::Time::NEVER));
-        assert_eq!(core.attempts.looking, 0);
+        assert_eq!((core.connect_jobs.len(), core.connect_jobs.next()), (0, crate::time::Time::NEVER));
+        assert_eq!(core.connect_jobs.active_lookups, 0);
     }
 }
 

@@ -468,7 +468,7 @@ fn an_attempt_that_ends_while_it_is_to_be_looked_after_leaves_nothing_to_do() {
     rig.turn();
     assert_eq!(rig.log(), ["1 open"]);
     rig.turn();
-    assert!(!rig.turn().more, "{:?}", rig.inner.dispatcher.core.attempts);
+    assert!(!rig.turn().more, "{:?}", rig.inner.dispatcher.core.connect_jobs);
 }
 
 #[test]

@@ -80,8 +80,8 @@ impl DatagramSys for MioSys {
     type Datagram = Datagram;
 
     fn bind_datagram(&mut self, at: DatagramBind, options: &DatagramOptions) -> io::Result<Datagram> {
-        let given = at.to_string();
-        let told = |error| socket::cannot("bind", &given, &error);
+        let existing = at.to_string();
+        let told = |error| socket::cannot("bind", &existing, &error);
         match at {
             DatagramBind::Udp(address) => Ok(Datagram::udp(open_udp(address, options)?, address.is_ipv6())),
             DatagramBind::UdpSocket(socket) => Datagram::adopt_udp(socket, options).map_err(told),

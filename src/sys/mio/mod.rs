@@ -28,7 +28,7 @@ use super::resolver::{Resolve, Resolver, resolve_with_system};
 use super::unix_socket;
 use super::{CloseHow, Ready, Received, Sys, Wake, dial, socket};
 use crate::config::address::Address;
-use crate::config::connect::{ConnectOptions, Given};
+use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
@@ -130,11 +130,11 @@ impl Sys for MioSys {
                 Ok(Listener::unix(listener, Some(file), options))
             }
             ListenTarget::TcpListener(listener) => Listener::adopt_tcp(listener, options)
-                .map_err(|error| socket::cannot_listen(&"the given TCP listener", &error)),
+                .map_err(|error| socket::cannot_listen(&"the existing TCP listener", &error)),
             #[cfg(unix)]
             ListenTarget::UnixListener(listener) => socket::require_listening(SockRef::from(&listener))
                 .and_then(|()| listener.set_nonblocking(true))
-                .map_err(|error| socket::cannot_listen(&"the given Unix listener", &error))
+                .map_err(|error| socket::cannot_listen(&"the existing Unix listener", &error))
                 .map(|()| Listener::unix(listener, None, options)),
         }
     }
@@ -213,16 +213,16 @@ impl Sys for MioSys {
         }
     }
 
-    fn take_over(&mut self, given: Given, options: &ConnectOptions) -> io::Result<(Stream, Address)> {
-        match given {
-            Given::Tcp(stream) => {
+    fn take_over(&mut self, existing: Existing, options: &ConnectOptions) -> io::Result<(Stream, Address)> {
+        match existing {
+            Existing::Tcp(stream) => {
                 let peer = unmapped(stream.peer_addr()?);
                 dial::prepare(SockRef::from(&stream), options)?;
                 socket::set_tcp_options(SockRef::from(&stream), options.nodelay, options.keepalive)?;
                 Ok((Stream::Tcp(::mio::net::TcpStream::from_std(stream)), Address::Tcp(peer)))
             }
             #[cfg(unix)]
-            Given::Unix(stream) => {
+            Existing::Unix(stream) => {
                 let path = stream.peer_addr()?.as_pathname().map(std::path::Path::to_owned);
                 dial::prepare(SockRef::from(&stream), options)?;
                 Ok((Stream::Unix(::mio::net::UnixStream::from_std(stream)), Address::Unix(path)))
@@ -838,9 +838,9 @@ mod tests {
         #[test]
         fn the_file_of_an_adopted_listener_stays() {
             let (mut sys, path) = (world(), path("adopted"));
-            let given = UnixListener::bind(&path).unwrap();
+            let existing = UnixListener::bind(&path).unwrap();
             let mut listener =
-                sys.listen(ListenTarget::UnixListener(given), &ListenOptions::default()).unwrap();
+                sys.listen(ListenTarget::UnixListener(existing), &ListenOptions::default()).unwrap();
             assert_eq!(sys.local_addr(&listener).unwrap(), Address::Unix(Some(path.clone())));
             assert_eq!(sys.accept(&mut listener).unwrap_err().kind(), ErrorKind::WouldBlock);
             sys.close_listener(listener);

@@ -30,7 +30,7 @@ pub(crate) use peer::{Answer, DialPlan, Dialled, EAGAIN, ECONNRESET, ENOBUFS, EN
 
 use super::{CloseHow, Ready, Received, Sys, Wake};
 use crate::config::address::Address;
-use crate::config::connect::{ConnectOptions, Given};
+use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
@@ -329,7 +329,7 @@ impl Sys for Script {
         self.dial_done(stream.0)
     }
 
-    fn take_over(&mut self, _given: Given, _options: &ConnectOptions) -> io::Result<(Stream, Address)> {
+    fn take_over(&mut self, _given: Existing, _options: &ConnectOptions) -> io::Result<(Stream, Address)> {
         let stream = self.dial(&Address::Unix(None))?;
         let peer = stream.0;
         Ok((stream, address_of(peer)))

@@ -33,7 +33,7 @@ pub(crate) use fault::{Fault, Odds, State, Struck, new_struck};
 use super::script::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, Listener, Script, Stream};
 use super::{CloseHow, Ready, Received, Sys, Wake};
 use crate::config::address::Address;
-use crate::config::connect::{ConnectOptions, Given};
+use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
@@ -251,9 +251,9 @@ impl Sys for Sim {
         self.dial_done(stream)
     }
 
-    fn take_over(&mut self, given: Given, options: &ConnectOptions) -> io::Result<(Stream, Address)> {
+    fn take_over(&mut self, existing: Existing, options: &ConnectOptions) -> io::Result<(Stream, Address)> {
         self.facts.push(Facts::default());
-        self.script.take_over(given, options)
+        self.script.take_over(existing, options)
     }
 
     fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()> {

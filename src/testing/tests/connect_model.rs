@@ -16,7 +16,7 @@ use crate::config::connect::{Backoff, Connect};
 use crate::config::limits::Limit;
 use crate::connection::{Origin, Phase};
 use crate::core::Core;
-use crate::core::connect_jobs::{Attempt, Stage};
+use crate::core::connect_jobs::{ConnectJob, ConnectStage};
 use crate::handler::Handler;
 use crate::handler::context::Context;
 use crate::handler::net::Net;
@@ -128,7 +128,7 @@ impl Asked {
         }
         let Wish { to, timeout, retry, anew, kind: [name, unix, local, bad] } =
             draw_wish(dice, tag, net.core());
-        let (before, most, at) = (net.core().attempts.len(), net.core().limits.attempts, net.core().now);
+        let (before, most, at) = (net.core().connect_jobs.len(), net.core().limits.attempts, net.core().now);
         let id = net.connect(to, tag);
         let window = before < most && !net.core().shutting_down;
         require(id.is_some() == window, || format!("asked for a connection: {id:?}, {before} of {most}"))?;
@@ -214,7 +214,7 @@ impl Asked {
     /// A connection has ended, perhaps one that will be made again.
     pub(super) fn closes(&mut self, net: &Net<'_>, closed: &Closed) {
         // Where generations are few, its id may be that of one whose on_open panicked.
-        let attempt = net.core().conns.get(closed.who).and_then(|c| c.attempt());
+        let attempt = net.core().conns.get(closed.who).and_then(|c| c.job());
         let up = |r: &&mut Request| r.outcome == Outcome::Up(closed.who) && Some(r.id) == attempt;
         let Some(r) = self.requests.values_mut().find(up) else { return };
         let wished = matches!(closed.why, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
@@ -230,7 +230,7 @@ impl Asked {
         let core = &view.inner.dispatcher.core;
         for (tag, r) in &self.requests {
             let told = |what: &str| format!("{what}: request {tag}, {r:?}");
-            let there = core.attempts.get(r.id);
+            let there = core.connect_jobs.get(r.id);
             match r.outcome {
                 Outcome::Waiting => {
                     let Some(attempt) = there else { return Err(told("N7: it was lost")) };
@@ -238,12 +238,12 @@ impl Asked {
                 }
                 Outcome::Up(id) => {
                     let open = is_up(core, r, id);
-                    let up = there.is_some_and(|a| matches!(a.stage, Stage::Up));
+                    let up = there.is_some_and(|a| matches!(a.stage, ConnectStage::Connected));
                     require(!open || up, || told("N7: it was forgotten"))?;
                 }
                 // Cancelled ones are forgotten in their turn.
                 Outcome::Cancelled => {
-                    let gone = there.is_none_or(|a| matches!(a.stage, Stage::Cancelled));
+                    let gone = there.is_none_or(|a| matches!(a.stage, ConnectStage::Cancelled));
                     require(gone, || told("N4: cancelled, and goes on"))?;
                 }
                 Outcome::Failed | Outcome::Done => {
@@ -262,19 +262,21 @@ impl Asked {
 
 /// Whether a request's connection is open. Its id may have come round.
 fn is_up(core: &Core, r: &Request, id: ConnId) -> bool {
-    core.conns.get(id).is_some_and(|c| c.phase == Phase::Open && c.attempt() == Some(r.id))
+    core.conns.get(id).is_some_and(|c| c.phase == Phase::Open && c.job() == Some(r.id))
 }
 
 /// N10, N11: each step of an attempt takes no longer than it may, and a few turns.
-fn check_progress(core: &Core, r: &Request, attempt: &Attempt, wakes: Time) -> Result<(), String> {
+fn check_progress(core: &Core, r: &Request, attempt: &ConnectJob, wakes: Time) -> Result<(), String> {
     let (stage, most) = match attempt.stage {
-        Stage::New => (0, Duration::ZERO),
-        Stage::LookingUp => (1, r.timeout),
-        Stage::Trying => (1, r.timeout),
-        Stage::Resting => (2, r.retry.map_or(Duration::ZERO, |p| p.max)),
-        Stage::Up | Stage::Cancelled => return Err("N5: it is neither up nor cancelled".to_owned()),
+        ConnectStage::New => (0, Duration::ZERO),
+        ConnectStage::LookingUp => (1, r.timeout),
+        ConnectStage::Trying => (1, r.timeout),
+        ConnectStage::Backoff => (2, r.retry.map_or(Duration::ZERO, |p| p.max)),
+        ConnectStage::Connected | ConnectStage::Cancelled => {
+            return Err("N5: it is neither up nor cancelled".to_owned());
+        }
     };
-    let step = (attempt.failed + attempt.waits, stage);
+    let step = (attempt.failed + attempt.backoffs, stage);
     if r.progress.replace(step) != step {
         r.since.set(core.now);
         r.late.set(0);

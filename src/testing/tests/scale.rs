@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::builtin::Echo;
 use crate::closed::Reason;
 use crate::config::address::Address;
-use crate::config::connect::{ConnectOptions, Given};
+use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::datagram::{DatagramBind, DatagramOptions};
 use crate::config::limits::{Limit, Limits};
 use crate::config::listen::{ListenOptions, ListenTarget};
@@ -188,7 +188,7 @@ impl Sys for Crowd {
         Err(ErrorKind::Unsupported.into())
     }
 
-    fn take_over(&mut self, _given: Given, _options: &ConnectOptions) -> io::Result<(Stream, Address)> {
+    fn take_over(&mut self, _given: Existing, _options: &ConnectOptions) -> io::Result<(Stream, Address)> {
         Err(ErrorKind::Unsupported.into())
     }
 
