@@ -8,7 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use super::errand::Errand;
+use super::posted_event::PostedEvent;
 use crate::closed::{Closed, Reason};
 use crate::codec::Framing;
 use crate::connection::{Connection, Phase};
@@ -45,7 +45,7 @@ pub(crate) struct Record {
 
 /// A handler that is watched.
 #[derive(Debug)]
-pub(crate) struct Watched<H> {
+pub(crate) struct CheckedHandler<H> {
     pub(crate) inner: H,
     pub(crate) records: Vec<Record>,
     /// Promises that were broken.
@@ -60,7 +60,7 @@ pub(crate) struct Watched<H> {
     pub(crate) failed: u64,
 }
 
-impl<H: Handler> Watched<H> {
+impl<H: Handler> CheckedHandler<H> {
     pub(crate) const fn new(inner: H) -> Self {
         Self {
             inner,
@@ -217,7 +217,7 @@ fn adopt_state<H: Handler>(cx: &mut Context<'_>, index: usize) -> bool {
     true
 }
 
-impl<H: Handler> Handler for Watched<H> {
+impl<H: Handler> Handler for CheckedHandler<H> {
     type State = (usize, H::State);
 
     fn on_open(&mut self, cx: &mut Context<'_>) -> Self::State {
@@ -320,8 +320,8 @@ impl<H: Handler> Handler for Watched<H> {
 
 /// Notes of the simulation's own threads say when they arrive.
 fn note_arrival(note: &(dyn Any + Send)) {
-    if let Some(errand) = note.downcast_ref::<Errand>() {
-        errand.arrive();
+    if let Some(posted_event) = note.downcast_ref::<PostedEvent>() {
+        posted_event.arrive();
     }
 }
 
@@ -339,6 +339,6 @@ mod tests {
         };
         let all = names(include_str!("../handler/mod.rs"), "pub trait Handler");
         assert!(all.len() >= 7 && all.contains(&"on_drain"), "{all:?}");
-        assert_eq!(names(include_str!("checked_handler.rs"), "for Watched<H>"), all);
+        assert_eq!(names(include_str!("checked_handler.rs"), "for CheckedHandler<H>"), all);
     }
 }

@@ -11,7 +11,7 @@ use crate::core::connect_jobs::ConnectStage;
 use crate::handler::Handler;
 use crate::reactor::audit::require;
 use crate::reactor::turn::Turn;
-use crate::sys::script::Dialled;
+use crate::sys::script::DialState;
 use crate::sys::sim::Dial;
 use crate::time::Time;
 
@@ -36,15 +36,15 @@ impl Dials {
         let (asked, most) = (core.connect_jobs.len(), core.limits.attempts);
         require(asked <= most, || format!("N9: {asked} attempts of {most}"))?;
         let failed = core.stats.connect_failed;
-        let told = view.watched().map_or(failed, |w| w.failed);
+        let told = view.checked().map_or(failed, |w| w.failed);
         require(told == failed, || format!("N6: {failed} failures counted, {told} were told"))?;
-        for dial in sim.dialling.dials.get(self.judged..).unwrap_or_default() {
+        for dial in sim.dials.dials.get(self.judged..).unwrap_or_default() {
             check_stagger(dial, core.limits.connect_stagger)?;
         }
-        self.judged = sim.dialling.dials.len();
+        self.judged = sim.dials.dials.len();
         for (peer, c) in view.connections() {
             let p = &sim.script.peers[peer];
-            let unheard = c.phase == Phase::Connecting && p.dialled != Dialled::Pending;
+            let unheard = c.phase == Phase::Connecting && p.dial != DialState::Pending;
             let quiet = !turn.more && sim.is_quiet();
             require(!(quiet && unheard), || format!("N7: peer {peer} is decided, and nobody asks"))?;
             let ours = matches!(c.origin(), Origin::Connected(_));

@@ -20,11 +20,11 @@ mod client;
 mod close_checks;
 mod connect_checks;
 mod cuts;
-mod errand;
 mod limits_gen;
 #[cfg(test)]
 pub(crate) mod log_tests;
 mod oracle;
+mod posted_event;
 #[cfg(test)]
 pub(crate) mod property_tests;
 mod run;

@@ -140,7 +140,7 @@ impl Oracle {
         let (read, written) = (moved(|f| f.read), moved(|f| f.written));
         let (i, o) = (core.stats.bytes_in, core.stats.bytes_out);
         require((i, o) == (read, written), || format!("N6: {i} B in, {o} B out of {read} and {written}"))?;
-        if let Some(w) = view.watched() {
+        if let Some(w) = view.checked() {
             let unsent: u64 = w.records.iter().filter_map(|r| r.closed.as_ref()).map(|c| c.unsent).sum();
             let counted = core.stats.bytes_unsent;
             // Of a connection whose on_open panicked nobody is told.
@@ -171,7 +171,7 @@ impl Oracle {
     /// N8: a turn that would not wait does something.
     fn check_spin<H: Handler>(&mut self, view: &View<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
         let obeyed = view.inner.dispatcher.core.stats.commands;
-        let now = (view.inner.sys.calls, obeyed + view.watched().map_or(0, |w| w.calls));
+        let now = (view.inner.sys.calls, obeyed + view.checked().map_or(0, |w| w.calls));
         let (calls_before, callbacks_before, more) = self.before;
         let waited = !calls.contains(&Call::Poll(Some(Duration::ZERO)));
         // To look after an attempt takes no call where it is given up, or is to wait.
@@ -248,13 +248,13 @@ impl Oracle {
 
     /// What callbacks saw: N5, the bytes of N1, and N4 for those that have ended.
     fn check_records<H: Handler>(&mut self, view: &View<H>, calls: &[Call]) -> Result<(), String> {
-        let Some(watched) = view.watched() else { return Err("the handler is gone".to_owned()) };
-        if let Some(broken) = watched.broken.first() {
+        let Some(checked) = view.checked() else { return Err("the handler is gone".to_owned()) };
+        if let Some(broken) = checked.broken.first() {
             return Err(broken.clone());
         }
         let full = self.full;
-        self.judged.resize(watched.records.len(), false);
-        for (record, judged) in watched.records.iter().zip(&mut self.judged).filter(|(_, judged)| !**judged) {
+        self.judged.resize(checked.records.len(), false);
+        for (record, judged) in checked.records.iter().zip(&mut self.judged).filter(|(_, judged)| !**judged) {
             let peer = record.peer;
             let told = |e: String| format!("{e} (peer {peer}: {:?})", record.closed);
             let said = view.clients.iter().find(|c| c.peer == Some(peer)).map_or(&[][..], |c| &c.says);

@@ -6,12 +6,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::checked_handler::Watched;
+use super::checked_handler::CheckedHandler;
 use super::client::{Client, Gone};
 use super::connect_checks::check_nothing_left;
 use super::limits_gen::{draw_limits, draw_volume};
 use super::oracle::Oracle;
-use super::threads::{Manners, Threads};
+use super::threads::{ThreadPlan, Threads};
 use super::trace::{Trace, fold_call, fold_text};
 use super::view::View;
 use crate::config::limits::Limits;
@@ -34,7 +34,7 @@ const STEPS: usize = 300;
 
 /// What is asked of a run, beside its seed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Asked {
+pub(crate) struct RunOptions {
     /// A kind of fault that is left out.
     pub(crate) without: Option<Fault>,
     /// Whether edges are strict, in place of what the seed draws.
@@ -76,7 +76,7 @@ pub(crate) trait Play {
         false
     }
     /// What other threads may do; `None`: there are none.
-    fn manners(&self) -> Option<Manners> {
+    fn thread_plan(&self) -> Option<ThreadPlan> {
         None
     }
     /// What a client says, `most` bytes or thereabouts.
@@ -97,10 +97,10 @@ struct Run<H: Handler> {
 }
 
 /// Plays a seed to its end.
-pub(crate) fn play<P: Play>(seed: u64, plan: impl FnOnce(&mut Dice) -> P, asked: Asked) -> Outcome {
+pub(crate) fn play<P: Play>(seed: u64, plan: impl FnOnce(&mut Dice) -> P, options: RunOptions) -> Outcome {
     let mut dice = Dice::new(seed);
     let plan = plan(&mut dice);
-    let begun = catch_unwind(AssertUnwindSafe(|| Run::begin(dice, &plan, asked)));
+    let begun = catch_unwind(AssertUnwindSafe(|| Run::begin(dice, &plan, options)));
     let begun = begun.unwrap_or_else(|panic| {
         Err(format!("what makes the handler, or says what clients say, panicked: {}", text_of(&*panic)))
     });
@@ -126,9 +126,9 @@ pub(crate) fn play<P: Play>(seed: u64, plan: impl FnOnce(&mut Dice) -> P, asked:
 }
 
 impl<H: Handler> Run<H> {
-    fn begin<P: Play<H = H>>(mut dice: Dice, plan: &P, asked: Asked) -> Result<Self, String> {
+    fn begin<P: Play<H = H>>(mut dice: Dice, plan: &P, options: RunOptions) -> Result<Self, String> {
         let mut odds = Odds::draw(&mut dice);
-        asked.without.into_iter().for_each(|f| odds.switch_off(f));
+        options.without.into_iter().for_each(|f| odds.switch_off(f));
         let handler = plan.handler(&mut dice);
         let mut limits = draw_limits(&mut dice);
         plan.limits(&mut limits);
@@ -145,27 +145,27 @@ impl<H: Handler> Run<H> {
         let mask = dice.pick(&[3, 7, u32::MAX]);
         let mut sim = Sim::new(Dice::new(dice.roll()), odds);
         sim.script.capacity = limits.events_per_turn;
-        sim.script.strict = asked.strict.unwrap_or(sim.script.strict);
+        sim.script.strict = options.strict.unwrap_or(sim.script.strict);
         let mut inner = EventLoop::new(sim, limits, Generations::masked(mask)).map_err(|e| e.to_string())?;
         inner.sys.mark = plan.mark(&handler);
-        let mut watched = Watched::new(handler);
-        watched.may_not_panic = !plan.may_panic();
-        let handler = inner.dispatcher.add(watched, true);
+        let mut checked = CheckedHandler::new(handler);
+        checked.may_not_panic = !plan.may_panic();
+        let handler = inner.dispatcher.add(checked, true);
         let handler = handler.map_err(|e| format!("{e}; say .limits(|limits| limits.fit(&codec))"))?;
         let key = inner.dispatcher.key(handler);
-        if let Some(manners) = plan.manners() {
+        if let Some(thread_plan) = plan.thread_plan() {
             let (dice, handle) = (Dice::new(dice.roll()), inner.handle());
             let notes = handle.notes(key).ok_or("the key is another reactor's")?;
             let capacity = inner.dispatcher.core.limits.commands;
-            let threads = Threads::new(dice, manners, handle, notes, capacity, mask == u32::MAX);
-            inner.sys.others = Some(Box::new(threads));
+            let threads = Threads::new(dice, thread_plan, handle, notes, capacity, mask == u32::MAX);
+            inner.sys.threads = Some(Box::new(threads));
         }
         for _ in 0..listeners {
             let at = ListenTarget::Tcp(([127, 0, 0, 1], 0).into());
             let socket = inner.sys.listen(at, &ListenOptions::default()).map_err(|e| e.to_string())?;
             inner.add_listener(socket, handler).map_err(|e| e.to_string())?;
         }
-        let trace = Trace { lines: asked.traced.then(Vec::new), live: asked.live };
+        let trace = Trace { lines: options.traced.then(Vec::new), live: options.live };
         let view = View { inner, key, clients, stopping: None, turns: 0 };
         let mut run = Self { view, oracle: Oracle::default(), listeners, hash: 0, trace, volume };
         run.describe();

@@ -15,7 +15,7 @@ use std::sync::{Arc, Once};
 use std::thread;
 use std::time::Duration;
 
-use super::run::{Asked, Outcome};
+use super::run::{Outcome, RunOptions};
 use crate::sys::sim::{Fault, Struck, fold, new_struck};
 
 /// How often workers are looked after, and how often in a row one may be found at the same seed.
@@ -30,8 +30,8 @@ const LONG: usize = 20_000;
 const IDLE: u64 = u64::MAX;
 
 /// Plays one seed.
-pub(crate) trait PlaySeed: Fn(u64, Asked) -> Outcome + Send + Sync + 'static {}
-impl<F: Fn(u64, Asked) -> Outcome + Send + Sync + 'static> PlaySeed for F {}
+pub(crate) trait PlaySeed: Fn(u64, RunOptions) -> Outcome + Send + Sync + 'static {}
+impl<F: Fn(u64, RunOptions) -> Outcome + Send + Sync + 'static> PlaySeed for F {}
 
 /// What many seeds came to.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ enum Word {
 ///
 /// # Panics
 /// When `SIM_SEED` or `SIM_SEEDS` is no such thing.
-pub(crate) fn asked_for(otherwise: Range<u64>) -> (Range<u64>, bool) {
+pub(crate) fn seeds_from_env(otherwise: Range<u64>) -> (Range<u64>, bool) {
     let var = |name| std::env::var(name).ok();
     match parse(var("SIM_SEED").as_deref(), var("SIM_SEEDS").as_deref()) {
         Ok((Some(seeds), one)) => (seeds, one),
@@ -140,15 +140,15 @@ fn play_many(seeds: Range<u64>, play: &Arc<impl PlaySeed>, look: Duration) -> Su
 /// Plays one seed, and prints what happens as it happens.
 #[track_caller]
 fn play_alone(seed: u64, play: &Arc<impl PlaySeed>, look: Duration) -> Summary {
-    let asked = Asked { live: true, ..Asked::default() };
+    let options = RunOptions { live: true, ..RunOptions::default() };
     let (say, hear) = channel();
     let worker = Arc::clone(play);
-    thread::spawn(move || drop(say.send(worker(seed, asked))));
+    thread::spawn(move || drop(say.send(worker(seed, options))));
     match hear.recv_timeout(look * LOOKS) {
         Ok(outcome) => {
             let time = Duration::from_nanos(outcome.elapsed);
             println!("seed {seed}: {} turns, {time:?} of its time", outcome.turns);
-            let same = outcome.error.is_none() && play(seed, Asked::default()).hash == outcome.hash;
+            let same = outcome.error.is_none() && play(seed, RunOptions::default()).hash == outcome.hash;
             assert!(same, "{}", tell(seed, &**play));
             Summary::of(seed, &outcome)
         }
@@ -165,9 +165,9 @@ fn work(play: &impl PlaySeed, next: &AtomicU64, end: u64, place: &AtomicU64, say
             break;
         }
         place.store(seed, Ordering::Relaxed);
-        let outcome = play(seed, Asked::default());
+        let outcome = play(seed, RunOptions::default());
         let twice = seed.is_multiple_of(TWICE);
-        if outcome.error.is_some() || twice && play(seed, Asked::default()).hash != outcome.hash {
+        if outcome.error.is_some() || twice && play(seed, RunOptions::default()).hash != outcome.hash {
             // Nobody begins another one.
             next.store(end, Ordering::Relaxed);
             let _ = say.send(Word::Failed(seed));
@@ -220,11 +220,12 @@ fn tell(seed: u64, play: &impl PlaySeed) -> String {
 }
 
 fn tell_hushed(seed: u64, play: &impl PlaySeed) -> String {
-    let asked = Asked { traced: true, ..Asked::default() };
-    let traced = play(seed, asked);
-    let Some(error) = traced.error else { return differs(seed, &traced.trace, &play(seed, asked).trace) };
-    let fails_without =
-        |&fault: &Fault| play(seed, Asked { without: Some(fault), ..Asked::default() }).error.is_some();
+    let options = RunOptions { traced: true, ..RunOptions::default() };
+    let traced = play(seed, options);
+    let Some(error) = traced.error else { return differs(seed, &traced.trace, &play(seed, options).trace) };
+    let fails_without = |&fault: &Fault| {
+        play(seed, RunOptions { without: Some(fault), ..RunOptions::default() }).error.is_some()
+    };
     let needed = Fault::ALL.iter().copied().filter(|f| traced.turns < LONG && !fails_without(f));
     let needed: Vec<Fault> = needed.collect();
     let takes = match needed.is_empty() {
@@ -330,7 +331,9 @@ mod tests {
     #[test]
     #[should_panic(expected = "It does not fail without these kinds of faults: [EdgeLate]")]
     fn the_faults_that_it_takes_are_told() {
-        play_all(5..6, false, |_, asked| outcome((asked.without != Some(Fault::EdgeLate)).then_some("late")));
+        play_all(5..6, false, |_, options| {
+            outcome((options.without != Some(Fault::EdgeLate)).then_some("late"))
+        });
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::client::Client;
 use super::oracle::Oracle;
 use super::run::{Play, play};
-use super::seeds::{asked_for, play_all};
+use super::seeds::{play_all, seeds_from_env};
 use super::view::View;
 use crate::closed::{Closed, Reason};
 use crate::config::limits::Limits;
@@ -67,7 +67,7 @@ type Check<H> = Box<dyn Fn(&Scene<'_, H>) + Send + Sync>;
 /// outside its callbacks. A handler that reads a clock, or goes through a `HashMap`, may not do the same twice: one
 /// seed in fifty is played twice to notice.
 pub struct Simulation<H: Handler> {
-    casting: Casting<H>,
+    setup: Setup<H>,
 }
 
 impl<H: Handler> fmt::Debug for Simulation<H> {
@@ -77,7 +77,7 @@ impl<H: Handler> fmt::Debug for Simulation<H> {
 }
 
 /// What a user gave.
-struct Casting<H: Handler> {
+struct Setup<H: Handler> {
     make: Make<H>,
     says: Option<Says>,
     adjust: Option<Adjust>,
@@ -88,37 +88,35 @@ struct Casting<H: Handler> {
 impl<H: Handler> Simulation<H> {
     /// A simulation of a handler, which is made anew for each seed.
     pub fn new(make: impl Fn() -> H + Send + Sync + 'static) -> Self {
-        Self {
-            casting: Casting { make: Box::new(make), says: None, adjust: None, check: None, panics: false },
-        }
+        Self { setup: Setup { make: Box::new(make), says: None, adjust: None, check: None, panics: false } }
     }
 
     /// Everything that one client will ever say: about as many bytes as the second argument, which the limits that were
     /// drawn can deal with in a run. By default they are random.
     #[must_use]
     pub fn says(mut self, says: impl Fn(&mut Dice, usize) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        self.casting.says = Some(Box::new(says));
+        self.setup.says = Some(Box::new(says));
         self
     }
 
     /// Changes the limits that were drawn: where a handler needs some of them, or a codec ([`Limits::fit`]).
     #[must_use]
     pub fn limits(mut self, adjust: impl Fn(&mut Limits) + Send + Sync + 'static) -> Self {
-        self.casting.adjust = Some(Box::new(adjust));
+        self.setup.adjust = Some(Box::new(adjust));
         self
     }
 
     /// Called after each turn, and once more when all is over. It panics if something is wrong, as `assert!` does.
     #[must_use]
     pub fn check(mut self, check: impl Fn(&Scene<'_, H>) + Send + Sync + 'static) -> Self {
-        self.casting.check = Some(Box::new(check));
+        self.setup.check = Some(Box::new(check));
         self
     }
 
     /// Lets the handler panic, which ends one connection and no more. Otherwise a panic fails the seed.
     #[must_use]
     pub const fn panics_are_expected(mut self) -> Self {
-        self.casting.panics = true;
+        self.setup.panics = true;
         self
     }
 
@@ -131,17 +129,18 @@ impl<H: Handler> Simulation<H> {
     /// is no seed.
     #[track_caller]
     pub fn run(self, seeds: Range<u64>) {
-        let casting = Arc::new(self.casting);
-        let (seeds, alone) = asked_for(seeds);
-        let summary =
-            play_all(seeds, alone, move |seed, asked| play(seed, |_| Cast(Arc::clone(&casting)), asked));
+        let setup = Arc::new(self.setup);
+        let (seeds, alone) = seeds_from_env(seeds);
+        let summary = play_all(seeds, alone, move |seed, options| {
+            play(seed, |_| SetupPlay(Arc::clone(&setup)), options)
+        });
         println!("{} seeds, {} turns", summary.seeds, summary.turns);
     }
 }
 
-struct Cast<H: Handler>(Arc<Casting<H>>);
+struct SetupPlay<H: Handler>(Arc<Setup<H>>);
 
-impl<H: Handler> Play for Cast<H> {
+impl<H: Handler> Play for SetupPlay<H> {
     type H = H;
 
     fn handler(&self, _dice: &mut Dice) -> H {
@@ -193,8 +192,8 @@ impl<H: Handler> Scene<'_, H> {
     /// # Panics
     /// Never, as long as the reactor keeps what it was given.
     pub fn handler(&self) -> &H {
-        match self.view.watched() {
-            Some(watched) => &watched.inner,
+        match self.view.checked() {
+            Some(checked) => &checked.inner,
             None => panic!("the reactor has lost its handler"),
         }
     }
@@ -202,7 +201,7 @@ impl<H: Handler> Scene<'_, H> {
     /// The clients, those who have not come yet included.
     pub fn clients(&self) -> impl Iterator<Item = Witness<'_>> {
         self.view.clients.iter().map(|client| {
-            let record = client.peer.and_then(|peer| self.view.watched()?.record(peer));
+            let record = client.peer.and_then(|peer| self.view.checked()?.record(peer));
             Witness {
                 client,
                 received: client.received(&self.view.inner.sys),

@@ -8,14 +8,14 @@ use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::checked_handler::Record;
-use super::errand::{Arrivals, Errand};
+use super::posted_event::{Arrivals, PostedEvent};
 use super::view::View;
 use crate::command_queue::HandleError;
 use crate::handler::Handler;
 use crate::handler::handle::{Handle, Notes};
 use crate::id::ConnId;
 use crate::reactor::audit::require;
-use crate::sys::sim::{Dice, Others};
+use crate::sys::sim::{Dice, OtherThreads};
 
 /// Commands in a run, at most.
 const BREATH: usize = 10_000;
@@ -23,7 +23,7 @@ const THREADS: usize = 3;
 
 /// What other threads may do in a play.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Manners {
+pub(crate) struct ThreadPlan {
     /// What ends a message that they send to any connection. `None`: they send to those only that are gone.
     pub(crate) ending: Option<&'static [u8]>,
     /// They close and abort.
@@ -42,9 +42,9 @@ struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Threads {
     dice: Dice,
-    manners: Manners,
+    thread_plan: ThreadPlan,
     handle: Handle,
-    notes: Notes<Errand>,
+    notes: Notes<PostedEvent>,
     capacity: usize,
     /// In a thousand calls.
     eager: usize,
@@ -71,16 +71,16 @@ pub(crate) struct Threads {
 impl Threads {
     pub(super) fn new(
         mut dice: Dice,
-        manners: Manners,
+        thread_plan: ThreadPlan,
         handle: Handle,
-        notes: Notes<Errand>,
+        notes: Notes<PostedEvent>,
         capacity: usize,
         unique: bool,
     ) -> Self {
         let eager = if dice.one_in(3) { 0 } else { dice.size(200) };
         Self {
             dice,
-            manners,
+            thread_plan,
             handle,
             notes,
             capacity,
@@ -112,7 +112,7 @@ impl Threads {
         let id = (n > 0).then(|| self.ids[self.dice.between(n.saturating_sub(8), n - 1)]);
         match (self.dice.below(8), id) {
             (0 | 1, Some(id)) => self.send_text(id),
-            (2, Some(id)) if self.manners.ends => {
+            (2, Some(id)) if self.thread_plan.ends => {
                 let done = if self.dice.one_in(2) {
                     self.handle.close_id(id)
                 } else {
@@ -121,29 +121,31 @@ impl Threads {
                 };
                 self.note_outcome(done);
             }
-            (3 | 4, Some(id)) => self.send_errand(|notes, _, errand| notes.post_to(id, errand), true),
+            (3 | 4, Some(id)) => {
+                self.send_errand(|notes, _, posted_event| notes.post_to(id, posted_event), true)
+            }
             (5, _) => self.send_errand(
-                |_, handle, errand| {
-                    let run = handle.run(move |_| errand.arrive());
+                |_, handle, posted_event| {
+                    let run = handle.run(move |_| posted_event.arrive());
                     run.map_err(|_| HandleError::Full(()))
                 },
                 false,
             ),
-            _ => self.send_errand(|notes, _, errand| notes.post(errand), false),
+            _ => self.send_errand(|notes, _, posted_event| notes.post(posted_event), false),
         }
     }
 
     /// Sends something that says when it arrives.
     fn send_errand<E>(
         &mut self,
-        send: impl FnOnce(&Notes<Errand>, &Handle, Errand) -> Result<(), HandleError<E>>,
+        send: impl FnOnce(&Notes<PostedEvent>, &Handle, PostedEvent) -> Result<(), HandleError<E>>,
         may_miss: bool,
     ) {
         let from = self.dice.below(THREADS);
         self.serial += 1;
         let serial = self.serial;
-        let errand = Errand { from, serial, arrivals: self.arrivals.clone() };
-        let done = send(&self.notes, &self.handle, errand);
+        let posted_event = PostedEvent { from, serial, arrivals: self.arrivals.clone() };
+        let done = send(&self.notes, &self.handle, posted_event);
         if done.is_ok() {
             self.accepted[from].push_back(Accepted { serial, may_miss });
         }
@@ -152,14 +154,14 @@ impl Threads {
 
     /// Sends a message that says for whom it is.
     fn send_text(&mut self, id: ConnId) {
-        let to = match self.manners.ending {
+        let to = match self.thread_plan.ending {
             Some(_) => Some(id),
             None => (!self.gone.is_empty()).then(|| self.dice.pick(&self.gone)),
         };
         let Some(to) = to else { return };
         self.serial += 1;
         let mut text = format!("!{:x}", self.serial).into_bytes();
-        text.extend(self.manners.ending.unwrap_or_default());
+        text.extend(self.thread_plan.ending.unwrap_or_default());
         let done = self.handle.send_to(to, text.clone());
         if done.is_ok() {
             self.texts.entry(to).or_default().push(text);
@@ -216,7 +218,7 @@ impl Threads {
     }
 }
 
-impl Others for Threads {
+impl OtherThreads for Threads {
     fn act(&mut self) {
         if self.eager == 0 || self.breath == 0 || self.dice.below(1000) >= self.eager {
             return;
@@ -240,8 +242,8 @@ impl Others for Threads {
 impl<H: Handler> View<H> {
     /// The other threads, if there are any.
     pub(crate) fn threads(&self) -> Option<&Threads> {
-        let others: &dyn Any = &**self.inner.sys.others.as_ref()?;
-        others.downcast_ref()
+        let threads: &dyn Any = &**self.inner.sys.threads.as_ref()?;
+        threads.downcast_ref()
     }
 
     /// What other threads sent was obeyed as promised; and who came and went in the turn is told to them. At the end
@@ -249,9 +251,9 @@ impl<H: Handler> View<H> {
     pub(super) fn check_threads(&mut self, over: bool) -> Result<(), String> {
         let overslept = self.inner.sys.overslept;
         require(!overslept, || "N7: commands wait, and nothing will wake us".to_owned())?;
-        let Some(others) = &mut self.inner.sys.others else { return Ok(()) };
-        let others: &mut dyn Any = &mut **others;
-        let Some(threads) = others.downcast_mut::<Threads>() else { return Ok(()) };
+        let Some(threads) = &mut self.inner.sys.threads else { return Ok(()) };
+        let threads: &mut dyn Any = &mut **threads;
+        let Some(threads) = threads.downcast_mut::<Threads>() else { return Ok(()) };
         let stats = &self.inner.dispatcher.core.stats;
         let (obeyed, share) = (stats.commands, self.inner.dispatcher.core.limits.commands_per_turn as u64);
         let now = obeyed - threads.obeyed;
@@ -274,10 +276,10 @@ impl<H: Handler> View<H> {
         // Where ids come round, the one that is aborted at last may be another one.
         let aborted =
             if threads.unique { std::mem::take(&mut threads.aborted) } else { threads.aborted.clone() };
-        let Some(watched) = self.inner.dispatcher.get_mut(self.key) else { return Ok(()) };
-        threads.meet(&watched.records);
+        let Some(checked) = self.inner.dispatcher.get_mut(self.key) else { return Ok(()) };
+        threads.meet(&checked.records);
         for id in aborted {
-            if let Some(record) = watched.records.iter_mut().rfind(|r| r.id == id) {
+            if let Some(record) = checked.records.iter_mut().rfind(|r| r.id == id) {
                 record.aborted = true;
             }
         }

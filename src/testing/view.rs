@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::checked_handler::Watched;
+use super::checked_handler::CheckedHandler;
 use super::client::Client;
 use crate::connection::{Connection, Phase};
 use crate::handler::Handler;
@@ -16,7 +16,7 @@ use crate::sys::sim::{Sim, State};
 /// The state of a run.
 pub(crate) struct View<H: Handler> {
     pub(crate) inner: EventLoop<Sim>,
-    pub(crate) key: Key<Watched<H>>,
+    pub(crate) key: Key<CheckedHandler<H>>,
     pub(crate) clients: Vec<Client>,
     /// When a shutdown began, and how long it may take.
     pub(crate) stopping: Option<(u64, Duration)>,
@@ -32,7 +32,7 @@ impl<H: Handler> View<H> {
     }
 
     /// The handler, and what its callbacks were.
-    pub(crate) fn watched(&self) -> Option<&Watched<H>> {
+    pub(crate) fn checked(&self) -> Option<&CheckedHandler<H>> {
         self.inner.dispatcher.get(self.key)
     }
 

@@ -36,7 +36,7 @@ impl Rig {
 
     /// The sockets that were opened since this was last asked, and where to.
     fn dialled(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.sys().dialled).iter().map(|(to, _)| to.to_string()).collect()
+        std::mem::take(&mut self.sys().dials_made).iter().map(|(to, _)| to.to_string()).collect()
     }
 
     fn later(&mut self, n: usize) {

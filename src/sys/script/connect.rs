@@ -6,24 +6,24 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::peer::{DialPlan, Dialled, EAGAIN, Peer, Sent, fail};
+use super::peer::{DialPlan, DialState, EAGAIN, Peer, Sent, fail};
 use super::{Call, Ready, Script, Stream, Wake, address_of, outcome};
 use crate::config::address::Address;
 
 impl Script {
     /// A pending connection comes about.
     pub(crate) fn dial_succeeds(&mut self, peer: usize) {
-        if self.peers[peer].dialled == Dialled::Pending {
-            self.peers[peer].dialled = Dialled::Up;
+        if self.peers[peer].dial == DialState::Pending {
+            self.peers[peer].dial = DialState::Up;
             self.arrived(peer, Ready::WRITABLE);
         }
     }
 
     /// A pending connection fails.
     pub(crate) fn dial_fails(&mut self, peer: usize, error: i32) {
-        if self.peers[peer].dialled == Dialled::Pending {
+        if self.peers[peer].dial == DialState::Pending {
             let p = &mut self.peers[peer];
-            p.dialled = Dialled::Failed(error);
+            p.dial = DialState::Failed(error);
             p.dead = true;
             p.error = Some(error);
             p.sent.push_back(Sent::Reset);
@@ -39,15 +39,15 @@ impl Script {
             Some(DialPlan::Later) | None => Ok(peer),
         };
         self.record(Call::Connect(outcome(&done)));
-        self.dialled.push((to.clone(), outcome(&done).ok()));
+        self.dials_made.push((to.clone(), outcome(&done).ok()));
         done?;
-        let dialled = if plan.is_some() { Dialled::Pending } else { Dialled::Up };
+        let dial = if plan.is_some() { DialState::Pending } else { DialState::Up };
         let new = Peer {
             window: usize::MAX,
             accepted: true,
             readable_armed: true,
             ours: true,
-            dialled,
+            dial,
             ..Peer::default()
         };
         self.peers.push(new);
@@ -55,10 +55,10 @@ impl Script {
     }
 
     pub(super) fn dial_done(&mut self, peer: usize) -> io::Result<Address> {
-        let done = match self.peers[peer].dialled {
-            Dialled::Up => Ok(0),
-            Dialled::Pending => fail(EAGAIN),
-            Dialled::Failed(number) => {
+        let done = match self.peers[peer].dial {
+            DialState::Up => Ok(0),
+            DialState::Pending => fail(EAGAIN),
+            DialState::Failed(number) => {
                 self.peers[peer].error = None;
                 fail(number)
             }

@@ -26,7 +26,7 @@ pub(crate) use datagram_socket::Came;
 pub(crate) use datagram_socket::ScriptSocket;
 use peer::fail;
 #[cfg_attr(not(test), allow(unused_imports))]
-pub(crate) use peer::{Answer, DialPlan, Dialled, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, End, Peer};
+pub(crate) use peer::{Answer, DialPlan, DialState, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, End, Peer};
 
 use super::{CloseHow, Ready, Received, Sys, Wake};
 use crate::config::address::Address;
@@ -88,7 +88,7 @@ pub(crate) struct Script {
     /// Sockets that connect wait for the test to decide, where nothing else is planned.
     pub(crate) dials_wait: bool,
     /// What was connected to, and as which peer if the call did not fail.
-    pub(crate) dialled: Vec<(Address, Option<usize>)>,
+    pub(crate) dials_made: Vec<(Address, Option<usize>)>,
     /// Every lookup that was begun: its number, the host and the port.
     pub(crate) lookups: Vec<(u64, String, u16)>,
     found: VecDeque<(u64, io::Result<Vec<SocketAddr>>)>,
@@ -313,7 +313,7 @@ impl Sys for Script {
         peer.token = Some(token);
         let waits = if peer.sent.is_empty() { 0 } else { Ready::READABLE };
         peer.readable_armed = true;
-        if peer.dialled == Dialled::Pending {
+        if peer.dial == DialState::Pending {
             peer.writable_armed = true;
         } else {
             self.arrived(stream.0, Ready::WRITABLE | waits);

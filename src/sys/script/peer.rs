@@ -33,7 +33,7 @@ pub(crate) const ENOBUFS: i32 = 105;
 
 /// How far a socket of ours has connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Dialled {
+pub(crate) enum DialState {
     /// It was accepted, or has connected.
     #[default]
     Up,
@@ -65,7 +65,7 @@ pub(crate) struct Peer {
     pub(crate) accepted: bool,
     /// We asked for the connection; and how far that is.
     pub(crate) ours: bool,
-    pub(crate) dialled: Dialled,
+    pub(crate) dial: DialState,
     pub(super) sent: VecDeque<Sent>,
     /// What the loop wrote.
     pub(crate) got: Vec<u8>,
@@ -127,7 +127,7 @@ impl Peer {
     /// All that is so, which each event of epoll tells.
     pub(super) fn all_ready(&self) -> u8 {
         let readable = if self.sent.is_empty() { 0 } else { Ready::READABLE };
-        let up = self.dialled != Dialled::Pending;
+        let up = self.dial != DialState::Pending;
         let writable = if up && (self.window > 0 || self.dead) { Ready::WRITABLE } else { 0 };
         readable | writable | self.hints()
     }

@@ -7,10 +7,10 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use super::dials::{Dial, Dialling, Lookup, mark_of, mark_of_name};
+use super::dials::{Dial, Dials, Lookup, mark_of, mark_of_name};
 use super::{Dice, Facts, Fault, MS, Sim, State, fold};
 use crate::config::address::Address;
-use crate::sys::script::{DialPlan, Dialled, EAGAIN, Stream};
+use crate::sys::script::{DialPlan, DialState, EAGAIN, Stream};
 use crate::sys::{Ready, Sys};
 
 const ECONNREFUSED: i32 = 111;
@@ -20,65 +20,65 @@ const MOST_DIALS: usize = 200;
 impl Sim {
     /// Peers that were connected to since this was last asked.
     pub(crate) fn take_born(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.dialling.born)
+        std::mem::take(&mut self.dials.born)
     }
 
     /// Whether a socket connects, or a name is looked up.
     pub(crate) fn is_dialling(&self) -> bool {
-        !self.dialling.pending.is_empty() || self.dialling.lookups.iter().any(Lookup::is_open)
+        !self.dials.pending.is_empty() || self.dials.lookups.iter().any(Lookup::is_open)
     }
 
     /// How many names are looked up for somebody.
     pub(crate) fn looking(&self) -> usize {
-        self.dialling.lookups.iter().filter(|l| !l.answered && !l.cancelled).count()
+        self.dials.lookups.iter().filter(|l| !l.answered && !l.cancelled).count()
     }
 
     /// Whom a socket of ours was to reach, if it is one.
     pub(crate) fn dial_of(&self, peer: usize) -> Option<&Dial> {
-        self.dialling.dials.iter().rfind(|d| d.peer == Some(peer))
+        self.dials.dials.iter().rfind(|d| d.peer == Some(peer))
     }
 
     /// From now on nobody is reached.
     pub(crate) fn refuse_dials(&mut self) {
-        self.dialling.closed = true;
+        self.dials.closed = true;
     }
 
     /// Whatever would take for ever comes to its end soon.
     pub(super) fn heal_dials(&mut self) {
         let soon = self.script.clock.saturating_add(MS as u64);
-        self.dialling.pending.iter_mut().for_each(|p| p.0 = p.0.min(soon));
-        self.dialling.lookups.iter_mut().for_each(|l| l.due = l.due.min(soon));
+        self.dials.pending.iter_mut().for_each(|p| p.0 = p.0.min(soon));
+        self.dials.lookups.iter_mut().for_each(|l| l.due = l.due.min(soon));
     }
 
     /// When something here happens next.
     pub(super) fn next_dial(&self) -> u64 {
-        let pending = self.dialling.pending.iter().map(|p| p.0);
-        let lookups = self.dialling.lookups.iter().filter(|l| l.is_open()).map(|l| l.due);
+        let pending = self.dials.pending.iter().map(|p| p.0);
+        let lookups = self.dials.lookups.iter().filter(|l| l.is_open()).map(|l| l.due);
         pending.chain(lookups).min().unwrap_or(u64::MAX)
     }
 
     /// Lets happen what is due. True if a name was found, which wakes the loop.
     pub(super) fn settle_dials(&mut self) -> bool {
         let clock = self.script.clock;
-        let (due, later) = std::mem::take(&mut self.dialling.pending).into_iter().partition(|p| p.0 <= clock);
-        self.dialling.pending = later;
+        let (due, later) = std::mem::take(&mut self.dials.pending).into_iter().partition(|p| p.0 <= clock);
+        self.dials.pending = later;
         for (_, peer, error) in due {
             match error {
                 _ if self.script.peers[peer].closed.is_some() => {}
                 Some(error) => self.script.dial_fails(peer, error),
                 None => {
                     self.script.dial_succeeds(peer);
-                    self.dialling.born.push(peer);
+                    self.dials.born.push(peer);
                 }
             }
         }
-        let before = self.dialling.found.len();
-        let Dialling { lookups, found, .. } = &mut self.dialling;
+        let before = self.dials.found.len();
+        let Dials { lookups, found, .. } = &mut self.dials;
         for lookup in lookups.iter_mut().filter(|l| l.is_open() && l.due <= clock) {
             lookup.answered = true;
             found.push_back((lookup.number, lookup.answer()));
         }
-        self.dialling.found.len() > before
+        self.dials.found.len() > before
     }
 
     pub(super) fn dial(&mut self, to: &Address) -> io::Result<Stream> {
@@ -87,15 +87,15 @@ impl Sim {
         let connecting = |d: &&Dial| {
             d.mark == mark
                 && d.peer.is_some_and(|p| {
-                    script.peers[p].closed.is_none() && script.peers[p].dialled == Dialled::Pending
+                    script.peers[p].closed.is_none() && script.peers[p].dial == DialState::Pending
                 })
         };
-        let mut same = self.dialling.dials.iter().filter(|d| d.mark == mark);
+        let mut same = self.dials.dials.iter().filter(|d| d.mark == mark);
         // One that has failed lets the next begin at once.
-        let failed = mark.and_then(|mark| self.dialling.trouble.get(&mark).copied());
+        let failed = mark.and_then(|mark| self.dials.trouble.get(&mark).copied());
         let last = same.next_back().filter(connecting).map(|d| d.at);
         let beside = last.filter(|&at| failed.is_none_or(|failed| failed < at));
-        let full = self.dialling.closed || self.dialling.dials.len() >= MOST_DIALS;
+        let full = self.dials.closed || self.dials.dials.len() >= MOST_DIALS;
         let at_once = if full {
             Some(ECONNREFUSED)
         } else {
@@ -114,11 +114,11 @@ impl Sim {
             let window = self.dice.size(65_536);
             self.script.peers[peer].unix = unix;
             self.script.set_window(peer, window);
-            if self.script.peers[peer].dialled == Dialled::Up {
-                self.dialling.born.push(peer);
+            if self.script.peers[peer].dial == DialState::Up {
+                self.dials.born.push(peer);
             }
         }
-        self.dialling.dials.push(Dial { mark, peer, at, beside });
+        self.dials.dials.push(Dial { mark, peer, at, beside });
         self.record_trouble(mark, &done);
         done
     }
@@ -141,12 +141,12 @@ impl Sim {
         let error =
             self.strikes(Fault::DialFails, peer).map(|dice| dice.pick(&[ECONNREFUSED, 113, 110, 101]));
         self.script.dials.push_back(DialPlan::Later);
-        self.dialling.pending.push((self.script.clock.saturating_add(after), peer, error));
+        self.dials.pending.push((self.script.clock.saturating_add(after), peer, error));
     }
 
     /// Something untrue may be said of a socket that has just been registered.
     pub(super) fn mislead(&mut self, peer: usize, token: usize) {
-        if self.script.peers[peer].dialled == Dialled::Pending
+        if self.script.peers[peer].dial == DialState::Pending
             && let Some(dice) = self.strikes(Fault::DialSpurious, peer)
         {
             let bits = dice.pick(&[Ready::WRITABLE, Ready::WRITABLE | Ready::HINT, Ready::READABLE, 15]);
@@ -173,8 +173,8 @@ impl Sim {
         if let Err(error) = done
             && error.kind() != ErrorKind::WouldBlock
         {
-            self.dialling.told.push((mark, error.kind()));
-            self.dialling.trouble.extend(mark.map(|mark| (mark, self.seen)));
+            self.dials.told.push((mark, error.kind()));
+            self.dials.trouble.extend(mark.map(|mark| (mark, self.seen)));
         }
     }
 
@@ -197,14 +197,14 @@ impl Sim {
         let addresses = self.strikes_all(Fault::LookupMany).map_or(1, |dice| dice.between(2, 8));
         let (at, due) = (self.seen, self.script.clock.saturating_add(after));
         let (answered, cancelled) = (false, false);
-        self.dialling.lookups.push(Lookup { number, mark, at, due, answered, cancelled, fails, addresses });
-        self.dialling.most_lookups = self.dialling.most_lookups.max(self.looking());
+        self.dials.lookups.push(Lookup { number, mark, at, due, answered, cancelled, fails, addresses });
+        self.dials.most_lookups = self.dials.most_lookups.max(self.looking());
         Ok(())
     }
 
     pub(super) fn take_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
-        let (number, answer) = self.dialling.found.pop_front()?;
-        let mark = self.dialling.lookups.iter().rfind(|l| l.number == number).and_then(|l| l.mark);
+        let (number, answer) = self.dials.found.pop_front()?;
+        let mark = self.dials.lookups.iter().rfind(|l| l.number == number).and_then(|l| l.mark);
         self.record_trouble(mark, &answer);
         self.content = fold(self.content, answer.as_ref().map_or(0, |a| a.len() as u64));
         Some((number, answer))
@@ -212,17 +212,17 @@ impl Sim {
 
     /// Nobody wants to know any more; one that is being answered may be answered all the same.
     pub(super) fn end_lookup(&mut self, number: u64) {
-        for i in 0..self.dialling.lookups.len() {
-            let lookup = &self.dialling.lookups[i];
+        for i in 0..self.dials.lookups.len() {
+            let lookup = &self.dials.lookups[i];
             if lookup.number != number || lookup.answered || lookup.cancelled {
                 continue;
             }
             let late = self.strikes_all(Fault::LookupLate).is_some();
             let soon = self.script.clock.saturating_add(self.dice.size(20 * MS) as u64);
-            let lookup = &mut self.dialling.lookups[i];
+            let lookup = &mut self.dials.lookups[i];
             lookup.cancelled = true;
             (lookup.answered, lookup.due) = (!late, lookup.due.min(soon));
         }
-        self.dialling.found.retain(|(other, _)| *other != number);
+        self.dials.found.retain(|(other, _)| *other != number);
     }
 }

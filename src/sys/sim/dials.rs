@@ -38,7 +38,7 @@ pub(crate) struct Lookup {
 
 /// What goes on, and what went on.
 #[derive(Debug, Default)]
-pub(crate) struct Dialling {
+pub(crate) struct Dials {
     pub(crate) dials: Vec<Dial>,
     pub(crate) lookups: Vec<Lookup>,
     /// The most lookups that went on at once.

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 #[cfg(test)]
 pub(crate) use dials::marked;
-pub(crate) use dials::{Dial, Dialling};
+pub(crate) use dials::{Dial, Dials};
 pub use dice::Dice;
 pub(crate) use facts::{Facts, Mark};
 pub(crate) use fault::{Fault, Odds, State, Struck, new_struck};
@@ -43,7 +43,7 @@ const ETIMEDOUT: i32 = 110;
 const EHOSTUNREACH: i32 = 113;
 
 /// What other threads do. They take their steps between any two calls of the loop's.
-pub(crate) trait Others: Any + fmt::Debug {
+pub(crate) trait OtherThreads: Any + fmt::Debug {
     fn act(&mut self);
     /// Whether they wait for the loop to do something.
     fn wait(&self) -> bool;
@@ -66,7 +66,7 @@ pub(crate) struct Sim {
     pub(crate) content: u64,
     /// Calls of the seam, ever; polls and looks at the clock left out.
     pub(crate) calls: u64,
-    pub(crate) others: Option<Box<dyn Others>>,
+    pub(crate) threads: Option<Box<dyn OtherThreads>>,
     /// The loop went to sleep while other threads waited for it, and nothing had been said to wake it.
     pub(crate) overslept: bool,
     /// Events on their way, and when they are due.
@@ -76,7 +76,7 @@ pub(crate) struct Sim {
     dead: Vec<usize>,
     frozen: usize,
     shortage: u64,
-    pub(crate) dialling: Dialling,
+    pub(crate) dials: Dials,
     pub(crate) mark: Mark,
 }
 
@@ -93,14 +93,14 @@ impl Sim {
             stale: 0,
             content: 0,
             calls: 0,
-            others: None,
+            threads: None,
             overslept: false,
             flight: Vec::new(),
             live: BTreeMap::new(),
             dead: Vec::new(),
             frozen: 0,
             shortage: 0,
-            dialling: Dialling::default(),
+            dials: Dials::default(),
             mark: Mark::default(),
         }
     }
@@ -108,7 +108,7 @@ impl Sim {
     /// From now on everything goes right.
     pub(crate) fn heal(&mut self) {
         self.odds.switch_all_off();
-        self.others.iter_mut().for_each(|o| o.rest());
+        self.threads.iter_mut().for_each(|o| o.rest());
         (self.frozen, self.shortage) = (0, 0);
         self.heal_dials();
     }
@@ -118,9 +118,9 @@ impl Sim {
         self.flight.is_empty() && self.script.is_quiet()
     }
 
-    fn let_others_act(&mut self) {
-        if let Some(others) = &mut self.others {
-            others.act();
+    fn let_threads_act(&mut self) {
+        if let Some(threads) = &mut self.threads {
+            threads.act();
         }
     }
 
@@ -163,7 +163,7 @@ impl Sys for Sim {
     type Stream = Stream;
 
     fn now(&mut self) -> Time {
-        self.let_others_act();
+        self.let_threads_act();
         self.look()
     }
 
@@ -171,9 +171,9 @@ impl Sys for Sim {
         self.script.record_poll(timeout);
         let found = self.settle_dials();
         self.launch();
-        self.let_others_act();
+        self.let_threads_act();
         let woken = self.script.take_wake() | found;
-        let others_wait = self.others.as_ref().is_some_and(|o| o.wait());
+        let others_wait = self.threads.as_ref().is_some_and(|o| o.wait());
         self.overslept |= others_wait && !woken && timeout != Some(Duration::ZERO);
         if self.strikes_all(Fault::PollEarly).is_some() {
             return Ok(false);
@@ -300,7 +300,7 @@ impl Sys for Sim {
 
     fn read(&mut self, stream: &mut Stream, buf: &mut [u8]) -> io::Result<Received> {
         self.calls += 1;
-        self.let_others_act();
+        self.let_threads_act();
         let peer = stream.peer();
         let p = &self.script.peers[peer];
         if p.has_input() && !p.dead {
@@ -342,7 +342,7 @@ impl Sys for Sim {
 
     fn write(&mut self, stream: &mut Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         self.calls += 1;
-        self.let_others_act();
+        self.let_threads_act();
         let peer = stream.peer();
         let all: usize = bufs.iter().map(|b| b.len()).sum();
         let p = &self.script.peers[peer];

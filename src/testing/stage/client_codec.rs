@@ -1,19 +1,19 @@
 //! How clients speak where messages are framed: a codec, with its type forgotten.
 //!
-//! Knows nothing of clients. Invariant: an [`Ear`] is shown every byte that one client receives, in order.
+//! Knows nothing of clients. Invariant: an [`Decoder`] is shown every byte that one client receives, in order.
 
 use std::rc::Rc;
 
 use crate::codec::{Codec, Decoded, EncodeError};
 
 /// The codec that all clients share.
-pub(super) trait Speech {
+pub(super) trait ClientCodec {
     fn encode(&self, message: &[u8]) -> Result<Vec<u8>, EncodeError>;
-    fn ear(&self) -> Box<dyn Ear>;
+    fn ear(&self) -> Box<dyn Decoder>;
 }
 
 /// What one client has to remember between two messages.
-pub(super) trait Ear {
+pub(super) trait Decoder {
     /// Takes the next whole message from the front of `data`; `None` if there is none yet.
     fn hear(&mut self, data: &mut Vec<u8>) -> Result<Option<Vec<u8>>, String>;
 }
@@ -25,18 +25,18 @@ struct Listening<C: Codec> {
     state: C::State,
 }
 
-impl<C: Codec> Speech for Spoken<C> {
+impl<C: Codec> ClientCodec for Spoken<C> {
     fn encode(&self, message: &[u8]) -> Result<Vec<u8>, EncodeError> {
         let mut wire = Vec::new();
         self.0.encode(message, &mut wire).map(|()| wire)
     }
 
-    fn ear(&self) -> Box<dyn Ear> {
+    fn ear(&self) -> Box<dyn Decoder> {
         Box::new(Listening { codec: Rc::clone(&self.0), state: C::State::default() })
     }
 }
 
-impl<C: Codec> Ear for Listening<C> {
+impl<C: Codec> Decoder for Listening<C> {
     fn hear(&mut self, data: &mut Vec<u8>) -> Result<Option<Vec<u8>>, String> {
         while !data.is_empty() {
             match self.codec.decode(&mut self.state, data).map_err(|e| e.to_string())? {

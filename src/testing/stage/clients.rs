@@ -42,7 +42,7 @@ impl<H: Handler> Stage<H> {
                 "{name} cannot connect: the reactor was told to stop, and listens no longer"
             ));
         }
-        let ear = self.speech.as_ref().map(|speech| speech.ear());
+        let ear = self.codec.as_ref().map(|codec| codec.ear());
         let client = Client::new(name.to_owned(), self.inner.sys.connect(0), ear);
         let i = known.unwrap_or(self.clients.len());
         match self.clients.get_mut(i) {
@@ -67,9 +67,9 @@ impl<H: Handler> Stage<H> {
     }
 
     pub(super) fn say_from(&mut self, i: usize, message: &[u8]) -> Done {
-        let Some(speech) = &self.speech else { return Err(NO_CODEC.to_owned()) };
+        let Some(codec) = &self.codec else { return Err(NO_CODEC.to_owned()) };
         let name = &self.clients[i].name;
-        let wire = speech.encode(message).map_err(|e| format!("{name} cannot say that: {e}"))?;
+        let wire = codec.encode(message).map_err(|e| format!("{name} cannot say that: {e}"))?;
         self.send_from(i, &wire)
     }
 
@@ -115,7 +115,7 @@ impl<H: Handler> Stage<H> {
 
     /// All of that, taken. A message that was cut short by it is forgotten.
     pub(super) fn take_heard(&mut self, i: usize) -> Vec<u8> {
-        self.clients[i].ear = self.speech.as_ref().map(|speech| speech.ear());
+        self.clients[i].ear = self.codec.as_ref().map(|codec| codec.ear());
         std::mem::take(self.unheard(i))
     }
 

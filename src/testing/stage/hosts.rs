@@ -32,8 +32,8 @@ impl<H: Handler> Stage<H> {
     /// Answers whatever the handler has asked for. False when that was nothing.
     pub(super) fn answer_dials(&mut self) -> bool {
         let lookups = std::mem::take(&mut self.inner.sys.lookups);
-        let dialled = std::mem::take(&mut self.inner.sys.dialled);
-        let any = !lookups.is_empty() || !dialled.is_empty();
+        let dials_made = std::mem::take(&mut self.inner.sys.dials_made);
+        let any = !lookups.is_empty() || !dials_made.is_empty();
         for (number, host, port) in lookups {
             let wanted = format!("{host}:{port}");
             let found = self.hosts.iter().find(|h| h.address == wanted).map(|h| vec![h.found]);
@@ -42,7 +42,7 @@ impl<H: Handler> Stage<H> {
             self.inner.sys.looked_up(number, found.ok_or_else(unknown));
         }
         for (address, peer) in
-            dialled.into_iter().filter_map(|(address, peer)| Some((address.to_string(), peer?)))
+            dials_made.into_iter().filter_map(|(address, peer)| Some((address.to_string(), peer?)))
         {
             match self.hosts.iter_mut().find(|h| h.is_at(&address)) {
                 None => self.inner.sys.dial_fails(peer, ECONNREFUSED),
@@ -54,7 +54,7 @@ impl<H: Handler> Stage<H> {
                         format!("{}{}", host.name, host.times)
                     };
                     self.inner.sys.dial_succeeds(peer);
-                    let ear = self.speech.as_ref().map(|speech| speech.ear());
+                    let ear = self.codec.as_ref().map(|codec| codec.ear());
                     self.clients.push(Client::new(name, peer, ear));
                 }
             }

@@ -16,9 +16,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use self::client_codec::{Speech, Spoken};
+use self::client_codec::{ClientCodec, Spoken};
 use self::parties::{Client, Fate, Host};
-use super::checked_handler::Watched;
+use super::checked_handler::CheckedHandler;
 use crate::builtin::Framed;
 use crate::closed::{Closed, Reason};
 use crate::codec::Codec;
@@ -101,10 +101,10 @@ use crate::sys::script::{End, Script};
 /// [`set_panic_policy`](Stage::set_panic_policy).
 pub struct Stage<H: Handler> {
     inner: EventLoop<Script>,
-    key: Key<Watched<H>>,
+    key: Key<CheckedHandler<H>>,
     clients: Vec<Client>,
     hosts: Vec<Host>,
-    speech: Option<Box<dyn Speech>>,
+    codec: Option<Box<dyn ClientCodec>>,
     began: u64,
     shut: bool,
 }
@@ -133,23 +133,23 @@ impl<H: Handler> Stage<H> {
         let began = script.clock;
         let mut inner = EventLoop::new(script, limits, Generations::new())?;
         inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
-        let handler = inner.dispatcher.add(Watched::new(handler), true)?;
+        let handler = inner.dispatcher.add(CheckedHandler::new(handler), true)?;
         let key = inner.dispatcher.key(handler);
         let at = ListenTarget::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let socket = inner.sys.listen(at, &ListenOptions::default())?;
         inner.add_listener(socket, handler)?;
-        Ok(Self { inner, key, clients: Vec::new(), hosts: Vec::new(), speech: None, began, shut: false })
+        Ok(Self { inner, key, clients: Vec::new(), hosts: Vec::new(), codec: None, began, shut: false })
     }
 
     /// Gives all clients a codec: in transcripts `A> text` sends, and `A< text` expects, one whole message.
     /// [`say`](Stage::say) and [`hear`](Stage::hear) do the same; [`send`](Stage::send) and [`heard`](Stage::heard)
     /// still deal in bytes.
     pub fn speak(&mut self, codec: impl Codec) {
-        let speech = Spoken(Rc::new(codec));
+        let codec = Spoken(Rc::new(codec));
         for client in &mut self.clients {
-            client.ear = Some(speech.ear());
+            client.ear = Some(codec.ear());
         }
-        self.speech = Some(Box::new(speech));
+        self.codec = Some(Box::new(codec));
     }
 
     /// What happens when a callback panics. On a stage it goes on to the test, unless this says otherwise.
@@ -343,7 +343,7 @@ impl<H: Handler> Stage<H> {
     /// The handler.
     pub fn handler(&self) -> &H {
         match self.inner.dispatcher.get(self.key) {
-            Some(watched) => &watched.inner,
+            Some(checked) => &checked.inner,
             None => unreachable!("a handler with a key stays as long as its loop"),
         }
     }
@@ -351,7 +351,7 @@ impl<H: Handler> Stage<H> {
     /// The handler, to change it.
     pub fn handler_mut(&mut self) -> &mut H {
         match self.inner.dispatcher.get_mut(self.key) {
-            Some(watched) => &mut watched.inner,
+            Some(checked) => &mut checked.inner,
             None => unreachable!("a handler with a key stays as long as its loop"),
         }
     }

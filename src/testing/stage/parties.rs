@@ -6,7 +6,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::client_codec::Ear;
+use super::client_codec::Decoder;
 use crate::closed::Reason;
 
 /// The far end of one connection.
@@ -19,7 +19,7 @@ pub(super) struct Client {
     pub(super) finished: bool,
     /// Received, and not asked for yet.
     pub(super) unheard: Vec<u8>,
-    pub(super) ear: Option<Box<dyn Ear>>,
+    pub(super) ear: Option<Box<dyn Decoder>>,
 }
 
 impl fmt::Debug for Client {
@@ -30,7 +30,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    pub(super) const fn new(name: String, peer: usize, ear: Option<Box<dyn Ear>>) -> Self {
+    pub(super) const fn new(name: String, peer: usize, ear: Option<Box<dyn Decoder>>) -> Self {
         Self { name, peer, reading: true, finished: false, unheard: Vec::new(), ear }
     }
 }

@@ -53,12 +53,12 @@ impl<H: Handler> Stage<H> {
 
     fn act(&mut self, i: usize, act: &Act) -> Done {
         match act {
-            Act::Sends(bytes) | Act::Hears(bytes) if bytes.is_empty() && self.speech.is_none() => {
+            Act::Sends(bytes) | Act::Hears(bytes) if bytes.is_empty() && self.codec.is_none() => {
                 Err("no bytes here; to expect none, say `hears nothing`".to_owned())
             }
-            Act::Sends(message) if self.speech.is_some() => self.say_from(i, message),
+            Act::Sends(message) if self.codec.is_some() => self.say_from(i, message),
             Act::Sends(bytes) => self.send_from(i, bytes),
-            Act::Hears(message) if self.speech.is_some() => self.expect_message(i, message),
+            Act::Hears(message) if self.codec.is_some() => self.expect_message(i, message),
             Act::Hears(bytes) => self.expect_bytes(i, bytes),
             Act::HearsWhatever => {
                 self.take_heard(i);

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use super::connect_model::Asked;
-use super::link_model::Ties;
-use super::timer_model::Agenda;
+use super::connect_model::RunOptions;
+use super::link_model::LinkModel;
+use super::timer_model::TimerModel;
 use crate::closed::{Closed, Reason};
 use crate::core::Sent;
 use crate::group::SlowMember;
@@ -27,7 +27,7 @@ const FEW_TIMERS: usize = 16;
 
 /// How an actor behaves: in how many of a hundred callbacks it does each thing.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Temper {
+pub(super) struct ActorPlan {
     pub(super) answer: usize,
     pub(super) broadcast: usize,
     pub(super) whisper: usize,
@@ -51,7 +51,7 @@ pub(super) struct Temper {
     pub(super) longest: usize,
 }
 
-impl Temper {
+impl ActorPlan {
     /// Half of everything is left out; but one in a few is loud, and soon has slow members cut, and
     /// another asks for many connections.
     pub(super) fn draw(dice: &mut Dice) -> Self {
@@ -102,7 +102,7 @@ pub(super) struct Ledger {
 #[derive(Debug)]
 pub(super) struct Actor {
     dice: Dice,
-    temper: Temper,
+    plan: ActorPlan,
     groups: Vec<(Group, SlowMember)>,
     /// Everyone who was ever there: their ids are tried for ever.
     ids: Vec<ConnId>,
@@ -112,28 +112,28 @@ pub(super) struct Actor {
     breath: usize,
     /// What ends a message where nothing frames it.
     ending: &'static [u8],
-    pub(super) agenda: Agenda,
-    pub(super) asked: Asked,
-    pub(super) ties: Ties,
+    pub(super) timer_model: TimerModel,
+    pub(super) connect_model: RunOptions,
+    pub(super) link_model: LinkModel,
     pub(super) wrong: Vec<String>,
     /// A new state for a connection that goes over to it.
     new_state: fn() -> Box<dyn Any>,
 }
 
 impl Actor {
-    pub(super) fn new(dice: Dice, temper: Temper, framed: bool, new_state: fn() -> Box<dyn Any>) -> Self {
+    pub(super) fn new(dice: Dice, plan: ActorPlan, framed: bool, new_state: fn() -> Box<dyn Any>) -> Self {
         Self {
             dice,
-            temper,
+            plan,
             groups: Vec::new(),
             ids: Vec::new(),
             ledgers: BTreeMap::new(),
             serial: 0,
             breath: BREATH,
             ending: if framed { b"" } else { b"\n" },
-            agenda: Agenda::default(),
-            asked: Asked::default(),
-            ties: Ties::default(),
+            timer_model: TimerModel::default(),
+            connect_model: RunOptions::default(),
+            link_model: LinkModel::default(),
             wrong: Vec::new(),
             new_state,
         }
@@ -146,7 +146,7 @@ impl Actor {
     /// A message like no other.
     fn message(&mut self) -> Vec<u8> {
         self.serial += 1;
-        let fill = self.dice.size(self.temper.longest);
+        let fill = self.dice.size(self.plan.longest);
         let mut text = format!("{:x}.", self.serial).into_bytes();
         text.extend((0..fill).map(|_| b'a' + self.dice.below(26) as u8));
         text.extend(self.ending);
@@ -270,8 +270,8 @@ impl Actor {
     fn change_timers(&mut self, net: &mut Net<'_>, me: Option<ConnId>) {
         let (n, after) = (self.dice.below(1 << 16), self.draw_delay());
         let done = match self.dice.below(8) {
-            0 => self.agenda.cancel(net, n),
-            1 => self.agenda.rearm(net, n, after),
+            0 => self.timer_model.cancel(net, n),
+            1 => self.timer_model.rearm(net, n, after),
             _ => self.set_timer(net, me.filter(|_| n.is_multiple_of(2)), after, n % 6 < 2),
         };
         self.record(done);
@@ -285,8 +285,8 @@ impl Actor {
         every: bool,
     ) -> Result<(), String> {
         // More that go off every millisecond than a turn may let would keep time from going by.
-        let every = every && self.agenda.len() < FEW_TIMERS;
-        let key = self.agenda.next_key();
+        let every = every && self.timer_model.len() < FEW_TIMERS;
+        let key = self.timer_model.next_key();
         let core = net.core_mut();
         let id = match (owner, every) {
             (Some(id), _) => {
@@ -295,16 +295,16 @@ impl Actor {
             (None, false) => net.set_tick(after, key),
             (None, true) => net.set_tick_every(after, key),
         };
-        self.agenda.set(net.core(), key, owner, (after, every), id)
+        self.timer_model.set(net.core(), key, owner, (after, every), id)
     }
 
     fn change_links(&mut self, net: &mut Net<'_>, me: Option<ConnId>) {
         let done = if self.dice.one_in(3) {
             let n = self.dice.below(1 << 16);
-            self.ties.unlink(net, n)
+            self.link_model.unlink(net, n)
         } else {
             let (from, to) = (self.someone(me), self.someone(None));
-            self.ties.link(net, from, to)
+            self.link_model.link(net, from, to)
         };
         self.record(done);
     }
@@ -315,9 +315,9 @@ impl Actor {
             let done = match self.dice.below(6) {
                 0 => {
                     let n = self.dice.below(8);
-                    self.asked.cancel(net, n)
+                    self.connect_model.cancel(net, n)
                 }
-                _ => self.asked.ask(net, &mut self.dice),
+                _ => self.connect_model.ask(net, &mut self.dice),
             };
             self.record(done);
         }
@@ -334,7 +334,7 @@ impl Actor {
             self.wrong.push(format!("{id} went over: {done}, and is open: {open}"));
         }
         if done {
-            self.agenda.forget(id);
+            self.timer_model.forget(id);
         }
     }
 
@@ -360,26 +360,26 @@ impl Actor {
         // A timer must not keep it busy for ever.
         self.breath = self.breath.saturating_sub(TICK);
         if self.breath == 0 {
-            self.temper = Temper { longest: 1, ..Temper::default() };
+            self.plan = ActorPlan { longest: 1, ..ActorPlan::default() };
         }
-        let temper = self.temper;
-        if self.chance(temper.whisper) {
+        let plan = self.plan;
+        if self.chance(plan.whisper) {
             let id = self.someone(None);
             self.whisper(net, id);
         }
-        if self.chance(temper.timers) {
+        if self.chance(plan.timers) {
             self.change_timers(net, None);
         }
-        if self.chance(temper.asks) {
+        if self.chance(plan.asks) {
             self.change_requests(net);
         }
-        if self.chance(temper.links) {
+        if self.chance(plan.links) {
             self.change_links(net, None);
         }
-        if self.chance(temper.close) {
+        if self.chance(plan.close) {
             self.end_someone(net, None, false);
         }
-        if self.chance(temper.panic) {
+        if self.chance(plan.panic) {
             std::panic::resume_unwind(Box::new("an actor panics alone"));
         }
     }
@@ -388,49 +388,49 @@ impl Actor {
     fn act(&mut self, cx: &mut Context<'_>) {
         self.breath = self.breath.min(TURNS * cx.core().limits.write_per_turn);
         if self.breath == 0 {
-            self.temper = Temper { longest: 1, ..Temper::default() };
+            self.plan = ActorPlan { longest: 1, ..ActorPlan::default() };
         }
-        let (me, temper) = (cx.id(), self.temper);
-        if self.chance(temper.groups) {
+        let (me, plan) = (cx.id(), self.plan);
+        if self.chance(plan.groups) {
             self.change_groups(cx, Some(me));
         }
-        if self.chance(temper.answer) {
+        if self.chance(plan.answer) {
             self.whisper(cx, me);
         }
-        if self.chance(temper.broadcast) {
+        if self.chance(plan.broadcast) {
             self.broadcast(cx, Some(me));
         }
-        if self.chance(temper.whisper) {
+        if self.chance(plan.whisper) {
             let id = self.someone(None);
             self.whisper(cx, id);
         }
-        if self.chance(temper.pause) {
+        if self.chance(plan.pause) {
             let id = self.someone(Some(me));
             let _ = if self.dice.one_in(4) { cx.pause_id(id) } else { cx.resume_id(id) };
         }
-        if self.chance(temper.timers) {
+        if self.chance(plan.timers) {
             self.change_timers(cx, Some(me));
         }
-        if self.chance(temper.asks) {
+        if self.chance(plan.asks) {
             self.change_requests(cx);
         }
-        if self.chance(temper.links) {
+        if self.chance(plan.links) {
             self.change_links(cx, Some(me));
         }
-        if self.chance(temper.half_close) {
+        if self.chance(plan.half_close) {
             self.ledger(me).half_closed = true;
             cx.shutdown_write();
         }
-        if self.chance(temper.close) {
+        if self.chance(plan.close) {
             self.end_someone(cx, Some(me), false);
         }
-        if self.chance(temper.abort) {
+        if self.chance(plan.abort) {
             self.end_someone(cx, Some(me), true);
         }
-        if self.chance(temper.switch) {
+        if self.chance(plan.switch) {
             self.switch(cx);
         }
-        if self.chance(temper.panic) {
+        if self.chance(plan.panic) {
             // Without the hook, which would print it.
             std::panic::resume_unwind(Box::new("an actor panics"));
         }
@@ -441,10 +441,10 @@ impl Handler for Actor {
     type State = ();
 
     fn on_open(&mut self, cx: &mut Context<'_>) {
-        self.agenda.begin();
-        self.agenda.forget(cx.id());
-        self.ties.forget(cx.id());
-        let done = self.asked.opens(cx);
+        self.timer_model.begin();
+        self.timer_model.forget(cx.id());
+        self.link_model.forget(cx.id());
+        let done = self.connect_model.opens(cx);
         self.record(done);
         self.ids.push(cx.id());
         // Where generations are few, the id may have come round.
@@ -453,11 +453,11 @@ impl Handler for Actor {
     }
 
     fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
-        self.agenda.begin();
-        if self.chance(self.temper.echo) {
+        self.timer_model.begin();
+        if self.chance(self.plan.echo) {
             self.echo(cx, data);
         }
-        if self.chance(self.temper.rest) {
+        if self.chance(self.plan.rest) {
             let n = self.dice.between(0, data.len());
             if self.dice.one_in(2) { cx.keep(n) } else { cx.defer(n) }
         }
@@ -466,10 +466,10 @@ impl Handler for Actor {
     }
 
     fn on_end(&mut self, cx: &mut Context<'_>, _state: &mut ()) {
-        self.agenda.begin();
+        self.timer_model.begin();
         self.act(cx);
         match self.dice.below(100) {
-            n if n >= self.temper.stay => {
+            n if n >= self.plan.stay => {
                 self.ledger(cx.id()).told_to_end = true;
                 cx.close();
             }
@@ -482,66 +482,66 @@ impl Handler for Actor {
     }
 
     fn on_drain(&mut self, cx: &mut Context<'_>, _state: &mut ()) {
-        self.agenda.begin();
+        self.timer_model.begin();
         self.act(cx);
     }
 
     fn on_note(&mut self, net: &mut Net<'_>, _note: Box<dyn Any + Send>) {
-        self.agenda.begin();
+        self.timer_model.begin();
         if self.ids.is_empty() {
             return;
         }
         let id = self.someone(None);
-        if self.breath > 0 && self.chance(self.temper.whisper) {
+        if self.breath > 0 && self.chance(self.plan.whisper) {
             self.whisper(net, id);
         }
-        if self.breath > 0 && self.chance(self.temper.broadcast) {
+        if self.breath > 0 && self.chance(self.plan.broadcast) {
             self.broadcast(net, None);
         }
-        if self.chance(self.temper.groups) {
+        if self.chance(self.plan.groups) {
             self.change_groups(net, None);
         }
-        if self.chance(self.temper.close) {
+        if self.chance(self.plan.close) {
             self.end_someone(net, None, false);
         }
-        if self.chance(self.temper.abort) {
+        if self.chance(self.plan.abort) {
             self.end_someone(net, None, true);
         }
-        if self.chance(self.temper.panic) {
+        if self.chance(self.plan.panic) {
             std::panic::resume_unwind(Box::new("an actor panics over a note"));
         }
     }
 
     fn on_note_to(&mut self, cx: &mut Context<'_>, _state: &mut (), _note: Box<dyn Any + Send>) {
-        self.agenda.begin();
+        self.timer_model.begin();
         self.act(cx);
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_>, _state: &mut (), key: u64) {
-        self.agenda.begin();
+        self.timer_model.begin();
         let me = Some(cx.id());
-        let done = self.agenda.fires(cx, me, key);
+        let done = self.timer_model.fires(cx, me, key);
         self.record(done);
         self.breath = self.breath.saturating_sub(TICK);
         self.act(cx);
     }
 
     fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
-        self.agenda.begin();
-        let done = self.agenda.fires(net, None, key);
+        self.timer_model.begin();
+        let done = self.timer_model.fires(net, None, key);
         self.record(done);
         self.act_alone(net);
     }
 
     fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
-        self.agenda.begin();
-        let done = self.asked.fails(net, tag, error);
+        self.timer_model.begin();
+        let done = self.connect_model.fails(net, tag, error);
         self.record(done);
         self.act_alone(net);
     }
 
     fn on_shutdown(&mut self, cx: &mut Context<'_>, _state: &mut ()) {
-        self.agenda.begin();
+        self.timer_model.begin();
         self.act(cx);
         if !self.dice.one_in(4) {
             self.ledger(cx.id()).told_to_end = true;
@@ -550,10 +550,10 @@ impl Handler for Actor {
     }
 
     fn on_close(&mut self, net: &mut Net<'_>, _state: (), closed: &Closed) {
-        self.agenda.begin();
-        self.agenda.forget(closed.who);
-        self.ties.forget(closed.who);
-        self.asked.closes(net, closed);
+        self.timer_model.begin();
+        self.timer_model.forget(closed.who);
+        self.link_model.forget(closed.who);
+        self.connect_model.closes(net, closed);
         let ledger = self.ledger(closed.who);
         let ended = ledger.told_to_end;
         if matches!(closed.why, Reason::Handler | Reason::Shutdown) && !ended {
@@ -563,14 +563,14 @@ impl Handler for Actor {
         if sent != Sent::Closed && sent != Sent::Full {
             self.wrong.push(format!("{} takes output in on_close", closed.who));
         }
-        if self.chance(self.temper.whisper) {
+        if self.chance(self.plan.whisper) {
             let id = self.someone(None);
             self.whisper(net, id);
         }
-        if self.chance(self.temper.close) {
+        if self.chance(self.plan.close) {
             self.end_someone(net, None, false);
         }
-        if self.chance(self.temper.panic) {
+        if self.chance(self.plan.panic) {
             std::panic::resume_unwind(Box::new("an actor panics at the end"));
         }
     }

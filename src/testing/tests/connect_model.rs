@@ -65,7 +65,7 @@ struct Request {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct RunOptions {
     requests: BTreeMap<u64, Request>,
     /// What was told in the turn.
     failures: Vec<(u32, u64, ErrorKind)>,
@@ -119,7 +119,7 @@ fn draw_wish(dice: &mut Dice, tag: u64, core: &Core) -> Wish {
     Wish { to, timeout, retry, anew: anew && retry.is_some(), kind: [name, unix, local, bad] }
 }
 
-impl Asked {
+impl RunOptions {
     /// Asks for a connection to anything.
     pub(super) fn ask(&mut self, net: &mut Net<'_>, dice: &mut Dice) -> Result<(), String> {
         let tag = self.requests.len() as u64;
@@ -130,8 +130,8 @@ impl Asked {
             draw_wish(dice, tag, net.core());
         let (before, most, at) = (net.core().connect_jobs.len(), net.core().limits.attempts, net.core().now);
         let id = net.connect(to, tag);
-        let window = before < most && !net.core().shutting_down;
-        require(id.is_some() == window, || format!("asked for a connection: {id:?}, {before} of {most}"))?;
+        let allowed = before < most && !net.core().shutting_down;
+        require(id.is_some() == allowed, || format!("asked for a connection: {id:?}, {before} of {most}"))?;
         let Some(id) = id else { return Ok(()) };
         let request = Request {
             id,
@@ -299,9 +299,9 @@ fn check_earned<H: Handler>(
     kind: ErrorKind,
 ) -> Result<(), String> {
     let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
-    let known = sim.dialling.told.contains(&(Some(tag), kind));
+    let known = sim.dials.told.contains(&(Some(tag), kind));
     let stopped = kind == ErrorKind::Interrupted && view.stopping.is_some();
-    let too_many = r.name && sim.dialling.most_lookups >= core.limits.lookups || oracle.is_full();
+    let too_many = r.name && sim.dials.most_lookups >= core.limits.lookups || oracle.is_full();
     let earned = match kind {
         _ if known || stopped => true,
         ErrorKind::TimedOut => core.now.since(r.at) >= r.timeout,
@@ -312,9 +312,9 @@ fn check_earned<H: Handler>(
     };
     require(earned, || "N4: not earned".to_owned())?;
     let lookups: Vec<Time> =
-        sim.dialling.lookups.iter().filter(|l| l.mark == Some(tag)).map(|l| Time(l.at)).collect();
+        sim.dials.lookups.iter().filter(|l| l.mark == Some(tag)).map(|l| Time(l.at)).collect();
     let dials: Vec<Time> =
-        sim.dialling.dials.iter().filter(|d| d.mark == Some(tag)).map(|d| Time(d.at)).collect();
+        sim.dials.dials.iter().filter(|d| d.mark == Some(tag)).map(|d| Time(d.at)).collect();
     let tries = if r.name { &lookups } else { &dials };
     let most = r.retry.map_or(1, |p| match p.tries {
         Limit::At(n) => n,

@@ -10,11 +10,11 @@ use crate::id::ConnId;
 use crate::reactor::audit::require;
 
 #[derive(Debug, Default)]
-pub(super) struct Ties {
+pub(super) struct LinkModel {
     pairs: BTreeSet<(ConnId, ConnId)>,
 }
 
-impl Ties {
+impl LinkModel {
     /// A connection has ended, or one with its id begins.
     pub(super) fn forget(&mut self, id: ConnId) {
         self.pairs.retain(|&(from, to)| from != id && to != id);

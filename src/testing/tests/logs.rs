@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::scenarios::simulate;
 use crate::testing::log_tests::lines;
-use crate::testing::run::Asked;
+use crate::testing::run::RunOptions;
 
 const SEEDS: u64 = 500;
 /// Lines of one kind at once, and one more for the second that has begun.
@@ -21,7 +21,7 @@ fn the_log_is_not_flooded() {
     let mut most = 0;
     for seed in 0..SEEDS {
         lines();
-        let outcome = simulate(seed, Asked::default());
+        let outcome = simulate(seed, RunOptions::default());
         assert_eq!(outcome.error, None);
         let mut kinds = BTreeMap::<String, u64>::new();
         for line in lines() {

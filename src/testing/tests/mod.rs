@@ -13,8 +13,8 @@ mod timer_model;
 
 use scenarios::simulate;
 
-use super::run::Asked;
-use super::seeds::{Summary, asked_for, play_all};
+use super::run::RunOptions;
+use super::seeds::{Summary, play_all, seeds_from_env};
 use crate::sys::sim::{Fault, State};
 
 /// Seeds that a build without optimisation plays in a few seconds.
@@ -24,7 +24,7 @@ const ENOUGH: u64 = 20_000;
 
 #[test]
 fn seeds_of_all_kinds() {
-    let (seeds, alone) = asked_for(0..SEEDS);
+    let (seeds, alone) = seeds_from_env(0..SEEDS);
     let summary = play_all(seeds, alone, simulate);
     println!("{} seeds, {} turns", summary.seeds, summary.turns);
     print_struck(&summary);
@@ -39,9 +39,9 @@ fn seeds_of_all_kinds() {
 #[test]
 #[ignore = "it prints a hash, to be compared with another one"]
 fn hash_of_all_seeds() {
-    let (seeds, _) = asked_for(0..SEEDS);
+    let (seeds, _) = seeds_from_env(0..SEEDS);
     for strict in [false, true] {
-        let play = move |seed, asked| simulate(seed, Asked { strict: Some(strict), ..asked });
+        let play = move |seed, options| simulate(seed, RunOptions { strict: Some(strict), ..options });
         let summary = play_all(seeds.clone(), false, play);
         println!("seeds {seeds:?}, strict {strict}: {:#018x}, {} turns", summary.hash, summary.turns);
     }
@@ -59,7 +59,7 @@ const FOUND: [(u64, &str); 4] = [
 #[test]
 fn seeds_that_have_found_something() {
     for (seed, what) in FOUND {
-        assert_eq!(simulate(seed, Asked::default()).error, None, "seed {seed} found that {what}");
+        assert_eq!(simulate(seed, RunOptions::default()).error, None, "seed {seed} found that {what}");
     }
 }
 

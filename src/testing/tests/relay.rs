@@ -136,14 +136,14 @@ impl Play for Relaying {
 
     fn check(&self, view: &View<Relay>, _oracle: &Oracle, over: bool) -> Result<(), String> {
         let core = &view.inner.dispatcher.core;
-        let Some(watched) = view.watched() else { return Ok(()) };
+        let Some(checked) = view.checked() else { return Ok(()) };
         let most = core.limits.output_high + LEAST_READ;
-        for id in watched.inner.others.keys() {
+        for id in checked.inner.others.keys() {
             let open = core.conns.get(*id).filter(|c| c.phase == Phase::Open);
             let waits = open.map_or(0, |c| c.out.pending());
             require(waits < most, || format!("N9: {waits} B wait for {id}, which is only fed"))?;
         }
-        for ([down, up], [lost_down, lost_up]) in watched.inner.pairs.iter().filter(|_| over) {
+        for ([down, up], [lost_down, lost_up]) in checked.inner.pairs.iter().filter(|_| over) {
             check_direction(view, *down, *up, *lost_down)?;
             check_direction(view, *up, *down, *lost_up)?;
         }
@@ -154,16 +154,16 @@ impl Play for Relaying {
 /// N1: what one says is what the other hears, and all of it where it was read to its end and nothing was lost.
 fn check_direction(view: &View<Relay>, from: usize, to: usize, lost: bool) -> Result<(), String> {
     let client = |peer| view.clients.iter().find(|c| c.peer == Some(peer));
-    let (Some(speaker), Some(hearer), Some(watched)) = (client(from), client(to), view.watched()) else {
+    let (Some(speaker), Some(hearer), Some(checked)) = (client(from), client(to), view.checked()) else {
         return Ok(());
     };
     let (said, heard) = (&speaker.says[..speaker.said], hearer.received(&view.inner.sys));
     require(said.starts_with(heard), || format!("N1: {to} has not heard what {from} said"))?;
     let sent_all = |r: &Record| r.closed.as_ref().is_some_and(|c| c.unsent == 0);
-    let ended = watched.record(from).is_some_and(|r| r.ended);
+    let ended = checked.record(from).is_some_and(|r| r.ended);
     let whole = hearer.is_here() && view.inner.sys.script.peers[to].end() == Some(End::Fin);
     // Where the network fails behind its FIN, what it said may be lost without a word.
-    let whole = whole && speaker.is_here() && ended && !lost && watched.record(to).is_some_and(sent_all);
+    let whole = whole && speaker.is_here() && ended && !lost && checked.record(to).is_some_and(sent_all);
     require(!whole || said == heard, || {
         format!("N1: {to} heard {} of {} B of {from}", heard.len(), said.len())
     })

@@ -45,7 +45,7 @@ struct Peer {
     echoes: u32,
 }
 
-struct Crowd {
+struct Clients {
     clock: u64,
     peers: Vec<Peer>,
     /// In which order the peers speak, round after round.
@@ -71,7 +71,7 @@ impl Wake for Silent {
     }
 }
 
-impl Crowd {
+impl Clients {
     /// A world in which this many connections wait to be accepted. All its memory is in use from the start.
     fn new(connections: usize) -> Self {
         let mut order: Vec<u32> = (0..connections as u32).collect();
@@ -100,7 +100,7 @@ impl Crowd {
     }
 }
 
-impl DatagramSys for Crowd {
+impl DatagramSys for Clients {
     type Datagram = std::convert::Infallible;
 
     fn bind_datagram(&mut self, _: DatagramBind, _: &DatagramOptions) -> io::Result<Self::Datagram> {
@@ -133,7 +133,7 @@ impl DatagramSys for Crowd {
     }
 }
 
-impl Sys for Crowd {
+impl Sys for Clients {
     type Listener = ();
     type Stream = Stream;
 
@@ -269,7 +269,7 @@ impl Sys for Crowd {
 /// What turns in this world.
 trait Turning {
     fn step(&mut self);
-    fn sys(&mut self) -> &mut Crowd;
+    fn sys(&mut self) -> &mut Clients;
 
     /// Accepts all who wait.
     fn accept_all(&mut self) {
@@ -295,19 +295,19 @@ trait Turning {
     }
 }
 
-impl Turning for EventLoop<Crowd> {
+impl Turning for EventLoop<Clients> {
     fn step(&mut self) {
         self.turn(Some(Duration::ZERO)).unwrap();
     }
 
-    fn sys(&mut self) -> &mut Crowd {
+    fn sys(&mut self) -> &mut Clients {
         &mut self.sys
     }
 }
 
 /// The calls that the loop makes, and nothing else: what the world costs.
 struct Bare {
-    sys: Crowd,
+    sys: Clients,
     streams: Vec<Option<Stream>>,
     ready: Vec<Ready>,
     buffer: Vec<u8>,
@@ -316,7 +316,7 @@ struct Bare {
 impl Bare {
     fn new(connections: usize) -> Self {
         let buffer = vec![0; Limits::default().read_buffer];
-        Self { sys: Crowd::new(connections), streams: Vec::new(), ready: Vec::new(), buffer }
+        Self { sys: Clients::new(connections), streams: Vec::new(), ready: Vec::new(), buffer }
     }
 }
 
@@ -339,19 +339,19 @@ impl Turning for Bare {
         }
     }
 
-    fn sys(&mut self) -> &mut Crowd {
+    fn sys(&mut self) -> &mut Clients {
         &mut self.sys
     }
 }
 
 /// A loop with the default limits, but for the number of connections, and the echo handler.
-fn reactor(connections: usize) -> EventLoop<Crowd> {
+fn reactor(connections: usize) -> EventLoop<Clients> {
     reactor_with(connections, Echo).0
 }
 
-fn reactor_with<H: Handler>(connections: usize, handler: H) -> (EventLoop<Crowd>, Key<H>) {
+fn reactor_with<H: Handler>(connections: usize, handler: H) -> (EventLoop<Clients>, Key<H>) {
     let limits = Limits { connections: Limit::At(connections + 1), ..Limits::default() };
-    let mut inner = EventLoop::new(Crowd::new(connections), limits, Generations::new()).unwrap();
+    let mut inner = EventLoop::new(Clients::new(connections), limits, Generations::new()).unwrap();
     let handler = inner.dispatcher.add(handler, true).unwrap();
     inner.add_listener((), handler).unwrap();
     let key = inner.dispatcher.key(handler);
@@ -390,13 +390,13 @@ impl Handler for Alarmed {
 }
 
 /// A loop with so many timers that are not due for another hour.
-fn alarmed(connections: usize) -> (EventLoop<Crowd>, Key<Alarmed>) {
+fn alarmed(connections: usize) -> (EventLoop<Clients>, Key<Alarmed>) {
     let handler = Alarmed { at: 3_600 * SECOND, fired: Vec::new(), from: u64::MAX, to: 0 };
     reactor_with(connections, handler)
 }
 
 /// What a crowd did to the loop that has it.
-impl EventLoop<Crowd> {
+impl EventLoop<Clients> {
     /// Everyone speaks, and a quarter of the idle timeout later all the timeouts come due that were set before: each is
     /// looked at once and set anew, and no one is ended. Answers how long the looking took.
     fn recheck_all(&mut self) -> Duration {

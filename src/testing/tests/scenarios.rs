@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use super::actor::{Actor, Ledger, Temper};
+use super::actor::{Actor, ActorPlan, Ledger};
 use super::relay::Relaying;
 use crate::builtin::{Echo, Framed, FramedState};
 use crate::closed::{Closed, Reason};
@@ -13,18 +13,18 @@ use crate::sys::script::End;
 use crate::sys::sim::{Dice, Mark};
 use crate::testing::client::Client;
 use crate::testing::oracle::Oracle;
-use crate::testing::run::{Asked, Outcome, Play, play};
-use crate::testing::threads::Manners;
+use crate::testing::run::{Outcome, Play, RunOptions, play};
+use crate::testing::threads::ThreadPlan;
 use crate::testing::view::View;
 
 /// Plays a seed with whoever the seed asks for.
-pub(super) fn simulate(seed: u64, asked: Asked) -> Outcome {
+pub(super) fn simulate(seed: u64, options: RunOptions) -> Outcome {
     match seed % 5 {
-        0 => play(seed, |_| Echoing, asked),
-        1 => play(seed, FramedEcho::draw, asked),
-        2 => play(seed, |_| Acting { codec: None }, asked),
-        3 => play(seed, |_| Relaying, asked),
-        _ => play(seed, FramedActing::draw, asked),
+        0 => play(seed, |_| Echoing, options),
+        1 => play(seed, FramedEcho::draw, options),
+        2 => play(seed, |_| Acting { codec: None }, options),
+        3 => play(seed, |_| Relaying, options),
+        _ => play(seed, FramedActing::draw, options),
     }
 }
 
@@ -73,8 +73,8 @@ impl Play for Echoing {
         Echo
     }
 
-    fn manners(&self) -> Option<Manners> {
-        Some(Manners { ending: None, ends: true })
+    fn thread_plan(&self) -> Option<ThreadPlan> {
+        Some(ThreadPlan { ending: None, ends: true })
     }
 
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {
@@ -121,8 +121,8 @@ impl Play for FramedEcho {
         limits.fit(&self.codec);
     }
 
-    fn manners(&self) -> Option<Manners> {
-        Some(Manners { ending: None, ends: true })
+    fn thread_plan(&self) -> Option<ThreadPlan> {
+        Some(ThreadPlan { ending: None, ends: true })
     }
 
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {
@@ -260,13 +260,13 @@ impl Acting {
         if let Some(wrong) = actor.wrong.first() {
             return Err(wrong.clone());
         }
-        actor.agenda.check(view)?;
-        actor.asked.check(view, oracle)?;
-        actor.ties.check(&view.inner.dispatcher.core)?;
-        let Some(watched) = view.watched().filter(|_| over) else { return Ok(()) };
+        actor.timer_model.check(view)?;
+        actor.connect_model.check(view, oracle)?;
+        actor.link_model.check(&view.inner.dispatcher.core)?;
+        let Some(checked) = view.checked().filter(|_| over) else { return Ok(()) };
         let mut ids = std::collections::BTreeSet::new();
         let mut skipped = 0;
-        for record in watched.records.iter().rev().filter(|r| ids.insert(r.id)) {
+        for record in checked.records.iter().rev().filter(|r| ids.insert(r.id)) {
             let Some(ledger) = actor.ledgers.get(&record.id) else { continue };
             let Some(client) = view.clients.iter().find(|c| c.peer == Some(record.peer)) else { continue };
             let closed = record.closed.as_ref();
@@ -289,20 +289,20 @@ impl Play for Acting {
     type H = Actor;
 
     fn handler(&self, dice: &mut Dice) -> Actor {
-        let temper = Temper::draw(dice);
-        Actor::new(Dice::new(dice.roll()), temper, false, || Box::new(()))
+        let plan = ActorPlan::draw(dice);
+        Actor::new(Dice::new(dice.roll()), plan, false, || Box::new(()))
     }
 
     fn mark(&self, actor: &Actor) -> Mark {
-        Mark::clone(&actor.agenda.mark)
+        Mark::clone(&actor.timer_model.mark)
     }
 
     fn may_panic(&self) -> bool {
         true
     }
 
-    fn manners(&self) -> Option<Manners> {
-        Some(Manners { ending: Some(b"\n"), ends: false })
+    fn thread_plan(&self) -> Option<ThreadPlan> {
+        Some(ThreadPlan { ending: Some(b"\n"), ends: false })
     }
 
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {
@@ -310,7 +310,7 @@ impl Play for Acting {
     }
 
     fn check(&self, view: &View<Actor>, oracle: &Oracle, over: bool) -> Result<(), String> {
-        view.watched().map_or(Ok(()), |w| self.check_actor(view, oracle, &w.inner, over))
+        view.checked().map_or(Ok(()), |w| self.check_actor(view, oracle, &w.inner, over))
     }
 }
 
@@ -331,13 +331,13 @@ impl Play for FramedActing {
     type H = Framed<AnyCodec, Actor>;
 
     fn handler(&self, dice: &mut Dice) -> Self::H {
-        let temper = Temper { rest: 0, ..Temper::draw(dice) };
+        let plan = ActorPlan { rest: 0, ..ActorPlan::draw(dice) };
         let state = || Box::new(FramedState::<AnyCodec, ()>::new(())) as Box<dyn Any>;
-        Framed::new(self.codec.clone(), Actor::new(Dice::new(dice.roll()), temper, true, state))
+        Framed::new(self.codec.clone(), Actor::new(Dice::new(dice.roll()), plan, true, state))
     }
 
     fn mark(&self, framed: &Self::H) -> Mark {
-        Mark::clone(&framed.handler().agenda.mark)
+        Mark::clone(&framed.handler().timer_model.mark)
     }
 
     fn limits(&self, limits: &mut Limits) {
@@ -348,8 +348,8 @@ impl Play for FramedActing {
         true
     }
 
-    fn manners(&self) -> Option<Manners> {
-        Some(Manners { ending: Some(b""), ends: false })
+    fn thread_plan(&self) -> Option<ThreadPlan> {
+        Some(ThreadPlan { ending: Some(b""), ends: false })
     }
 
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {
@@ -357,6 +357,6 @@ impl Play for FramedActing {
     }
 
     fn check(&self, view: &View<Self::H>, oracle: &Oracle, over: bool) -> Result<(), String> {
-        view.watched().map_or(Ok(()), |w| self.acting.check_actor(view, oracle, w.inner.handler(), over))
+        view.checked().map_or(Ok(()), |w| self.acting.check_actor(view, oracle, w.inner.handler(), over))
     }
 }

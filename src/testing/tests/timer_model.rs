@@ -37,7 +37,7 @@ struct Alarm {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Agenda {
+pub(super) struct TimerModel {
     alarms: BTreeMap<u64, Alarm>,
     /// Some that are gone.
     gone: Vec<TimerId>,
@@ -55,7 +55,7 @@ fn is_open(core: &Core, owner: Option<ConnId>) -> bool {
     owner.is_none_or(|id| core.conns.get(id).is_some_and(|c| c.phase == crate::connection::Phase::Open))
 }
 
-impl Agenda {
+impl TimerModel {
     /// A callback begins: the time of what was set before has begun.
     pub(super) fn begin(&mut self) {
         let Some(now) = self.mark.take() else { return };

@@ -23,13 +23,13 @@ impl Arrivals {
 
 /// A note that says when it arrives.
 #[derive(Debug)]
-pub(crate) struct Errand {
+pub(crate) struct PostedEvent {
     pub(super) from: usize,
     pub(super) serial: u64,
     pub(super) arrivals: Arrivals,
 }
 
-impl Errand {
+impl PostedEvent {
     pub(crate) fn arrive(&self) {
         self.arrivals.record(self.from, self.serial);
     }
