@@ -19,7 +19,7 @@ use crate::buffer::input::InputBuffer;
 use crate::buffer::outbox::Outbox;
 use crate::closed::Reason;
 use crate::config::address::Address;
-use crate::id::{AttemptId, ConnId, Generations, Group, ListenerId, MAX_SLOTS};
+use crate::id::{AttemptId, ConnId, Generations, Group, HandlerIdx, ListenerId, MAX_SLOTS};
 use crate::time::Time;
 use crate::time::timers::TimerList;
 
@@ -106,7 +106,7 @@ pub(crate) struct Connection {
     origin: u64,
     pub(crate) peer: Peer,
     /// The handler's place among the handlers, and this connection's place among its states.
-    pub(crate) handler: u32,
+    pub(crate) handler: HandlerIdx,
     pub(crate) state: u32,
     pub(crate) out: Outbox,
     pub(crate) input: Option<Box<InputBuffer>>,
@@ -170,7 +170,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(handler: u32, listener: ListenerId, peer: Address, now: Time) -> Self {
+    pub(crate) fn new(handler: HandlerIdx, listener: ListenerId, peer: Address, now: Time) -> Self {
         Self {
             id: ConnId { slot: 0, generation: 0 },
             origin: listener.to_bits(),
@@ -216,7 +216,13 @@ impl Connection {
     }
 
     /// One that is to come about.
-    pub(crate) fn connecting(handler: u32, tag: u64, job: AttemptId, peer: Address, now: Time) -> Self {
+    pub(crate) fn connecting(
+        handler: HandlerIdx,
+        tag: u64,
+        job: AttemptId,
+        peer: Address,
+        now: Time,
+    ) -> Self {
         let mut new = Self::new(handler, ListenerId::from_bits(0), peer, now);
         (new.phase, new.writable, new.origin) = (Phase::Connecting, false, tag);
         new.cold_mut().job = Some(job);
@@ -389,7 +395,7 @@ mod tests {
 
     fn connection() -> Connection {
         let listener = ListenerId { slot: 0, generation: 0 };
-        Connection::new(0, listener, Address::Unix(None), Time(0))
+        Connection::new(HandlerIdx(0), listener, Address::Unix(None), Time(0))
     }
 
     #[test]

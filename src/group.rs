@@ -14,7 +14,7 @@ use slab::Slab;
 
 use crate::buffer::pool::{Pool, Use};
 use crate::codec::Framing;
-use crate::id::{ConnId, Generations, Group};
+use crate::id::{ConnId, Generations, Group, HandlerIdx};
 
 /// What becomes of a group's messages for a member that is slow to read. Never silent: cuts and skips are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +56,7 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Log {
     /// The framing's place among the reactor's framings.
-    framing: u32,
+    framing: HandlerIdx,
     /// Members that use it. None: the log may be given to another framing.
     users: u32,
     block: Vec<u8>,
@@ -169,7 +169,7 @@ impl GroupState {
         for log in self.logs.iter_mut().filter(|l| l.users > 0) {
             let before = log.block.len();
             let done = framings
-                .get(log.framing as usize)
+                .get(log.framing.slot())
                 .is_some_and(|framing| log.append(number, framing, message, pool));
             *(if done { &mut sum.reached } else { &mut sum.missed }) += log.users as usize;
             sum.grown = sum.grown.max(log.block.len() - before);
@@ -191,14 +191,14 @@ impl GroupState {
     }
 
     /// Adds a member; says where in the list it is.
-    pub(crate) fn add(&mut self, conn: ConnId, framing: u32, from: u64) -> u32 {
+    pub(crate) fn add(&mut self, conn: ConnId, framing: HandlerIdx, from: u64) -> u32 {
         let log = self.log_in(framing);
         self.members.push(Member { conn, log, slow: false, from });
         (self.members.len() - 1) as u32
     }
 
     /// Gives the member at `place`, who has taken all it was owed, another framing.
-    pub(crate) fn reframe(&mut self, place: u32, framing: u32, from: u64) {
+    pub(crate) fn reframe(&mut self, place: u32, framing: HandlerIdx, from: u64) {
         let place = place as usize;
         let Some(old) = self.members.get(place).map(|m| m.log) else { return };
         let log = self.log_in(framing);
@@ -209,7 +209,7 @@ impl GroupState {
     }
 
     /// The log of a framing, for one more to use it.
-    fn log_in(&mut self, framing: u32) -> u32 {
+    fn log_in(&mut self, framing: HandlerIdx) -> u32 {
         let used = |l: &Log| l.users > 0 && l.framing == framing;
         let free = |l: &Log| l.users == 0 && l.entries.is_empty();
         let found = self.logs.iter().position(used).or_else(|| self.logs.iter().position(free));
@@ -324,9 +324,9 @@ mod tests {
         let g = groups.create(SlowMember::Cut);
         let first = groups.next_number();
         let state = groups.get_mut(g).unwrap();
-        state.add(conn(0), 0, first);
-        state.add(conn(1), 1, first);
-        state.add(conn(2), 0, first);
+        state.add(conn(0), HandlerIdx(0), first);
+        state.add(conn(1), HandlerIdx(1), first);
+        state.add(conn(2), HandlerIdx(0), first);
         for m in [&b"abc"[..], b"defg", b"hi"] {
             let number = groups.number();
             let done = groups.get_mut(g).unwrap().append(number, &framings, m, &mut pool);
@@ -349,7 +349,7 @@ mod tests {
         let mut pool = Pool::new(0);
         let mut groups = Groups::new();
         let g = groups.create(SlowMember::Cut);
-        groups.get_mut(g).unwrap().add(conn(0), 0, 1);
+        groups.get_mut(g).unwrap().add(conn(0), HandlerIdx(0), 1);
         for n in 0..3_000 {
             let number = groups.number();
             let state = groups.get_mut(g).unwrap();
@@ -365,7 +365,7 @@ mod tests {
         let g = groups.create(SlowMember::Cut);
         let state = groups.get_mut(g).unwrap();
         for i in 0..3 {
-            assert_eq!(state.add(conn(i), 0, 1), i);
+            assert_eq!(state.add(conn(i), HandlerIdx(0), 1), i);
         }
         let (gone, moved) = state.remove(0).unwrap();
         assert_eq!((gone.conn, moved), (conn(0), Some(conn(2))));

@@ -57,12 +57,24 @@ ids! {
     SourceId "source ";
 }
 
+/// A handler's index among those that are registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HandlerIdx(pub(crate) u32);
+
+impl HandlerIdx {
+    /// The same as a slot.
+    #[inline]
+    pub(crate) const fn slot(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A handler added to a reactor: what it can be reached by, and put behind listeners with.
 #[derive(Debug)]
 pub struct Key<H> {
     /// Whose key it is.
     reactor: u32,
-    index: u32,
+    index: HandlerIdx,
     handler: PhantomData<fn() -> H>,
 }
 
@@ -75,12 +87,12 @@ impl<H> Clone for Key<H> {
 impl<H> Copy for Key<H> {}
 
 impl<H> Key<H> {
-    pub(crate) const fn new(reactor: u32, index: u32) -> Self {
+    pub(crate) const fn new(reactor: u32, index: HandlerIdx) -> Self {
         Self { reactor, index, handler: PhantomData }
     }
 
     /// Where its handler is in the reactor with this number; `None` if it is another's.
-    pub(crate) fn index_in(self, reactor: u32) -> Option<u32> {
+    pub(crate) fn index_in(self, reactor: u32) -> Option<HandlerIdx> {
         (self.reactor == reactor).then_some(self.index)
     }
 }

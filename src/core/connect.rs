@@ -8,12 +8,12 @@ use super::Core;
 use super::connect_jobs::{ConnectStage, Destination, destination_of};
 use crate::config::connect::{Connect, ConnectOptions};
 use crate::connection::Phase;
-use crate::id::{AttemptId, ConnId};
+use crate::id::{AttemptId, ConnId, HandlerIdx};
 
 impl Core {
     /// Asks for a connection. `None` when as many are asked for as allowed, or the reactor is shutting down: who asks
     /// again whenever one fails would never let it end.
-    pub(crate) fn connect(&mut self, handler: u32, to: Connect, tag: u64) -> Option<AttemptId> {
+    pub(crate) fn connect(&mut self, handler: HandlerIdx, to: Connect, tag: u64) -> Option<AttemptId> {
         if self.shutting_down || self.connect_jobs.len() >= self.limits.attempts {
             return None;
         }

@@ -12,7 +12,7 @@ use slab::Slab;
 
 use crate::config::address::{Address, AddressError, Endpoint};
 use crate::config::connect::{ConnectOptions, Existing, Target};
-use crate::id::{AttemptId, ConnId, Generations};
+use crate::id::{AttemptId, ConnId, Generations, HandlerIdx};
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
 
@@ -46,7 +46,7 @@ pub(crate) enum Destination {
 #[derive(Debug)]
 pub(crate) struct ConnectJob {
     pub(crate) id: AttemptId,
-    pub(crate) handler: u32,
+    pub(crate) handler: HandlerIdx,
     pub(crate) tag: u64,
     pub(crate) destination: Destination,
     pub(crate) options: ConnectOptions,
@@ -254,7 +254,7 @@ impl ConnectJobs {
 
     pub(super) fn insert(
         &mut self,
-        handler: u32,
+        handler: HandlerIdx,
         tag: u64,
         destination: Destination,
         options: ConnectOptions,

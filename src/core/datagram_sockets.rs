@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::datagram_queue::DatagramQueue;
 use crate::config::address::Address;
-use crate::id::{DatagramId, Generations, MAX_SLOTS};
+use crate::id::{DatagramId, Generations, HandlerIdx, MAX_SLOTS};
 use crate::sys::Ready;
 use crate::time::Time;
 
@@ -34,7 +34,7 @@ pub(crate) enum DatagramPhase {
 #[derive(Debug)]
 pub(crate) struct DatagramSocket {
     pub(crate) id: DatagramId,
-    pub(crate) handler: u32,
+    pub(crate) handler: HandlerIdx,
     pub(crate) local: Address,
     pub(crate) peer: Option<Address>,
     /// The longest datagram that is taken.
@@ -62,7 +62,7 @@ pub(crate) struct DatagramSocket {
 }
 
 impl DatagramSocket {
-    pub(crate) fn new(handler: u32, local: Address, peer: Option<Address>, max: usize) -> Self {
+    pub(crate) fn new(handler: HandlerIdx, local: Address, peer: Option<Address>, max: usize) -> Self {
         Self {
             id: DatagramId { slot: 0, generation: 0 },
             handler,

@@ -36,7 +36,7 @@ use crate::codec::Framing;
 use crate::config::limits::Limits;
 use crate::connection::{Connection, Phase, Table};
 use crate::group::Groups;
-use crate::id::{ConnId, Generations};
+use crate::id::{ConnId, Generations, HandlerIdx};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
@@ -70,7 +70,7 @@ pub(crate) struct Delivery {
 #[derive(Debug)]
 pub(crate) struct Switch {
     /// The place of the handler that takes over.
-    pub(crate) handler: u32,
+    pub(crate) handler: HandlerIdx,
     pub(crate) state: Box<dyn Any>,
 }
 

@@ -60,7 +60,7 @@ fn queue(
     before: usize,
     hard: usize,
 ) -> Result<(), Refusal> {
-    let Some(framing) = framings.get(c.handler as usize).filter(|f| !f.is_raw()) else {
+    let Some(framing) = framings.get(c.handler.slot()).filter(|f| !f.is_raw()) else {
         return Ok(c.out.push(data, pool)?);
     };
     let encode = |tail: &mut Vec<u8>| {
@@ -120,7 +120,7 @@ impl Core {
     /// Sends bytes by reference; framed connections get an encoded copy.
     pub(crate) fn send_bytes(&mut self, id: ConnId, data: Bytes) -> Sent {
         let raw = |f: Option<&Framing>| f.is_none_or(Framing::is_raw);
-        if !self.conns.get(id).is_some_and(|c| raw(self.framings.get(c.handler as usize))) {
+        if !self.conns.get(id).is_some_and(|c| raw(self.framings.get(c.handler.slot()))) {
             return self.send(id, &data);
         }
         if !self.may_send(id, data.len()) {
@@ -256,7 +256,7 @@ impl Core {
             return false;
         }
         let Some(c) = conns.get_mut(id) else { return false };
-        let plain = framings.get(c.handler as usize).is_none_or(Framing::is_raw);
+        let plain = framings.get(c.handler.slot()).is_none_or(Framing::is_raw);
         let logged = !c.groups.is_empty() && !groups.with_unsent.is_empty();
         if !plain || logged || !c.takes_output() || c.out.pending() > 0 {
             return false;

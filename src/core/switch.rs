@@ -7,7 +7,7 @@ use std::any::Any;
 
 use super::{Core, Switch};
 use crate::connection::Phase;
-use crate::id::{ConnId, Key};
+use crate::id::{ConnId, HandlerIdx, Key};
 
 impl Core {
     /// Notes that a connection is to go over to another handler when its callback has returned. False for a key of
@@ -30,7 +30,12 @@ impl Core {
     }
 
     /// Makes a connection another handler's; answers where the old one is, and its state there.
-    pub(crate) fn change_handler(&mut self, id: ConnId, handler: u32, state: u32) -> Option<(u32, u32)> {
+    pub(crate) fn change_handler(
+        &mut self,
+        id: ConnId,
+        handler: HandlerIdx,
+        state: u32,
+    ) -> Option<(HandlerIdx, u32)> {
         self.take_from_logs(id);
         self.end_timers(id);
         let number = self.groups.next_number();

@@ -288,7 +288,7 @@ impl World {
     fn open(&mut self, framed: bool) {
         let listener = ListenerId { slot: 0, generation: 0 };
         let now = self.core.now;
-        let mut new = Connection::new(u32::from(framed), listener, Address::Unix(None), now);
+        let mut new = Connection::new(HandlerIdx(framed.into()), listener, Address::Unix(None), now);
         new.has_state = true;
         let id = self.core.conns.insert(new).unwrap();
         let (produced, output) = (Vec::new(), Vec::new());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Core;
 use crate::connection::Phase;
-use crate::id::{ConnId, TimerId};
+use crate::id::{ConnId, HandlerIdx, TimerId};
 use crate::time::timers::{Owner, TimerList};
 
 impl Core {
@@ -31,7 +31,7 @@ impl Core {
             Owner::Connection(id) => {
                 &mut conns.get_mut(id).filter(|c| c.phase == Phase::Open)?.cold_mut().timers
             }
-            Owner::Handler(handler) => handler_timers.get_mut(handler as usize)?,
+            Owner::Handler(handler) => handler_timers.get_mut(handler.slot())?,
         };
         ((list.len as usize) < most).then(|| timers.set(list, owner, key, *now, after, every))
     }
@@ -42,7 +42,7 @@ impl Core {
         let list = match timers.owner(id) {
             None => return false,
             Some(Owner::Connection(owner)) => conns.get_mut(owner).map(|c| &mut c.cold_mut().timers),
-            Some(Owner::Handler(handler)) => handler_timers.get_mut(handler as usize),
+            Some(Owner::Handler(handler)) => handler_timers.get_mut(handler.slot()),
         };
         list.is_some_and(|list| timers.cancel(list, id))
     }
@@ -55,8 +55,8 @@ impl Core {
     }
 
     /// Ends a handler's own timers.
-    pub(crate) fn end_handler_timers(&mut self, handler: u32) {
-        if let Some(list) = self.handler_timers.get_mut(handler as usize) {
+    pub(crate) fn end_handler_timers(&mut self, handler: HandlerIdx) {
+        if let Some(list) = self.handler_timers.get_mut(handler.slot()) {
             self.timers.clear(list);
             *list = TimerList::default();
         }

@@ -19,7 +19,7 @@ use crate::handler::Note;
 use crate::handler::context::Context;
 use crate::handler::datagram::{DatagramContext, DatagramHandler};
 use crate::handler::net::Net;
-use crate::id::DatagramId;
+use crate::id::{DatagramId, HandlerIdx};
 
 /// What a handler is told of a socket.
 #[derive(Clone, Copy, Debug)]
@@ -110,13 +110,13 @@ impl<H: DatagramHandler> ErasedHandler for DatagramSlot<H> {
 
 impl Dispatcher {
     /// Takes in a handler of nothing but datagrams. A keyed one stays for good, another as long as it has users.
-    pub(crate) fn add_datagrams<H: DatagramHandler>(&mut self, handler: H, keyed: bool) -> u32 {
+    pub(crate) fn add_datagrams<H: DatagramHandler>(&mut self, handler: H, keyed: bool) -> HandlerIdx {
         self.register(Box::new(DatagramSlot { handler }), keyed)
     }
 
     /// Whether connections may lead to a handler.
-    pub(crate) fn takes_connections(&self, handler: u32) -> bool {
-        self.handlers.get(handler as usize).is_some_and(|entry| entry.handler.takes_connections())
+    pub(crate) fn takes_connections(&self, handler: HandlerIdx) -> bool {
+        self.handlers.get(handler.slot()).is_some_and(|entry| entry.handler.takes_connections())
     }
 
     /// Calls what tells `event` to the handler of a socket.
@@ -134,7 +134,7 @@ impl Dispatcher {
             return;
         };
         let handler = m.handler;
-        let Some(entry) = handlers.get_mut(handler as usize) else { return };
+        let Some(entry) = handlers.get_mut(handler.slot()) else { return };
         core.delivery = Delivery::default();
         let mut cx = DatagramContext::new(core, id, handler);
         let handler = entry.handler.handler_mut();

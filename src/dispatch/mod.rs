@@ -17,13 +17,13 @@ use slab::Slab;
 
 use self::slot::{ErasedHandler, HandlerSlot};
 use crate::closed::{Closed, Reason};
-use crate::config::limits::PanicPolicy;
+use crate::config::limits::{LimitsError, PanicPolicy};
 use crate::connection::{Connection, Phase};
 use crate::core::{Core, Delivery, Switch};
 use crate::handler::context::Context;
 use crate::handler::net::Net;
 use crate::handler::{Handler, Note};
-use crate::id::{ConnId, DatagramId, Key, SourceId};
+use crate::id::{ConnId, DatagramId, HandlerIdx, Key, SourceId};
 use crate::time::log_limit::{RateLimiter, suppressed};
 
 /// Whose callback, or other code of the user's, is called.
@@ -32,7 +32,7 @@ pub(crate) enum CallSite {
     Connection(ConnId),
     Datagrams(DatagramId),
     /// A handler's, of no connection.
-    Handler(u32),
+    Handler(HandlerIdx),
     /// A source's.
     Source(SourceId),
     /// The drop of a handler, a source or a note.
@@ -73,51 +73,51 @@ impl Dispatcher {
     }
 
     /// Takes a handler in. A keyed one stays for good, another as long as it has users.
-    pub(crate) fn add<H: Handler>(&mut self, handler: H, keyed: bool) -> Result<u32, crate::LimitsError> {
+    pub(crate) fn add<H: Handler>(&mut self, handler: H, keyed: bool) -> Result<HandlerIdx, LimitsError> {
         let framing = handler.framing();
         if let Some((max, overhead)) = framing.bounds() {
             self.core.limits.check_framing(max, overhead)?;
         }
         let handler = self.register(Box::new(HandlerSlot::new(handler)), keyed);
-        self.core.framings[handler as usize] = framing;
+        self.core.framings[handler.slot()] = framing;
         Ok(handler)
     }
 
     /// Gives a handler its place, where nothing is framed.
-    fn register(&mut self, handler: Box<dyn ErasedHandler>, keyed: bool) -> u32 {
+    fn register(&mut self, handler: Box<dyn ErasedHandler>, keyed: bool) -> HandlerIdx {
         let index = self.handlers.insert(Registered { handler, keyed, users: 0 });
         let Core { framings, handler_timers, .. } = &mut self.core;
         if index >= framings.len() {
             framings.resize_with(index + 1, Default::default);
             handler_timers.resize_with(index + 1, Default::default);
         }
-        index as u32
+        HandlerIdx(index as u32)
     }
 
     /// The key to a handler that was added as keyed.
-    pub(crate) const fn key<H>(&self, handler: u32) -> Key<H> {
+    pub(crate) const fn key<H>(&self, handler: HandlerIdx) -> Key<H> {
         Key::new(self.core.number, handler)
     }
 
     /// Where a key's handler is; `None` for a key of another reactor.
-    pub(crate) fn index_of<H>(&self, key: Key<H>) -> Option<u32> {
+    pub(crate) fn index_of<H>(&self, key: Key<H>) -> Option<HandlerIdx> {
         key.index_in(self.core.number)
     }
 
     /// The handler behind a key; `None` for a key of another reactor.
     pub(crate) fn get<H: 'static>(&self, key: Key<H>) -> Option<&H> {
-        self.handlers.get(self.index_of(key)? as usize)?.handler.handler().downcast_ref()
+        self.handlers.get(self.index_of(key)?.slot())?.handler.handler().downcast_ref()
     }
 
     /// [`get`](Dispatcher::get), to change it.
     pub(crate) fn get_mut<H: 'static>(&mut self, key: Key<H>) -> Option<&mut H> {
         let handler = self.index_of(key)?;
-        self.handlers.get_mut(handler as usize)?.handler.handler_mut().downcast_mut()
+        self.handlers.get_mut(handler.slot())?.handler.handler_mut().downcast_mut()
     }
 
     /// Counts a listener or a connection that leads to a handler.
-    pub(crate) fn retain(&mut self, handler: u32) {
-        if let Some(entry) = self.handlers.get_mut(handler as usize) {
+    pub(crate) fn retain(&mut self, handler: HandlerIdx) {
+        if let Some(entry) = self.handlers.get_mut(handler.slot()) {
             entry.users += 1;
         }
     }
@@ -132,16 +132,16 @@ impl Dispatcher {
     }
 
     /// Uncounts one; a handler that nothing leads to any more is dropped.
-    pub(crate) fn release(&mut self, handler: u32) {
+    pub(crate) fn release(&mut self, handler: HandlerIdx) {
         // What it asked for in its last callback may lead to it.
         self.retain_for_new_jobs();
-        let Some(entry) = self.handlers.get_mut(handler as usize) else { return };
+        let Some(entry) = self.handlers.get_mut(handler.slot()) else { return };
         entry.users = entry.users.saturating_sub(1);
         if entry.users > 0 || entry.keyed {
             return;
         }
-        if let Some(entry) = self.handlers.try_remove(handler as usize) {
-            self.core.framings[handler as usize] = Default::default();
+        if let Some(entry) = self.handlers.try_remove(handler.slot()) {
+            self.core.framings[handler.slot()] = Default::default();
             self.core.end_handler_timers(handler);
             self.guarded(CallSite::Dropped, move |_| drop(entry));
         }
@@ -185,13 +185,13 @@ impl Dispatcher {
     }
 
     /// Calls `on_tick`.
-    pub(crate) fn handler_timer(&mut self, handler: u32, key: u64) {
+    pub(crate) fn handler_timer(&mut self, handler: HandlerIdx, key: u64) {
         self.call_handler(handler, |handler, net| handler.handler_timer(net, key));
     }
 
     /// Calls `on_note`. False when there is no such handler.
-    pub(crate) fn note(&mut self, handler: u32, note: Note) -> bool {
-        if !self.handlers.contains(handler as usize) {
+    pub(crate) fn note(&mut self, handler: HandlerIdx, note: Note) -> bool {
+        if !self.handlers.contains(handler.slot()) {
             self.drop_note(note);
             return false;
         }
@@ -200,7 +200,7 @@ impl Dispatcher {
     }
 
     /// Calls `on_note_to`, if the connection is this handler's. False when it is not, or not open.
-    pub(crate) fn note_to(&mut self, handler: u32, id: ConnId, note: Note) -> bool {
+    pub(crate) fn note_to(&mut self, handler: HandlerIdx, id: ConnId, note: Note) -> bool {
         let told = |c: &Connection| c.handler == handler && c.phase == Phase::Open && c.has_state;
         if !self.core.conns.get(id).is_some_and(told) {
             self.drop_note(note);
@@ -217,12 +217,12 @@ impl Dispatcher {
     }
 
     /// Calls `on_connect_failed`.
-    pub(crate) fn connect_failed(&mut self, handler: u32, tag: u64, error: &io::Error) {
+    pub(crate) fn connect_failed(&mut self, handler: HandlerIdx, tag: u64, error: &io::Error) {
         self.call_handler(handler, |handler, net| handler.connect_failed(net, tag, error));
     }
 
     /// Calls `on_connect_retry`.
-    pub(crate) fn connect_retry(&mut self, handler: u32, tag: u64, error: &io::Error, wait: Duration) {
+    pub(crate) fn connect_retry(&mut self, handler: HandlerIdx, tag: u64, error: &io::Error, wait: Duration) {
         self.call_handler(handler, |handler, net| handler.connect_retry(net, tag, error, wait));
     }
 
@@ -240,7 +240,7 @@ impl Dispatcher {
             return;
         }
         let Self { core, handlers, .. } = self;
-        let Some(entry) = handlers.get_mut(handler as usize) else { return };
+        let Some(entry) = handlers.get_mut(handler.slot()) else { return };
         let net = &mut Net::new(core, None, Some(handler));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| entry.handler.close(net, state, closed))) {
             self.panicked(CallSite::Connection(id), panic);
@@ -248,19 +248,19 @@ impl Dispatcher {
     }
 
     /// The name of the handler's type, for the log.
-    pub(crate) fn name_of(&self, handler: u32) -> &'static str {
-        self.handlers.get(handler as usize).map_or("?", |entry| entry.handler.name())
+    pub(crate) fn name_of(&self, handler: HandlerIdx) -> &'static str {
+        self.handlers.get(handler.slot()).map_or("?", |entry| entry.handler.name())
     }
 
     /// What is called, in words: `#3.0: a callback of Echo`.
     pub(crate) fn describe(&self, site: CallSite) -> impl fmt::Display {
         match site {
             CallSite::Connection(id) => {
-                let handler = self.core.conns.get(id).map_or(u32::MAX, |c| c.handler);
+                let handler = self.core.conns.get(id).map_or(HandlerIdx(u32::MAX), |c| c.handler);
                 format!("{id}: a callback of {}", self.name_of(handler))
             }
             CallSite::Datagrams(id) => {
-                let handler = self.core.datagrams.get(id).map_or(u32::MAX, |m| m.handler);
+                let handler = self.core.datagrams.get(id).map_or(HandlerIdx(u32::MAX), |m| m.handler);
                 format!("{id}: a callback of {}", self.name_of(handler))
             }
             CallSite::Handler(handler) => format!("a callback of {}", self.name_of(handler)),
@@ -300,13 +300,13 @@ impl Dispatcher {
         if !c.has_state {
             return self.guarded(CallSite::Dropped, move |_| drop(state));
         }
-        let Some(place) = self.handlers.get_mut(handler as usize).and_then(|h| h.handler.insert_state(state))
+        let Some(place) = self.handlers.get_mut(handler.slot()).and_then(|h| h.handler.insert_state(state))
         else {
             return;
         };
         self.retain(handler);
         let Some((old, old_state)) = self.core.change_handler(id, handler, place as u32) else { return };
-        if let Some(entry) = self.handlers.get_mut(old as usize) {
+        if let Some(entry) = self.handlers.get_mut(old.slot()) {
             let gone = catch_unwind(AssertUnwindSafe(|| entry.handler.remove_state(old_state as usize)));
             if let Err(panic) = gone {
                 self.panicked(CallSite::Dropped, panic);
@@ -320,11 +320,11 @@ impl Dispatcher {
     fn call<T>(
         &mut self,
         id: ConnId,
-        handler: u32,
+        handler: HandlerIdx,
         callback: impl FnOnce(&mut dyn ErasedHandler, &mut Context<'_>) -> T,
     ) -> Option<T> {
         let Self { core, handlers, .. } = self;
-        let entry = handlers.get_mut(handler as usize)?;
+        let entry = handlers.get_mut(handler.slot())?;
         let mut cx = Context::new(core, id, handler);
         match catch_unwind(AssertUnwindSafe(|| callback(&mut *entry.handler, &mut cx))) {
             Ok(done) => Some(done),
@@ -336,9 +336,13 @@ impl Dispatcher {
     }
 
     /// Runs a callback of a handler that is for no connection.
-    fn call_handler(&mut self, handler: u32, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Net<'_>)) {
+    fn call_handler(
+        &mut self,
+        handler: HandlerIdx,
+        callback: impl FnOnce(&mut dyn ErasedHandler, &mut Net<'_>),
+    ) {
         let Self { core, handlers, .. } = self;
-        let Some(entry) = handlers.get_mut(handler as usize) else { return };
+        let Some(entry) = handlers.get_mut(handler.slot()) else { return };
         core.delivery = Delivery::default();
         let mut net = Net::new(core, None, Some(handler));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&mut *entry.handler, &mut net))) {

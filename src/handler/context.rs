@@ -13,7 +13,7 @@ use crate::config::address::Address;
 use crate::connection::{Connection, Origin};
 use crate::core::{Core, Sent};
 use crate::handler::net::Net;
-use crate::id::{ConnId, Group, ListenerId, TimerId};
+use crate::id::{ConnId, Group, HandlerIdx, ListenerId, TimerId};
 use crate::time::timers::Owner;
 
 /// What a callback acts on: its connection, and through [`Net`] everything else.
@@ -38,7 +38,7 @@ impl DerefMut for Context<'_> {
 }
 
 impl<'a> Context<'a> {
-    pub(crate) const fn new(core: &'a mut Core, id: ConnId, handler: u32) -> Self {
+    pub(crate) const fn new(core: &'a mut Core, id: ConnId, handler: HandlerIdx) -> Self {
         Self { net: Net::new(core, Some(id), Some(handler)), id }
     }
 

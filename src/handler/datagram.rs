@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 use crate::config::address::Address;
 use crate::core::{Core, Posted};
 use crate::handler::net::Net;
-use crate::id::DatagramId;
+use crate::id::{DatagramId, HandlerIdx};
 
 /// A protocol of datagrams: UDP, or Unix datagrams. One handler may stand behind any number of sockets; a type may be a
 /// [`Handler`](crate::Handler) as well, and then one value serves connections and datagrams.
@@ -97,7 +97,7 @@ impl DerefMut for DatagramContext<'_> {
 }
 
 impl<'a> DatagramContext<'a> {
-    pub(crate) const fn new(core: &'a mut Core, id: DatagramId, handler: u32) -> Self {
+    pub(crate) const fn new(core: &'a mut Core, id: DatagramId, handler: HandlerIdx) -> Self {
         Self { net: Net::new(core, None, Some(handler)), id }
     }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::Note;
 use crate::command_queue::{CommandQueue, HandleError};
 use crate::handler::net::Net;
-use crate::id::{ConnId, Group, Key};
+use crate::id::{ConnId, Group, HandlerIdx, Key};
 use crate::sys::Wake;
 
 /// What another thread wants done.
@@ -25,8 +25,8 @@ pub(crate) enum Command {
     Abort(ConnId),
     Run(Closure),
     /// For the handler at this place; and there, for a connection of its.
-    Note(u32, Note),
-    NoteTo(u32, ConnId, Note),
+    Note(HandlerIdx, Note),
+    NoteTo(HandlerIdx, ConnId, Note),
 }
 
 /// A closure to be run by the loop.
@@ -192,7 +192,7 @@ impl Handle {
 /// ```
 pub struct Notes<T> {
     shared: Arc<Shared>,
-    handler: u32,
+    handler: HandlerIdx,
     note: PhantomData<fn(T)>,
 }
 

@@ -14,7 +14,7 @@ use crate::connection::{Connection, Phase};
 use crate::core::{Core, Sent};
 use crate::group::SlowMember;
 use crate::handler::snapshot::Snapshot;
-use crate::id::{AttemptId, ConnId, Group, Key, TimerId};
+use crate::id::{AttemptId, ConnId, Group, HandlerIdx, Key, TimerId};
 use crate::stats::Stats;
 use crate::time::timers::Owner;
 
@@ -27,11 +27,15 @@ pub struct Net<'a> {
     core: &'a mut Core,
     current: Option<ConnId>,
     /// The handler whose callback runs, or for which this was asked.
-    handler: Option<u32>,
+    handler: Option<HandlerIdx>,
 }
 
 impl<'a> Net<'a> {
-    pub(crate) const fn new(core: &'a mut Core, current: Option<ConnId>, handler: Option<u32>) -> Self {
+    pub(crate) const fn new(
+        core: &'a mut Core,
+        current: Option<ConnId>,
+        handler: Option<HandlerIdx>,
+    ) -> Self {
         Self { core, current, handler }
     }
 
@@ -112,7 +116,7 @@ impl<'a> Net<'a> {
     }
 
     /// The handler that a verb is for, if it is for one.
-    fn handler(&self, verb: &str) -> Option<u32> {
+    fn handler(&self, verb: &str) -> Option<HandlerIdx> {
         if self.handler.is_none() {
             log::error!("{verb} was asked of verbs that are no handler's: nothing follows (see `Net::of`)");
         }

@@ -12,7 +12,7 @@ use crate::closed::Reason;
 use crate::config::address::Address;
 use crate::config::limits::AtCapacity;
 use crate::connection::Connection;
-use crate::id::{ListenerId, Token};
+use crate::id::{HandlerIdx, ListenerId, Token};
 use crate::sys::errno::{AcceptError, classify_accept};
 use crate::sys::{CloseHow, Sys};
 use crate::time::log_limit::suppressed;
@@ -25,7 +25,7 @@ impl<S: Sys> EventLoop<S> {
     pub(crate) fn add_listener(
         &mut self,
         mut socket: S::Listener,
-        handler: u32,
+        handler: HandlerIdx,
     ) -> io::Result<(ListenerId, Address)> {
         let address = self.sys.local_addr(&socket)?;
         let listeners = &mut self.listeners;
@@ -137,7 +137,7 @@ impl<S: Sys> EventLoop<S> {
     }
 
     /// Gives an accepted stream a slot and a handler.
-    fn admit(&mut self, listener: ListenerId, handler: u32, mut stream: S::Stream, peer: Address) {
+    fn admit(&mut self, listener: ListenerId, handler: HandlerIdx, mut stream: S::Stream, peer: Address) {
         let core = &mut self.dispatcher.core;
         let max = core.limits.connections.get();
         let over = core.conns.len() >= max;

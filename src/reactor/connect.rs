@@ -13,7 +13,7 @@ use crate::config::connect::Backoff;
 use crate::connection::Connection;
 use crate::core::connect_jobs::{ConnectStage, Destination, interleave_families};
 use crate::dispatch::CallSite;
-use crate::id::{AttemptId, ConnId, Token};
+use crate::id::{AttemptId, ConnId, HandlerIdx, Token};
 use crate::sys::{CloseHow, Sys};
 
 impl<S: Sys> EventLoop<S> {
@@ -385,7 +385,7 @@ impl<S: Sys> EventLoop<S> {
     }
 
     /// Takes an attempt out; answers whose it was, and its tag.
-    fn take_job(&mut self, id: AttemptId) -> Option<(u32, u64)> {
+    fn take_job(&mut self, id: AttemptId) -> Option<(HandlerIdx, u64)> {
         self.end_lookup(id);
         let job = self.dispatcher.core.connect_jobs.remove(id)?;
         Some((job.handler, job.tag))

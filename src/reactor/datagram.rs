@@ -12,7 +12,7 @@ use crate::config::address::Address;
 use crate::core::datagram_sockets::{DatagramPhase, DatagramSocket};
 use crate::dispatch::CallSite;
 use crate::dispatch::datagram::{DatagramCallback, DatagramEvent};
-use crate::id::{DatagramId, Token};
+use crate::id::{DatagramId, HandlerIdx, Token};
 use crate::sys::Sys;
 use crate::sys::datagram::SendStatus;
 use crate::sys::errno::{AcceptError, classify_accept};
@@ -25,7 +25,7 @@ impl<S: Sys> EventLoop<S> {
     pub(crate) fn add_datagram_socket(
         &mut self,
         mut socket: S::Datagram,
-        handler: u32,
+        handler: HandlerIdx,
         callback: DatagramCallback,
         max: usize,
     ) -> io::Result<(DatagramId, Address)> {

@@ -13,7 +13,7 @@ use crate::config::listen::{Listen, ListenOptions, ListenSource, ListenTarget};
 use crate::dispatch::datagram::{DatagramCallback, call_datagram_handler};
 use crate::handler::Handler;
 use crate::handler::datagram::DatagramHandler;
-use crate::id::{AttemptId, DatagramId, Key, ListenerId};
+use crate::id::{AttemptId, DatagramId, HandlerIdx, Key, ListenerId};
 use crate::sys::Sys;
 use crate::sys::datagram::DatagramSys;
 
@@ -74,7 +74,7 @@ impl Reactor {
     }
 
     /// The place of a handler that connections may lead to.
-    fn handler_of<H>(&self, key: Key<H>) -> io::Result<u32> {
+    fn handler_of<H>(&self, key: Key<H>) -> io::Result<HandlerIdx> {
         let handler = self.inner.dispatcher.index_of(key).ok_or_else(wrong_key)?;
         match self.inner.dispatcher.takes_connections(handler) {
             true => Ok(handler),
@@ -82,7 +82,7 @@ impl Reactor {
         }
     }
 
-    fn listen_at(&mut self, at: Listen, handler: u32) -> io::Result<Listening> {
+    fn listen_at(&mut self, at: Listen, handler: HandlerIdx) -> io::Result<Listening> {
         let (source, options) =
             at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let mut sockets = Vec::new();
@@ -101,7 +101,7 @@ impl Reactor {
         &mut self,
         source: ListenSource,
         options: &ListenOptions,
-        handler: u32,
+        handler: HandlerIdx,
         sockets: &mut Vec<(ListenerId, Address)>,
     ) -> io::Result<()> {
         let (host, port) = match source {
@@ -132,7 +132,7 @@ impl Reactor {
         &mut self,
         at: ListenTarget,
         options: &ListenOptions,
-        handler: u32,
+        handler: HandlerIdx,
         sockets: &mut Vec<(ListenerId, Address)>,
     ) -> io::Result<()> {
         let socket = self.inner.sys.listen(at, options)?;
@@ -213,7 +213,12 @@ impl Reactor {
         self.bind_at(at.into(), handler, call_datagram_handler::<H>)
     }
 
-    fn bind_at(&mut self, at: Datagrams, handler: u32, callback: DatagramCallback) -> io::Result<Bound> {
+    fn bind_at(
+        &mut self,
+        at: Datagrams,
+        handler: HandlerIdx,
+        callback: DatagramCallback,
+    ) -> io::Result<Bound> {
         let (source, peer, mut options) =
             at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let mut bound = Bound { sockets: Vec::new() };

@@ -16,14 +16,14 @@ use crate::config::limits::AtCapacity;
 use crate::core::Core;
 use crate::dispatch::datagram::DatagramCallback;
 use crate::handler::net::Net;
-use crate::id::{DatagramId, Generations, ListenerId, SourceId};
+use crate::id::{DatagramId, Generations, HandlerIdx, ListenerId, SourceId};
 use crate::sys::{Ready, Sys};
 use crate::time::Time;
 
 pub(super) struct ListenerEntry<L> {
     pub(super) id: ListenerId,
     pub(super) socket: L,
-    pub(super) handler: u32,
+    pub(super) handler: HandlerIdx,
     pub(super) address: Address,
     pub(super) ready: bool,
     pub(super) unknown_errors: u32,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::id::{ConnId, Generations, TimerId};
+use crate::id::{ConnId, Generations, HandlerIdx, TimerId};
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
 
@@ -17,7 +17,7 @@ use crate::time::deadlines::Deadlines;
 pub(crate) enum Owner {
     Connection(ConnId),
     /// A handler, by its place among the handlers.
-    Handler(u32),
+    Handler(HandlerIdx),
 }
 
 /// The timers of one owner.

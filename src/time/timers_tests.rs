@@ -26,11 +26,11 @@ struct Bench {
 impl Bench {
     fn set(&mut self, owner: u32, key: u64, after: Duration, every: Option<Duration>) -> TimerId {
         let list = &mut self.lists[owner as usize];
-        self.timers.set(list, Owner::Handler(owner), key, self.now, after, every)
+        self.timers.set(list, Owner::Handler(HandlerIdx(owner)), key, self.now, after, every)
     }
 
     fn cancel(&mut self, id: TimerId) -> bool {
-        let Some(Owner::Handler(owner)) = self.timers.owner(id) else { return false };
+        let Some(Owner::Handler(HandlerIdx(owner))) = self.timers.owner(id) else { return false };
         self.timers.cancel(&mut self.lists[owner as usize], id)
     }
 
@@ -55,7 +55,7 @@ impl Bench {
             let (mut slot, mut n, mut prev) = (list.head, 0, NONE);
             while slot != NONE {
                 let timer = &self.timers.slots[slot as usize];
-                assert_eq!((timer.owner, timer.prev), (Owner::Handler(owner as u32), prev));
+                assert_eq!((timer.owner, timer.prev), (Owner::Handler(HandlerIdx(owner as u32)), prev));
                 (prev, slot, n) = (slot, timer.next, n + 1);
             }
             assert_eq!(n, list.len);

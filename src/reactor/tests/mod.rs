@@ -36,7 +36,7 @@ use crate::connection::Phase;
 use crate::handler::Handler;
 use crate::handler::context::Context;
 use crate::handler::net::Net;
-use crate::id::{ConnId, Generations, Key, ListenerId};
+use crate::id::{ConnId, Generations, HandlerIdx, Key, ListenerId};
 use crate::stats::Stats;
 use crate::sys::Sys;
 use crate::sys::script::{Call, Script};
@@ -139,7 +139,7 @@ type ReadLog = Box<dyn Fn(&mut EventLoop<Script>) -> Vec<String>>;
 struct Rig {
     inner: EventLoop<Script>,
     listener: ListenerId,
-    handler: u32,
+    handler: HandlerIdx,
     read_log: ReadLog,
     fruitless: usize,
     seen: (usize, usize, u64),
@@ -215,7 +215,7 @@ impl Rig {
     }
 
     /// One more listener.
-    fn listen(&mut self, handler: u32) -> ListenerId {
+    fn listen(&mut self, handler: HandlerIdx) -> ListenerId {
         let at = ListenTarget::Tcp("127.0.0.1:0".parse().unwrap());
         let socket = self.inner.sys.listen(at, &ListenOptions::default()).unwrap();
         self.inner.add_listener(socket, handler).unwrap().0

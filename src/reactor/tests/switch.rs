@@ -172,7 +172,7 @@ fn a_wish_that_cannot_be_is_refused_and_one_of_a_panic_forgotten() {
             assert!(!cx.switch(foreign, ()));
         }
         On::Data(_) => {
-            let here = Key::<crate::builtin::Echo>::new(cx.core().number, 1);
+            let here = Key::<crate::builtin::Echo>::new(cx.core().number, crate::id::HandlerIdx(1));
             assert!(cx.switch(here, ()));
             panic!("as the test wants it");
         }
