@@ -13,13 +13,11 @@
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::PathBuf;
 
-use slab::Slab;
-
 use crate::buffer::input::InputBuffer;
 use crate::buffer::outbox::Outbox;
 use crate::closed::Reason;
 use crate::config::address::Address;
-use crate::id::{AttemptId, ConnId, Generations, Group, HandlerIdx, ListenerId, MAX_SLOTS};
+use crate::id::{AttemptId, ConnId, GenSlab, Group, HandlerIdx, HasId, ListenerId};
 use crate::time::Time;
 use crate::time::timers::TimerList;
 
@@ -170,9 +168,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(handler: HandlerIdx, listener: ListenerId, peer: Address, now: Time) -> Self {
+    pub(crate) fn new(
+        id: ConnId,
+        handler: HandlerIdx,
+        listener: ListenerId,
+        peer: Address,
+        now: Time,
+    ) -> Self {
         Self {
-            id: ConnId { slot: 0, generation: 0 },
+            id,
             origin: listener.to_bits(),
             peer: peer.into(),
             handler,
@@ -217,13 +221,14 @@ impl Connection {
 
     /// One that is to come about.
     pub(crate) fn connecting(
+        id: ConnId,
         handler: HandlerIdx,
         tag: u64,
         job: AttemptId,
         peer: Address,
         now: Time,
     ) -> Self {
-        let mut new = Self::new(handler, ListenerId::from_bits(0), peer, now);
+        let mut new = Self::new(id, handler, ListenerId::from_bits(0), peer, now);
         (new.phase, new.writable, new.origin) = (Phase::Connecting, false, tag);
         new.cold_mut().job = Some(job);
         new
@@ -330,130 +335,26 @@ impl Connection {
     }
 }
 
-/// All connections, by slot.
-#[derive(Debug)]
-pub(crate) struct Table {
-    slots: Slab<Connection>,
-    generations: Generations,
-}
+/// All connections, by slot. Its length is the only count of connections.
+pub(crate) type Connections = GenSlab<Connection>;
 
-impl Table {
-    pub(crate) const fn new(generations: Generations) -> Self {
-        Self { slots: Slab::new(), generations }
-    }
-
-    /// How many connections there are: the only count of them.
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Gives a connection a slot and its id. `None` when no slot can be named any more.
-    pub(crate) fn insert(&mut self, mut connection: Connection) -> Option<ConnId> {
-        let entry = self.slots.vacant_entry();
-        let slot = entry.key();
-        if slot >= MAX_SLOTS {
-            return None;
-        }
-        let id = ConnId { slot: slot as u32, generation: self.generations.next(slot) };
-        connection.id = id;
-        entry.insert(connection);
-        Some(id)
-    }
+impl HasId for Connection {
+    type Id = ConnId;
 
     #[inline]
-    pub(crate) fn get(&self, id: ConnId) -> Option<&Connection> {
-        self.slots.get(id.slot as usize).filter(|c| c.id == id)
-    }
-
-    #[inline]
-    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
-        self.slots.get_mut(id.slot as usize).filter(|c| c.id == id)
-    }
-
-    /// The id of whatever is in a slot now.
-    pub(crate) fn id_at(&self, slot: u32) -> Option<ConnId> {
-        self.slots.get(slot as usize).map(|c| c.id)
-    }
-
-    pub(crate) fn remove(&mut self, id: ConnId) -> Option<Connection> {
-        self.get(id)?;
-        self.slots.try_remove(id.slot as usize)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.slots.iter().map(|(_, c)| c)
+    fn id(&self) -> ConnId {
+        self.id
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-    use crate::testing::property_tests::hold;
-
-    fn connection() -> Connection {
-        let listener = ListenerId { slot: 0, generation: 0 };
-        Connection::new(HandlerIdx(0), listener, Address::Unix(None), Time(0))
-    }
 
     #[test]
     fn a_connection_is_small() {
         assert!(size_of::<Connection>() <= 192, "{}", size_of::<Connection>());
         assert!(size_of::<Peer>() <= 16, "{}", size_of::<Peer>());
-    }
-
-    #[test]
-    fn a_dead_id_never_names_another() {
-        let mut table = Table::new(Generations::new());
-        let a = table.insert(connection()).unwrap();
-        assert!(table.remove(a).is_some());
-        let b = table.insert(connection()).unwrap();
-        assert_eq!(a.slot, b.slot);
-        assert!(table.get(a).is_none() && table.get_mut(a).is_none() && table.remove(a).is_none());
-        assert!(table.get(b).is_some());
-        assert_eq!(table.len(), 1);
-    }
-
-    /// Each id against when it was given: it names its own connection while that lives, and then nothing, until its
-    /// slot has had as many other users as there are generations.
-    #[test]
-    fn a_dead_id_names_nothing_until_generations_go_round() {
-        let masks = prop::sample::select(vec![1, 3, 7, crate::id::GENERATION_MASK]);
-        // Insert, or remove one of those that live.
-        let ops = prop::collection::vec(prop::option::of(0..100usize), 0..60);
-        hold(400, (masks, ops), |(mask, ops)| {
-            let mut table = Table::new(Generations::masked(mask));
-            // Every id ever given, the number of its slot's use, and whether it lives.
-            let mut given: Vec<(ConnId, u64, bool)> = Vec::new();
-            for op in ops {
-                let live: Vec<usize> = (0..given.len()).filter(|&i| given[i].2).collect();
-                match op.and_then(|n| live.get(n % live.len().max(1))) {
-                    Some(&i) => {
-                        assert_eq!(table.remove(given[i].0).unwrap().bytes_in, i as u64);
-                        given[i].2 = false;
-                    }
-                    None => {
-                        let new = Connection { bytes_in: given.len() as u64, ..connection() };
-                        let id = table.insert(new).unwrap();
-                        let uses = given.iter().filter(|(other, ..)| other.slot == id.slot).count();
-                        given.push((id, uses as u64, true));
-                    }
-                }
-                let live = given.iter().filter(|(.., live)| *live).count();
-                assert_eq!((table.len(), table.iter().count()), (live, live));
-                for &(id, number, lives) in &given {
-                    let now = given.iter().position(|(other, _, live)| *live && other.slot == id.slot);
-                    assert_eq!(table.id_at(id.slot), now.map(|i| given[i].0));
-                    let round = now.filter(|&i| (given[i].1 - number).is_multiple_of(u64::from(mask) + 1));
-                    assert!(!lives || now.is_some_and(|i| given[i].1 == number));
-                    let found = table.get(id).map(|c| c.bytes_in as usize);
-                    assert_eq!(found, round, "{id} of {given:?}");
-                    assert_eq!(table.get_mut(id).map(|c| c.bytes_in as usize), round);
-                }
-            }
-        });
     }
 
     #[test]

@@ -10,11 +10,9 @@
 
 use std::ops::Range;
 
-use slab::Slab;
-
 use crate::buffer::pool::{Pool, Use};
 use crate::codec::Framing;
-use crate::id::{ConnId, Generations, Group, HandlerIdx};
+use crate::id::{ConnId, GenSlab, Group, HandlerIdx, HasId};
 
 /// What becomes of a group's messages for a member that is slow to read. Never silent: cuts and skips are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,6 +143,15 @@ pub(crate) struct GroupState {
     pub(crate) waiting: Vec<ConnId>,
 }
 
+impl HasId for GroupState {
+    type Id = Group;
+
+    #[inline]
+    fn id(&self) -> Group {
+        self.id
+    }
+}
+
 /// What an append came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Appended {
@@ -240,8 +247,7 @@ impl GroupState {
 /// All groups.
 #[derive(Debug)]
 pub(crate) struct Groups {
-    states: Slab<GroupState>,
-    generations: Generations,
+    pub(crate) states: GenSlab<GroupState>,
     /// The next message's number.
     number: u64,
     /// Groups whose logs hold messages.
@@ -250,18 +256,12 @@ pub(crate) struct Groups {
 
 impl Groups {
     pub(crate) const fn new() -> Self {
-        Self { states: Slab::new(), generations: Generations::new(), number: 1, with_unsent: Vec::new() }
+        Self { states: GenSlab::new(), number: 1, with_unsent: Vec::new() }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.states.len()
-    }
-
-    pub(crate) fn create(&mut self, policy: SlowMember) -> Group {
-        let entry = self.states.vacant_entry();
-        let slot = entry.key();
-        let id = Group { slot: slot as u32, generation: self.generations.next(slot) };
-        entry.insert(GroupState {
+    /// Creates a group. Returns `None` when no more ids can be issued.
+    pub(crate) fn create(&mut self, policy: SlowMember) -> Option<Group> {
+        self.states.insert_with(|id| GroupState {
             id,
             policy,
             members: Vec::new(),
@@ -270,28 +270,7 @@ impl Groups {
             slow: 0,
             senders: Vec::new(),
             waiting: Vec::new(),
-        });
-        id
-    }
-
-    #[inline]
-    pub(crate) fn get(&self, group: Group) -> Option<&GroupState> {
-        self.states.get(group.slot as usize).filter(|r| r.id == group)
-    }
-
-    #[inline]
-    pub(crate) fn get_mut(&mut self, group: Group) -> Option<&mut GroupState> {
-        self.states.get_mut(group.slot as usize).filter(|r| r.id == group)
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &GroupState> {
-        self.states.iter().map(|(_, r)| r)
-    }
-
-    pub(crate) fn remove(&mut self, group: Group) -> Option<GroupState> {
-        self.get(group)?;
-        self.states.try_remove(group.slot as usize)
+        })
     }
 
     /// The number that the next message will have.
@@ -321,18 +300,18 @@ mod tests {
         let framings = [Framing::raw(), Framing::of(Rc::new(LengthDelimited::u32_be(3).unwrap()))];
         let mut pool = Pool::new(0);
         let mut groups = Groups::new();
-        let g = groups.create(SlowMember::Cut);
+        let g = groups.create(SlowMember::Cut).unwrap();
         let first = groups.next_number();
-        let state = groups.get_mut(g).unwrap();
+        let state = groups.states.get_mut(g).unwrap();
         state.add(conn(0), HandlerIdx(0), first);
         state.add(conn(1), HandlerIdx(1), first);
         state.add(conn(2), HandlerIdx(0), first);
         for m in [&b"abc"[..], b"defg", b"hi"] {
             let number = groups.number();
-            let done = groups.get_mut(g).unwrap().append(number, &framings, m, &mut pool);
+            let done = groups.states.get_mut(g).unwrap().append(number, &framings, m, &mut pool);
             assert_eq!((done.reached, done.missed), if m.len() > 3 { (2, 1) } else { (3, 0) });
         }
-        let state = groups.get(g).unwrap();
+        let state = groups.states.get(g).unwrap();
         assert_eq!(state.logs[0].bytes(), b"abcdefghi");
         assert_eq!(state.logs[1].bytes(), b"\0\0\0\x03abc\0\0\0\x02hi");
         assert_eq!(state.logs[0].range(first), 0..9);
@@ -348,11 +327,11 @@ mod tests {
         let framings = [Framing::of(Rc::new(LengthDelimited::u32_be(10_000).unwrap()))];
         let mut pool = Pool::new(0);
         let mut groups = Groups::new();
-        let g = groups.create(SlowMember::Cut);
-        groups.get_mut(g).unwrap().add(conn(0), HandlerIdx(0), 1);
+        let g = groups.create(SlowMember::Cut).unwrap();
+        groups.states.get_mut(g).unwrap().add(conn(0), HandlerIdx(0), 1);
         for n in 0..3_000 {
             let number = groups.number();
-            let state = groups.get_mut(g).unwrap();
+            let state = groups.states.get_mut(g).unwrap();
             // Where the rest of the block is short, the codec makes it grow by itself.
             state.append(number, &framings, b"x", &mut pool);
             assert_eq!(pool.output(), state.logs[0].block.capacity(), "after {n} messages");
@@ -362,8 +341,8 @@ mod tests {
     #[test]
     fn removing_a_member_says_who_moved_into_its_place() {
         let mut groups = Groups::new();
-        let g = groups.create(SlowMember::Cut);
-        let state = groups.get_mut(g).unwrap();
+        let g = groups.create(SlowMember::Cut).unwrap();
+        let state = groups.states.get_mut(g).unwrap();
         for i in 0..3 {
             assert_eq!(state.add(conn(i), HandlerIdx(0), 1), i);
         }
@@ -373,9 +352,12 @@ mod tests {
         assert_eq!((gone.conn, moved), (conn(1), None));
         assert!(state.remove(5).is_none());
         assert_eq!(state.logs[0].users, 1);
-        groups.remove(g);
-        assert!(groups.get(g).is_none());
-        let again = groups.create(SlowMember::Skip);
-        assert!(groups.get(g).is_none() && groups.get(again).is_some(), "the old id names nothing");
+        groups.states.remove(g);
+        assert!(groups.states.get(g).is_none());
+        let again = groups.create(SlowMember::Skip).unwrap();
+        assert!(
+            groups.states.get(g).is_none() && groups.states.get(again).is_some(),
+            "the old id names nothing"
+        );
     }
 }

@@ -1,11 +1,12 @@
-//! Names that cannot come to mean something else: a slot and how often it has been used before.
+//! Generational ids: a slot index plus a reuse counter, and the slab that issues them.
 //!
-//! Knows nothing of what is in the slots. Invariant: two things that were ever alive at different times in one slot
-//! have different generations (until the generation has gone once round, after 4 294 967 296 uses of that very slot),
-//! and no two kinds of things have the same token.
+//! Invariant: two values that used one slot at different times have different generations, until the generation of
+//! that slot wraps (after 4 294 967 296 uses); no two kinds of ids have the same token.
 
 use std::fmt;
 use std::marker::PhantomData;
+
+use slab::Slab;
 
 /// Defines the ids.
 macro_rules! ids {
@@ -26,6 +27,17 @@ macro_rules! ids {
             /// The id that [`to_bits`](Self::to_bits) gave.
             pub const fn from_bits(bits: u64) -> Self {
                 Self { slot: bits as u32, generation: (bits >> 32) as u32 }
+            }
+        }
+
+        impl SlotId for $name {
+            fn new(slot: u32, generation: u32) -> Self {
+                Self { slot, generation }
+            }
+
+            #[inline]
+            fn slot(self) -> usize {
+                self.slot as usize
             }
         }
 
@@ -143,6 +155,105 @@ impl Token {
     }
 }
 
+/// An id that names a slot and its generation.
+pub(crate) trait SlotId: Copy + PartialEq + fmt::Debug {
+    fn new(slot: u32, generation: u32) -> Self;
+    fn slot(self) -> usize;
+}
+
+/// A value that knows its own id, so that a slab need not store it twice.
+pub(crate) trait HasId {
+    type Id: SlotId;
+    fn id(&self) -> Self::Id;
+}
+
+/// A slab whose ids name one value each: the id of a removed value finds nothing, even when its slot is used again.
+#[derive(Debug)]
+pub(crate) struct GenSlab<T> {
+    slots: Slab<T>,
+    generations: Generations,
+}
+
+impl<T: HasId> GenSlab<T> {
+    pub(crate) const fn new() -> Self {
+        Self::with_generations(Generations::new())
+    }
+
+    /// A slab whose generations wrap early, for tests.
+    pub(crate) const fn with_generations(generations: Generations) -> Self {
+        Self { slots: Slab::new(), generations }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Stores what `make` builds for its id. Returns `None` when no more slots fit in a [`Token`].
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce(T::Id) -> T) -> Option<T::Id> {
+        let entry = self.slots.vacant_entry();
+        let slot = entry.key();
+        if slot >= MAX_SLOTS {
+            return None;
+        }
+        let id = T::Id::new(slot as u32, self.generations.next(slot));
+        let value = make(id);
+        debug_assert!(value.id() == id, "{id:?} was given to a value that calls itself {:?}", value.id());
+        entry.insert(value);
+        Some(id)
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, id: T::Id) -> Option<&T> {
+        self.slots.get(id.slot()).filter(|value| value.id() == id)
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: T::Id) -> Option<&mut T> {
+        self.slots.get_mut(id.slot()).filter(|value| value.id() == id)
+    }
+
+    /// Whatever is in a slot now.
+    #[inline]
+    pub(crate) fn in_slot(&self, slot: u32) -> Option<&T> {
+        self.slots.get(slot as usize)
+    }
+
+    /// Whatever is in a slot now, to change it.
+    #[inline]
+    pub(crate) fn in_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
+        self.slots.get_mut(slot as usize)
+    }
+
+    /// The id of whatever is in a slot now.
+    pub(crate) fn id_in_slot(&self, slot: u32) -> Option<T::Id> {
+        self.in_slot(slot).map(T::id)
+    }
+
+    pub(crate) fn remove(&mut self, id: T::Id) -> Option<T> {
+        self.get(id)?;
+        self.slots.try_remove(id.slot())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().map(|(_, value)| value)
+    }
+
+    /// The ids of all values, by slot.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = T::Id> {
+        self.iter().map(T::id)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+}
+
 /// The generation that each slot's next user gets.
 #[derive(Debug)]
 pub(crate) struct Generations {
@@ -203,5 +314,70 @@ mod tests {
         let mut g = Generations::masked(3);
         assert_eq!((0..5).map(|_| g.next(2)).collect::<Vec<_>>(), [0, 1, 2, 3, 0]);
         assert_eq!(g.next(0), 0, "another slot has its own");
+    }
+
+    struct Item {
+        id: ConnId,
+        number: u64,
+    }
+
+    impl HasId for Item {
+        type Id = ConnId;
+
+        fn id(&self) -> ConnId {
+            self.id
+        }
+    }
+
+    #[test]
+    fn a_dead_id_never_names_another() {
+        let mut slab = GenSlab::with_generations(Generations::new());
+        let a = slab.insert_with(|id| Item { id, number: 0 }).unwrap();
+        assert!(slab.remove(a).is_some());
+        let b = slab.insert_with(|id| Item { id, number: 0 }).unwrap();
+        assert_eq!(a.slot, b.slot);
+        assert!(slab.get(a).is_none() && slab.get_mut(a).is_none() && slab.remove(a).is_none());
+        assert!(slab.get(b).is_some());
+        assert_eq!(slab.len(), 1);
+    }
+
+    /// Each id against when it was given: it names its own connection while that lives, and then nothing, until its
+    /// slot has had as many other users as there are generations.
+    #[test]
+    fn a_dead_id_names_nothing_until_generations_go_round() {
+        let masks = prop::sample::select(vec![1, 3, 7, GENERATION_MASK]);
+        // Insert, or remove one of those that live.
+        let ops = prop::collection::vec(prop::option::of(0..100usize), 0..60);
+        hold(400, (masks, ops), |(mask, ops)| {
+            let mut slab: GenSlab<Item> = GenSlab::with_generations(Generations::masked(mask));
+            // Every id ever given, the number of its slot's use, and whether it lives.
+            let mut given: Vec<(ConnId, u64, bool)> = Vec::new();
+            for op in ops {
+                let live: Vec<usize> = (0..given.len()).filter(|&i| given[i].2).collect();
+                match op.and_then(|n| live.get(n % live.len().max(1))) {
+                    Some(&i) => {
+                        assert_eq!(slab.remove(given[i].0).unwrap().number, i as u64);
+                        given[i].2 = false;
+                    }
+                    None => {
+                        let number = given.len() as u64;
+                        let id = slab.insert_with(|id| Item { id, number }).unwrap();
+                        let uses = given.iter().filter(|(other, ..)| other.slot == id.slot).count();
+                        given.push((id, uses as u64, true));
+                    }
+                }
+                let live = given.iter().filter(|(.., live)| *live).count();
+                assert_eq!((slab.len(), slab.iter().count()), (live, live));
+                for &(id, number, lives) in &given {
+                    let now = given.iter().position(|(other, _, live)| *live && other.slot == id.slot);
+                    assert_eq!(slab.id_in_slot(id.slot), now.map(|i| given[i].0));
+                    let round = now.filter(|&i| (given[i].1 - number).is_multiple_of(u64::from(mask) + 1));
+                    assert!(!lives || now.is_some_and(|i| given[i].1 == number));
+                    let found = slab.get(id).map(|c| c.number as usize);
+                    assert_eq!(found, round, "{id} of {given:?}");
+                    assert_eq!(slab.get_mut(id).map(|c| c.number as usize), round);
+                }
+            }
+        });
     }
 }

@@ -53,16 +53,19 @@ pub(crate) fn admit(
 impl Core {
     /// Makes a group. `None` when there are as many as allowed.
     pub(crate) fn create_group(&mut self, policy: SlowMember) -> Option<Group> {
-        (self.groups.len() < self.limits.groups).then(|| self.groups.create(policy))
+        if self.groups.states.len() >= self.limits.groups {
+            return None;
+        }
+        self.groups.create(policy)
     }
 
     /// Ends a group. Its members stay connected, and get what was sent to it before.
     pub(crate) fn drop_group(&mut self, group: Group) -> bool {
-        while let Some(member) = self.groups.get(group).and_then(|r| r.members.last()) {
+        while let Some(member) = self.groups.states.get(group).and_then(|r| r.members.last()) {
             let id = member.conn;
             self.leave(group, id);
         }
-        let Some(state) = self.groups.remove(group) else { return false };
+        let Some(state) = self.groups.states.remove(group) else { return false };
         self.groups.with_unsent.retain(|&g| g != group);
         for mut log in state.logs {
             self.pool.recycle(log.take_block(), Use::Output);
@@ -76,7 +79,7 @@ impl Core {
     pub(crate) fn join(&mut self, group: Group, id: ConnId) -> bool {
         let number = self.groups.next_number();
         let Self { conns, groups, limits, .. } = self;
-        let (Some(c), Some(state)) = (conns.get_mut(id), groups.get_mut(group)) else { return false };
+        let (Some(c), Some(state)) = (conns.get_mut(id), groups.states.get_mut(group)) else { return false };
         if c.groups.iter().any(|m| m.group == group) {
             return true;
         }
@@ -111,7 +114,7 @@ impl Core {
         if c.groups.is_empty() {
             c.groups = Vec::new();
         }
-        let Some(state) = groups.get_mut(membership.group) else { return };
+        let Some(state) = groups.states.get_mut(membership.group) else { return };
         let Some((_, moved)) = state.remove(membership.place) else { return };
         let freed = if state.slow == 0 { std::mem::take(&mut state.waiting) } else { Vec::new() };
         if let Some(other) = moved.and_then(|m| conns.get_mut(m))
@@ -140,14 +143,14 @@ impl Core {
         let place = except.and_then(|id| self.place(group, id));
         let Self { groups, framings, pool, stats, .. } = self;
         let number = groups.number();
-        let Some(state) = groups.get_mut(group) else { return 0 };
+        let Some(state) = groups.states.get_mut(group) else { return 0 };
         let Appended { mut reached, mut missed, grown } = state.append(number, framings, message, pool);
         if !state.has_unsent && reached > 0 {
             state.has_unsent = true;
             groups.with_unsent.push(group);
         }
         if let Some(place) = place
-            && let Some(state) = groups.get_mut(group)
+            && let Some(state) = groups.states.get_mut(group)
         {
             let carried = state.skip_message(place, number);
             *(if carried { &mut reached } else { &mut missed }) -= 1;
@@ -167,7 +170,7 @@ impl Core {
 
     /// There is no room for a message within the total of all output: those who may not miss one are cut.
     fn refuse_broadcast(&mut self, group: Group, except: Option<ConnId>) -> usize {
-        let Some(state) = self.groups.get(group) else { return 0 };
+        let Some(state) = self.groups.states.get(group) else { return 0 };
         let members: Vec<ConnId> =
             state.members.iter().map(|m| m.conn).filter(|&id| Some(id) != except).collect();
         if state.policy == SlowMember::Skip {
@@ -186,7 +189,9 @@ impl Core {
     }
 
     fn set_from(&mut self, group: Group, place: u32, from: u64) {
-        if let Some(member) = self.groups.get_mut(group).and_then(|r| r.members.get_mut(place as usize)) {
+        if let Some(member) =
+            self.groups.states.get_mut(group).and_then(|r| r.members.get_mut(place as usize))
+        {
             member.from = from;
         }
     }
@@ -194,7 +199,7 @@ impl Core {
     /// Before a log would pass the hard limit inside one callback: settles it as what its members have waiting.
     fn make_log_space(&mut self, group: Group, len: usize, except: Option<ConnId>) {
         let hard = self.limits.output_hard.get();
-        let Some(state) = self.groups.get(group) else { return };
+        let Some(state) = self.groups.states.get(group) else { return };
         if state.length_with(len) <= hard {
             return;
         }
@@ -209,7 +214,7 @@ impl Core {
             }
         }
         let Self { groups, pool, .. } = self;
-        for log in groups.get_mut(group).into_iter().flat_map(|r| &mut r.logs) {
+        for log in groups.states.get_mut(group).into_iter().flat_map(|r| &mut r.logs) {
             pool.recycle(log.take_block(), Use::Output);
             log.clear();
         }
@@ -230,7 +235,7 @@ impl Core {
         let left = unsent.range.end - start;
         // A write that failed has ended the membership, and another may stand in its place.
         let member =
-            groups.get(group).filter(|r| r.members.get(place as usize).is_some_and(|m| m.conn == id));
+            groups.states.get(group).filter(|r| r.members.get(place as usize).is_some_and(|m| m.conn == id));
         let Some(state) = member.filter(|_| c.takes_output()) else {
             c.lose(left);
             return;
@@ -264,7 +269,7 @@ impl Core {
         let memberships = self.conns.get(id).map_or(&[][..], |c| &c.groups);
         memberships
             .iter()
-            .filter_map(|m| unsent_range(self.groups.get(m.group)?, m.place))
+            .filter_map(|m| unsent_range(self.groups.states.get(m.group)?, m.place))
             .map(|o| o.range.len())
             .sum()
     }
@@ -274,7 +279,7 @@ impl Core {
         let memberships = self.conns.get(id).map_or(&[][..], |c| &c.groups);
         memberships
             .iter()
-            .filter(|m| self.groups.get(m.group).is_some_and(|r| unsent_range(r, m.place).is_some()))
+            .filter(|m| self.groups.states.get(m.group).is_some_and(|r| unsent_range(r, m.place).is_some()))
             .count()
     }
 
@@ -319,7 +324,7 @@ impl Core {
         let merge = self.count_unsent_groups(id) > 1;
         let mut slices = Vec::new();
         for m in &c.groups {
-            let Some(state) = self.groups.get(m.group) else { continue };
+            let Some(state) = self.groups.states.get(m.group) else { continue };
             let Some(Unsent { log, range, from }) = unsent_range(state, m.place) else { continue };
             let slice = |number, range| LogSlice { number, group: m.group, log, from: number, range };
             if merge {
@@ -335,7 +340,9 @@ impl Core {
     /// Copies one slice into the outbox, as far as its group's policy admits. False when the connection was cut.
     fn take_slice(&mut self, id: ConnId, slice: &LogSlice) -> bool {
         let Self { conns, groups, pool, limits, stats, now, .. } = self;
-        let (Some(c), Some(state)) = (conns.get_mut(id), groups.get(slice.group)) else { return false };
+        let (Some(c), Some(state)) = (conns.get_mut(id), groups.states.get(slice.group)) else {
+            return false;
+        };
         let log = &state.logs[slice.log];
         let pending = c.out.pending();
         let single = slice.range.end < log.range(slice.from).end;

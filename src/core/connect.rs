@@ -21,7 +21,7 @@ impl Core {
             Ok((target, options)) => (destination_of(target), options),
             Err(error) => (Destination::Invalid(error), ConnectOptions::default()),
         };
-        Some(self.connect_jobs.insert(handler, tag, destination, options))
+        self.connect_jobs.insert(handler, tag, destination, options)
     }
 
     /// Gives an attempt up without a word; where it has led to a connection already, that is only the last. False when

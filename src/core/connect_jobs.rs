@@ -8,11 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use slab::Slab;
-
 use crate::config::address::{Address, AddressError, Endpoint};
 use crate::config::connect::{ConnectOptions, Existing, Target};
-use crate::id::{AttemptId, ConnId, Generations, HandlerIdx};
+use crate::id::{AttemptId, ConnId, GenSlab, HandlerIdx, HasId};
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
 
@@ -107,11 +105,18 @@ impl ConnectJob {
     }
 }
 
+impl HasId for ConnectJob {
+    type Id = AttemptId;
+
+    fn id(&self) -> AttemptId {
+        self.id
+    }
+}
+
 /// All attempts.
 #[derive(Debug)]
 pub(crate) struct ConnectJobs {
-    slots: Slab<ConnectJob>,
-    generations: Generations,
+    slots: GenSlab<ConnectJob>,
     deadlines: Deadlines,
     /// Those that the loop is to look at now.
     pub(crate) queue: VecDeque<AttemptId>,
@@ -127,8 +132,7 @@ pub(crate) struct ConnectJobs {
 impl Default for ConnectJobs {
     fn default() -> Self {
         Self {
-            slots: Slab::new(),
-            generations: Generations::new(),
+            slots: GenSlab::new(),
             deadlines: Deadlines::default(),
             queue: VecDeque::new(),
             unretained: Vec::new(),
@@ -150,15 +154,15 @@ impl ConnectJobs {
     }
 
     pub(crate) fn get(&self, id: AttemptId) -> Option<&ConnectJob> {
-        self.slots.get(id.slot as usize).filter(|a| a.id == id)
+        self.slots.get(id)
     }
 
     pub(crate) fn get_mut(&mut self, id: AttemptId) -> Option<&mut ConnectJob> {
-        self.slots.get_mut(id.slot as usize).filter(|a| a.id == id)
+        self.slots.get_mut(id)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &ConnectJob> {
-        self.slots.iter().map(|(_, a)| a)
+        self.slots.iter()
     }
 
     /// Has the loop look at an attempt, in its turn.
@@ -183,7 +187,7 @@ impl ConnectJobs {
         for _ in 0..most {
             let Some((_, slot)) = self.deadlines.next().filter(|(at, _)| *at <= now) else { return };
             self.deadlines.clear(slot);
-            if let Some(id) = self.slots.get(slot as usize).map(|a| a.id) {
+            if let Some(id) = self.slots.id_in_slot(slot) {
                 self.enqueue(id);
             }
         }
@@ -249,19 +253,18 @@ impl ConnectJobs {
         self.get(id)?;
         self.set_stage(id, ConnectStage::New);
         self.deadlines.clear(id.slot);
-        self.slots.try_remove(id.slot as usize)
+        self.slots.remove(id)
     }
 
+    /// Adds a job and queues it. Returns `None` when no more ids can be issued.
     pub(super) fn insert(
         &mut self,
         handler: HandlerIdx,
         tag: u64,
         destination: Destination,
         options: ConnectOptions,
-    ) -> AttemptId {
-        let entry = self.slots.vacant_entry();
-        let id = AttemptId { slot: entry.key() as u32, generation: self.generations.next(entry.key()) };
-        entry.insert(ConnectJob {
+    ) -> Option<AttemptId> {
+        let id = self.slots.insert_with(|id| ConnectJob {
             id,
             handler,
             tag,
@@ -277,10 +280,10 @@ impl ConnectJobs {
             next: Time::NEVER,
             lookup: None,
             queued: false,
-        });
+        })?;
         self.unretained.push(id);
         self.enqueue(id);
-        id
+        Some(id)
     }
 }
 

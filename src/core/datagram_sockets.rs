@@ -7,11 +7,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use slab::Slab;
-
 use super::datagram_queue::DatagramQueue;
 use crate::config::address::Address;
-use crate::id::{DatagramId, Generations, HandlerIdx, MAX_SLOTS};
+use crate::id::{DatagramId, GenSlab, HandlerIdx, HasId};
 use crate::sys::Ready;
 use crate::time::Time;
 
@@ -62,9 +60,15 @@ pub(crate) struct DatagramSocket {
 }
 
 impl DatagramSocket {
-    pub(crate) fn new(handler: HandlerIdx, local: Address, peer: Option<Address>, max: usize) -> Self {
+    pub(crate) fn new(
+        id: DatagramId,
+        handler: HandlerIdx,
+        local: Address,
+        peer: Option<Address>,
+        max: usize,
+    ) -> Self {
         Self {
-            id: DatagramId { slot: 0, generation: 0 },
+            id,
             handler,
             local,
             peer,
@@ -147,11 +151,18 @@ impl DatagramSocket {
     }
 }
 
+impl HasId for DatagramSocket {
+    type Id = DatagramId;
+
+    fn id(&self) -> DatagramId {
+        self.id
+    }
+}
+
 /// All sockets.
 #[derive(Debug)]
 pub(crate) struct DatagramSockets {
-    slots: Slab<DatagramSocket>,
-    generations: Generations,
+    slots: GenSlab<DatagramSocket>,
     /// Those with work, first come first served.
     pub(crate) ready: VecDeque<DatagramId>,
     /// Those that have been sent to, or closed, since they were last looked at.
@@ -166,8 +177,7 @@ pub(crate) struct DatagramSockets {
 impl DatagramSockets {
     pub(super) const fn new() -> Self {
         Self {
-            slots: Slab::new(),
-            generations: Generations::new(),
+            slots: GenSlab::new(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
             closed: Vec::new(),
@@ -176,34 +186,28 @@ impl DatagramSockets {
         }
     }
 
-    /// Gives a socket its slot. `None`: there is none left.
-    pub(crate) fn insert(&mut self, mut socket: DatagramSocket) -> Option<DatagramId> {
-        let entry = self.slots.vacant_entry();
-        let slot = entry.key();
-        if slot >= MAX_SLOTS {
-            return None;
-        }
-        let id = DatagramId { slot: slot as u32, generation: self.generations.next(slot) };
-        socket.id = id;
-        entry.insert(socket);
-        Some(id)
+    /// Adds a socket. Returns `None` when no more ids can be issued.
+    pub(crate) fn insert_with(
+        &mut self,
+        make: impl FnOnce(DatagramId) -> DatagramSocket,
+    ) -> Option<DatagramId> {
+        self.slots.insert_with(make)
     }
 
     pub(crate) fn get(&self, id: DatagramId) -> Option<&DatagramSocket> {
-        self.slots.get(id.slot as usize).filter(|m| m.id == id)
+        self.slots.get(id)
     }
 
     pub(crate) fn get_mut(&mut self, id: DatagramId) -> Option<&mut DatagramSocket> {
-        self.slots.get_mut(id.slot as usize).filter(|m| m.id == id)
+        self.slots.get_mut(id)
     }
 
     pub(crate) fn remove(&mut self, id: DatagramId) -> Option<DatagramSocket> {
-        self.get(id)?;
-        self.slots.try_remove(id.slot as usize)
+        self.slots.remove(id)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &DatagramSocket> {
-        self.slots.iter().map(|(_, m)| m)
+        self.slots.iter()
     }
 
     pub(crate) fn len(&self) -> usize {

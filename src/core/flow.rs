@@ -13,7 +13,7 @@ use crate::id::{ConnId, Group};
 impl Core {
     /// In a group that pauses its senders: remembers one, or pause_count it up if a member is slow.
     pub(super) fn record_sender(&mut self, group: Group, id: ConnId) {
-        let Some(state) = self.groups.get_mut(group) else { return };
+        let Some(state) = self.groups.states.get_mut(group) else { return };
         if state.policy != SlowMember::PauseSenders {
             return;
         }
@@ -27,7 +27,7 @@ impl Core {
     /// Stops reading a sender until no member of `group` is slow.
     fn pause_for_group(&mut self, group: Group, id: ConnId) {
         let Self { conns, groups, .. } = self;
-        let (Some(c), Some(state)) = (conns.get(id), groups.get_mut(group)) else { return };
+        let (Some(c), Some(state)) = (conns.get(id), groups.states.get_mut(group)) else { return };
         if c.pause_count > 0 && state.waiting.contains(&id) {
             return;
         }
@@ -48,7 +48,7 @@ impl Core {
 
     /// Notes that what waits for a member has passed the high-water mark: it may hold up the senders.
     pub(super) fn mark_slow(&mut self, group: Group, place: u32) {
-        let Some(state) = self.groups.get_mut(group) else { return };
+        let Some(state) = self.groups.states.get_mut(group) else { return };
         let pauses = state.policy == SlowMember::PauseSenders;
         let Some(member) = state.members.get_mut(place as usize).filter(|m| pauses && !m.slow) else {
             return;
@@ -64,7 +64,7 @@ impl Core {
     pub(crate) fn clear_slow(&mut self, id: ConnId) {
         let Some(c) = self.conns.get(id) else { return };
         for m in c.groups.clone() {
-            let Some(state) = self.groups.get_mut(m.group) else { continue };
+            let Some(state) = self.groups.states.get_mut(m.group) else { continue };
             let Some(member) = state.members.get_mut(m.place as usize).filter(|m| m.slow) else { continue };
             member.slow = false;
             state.slow -= 1;

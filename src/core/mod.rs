@@ -34,7 +34,7 @@ use self::evictor::Evictor;
 use crate::buffer::pool::Pool;
 use crate::codec::Framing;
 use crate::config::limits::Limits;
-use crate::connection::{Connection, Phase, Table};
+use crate::connection::{Connection, Connections, Phase};
 use crate::group::Groups;
 use crate::id::{ConnId, Generations, HandlerIdx};
 use crate::stats::Stats;
@@ -77,7 +77,7 @@ pub(crate) struct Switch {
 /// Everything that handlers can reach.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) conns: Table,
+    pub(crate) conns: Connections,
     pub(crate) groups: Groups,
     /// Each handler's outgoing framing.
     pub(crate) framings: Vec<Framing>,
@@ -126,7 +126,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(limits: Limits, generations: Generations) -> Self {
         Self {
-            conns: Table::new(generations),
+            conns: Connections::with_generations(generations),
             groups: Groups::new(),
             framings: Vec::new(),
             pool: Pool::new(limits.pooled),

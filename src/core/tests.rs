@@ -288,9 +288,13 @@ impl World {
     fn open(&mut self, framed: bool) {
         let listener = ListenerId { slot: 0, generation: 0 };
         let now = self.core.now;
-        let mut new = Connection::new(HandlerIdx(framed.into()), listener, Address::Unix(None), now);
-        new.has_state = true;
-        let id = self.core.conns.insert(new).unwrap();
+        let new = |id| {
+            let handler = HandlerIdx(framed.into());
+            let mut new = Connection::new(id, handler, listener, Address::Unix(None), now);
+            new.has_state = true;
+            new
+        };
+        let id = self.core.conns.insert_with(new).unwrap();
         let (produced, output) = (Vec::new(), Vec::new());
         self.all.push(Model { id, framed, produced, output, phase: Phase::Open, groups: Vec::new() });
     }
@@ -430,7 +434,7 @@ impl World {
     fn turn(&mut self, taken: usize) {
         self.core.turn += 1;
         while let Some((at, slot)) = self.core.deadlines.next().filter(|(at, _)| *at <= self.core.now) {
-            let id = self.core.conns.id_at(slot).expect("a deadline of nobody");
+            let id = self.core.conns.id_in_slot(slot).expect("a deadline of nobody");
             self.core.check_deadline(id);
             assert!(self.core.deadlines.get(slot) > at, "judged, and as due as before");
         }
@@ -462,12 +466,12 @@ impl World {
             }
         }
         for group in self.core.groups.with_unsent.clone() {
-            let Some(state) = self.core.groups.get_mut(group) else { continue };
+            let Some(state) = self.core.groups.states.get_mut(group) else { continue };
             let blocks: Vec<Rc<Vec<u8>>> = state.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
             for place in (0..state.members.len() as u32).rev() {
                 self.flush_member(group, place, &blocks, taken);
             }
-            let state = self.core.groups.get_mut(group).unwrap();
+            let state = self.core.groups.states.get_mut(group).unwrap();
             state.has_unsent = false;
             state.senders.clear();
             state.logs.iter_mut().for_each(crate::group::Log::clear);
@@ -478,7 +482,7 @@ impl World {
 
     fn flush_member(&mut self, group: Group, place: u32, blocks: &[Rc<Vec<u8>>], taken: usize) {
         let number = self.core.groups.next_number();
-        let state = self.core.groups.get_mut(group).unwrap();
+        let state = self.core.groups.states.get_mut(group).unwrap();
         let Some(owed) = unsent_range(state, place) else { return };
         let Some(member) = state.members.get_mut(place as usize) else { return };
         member.from = number;
@@ -513,7 +517,7 @@ impl World {
             self.check_connection(i);
         }
         let core = &self.core;
-        for state in self.groups.iter().filter_map(|group| core.groups.get(*group)) {
+        for state in self.groups.iter().filter_map(|group| core.groups.states.get(*group)) {
             let slow = state.members.iter().filter(|m| m.slow).count();
             assert_eq!(state.slow as usize, slow);
             assert!(slow > 0 || state.waiting.is_empty(), "nobody is slow, and some wait");
@@ -543,10 +547,13 @@ impl World {
         model.groups.sort_unstable();
         assert_eq!(groups, model.groups);
         for m in &c.groups {
-            assert_eq!(core.groups.get(m.group).unwrap().members[m.place as usize].conn, c.id);
+            assert_eq!(core.groups.states.get(m.group).unwrap().members[m.place as usize].conn, c.id);
         }
-        let pause_count =
-            self.groups.iter().filter(|g| core.groups.get(**g).unwrap().waiting.contains(&c.id)).count();
+        let pause_count = self
+            .groups
+            .iter()
+            .filter(|g| core.groups.states.get(**g).unwrap().waiting.contains(&c.id))
+            .count();
         assert_eq!(usize::from(c.pause_count), pause_count);
         assert_eq!(
             core.close_notify.iter().filter(|id| **id == c.id).count(),

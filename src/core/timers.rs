@@ -33,7 +33,10 @@ impl Core {
             }
             Owner::Handler(handler) => handler_timers.get_mut(handler.slot())?,
         };
-        ((list.len as usize) < most).then(|| timers.set(list, owner, key, *now, after, every))
+        if list.len as usize >= most {
+            return None;
+        }
+        timers.set(list, owner, key, *now, after, every)
     }
 
     /// Ends a timer. False when it is gone.

@@ -199,7 +199,7 @@ impl<'a> Net<'a> {
 
     /// The members of a group, in no particular order; none for a group that has been dropped.
     pub fn members(&self, group: Group) -> impl ExactSizeIterator<Item = ConnId> {
-        self.core.groups.get(group).map_or(&[][..], |state| &state.members).iter().map(|m| m.conn)
+        self.core.groups.states.get(group).map_or(&[][..], |state| &state.members).iter().map(|m| m.conn)
     }
 
     /// Makes a connection a member of a group; a member stays one. It leaves by itself when it closes. False when there

@@ -28,22 +28,19 @@ impl<S: Sys> EventLoop<S> {
         handler: HandlerIdx,
     ) -> io::Result<(ListenerId, Address)> {
         let address = self.sys.local_addr(&socket)?;
-        let listeners = &mut self.listeners;
-        let entry = listeners.slots.vacant_entry();
-        let slot = entry.key();
-        let id = ListenerId { slot: slot as u32, generation: listeners.generations.next(slot) };
-        if let Err(e) = self.sys.add_listener(&mut socket, Token::Listener(id).pack()) {
-            self.sys.close_listener(socket);
+        let mut added = Ok(());
+        let id = self.listeners.slots.insert_with(|id| {
+            added = self.sys.add_listener(&mut socket, Token::Listener(id).pack());
+            ListenerEntry { id, socket, handler, address: address.clone(), ready: true, unknown_errors: 0 }
+        });
+        let id =
+            id.ok_or_else(|| io::Error::new(io::ErrorKind::QuotaExceeded, "there are too many listeners"))?;
+        if let Err(e) = added {
+            if let Some(listener) = self.listeners.slots.remove(id) {
+                self.sys.close_listener(listener.socket);
+            }
             return Err(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")));
         }
-        entry.insert(ListenerEntry {
-            id,
-            socket,
-            handler,
-            address: address.clone(),
-            ready: true,
-            unknown_errors: 0,
-        });
         self.dispatcher.retain(handler);
         log::info!("listening on {address}");
         Ok((id, address))
@@ -51,10 +48,7 @@ impl<S: Sys> EventLoop<S> {
 
     /// Closes a listener; what waits in its queue is lost. False when it is gone already.
     pub(crate) fn close_listener(&mut self, id: ListenerId) -> bool {
-        if self.listeners.slots.get(id.slot as usize).is_none_or(|d| d.id != id) {
-            return false;
-        }
-        let Some(listener) = self.listeners.slots.try_remove(id.slot as usize) else { return false };
+        let Some(listener) = self.listeners.slots.remove(id) else { return false };
         self.sys.close_listener(listener.socket);
         self.dispatcher.release(listener.handler);
         log::info!("no longer listening on {}", listener.address);
@@ -62,7 +56,7 @@ impl<S: Sys> EventLoop<S> {
     }
 
     pub(crate) fn listeners(&self) -> Vec<ListenerId> {
-        self.listeners.slots.iter().map(|(_, d)| d.id).collect()
+        self.listeners.slots.ids().collect()
     }
 
     /// Takes what waits at every listener, a few at each.
@@ -70,7 +64,7 @@ impl<S: Sys> EventLoop<S> {
         if self.listeners.paused.is_some_and(|until| until <= self.dispatcher.core.now) {
             self.listeners.resume(&self.dispatcher.core);
         }
-        if self.listeners.paused.is_some() || !self.listeners.slots.iter().any(|(_, d)| d.ready) {
+        if self.listeners.paused.is_some() || !self.listeners.slots.iter().any(|d| d.ready) {
             return;
         }
         let cap = self.dispatcher.core.limits.accepts_per_turn;
@@ -82,13 +76,11 @@ impl<S: Sys> EventLoop<S> {
     /// Takes up to `most` waiting connections at one listener.
     pub(super) fn accept_at(&mut self, id: ListenerId, most: usize) {
         for _ in 0..most {
-            let ready = self.listeners.slots.get(id.slot as usize).is_some_and(|d| d.id == id && d.ready);
+            let ready = self.listeners.slots.get(id).is_some_and(|d| d.ready);
             if !ready || self.listeners.paused.is_some() || !self.may_admit() {
                 return;
             }
-            let Some(listener) =
-                self.listeners.slots.get_mut(id.slot as usize).filter(|d| d.id == id && d.ready)
-            else {
+            let Some(listener) = self.listeners.slots.get_mut(id).filter(|d| d.ready) else {
                 return;
             };
             match self.sys.accept(&mut listener.socket) {
@@ -141,8 +133,11 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let max = core.limits.connections.get();
         let over = core.conns.len() >= max;
-        let id =
-            if over { None } else { core.conns.insert(Connection::new(handler, listener, peer, core.now)) };
+        let id = if over {
+            None
+        } else {
+            core.conns.insert_with(|id| Connection::new(id, handler, listener, peer, core.now))
+        };
         let Some(id) = id else {
             self.listeners.refused += 1;
             self.count_refused(&Reason::AtCapacity);
@@ -179,7 +174,7 @@ impl<S: Sys> EventLoop<S> {
     /// Sorts an error of accepting. True: go on with the next connection.
     fn accept_failed(&mut self, id: ListenerId, error: &io::Error) -> bool {
         let kind = classify_accept(error);
-        let Some(listener) = self.listeners.slots.get_mut(id.slot as usize) else { return false };
+        let Some(listener) = self.listeners.slots.get_mut(id) else { return false };
         if kind == AcceptError::Drained {
             listener.ready = false;
             listener.unknown_errors = 0;

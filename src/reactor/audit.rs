@@ -74,7 +74,7 @@ impl<S: Sys> EventLoop<S> {
     fn audit_holds(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let mut pause_count = std::collections::BTreeMap::new();
-        for state in core.groups.iter() {
+        for state in core.groups.states.iter() {
             let slow = state.members.iter().filter(|m| m.slow).count();
             require(slow == state.slow as usize, || {
                 format!("N9: {slow} slow members, {} counted", state.slow)
@@ -87,7 +87,7 @@ impl<S: Sys> EventLoop<S> {
                 })?;
                 let named = |m: &crate::connection::Membership| {
                     m.place as usize == place
-                        && core.groups.get(m.group).is_some_and(|r| std::ptr::eq(r, state))
+                        && core.groups.states.get(m.group).is_some_and(|r| std::ptr::eq(r, state))
                 };
                 let same = c.is_some_and(|c| c.groups.iter().any(named));
                 require(same, || format!("N3: a member that does not know of it: {c:?}"))?;

@@ -34,7 +34,7 @@ impl<S: Sys> EventLoop<S> {
             Command::Abort(id) => net.abort_id(id),
             Command::Broadcast(group, message) => {
                 net.broadcast(group, message);
-                net.core().groups.get(group).is_some()
+                net.core().groups.states.get(group).is_some()
             }
             Command::Run(closure) => {
                 self.dispatcher.run(closure);

@@ -189,9 +189,9 @@ impl<S: Sys> EventLoop<S> {
     ) -> io::Result<(ConnId, Address)> {
         let core = &mut self.dispatcher.core;
         let Some(job) = core.connect_jobs.get_mut(id) else { return Err(ErrorKind::NotFound.into()) };
-        let new = Connection::connecting(job.handler, job.tag, id, peer.clone(), core.now);
+        let new = |conn| Connection::connecting(conn, job.handler, job.tag, id, peer.clone(), core.now);
         let spare = core.conns.len() < core.limits.connections.get();
-        let Some(conn) = spare.then(|| core.conns.insert(new)).flatten() else {
+        let Some(conn) = spare.then(|| core.conns.insert_with(new)).flatten() else {
             self.sys.close(stream, CloseHow::Graceful);
             return Err(no_room(core.conns.len()));
         };

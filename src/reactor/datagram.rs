@@ -31,10 +31,10 @@ impl<S: Sys> EventLoop<S> {
     ) -> io::Result<(DatagramId, Address)> {
         let (local, peer) = self.sys.datagram_addresses(&socket)?;
         let datagrams = &mut self.dispatcher.core.datagrams;
-        let id = datagrams.insert(DatagramSocket::new(handler, local.clone(), peer, max));
+        let id = datagrams.insert_with(|id| DatagramSocket::new(id, handler, local.clone(), peer, max));
         let added = match id {
             Some(id) => self.sys.add_datagram(&mut socket, Token::Datagram(id).pack()).map(|()| id),
-            None => Err(io::Error::new(ErrorKind::OutOfMemory, "there are too many")),
+            None => Err(io::Error::new(ErrorKind::OutOfMemory, "no more datagram sockets can be opened")),
         };
         let id = match added {
             Ok(id) => id,

@@ -11,10 +11,10 @@ use std::marker::PhantomData;
 
 use super::Reactor;
 use super::event_loop::EventLoop;
-use super::tables::{ErasedSource, Readiness, SourceEntry, SourceKey, SourceSlot, Sources, Watch};
+use super::tables::{ErasedSource, Readiness, SourceEntry, SourceKey, SourceSlot, Watch};
 use crate::dispatch::CallSite;
 use crate::handler::net::Net;
-use crate::id::{MAX_SLOTS, SourceId, Token};
+use crate::id::{SourceId, Token};
 use crate::sys::Sys;
 
 impl<S: Sys> EventLoop<S> {
@@ -35,18 +35,21 @@ impl<S: Sys> EventLoop<S> {
     ) -> io::Result<SourceId> {
         let cannot =
             |kind, why: &dyn fmt::Display| io::Error::new(kind, format!("cannot register the source: {why}"));
-        let most = self.dispatcher.core.limits.sources.min(MAX_SLOTS);
+        let most = self.dispatcher.core.limits.sources;
         if self.sources.entries.len() >= most {
             let why = format!("{most} are registered, as many as Limits::sources allows");
             return Err(cannot(ErrorKind::QuotaExceeded, &why));
         }
-        let Sources { entries, generations, .. } = &mut self.sources;
-        let entry = entries.vacant_entry();
-        let id = SourceId { slot: entry.key() as u32, generation: generations.next(entry.key()) };
-        match self.sys.add_source(source.source(), Token::Source(id).pack(), interest) {
-            Ok(()) => entry.insert(SourceEntry { id, source, bits: 0, queued: false }),
-            Err(error) => return Err(cannot(error.kind(), &error)),
-        };
+        let mut added = Ok(());
+        let id = self.sources.entries.insert_with(|id| {
+            added = self.sys.add_source(source.source(), Token::Source(id).pack(), interest);
+            SourceEntry { id, source, bits: 0, queued: false }
+        });
+        let id = id.ok_or_else(|| cannot(ErrorKind::QuotaExceeded, &"there are too many"))?;
+        if let Err(error) = added {
+            self.sources.entries.remove(id);
+            return Err(cannot(error.kind(), &error));
+        }
         Ok(id)
     }
 
@@ -66,7 +69,7 @@ impl<S: Sys> EventLoop<S> {
     }
 
     fn process_source(&mut self, id: SourceId) {
-        let Some(entry) = self.sources.get_mut(id) else { return };
+        let Some(entry) = self.sources.entries.get_mut(id) else { return };
         entry.queued = false;
         let bits = std::mem::take(&mut entry.bits);
         let answer = self.dispatcher.source(id, |net| entry.source.call(net, Readiness(bits)));
@@ -163,7 +166,7 @@ impl Reactor {
         if key.reactor != self.inner.dispatcher.core.number {
             return None;
         }
-        let source: &mut dyn Any = &mut *self.inner.sources.get_mut(key.id)?.source;
+        let source: &mut dyn Any = &mut *self.inner.sources.entries.get_mut(key.id)?.source;
         source.downcast_mut::<SourceSlot<E>>().map(|source| &mut source.source)
     }
 }

@@ -8,15 +8,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
 
-use slab::Slab;
-
 use crate::closed::{Closed, Reason};
 use crate::config::address::Address;
 use crate::config::limits::AtCapacity;
 use crate::core::Core;
 use crate::dispatch::datagram::DatagramCallback;
 use crate::handler::net::Net;
-use crate::id::{DatagramId, Generations, HandlerIdx, ListenerId, SourceId};
+use crate::id::{DatagramId, GenSlab, HandlerIdx, HasId, ListenerId, SourceId};
 use crate::sys::{Ready, Sys};
 use crate::time::Time;
 
@@ -29,10 +27,17 @@ pub(super) struct ListenerEntry<L> {
     pub(super) unknown_errors: u32,
 }
 
+impl<L> HasId for ListenerEntry<L> {
+    type Id = ListenerId;
+
+    fn id(&self) -> ListenerId {
+        self.id
+    }
+}
+
 /// All listeners.
 pub(crate) struct Listeners<S: Sys> {
-    pub(super) slots: Slab<ListenerEntry<S::Listener>>,
-    pub(super) generations: Generations,
+    pub(super) slots: GenSlab<ListenerEntry<S::Listener>>,
     /// Accepting rests until then.
     pub(super) paused: Option<Time>,
     /// There were as many connections as allowed, and not enough have ended since.
@@ -48,8 +53,7 @@ pub(crate) struct Listeners<S: Sys> {
 impl<S: Sys> Listeners<S> {
     pub(super) const fn new() -> Self {
         Self {
-            slots: Slab::new(),
-            generations: Generations::new(),
+            slots: GenSlab::new(),
             paused: None,
             full: false,
             refused: 0,
@@ -60,7 +64,7 @@ impl<S: Sys> Listeners<S> {
 
     /// Notes that connections wait. False for a listener that is gone.
     pub(super) fn mark_ready(&mut self, id: ListenerId) -> bool {
-        let listener = self.slots.get_mut(id.slot as usize).filter(|d| d.id == id);
+        let listener = self.slots.get_mut(id);
         self.new_arrivals |= listener.is_some();
         listener.map(|d| d.ready = true).is_some()
     }
@@ -73,7 +77,7 @@ impl<S: Sys> Listeners<S> {
     /// Whether there may be someone to take, and spare.
     pub(super) fn may_accept(&self, core: &Core) -> bool {
         self.paused.is_none()
-            && self.slots.iter().any(|(_, d)| d.ready)
+            && self.slots.iter().any(|d| d.ready)
             && (core.limits.at_capacity == AtCapacity::Refuse || !self.is_full(core))
     }
 
@@ -220,17 +224,24 @@ pub(super) struct SourceEntry {
     pub(super) queued: bool,
 }
 
+impl HasId for SourceEntry {
+    type Id = SourceId;
+
+    fn id(&self) -> SourceId {
+        self.id
+    }
+}
+
 /// All sources.
 pub(crate) struct Sources {
-    pub(super) entries: Slab<SourceEntry>,
-    pub(super) generations: Generations,
+    pub(super) entries: GenSlab<SourceEntry>,
     /// Whose callbacks are due, first come first served.
     pub(super) ready: VecDeque<SourceId>,
 }
 
 impl Sources {
     pub(super) const fn new() -> Self {
-        Self { entries: Slab::new(), generations: Generations::new(), ready: VecDeque::new() }
+        Self { entries: GenSlab::new(), ready: VecDeque::new() }
     }
 
     /// Whether no callback is due.
@@ -240,7 +251,7 @@ impl Sources {
 
     /// Notes what the system says of a source. False when it is gone.
     pub(super) fn mark_ready(&mut self, id: SourceId, bits: u8) -> bool {
-        let Some(entry) = self.get_mut(id) else { return false };
+        let Some(entry) = self.entries.get_mut(id) else { return false };
         entry.bits |= bits;
         if !std::mem::replace(&mut entry.queued, true) {
             self.ready.push_back(id);
@@ -249,16 +260,11 @@ impl Sources {
     }
 
     pub(super) fn remove(&mut self, id: SourceId) -> Option<Box<dyn ErasedSource>> {
-        self.get_mut(id)?;
-        let entry = self.entries.try_remove(id.slot as usize)?;
+        let entry = self.entries.remove(id)?;
         if entry.queued {
             self.ready.retain(|&other| other != id);
         }
         Some(entry.source)
-    }
-
-    pub(super) fn get_mut(&mut self, id: SourceId) -> Option<&mut SourceEntry> {
-        self.entries.get_mut(id.slot as usize).filter(|s| s.id == id)
     }
 }
 

@@ -37,7 +37,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         for _ in 0..core.limits.timeouts_per_turn {
             match core.deadlines.next() {
-                Some((at, slot)) if at <= core.now => match core.conns.id_at(slot) {
+                Some((at, slot)) if at <= core.now => match core.conns.id_in_slot(slot) {
                     Some(id) => core.check_deadline(id),
                     None => core.deadlines.clear(slot),
                 },

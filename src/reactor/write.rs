@@ -141,7 +141,7 @@ impl<S: Sys> EventLoop<S> {
         for group in core.groups.with_unsent.clone() {
             let core = &self.dispatcher.core;
             let members: Vec<ConnId> =
-                core.groups.get(group).iter().flat_map(|r| &r.members).map(|m| m.conn).collect();
+                core.groups.states.get(group).iter().flat_map(|r| &r.members).map(|m| m.conn).collect();
             for id in members {
                 if self.dispatcher.core.count_unsent_groups(id) > 1 {
                     self.dispatcher.core.take_from_logs(id);
@@ -152,14 +152,14 @@ impl<S: Sys> EventLoop<S> {
     }
 
     fn flush_group(&mut self, group: Group) {
-        let Some(state) = self.dispatcher.core.groups.get_mut(group) else { return };
+        let Some(state) = self.dispatcher.core.groups.states.get_mut(group) else { return };
         let blocks: Vec<Rc<Vec<u8>>> = state.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
         // Backwards: a member that is cut is replaced by one that has been served.
         for place in (0..state.members.len() as u32).rev() {
             self.flush_member(group, place, &blocks);
         }
         let core = &mut self.dispatcher.core;
-        if let Some(state) = core.groups.get_mut(group) {
+        if let Some(state) = core.groups.states.get_mut(group) {
             state.has_unsent = false;
             state.senders.clear();
             for log in &mut state.logs {
@@ -176,7 +176,7 @@ impl<S: Sys> EventLoop<S> {
     fn flush_member(&mut self, group: Group, place: u32, blocks: &[Rc<Vec<u8>>]) {
         let core = &mut self.dispatcher.core;
         let number = core.groups.next_number();
-        let Some(state) = core.groups.get_mut(group) else { return };
+        let Some(state) = core.groups.states.get_mut(group) else { return };
         let Some(unsent) = unsent_range(state, place) else { return };
         let Some(member) = state.members.get_mut(place as usize) else { return };
         member.from = number;

@@ -122,7 +122,7 @@ impl Threads {
                 self.note_outcome(done);
             }
             (3 | 4, Some(id)) => {
-                self.send_errand(|notes, _, posted_event| notes.post_to(id, posted_event), true)
+                self.send_errand(|notes, _, posted_event| notes.post_to(id, posted_event), true);
             }
             (5, _) => self.send_errand(
                 |_, handle, posted_event| {

@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use slab::Slab;
-
-use crate::id::{ConnId, Generations, HandlerIdx, TimerId};
+use crate::id::{ConnId, GenSlab, HandlerIdx, HasId, TimerId};
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
 
@@ -51,6 +49,14 @@ struct Timer {
     just_armed: u32,
 }
 
+impl HasId for Timer {
+    type Id = TimerId;
+
+    fn id(&self) -> TimerId {
+        self.id
+    }
+}
+
 /// What a timer that goes off is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expired {
@@ -64,8 +70,7 @@ pub(crate) struct Expired {
 /// All timers.
 #[derive(Debug)]
 pub(crate) struct Timers {
-    slots: Slab<Timer>,
-    generations: Generations,
+    slots: GenSlab<Timer>,
     due: Deadlines<(Time, u64)>,
     /// How often a timer was set, ever: who was first.
     arm_count: u64,
@@ -76,13 +81,7 @@ pub(crate) struct Timers {
 
 impl Default for Timers {
     fn default() -> Self {
-        Self {
-            slots: Slab::new(),
-            generations: Generations::new(),
-            due: Deadlines::default(),
-            arm_count: 0,
-            just_armed: Vec::new(),
-        }
+        Self { slots: GenSlab::new(), due: Deadlines::default(), arm_count: 0, just_armed: Vec::new() }
     }
 }
 
@@ -101,28 +100,27 @@ impl Timers {
         now: Time,
         after: Duration,
         every: Option<Duration>,
-    ) -> TimerId {
-        let entry = self.slots.vacant_entry();
-        let slot = entry.key() as u32;
-        let id = TimerId { slot, generation: self.generations.next(entry.key()) };
+    ) -> Option<TimerId> {
         let every = every.map(|d| d.max(MIN_PERIOD));
-        entry.insert(Timer { id, owner, key, after, every, prev: NONE, next: list.head, just_armed: NONE });
-        if let Some(next) = self.slots.get_mut(list.head as usize) {
-            next.prev = slot;
+        let next = list.head;
+        let new = |id| Timer { id, owner, key, after, every, prev: NONE, next, just_armed: NONE };
+        let id = self.slots.insert_with(new)?;
+        if let Some(next) = self.slots.in_slot_mut(list.head) {
+            next.prev = id.slot;
         }
-        (list.head, list.len) = (slot, list.len + 1);
-        self.arm(slot, now.after(after));
-        id
+        (list.head, list.len) = (id.slot, list.len + 1);
+        self.arm(id.slot, now.after(after));
+        Some(id)
     }
 
     /// Whose a timer is; `None` for one that is gone.
     pub(crate) fn owner(&self, id: TimerId) -> Option<Owner> {
-        self.slots.get(id.slot as usize).filter(|t| t.id == id).map(|t| t.owner)
+        self.slots.get(id).map(|t| t.owner)
     }
 
     /// Lets a timer go off this much later, whenever it was due. False for one that is gone.
     pub(crate) fn rearm(&mut self, id: TimerId, now: Time, after: Duration) -> bool {
-        let Some(timer) = self.slots.get_mut(id.slot as usize).filter(|t| t.id == id) else { return false };
+        let Some(timer) = self.slots.get_mut(id) else { return false };
         timer.after = after;
         self.arm(id.slot, now.after(after));
         true
@@ -132,7 +130,7 @@ impl Timers {
     fn arm(&mut self, slot: u32, at: Time) {
         self.due.set(slot, (at, self.arm_count));
         self.arm_count += 1;
-        if let Some(timer) = self.slots.get_mut(slot as usize).filter(|t| t.just_armed == NONE) {
+        if let Some(timer) = self.slots.in_slot_mut(slot).filter(|t| t.just_armed == NONE) {
             timer.just_armed = self.just_armed.len() as u32;
             self.just_armed.push(slot);
         }
@@ -149,7 +147,7 @@ impl Timers {
     #[cold]
     fn start_all_pending(&mut self, now: Time) {
         while let Some(slot) = self.just_armed.pop() {
-            let Some(timer) = self.slots.get_mut(slot as usize) else { continue };
+            let Some(timer) = self.slots.in_slot_mut(slot) else { continue };
             timer.just_armed = NONE;
             let (at, number) = self.due.get(slot);
             let later = now.after(timer.after).max(at);
@@ -167,35 +165,35 @@ impl Timers {
 
     /// Ends a timer, which is in its owner's list. False for one that is gone.
     pub(crate) fn cancel(&mut self, list: &mut TimerList, id: TimerId) -> bool {
-        let there = self.slots.get(id.slot as usize).is_some_and(|t| t.id == id);
+        let there = self.slots.get(id).is_some();
         if there {
-            self.remove(list, id.slot);
+            self.remove(list, id);
         }
         there
     }
 
     /// Ends all timers of an owner.
     pub(crate) fn clear(&mut self, list: &mut TimerList) {
-        while self.slots.contains(list.head as usize) {
-            self.remove(list, list.head);
+        while let Some(id) = self.slots.id_in_slot(list.head) {
+            self.remove(list, id);
         }
     }
 
-    fn remove(&mut self, list: &mut TimerList, slot: u32) {
-        let Some(timer) = self.slots.try_remove(slot as usize) else { return };
-        self.due.clear(slot);
+    fn remove(&mut self, list: &mut TimerList, id: TimerId) {
+        let Some(timer) = self.slots.remove(id) else { return };
+        self.due.clear(id.slot);
         if timer.just_armed != NONE {
             self.just_armed.swap_remove(timer.just_armed as usize);
             if let Some(moved) = self.just_armed.get(timer.just_armed as usize)
-                && let Some(other) = self.slots.get_mut(*moved as usize)
+                && let Some(other) = self.slots.in_slot_mut(*moved)
             {
                 other.just_armed = timer.just_armed;
             }
         }
-        if let Some(next) = self.slots.get_mut(timer.next as usize) {
+        if let Some(next) = self.slots.in_slot_mut(timer.next) {
             next.prev = timer.prev;
         }
-        match self.slots.get_mut(timer.prev as usize) {
+        match self.slots.in_slot_mut(timer.prev) {
             Some(prev) => prev.next = timer.next,
             None => list.head = timer.next,
         }
@@ -220,7 +218,7 @@ impl Timers {
         if at > now || number >= arm_count {
             return None;
         }
-        let timer = self.slots.get(slot as usize)?;
+        let timer = self.slots.in_slot(slot)?;
         let (id, owner, key) = (timer.id, timer.owner, timer.key);
         if let Some(every) = timer.every {
             let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);

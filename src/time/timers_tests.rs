@@ -26,7 +26,7 @@ struct Bench {
 impl Bench {
     fn set(&mut self, owner: u32, key: u64, after: Duration, every: Option<Duration>) -> TimerId {
         let list = &mut self.lists[owner as usize];
-        self.timers.set(list, Owner::Handler(HandlerIdx(owner)), key, self.now, after, every)
+        self.timers.set(list, Owner::Handler(HandlerIdx(owner)), key, self.now, after, every).unwrap()
     }
 
     fn cancel(&mut self, id: TimerId) -> bool {
@@ -54,14 +54,14 @@ impl Bench {
         for (owner, list) in self.lists.iter().enumerate() {
             let (mut slot, mut n, mut prev) = (list.head, 0, NONE);
             while slot != NONE {
-                let timer = &self.timers.slots[slot as usize];
+                let timer = &self.timers.slots.in_slot(slot).unwrap();
                 assert_eq!((timer.owner, timer.prev), (Owner::Handler(HandlerIdx(owner as u32)), prev));
                 (prev, slot, n) = (slot, timer.next, n + 1);
             }
             assert_eq!(n, list.len);
         }
         for (place, slot) in self.timers.just_armed.iter().enumerate() {
-            assert_eq!(self.timers.slots[*slot as usize].just_armed as usize, place);
+            assert_eq!(self.timers.slots.in_slot(*slot).unwrap().just_armed as usize, place);
         }
     }
 }

@@ -96,7 +96,7 @@ fn is_word(c: char) -> bool {
 /// The words of a text, but for those in its `use` statements.
 fn used_words(text: &str) -> BTreeSet<&str> {
     let statement = |part: &&str| {
-        part.lines().all(|l| !l.starts_with("use ") && !(l.starts_with("pub") && l.contains("use ")))
+        !part.lines().any(|l| l.starts_with("use ") || l.starts_with("pub") && l.contains("use "))
     };
     text.split(';').filter(statement).flat_map(|part| part.split(|c| !is_word(c))).collect()
 }

@@ -249,7 +249,7 @@ impl Rig {
     fn id(&self, peer: usize) -> ConnId {
         let here = |s: &Option<crate::sys::script::Stream>| s.as_ref().is_some_and(|s| s.peer() == peer);
         let slot = self.inner.streams.iter().position(here).unwrap();
-        self.inner.dispatcher.core.conns.id_at(slot as u32).unwrap()
+        self.inner.dispatcher.core.conns.id_in_slot(slot as u32).unwrap()
     }
 
     fn phase(&self, peer: usize) -> Phase {

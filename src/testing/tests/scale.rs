@@ -423,7 +423,7 @@ impl EventLoop<Clients> {
         let (n, most) = (self.dispatcher.core.conns.len(), self.dispatcher.core.limits.timeouts_per_turn);
         self.sys.clock += 2 * self.dispatcher.core.limits.idle_timeout.get().as_nanos() as u64;
         let mut turns = 0;
-        while self.dispatcher.core.conns.len() > 0 {
+        while !self.dispatcher.core.conns.is_empty() {
             let before = (self.sys.fins, self.sys.closed);
             self.turn(None).unwrap();
             assert!(self.sys.fins - before.0 <= most && self.sys.closed - before.1 <= most);
