@@ -13,6 +13,7 @@ use std::ops::Range;
 use crate::buffer::pool::{Pool, Use};
 use crate::codec::Framing;
 use crate::id::{ConnId, GenSlab, Group, HandlerIdx, HasId};
+use crate::work_list::WorkList;
 
 /// What becomes of a group's messages for a member that is slow to read. Never silent: cuts and skips are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -251,12 +252,12 @@ pub(crate) struct Groups {
     /// The next message's number.
     number: u64,
     /// Groups whose logs hold messages.
-    pub(crate) with_unsent: Vec<Group>,
+    pub(crate) with_unsent: WorkList<Group>,
 }
 
 impl Groups {
     pub(crate) const fn new() -> Self {
-        Self { states: GenSlab::new(), number: 1, with_unsent: Vec::new() }
+        Self { states: GenSlab::new(), number: 1, with_unsent: WorkList::new() }
     }
 
     /// Creates a group. Returns `None` when no more ids can be issued.

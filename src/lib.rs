@@ -61,6 +61,7 @@ mod sys;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod time;
+mod work_list;
 
 pub mod architecture;
 

@@ -70,7 +70,7 @@ fn files_below(name: &str) -> Vec<Source> {
 /// The boxes of the source, a folder or a file each, from the lowest floor to the highest. What is on a floor imports
 /// from the floors below it only.
 const FLOORS: [&[&str]; 8] = [
-    &["buffer", "codec", "id"],
+    &["buffer", "codec", "id", "work_list"],
     &["closed", "config", "group", "time"],
     &["connection", "stats", "sys"],
     &["command_queue", "core"],

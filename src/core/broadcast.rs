@@ -66,7 +66,7 @@ impl Core {
             self.leave(group, id);
         }
         let Some(state) = self.groups.states.remove(group) else { return false };
-        self.groups.with_unsent.retain(|&g| g != group);
+        self.groups.with_unsent.remove(group);
         for mut log in state.logs {
             self.pool.recycle(log.take_block(), Use::Output);
         }
@@ -145,9 +145,8 @@ impl Core {
         let number = groups.number();
         let Some(state) = groups.states.get_mut(group) else { return 0 };
         let Appended { mut reached, mut missed, grown } = state.append(number, framings, message, pool);
-        if !state.has_unsent && reached > 0 {
-            state.has_unsent = true;
-            groups.with_unsent.push(group);
+        if reached > 0 {
+            groups.with_unsent.push(group, &mut state.has_unsent);
         }
         if let Some(place) = place
             && let Some(state) = groups.states.get_mut(group)

@@ -13,6 +13,7 @@ use crate::config::connect::{ConnectOptions, Existing, Target};
 use crate::id::{AttemptId, ConnId, GenSlab, HandlerIdx, HasId};
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
+use crate::work_list::WorkList;
 
 /// How far an attempt is.
 #[derive(Debug)]
@@ -119,7 +120,7 @@ pub(crate) struct ConnectJobs {
     slots: GenSlab<ConnectJob>,
     deadlines: Deadlines,
     /// Those that the loop is to look at now.
-    pub(crate) queue: VecDeque<AttemptId>,
+    pub(crate) queue: WorkList<AttemptId>,
     /// Those that the loop has not yet counted among what leads to their handlers.
     pub(crate) unretained: Vec<AttemptId>,
     /// How many names are looked up.
@@ -134,7 +135,7 @@ impl Default for ConnectJobs {
         Self {
             slots: GenSlab::new(),
             deadlines: Deadlines::default(),
-            queue: VecDeque::new(),
+            queue: WorkList::new(),
             unretained: Vec::new(),
             active_lookups: 0,
             lookups: BTreeMap::new(),
@@ -167,15 +168,14 @@ impl ConnectJobs {
 
     /// Has the loop look at an attempt, in its turn.
     pub(crate) fn enqueue(&mut self, id: AttemptId) {
-        if let Some(a) = self.get_mut(id).filter(|a| !a.queued) {
-            a.queued = true;
-            self.queue.push_back(id);
+        if let Some(job) = self.slots.get_mut(id) {
+            self.queue.push(id, &mut job.queued);
         }
     }
 
     /// The next one that the loop is to look at.
     pub(crate) fn next_queued(&mut self) -> Option<AttemptId> {
-        let id = self.queue.pop_front()?;
+        let id = self.queue.pop()?;
         if let Some(a) = self.get_mut(id) {
             a.queued = false;
         }

@@ -105,7 +105,7 @@ impl Core {
             return;
         }
         self.datagrams.retry_at = Time::NEVER;
-        for id in std::mem::take(&mut self.datagrams.retries) {
+        for id in self.datagrams.retries.take() {
             let Some(m) = self.datagrams.get_mut(id) else { continue };
             (m.retry_pending, m.recv_backoff) = (false, false);
             if !m.retry_queue.is_empty() {

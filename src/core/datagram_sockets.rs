@@ -12,6 +12,7 @@ use crate::config::address::Address;
 use crate::id::{DatagramId, GenSlab, HandlerIdx, HasId};
 use crate::sys::Ready;
 use crate::time::Time;
+use crate::work_list::WorkList;
 
 /// How long what no event will announce is let rest before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
@@ -164,13 +165,13 @@ impl HasId for DatagramSocket {
 pub(crate) struct DatagramSockets {
     slots: GenSlab<DatagramSocket>,
     /// Those with work, first come first served.
-    pub(crate) ready: VecDeque<DatagramId>,
+    pub(crate) ready: WorkList<DatagramId>,
     /// Those that have been sent to, or closed, since they were last looked at.
-    pub(crate) dirty: Vec<DatagramId>,
+    pub(crate) dirty: WorkList<DatagramId>,
     /// Those that closed and were not told yet.
     pub(crate) closed: Vec<DatagramId>,
     /// Those that are looked at when `retry_at` has come.
-    pub(super) retries: Vec<DatagramId>,
+    pub(super) retries: WorkList<DatagramId>,
     pub(crate) retry_at: Time,
 }
 
@@ -178,10 +179,10 @@ impl DatagramSockets {
     pub(super) const fn new() -> Self {
         Self {
             slots: GenSlab::new(),
-            ready: VecDeque::new(),
-            dirty: Vec::new(),
+            ready: WorkList::new(),
+            dirty: WorkList::new(),
             closed: Vec::new(),
-            retries: Vec::new(),
+            retries: WorkList::new(),
             retry_at: Time::NEVER,
         }
     }
@@ -221,17 +222,14 @@ impl DatagramSockets {
 
     /// Puts one into the queue of those with work, if it has any.
     pub(crate) fn enqueue(&mut self, id: DatagramId) {
-        if let Some(m) = self.get_mut(id)
-            && m.has_work()
-            && !std::mem::replace(&mut m.queued, true)
-        {
-            self.ready.push_back(id);
+        if let Some(m) = self.slots.get_mut(id).filter(|m| m.has_work()) {
+            self.ready.push(id, &mut m.queued);
         }
     }
 
     /// The next with work.
     pub(crate) fn next_ready(&mut self) -> Option<DatagramId> {
-        let id = self.ready.pop_front()?;
+        let id = self.ready.pop()?;
         if let Some(m) = self.get_mut(id) {
             m.queued = false;
         }
@@ -251,16 +249,14 @@ impl DatagramSockets {
 
     /// Remembers to look at one at the end of the turn.
     pub(super) fn mark_dirty(&mut self, id: DatagramId) {
-        if let Some(m) = self.get_mut(id)
-            && !std::mem::replace(&mut m.dirty, true)
-        {
-            self.dirty.push(id);
+        if let Some(m) = self.slots.get_mut(id) {
+            self.dirty.push(id, &mut m.dirty);
         }
     }
 
     /// Those to look at, at the end of the turn.
-    pub(crate) fn take_dirty(&mut self) -> Vec<DatagramId> {
-        let dirty = std::mem::take(&mut self.dirty);
+    pub(crate) fn take_dirty(&mut self) -> VecDeque<DatagramId> {
+        let dirty = self.dirty.take();
         for &id in &dirty {
             if let Some(m) = self.get_mut(id) {
                 m.dirty = false;
@@ -271,10 +267,8 @@ impl DatagramSockets {
 
     /// Remembers to look at one in a while, whether or not an event comes.
     pub(crate) fn schedule_retry(&mut self, id: DatagramId, now: Time) {
-        if let Some(m) = self.get_mut(id)
-            && !std::mem::replace(&mut m.retry_pending, true)
-        {
-            self.retries.push(id);
+        if let Some(m) = self.slots.get_mut(id).filter(|m| !m.retry_pending) {
+            self.retries.push(id, &mut m.retry_pending);
             self.retry_at = self.retry_at.min(now.after(RETRY_AFTER));
         }
     }

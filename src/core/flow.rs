@@ -191,7 +191,7 @@ impl Core {
         if self.throttled.is_empty() || self.memory_pressure() {
             return;
         }
-        for id in std::mem::take(&mut self.throttled) {
+        for id in self.throttled.take() {
             if let Some(c) = self.conns.get_mut(id) {
                 c.in_throttled_list = false;
             }

@@ -41,6 +41,7 @@ use crate::stats::Stats;
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
 use crate::time::timers::{TimerList, Timers};
+use crate::work_list::WorkList;
 
 pub(crate) use broadcast::unsent_range;
 pub use datagram::Posted;
@@ -101,13 +102,13 @@ pub(crate) struct Core {
     /// Counts turns; wraps.
     pub(crate) turn: u32,
     /// Connections with work, first come first served.
-    pub(crate) ready: VecDeque<ConnId>,
+    pub(crate) ready: WorkList<ConnId>,
     /// Connections that others have sent to in this turn.
-    pub(crate) dirty: Vec<ConnId>,
+    pub(crate) dirty: WorkList<ConnId>,
     /// Connections whose fate is known and not yet told.
     pub(crate) close_notify: Vec<ConnId>,
     /// Connections not read because all output together is large.
-    pub(crate) throttled: Vec<ConnId>,
+    pub(crate) throttled: WorkList<ConnId>,
     /// Connections in the phase `Lingering`, oldest first (and some that have left it).
     pub(crate) lingering: VecDeque<ConnId>,
     /// Bytes in the groups' logs, counting each message once.
@@ -143,10 +144,10 @@ impl Core {
             longest_turn: 0,
             longest_call: 0,
             turn: 0,
-            ready: VecDeque::new(),
-            dirty: Vec::new(),
+            ready: WorkList::new(),
+            dirty: WorkList::new(),
             close_notify: Vec::new(),
-            throttled: Vec::new(),
+            throttled: WorkList::new(),
             lingering: VecDeque::new(),
             logged: 0,
             stop_requests: 0,
@@ -180,11 +181,8 @@ impl Core {
     /// Puts a connection into the queue of those with work, unless it is there.
     #[inline]
     pub(crate) fn enqueue(&mut self, id: ConnId) {
-        if let Some(c) = self.conns.get_mut(id)
-            && !c.queued
-        {
-            c.queued = true;
-            self.ready.push_back(id);
+        if let Some(c) = self.conns.get_mut(id) {
+            self.ready.push(id, &mut c.queued);
         }
     }
 
@@ -198,9 +196,7 @@ impl Core {
         if c.has_input() && c.phase == Phase::Open && !c.is_read_blocked() && !c.throttled {
             if let Some(c) = self.conns.get_mut(id) {
                 c.throttled = true;
-                if !std::mem::replace(&mut c.in_throttled_list, true) {
-                    self.throttled.push(id);
-                }
+                self.throttled.push(id, &mut c.in_throttled_list);
             }
             self.sync_clock(id);
         }

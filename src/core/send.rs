@@ -176,11 +176,8 @@ impl Core {
 
     /// Has `id` flushed at the end of the turn.
     pub(crate) fn mark_dirty(&mut self, id: ConnId) {
-        if let Some(c) = self.conns.get_mut(id)
-            && !c.dirty
-        {
-            c.dirty = true;
-            self.dirty.push(id);
+        if let Some(c) = self.conns.get_mut(id) {
+            self.dirty.push(id, &mut c.dirty);
         }
     }
 

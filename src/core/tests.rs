@@ -439,8 +439,8 @@ impl World {
             assert!(self.core.deadlines.get(slot) > at, "judged, and as due as before");
         }
         self.flush_groups(taken);
-        let dirty = std::mem::take(&mut self.core.dirty);
-        let ready: Vec<ConnId> = self.core.ready.drain(..).collect();
+        let dirty = self.core.dirty.take();
+        let ready = self.core.ready.take();
         for id in dirty.into_iter().chain(ready) {
             if let Some(c) = self.core.conns.get_mut(id) {
                 (c.dirty, c.queued, c.drain_due) = (false, false, false);
@@ -465,7 +465,7 @@ impl World {
                 self.core.take_from_logs(id);
             }
         }
-        for group in self.core.groups.with_unsent.clone() {
+        for group in self.core.groups.with_unsent.iter().collect::<Vec<_>>() {
             let Some(state) = self.core.groups.states.get_mut(group) else { continue };
             let blocks: Vec<Rc<Vec<u8>>> = state.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
             for place in (0..state.members.len() as u32).rev() {

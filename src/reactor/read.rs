@@ -18,7 +18,7 @@ impl<S: Sys> EventLoop<S> {
     /// Visits those that had work when the turn began; what is left over waits for the next one.
     pub(super) fn process_ready(&mut self) {
         for _ in 0..self.dispatcher.core.ready.len() {
-            let Some(id) = self.dispatcher.core.ready.pop_front() else { return };
+            let Some(id) = self.dispatcher.core.ready.pop() else { return };
             self.process(id);
         }
     }

@@ -63,7 +63,7 @@ impl<S: Sys> EventLoop<S> {
     /// Calls back each source that was ready when the turn began to. What is left over waits for the next one.
     pub(super) fn process_sources(&mut self) {
         for _ in 0..self.sources.ready.len() {
-            let Some(id) = self.sources.ready.pop_front() else { return };
+            let Some(id) = self.sources.ready.pop() else { return };
             self.process_source(id);
         }
     }

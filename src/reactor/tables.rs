@@ -4,7 +4,6 @@
 //! gone is in neither the queue nor the system's.
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -17,6 +16,7 @@ use crate::handler::net::Net;
 use crate::id::{DatagramId, GenSlab, HandlerIdx, HasId, ListenerId, SourceId};
 use crate::sys::{Ready, Sys};
 use crate::time::Time;
+use crate::work_list::WorkList;
 
 pub(super) struct ListenerEntry<L> {
     pub(super) id: ListenerId,
@@ -236,12 +236,12 @@ impl HasId for SourceEntry {
 pub(crate) struct Sources {
     pub(super) entries: GenSlab<SourceEntry>,
     /// Whose callbacks are due, first come first served.
-    pub(super) ready: VecDeque<SourceId>,
+    pub(super) ready: WorkList<SourceId>,
 }
 
 impl Sources {
     pub(super) const fn new() -> Self {
-        Self { entries: GenSlab::new(), ready: VecDeque::new() }
+        Self { entries: GenSlab::new(), ready: WorkList::new() }
     }
 
     /// Whether no callback is due.
@@ -253,16 +253,14 @@ impl Sources {
     pub(super) fn mark_ready(&mut self, id: SourceId, bits: u8) -> bool {
         let Some(entry) = self.entries.get_mut(id) else { return false };
         entry.bits |= bits;
-        if !std::mem::replace(&mut entry.queued, true) {
-            self.ready.push_back(id);
-        }
+        self.ready.push(id, &mut entry.queued);
         true
     }
 
     pub(super) fn remove(&mut self, id: SourceId) -> Option<Box<dyn ErasedSource>> {
         let entry = self.entries.remove(id)?;
         if entry.queued {
-            self.ready.retain(|&other| other != id);
+            self.ready.remove(id);
         }
         Some(entry.source)
     }

@@ -95,7 +95,7 @@ impl<S: Sys> EventLoop<S> {
             return core.resume_throttled();
         }
         self.flush_groups();
-        for id in std::mem::take(&mut self.dispatcher.core.dirty) {
+        for id in self.dispatcher.core.dirty.take() {
             if let Some(c) = self.dispatcher.core.conns.get_mut(id) {
                 c.dirty = false;
                 if c.can_write() {
@@ -125,7 +125,7 @@ impl<S: Sys> EventLoop<S> {
         self.merge_logs();
         // They stay live meanwhile: whoever is cut is told what its groups had for it.
         let mut next = 0;
-        while let Some(&group) = self.dispatcher.core.groups.with_unsent.get(next) {
+        while let Some(group) = self.dispatcher.core.groups.with_unsent.get(next) {
             self.flush_group(group);
             next += 1;
         }
@@ -138,7 +138,8 @@ impl<S: Sys> EventLoop<S> {
         if core.groups.with_unsent.len() < 2 {
             return;
         }
-        for group in core.groups.with_unsent.clone() {
+        let groups: Vec<Group> = core.groups.with_unsent.iter().collect();
+        for group in groups {
             let core = &self.dispatcher.core;
             let members: Vec<ConnId> =
                 core.groups.states.get(group).iter().flat_map(|r| &r.members).map(|m| m.conn).collect();

@@ -56,7 +56,7 @@ impl Dials {
         for a in core.connect_jobs.iter() {
             let idle = matches!(a.stage, ConnectStage::Trying) && a.trying.is_empty();
             let unix = a.left.iter().any(|to| to.tcp().is_none());
-            let forgotten = idle && !unix && !core.connect_jobs.queue.contains(&a.id);
+            let forgotten = idle && !unix && !core.connect_jobs.queue.iter().any(|id| id == a.id);
             require(!forgotten, || format!("N7: {} tries nothing, and nobody looks after it", a.id))?;
         }
         Ok(())
