@@ -19,6 +19,7 @@ use crate::closed::Reason;
 use crate::config::address::Address;
 use crate::id::{AttemptId, ConnId, GenSlab, Group, HandlerIdx, HasId, ListenerId};
 use crate::time::Time;
+use crate::time::pausable_clock::PausableClock;
 use crate::time::timers::TimerList;
 
 /// How far a connection's life has gone.
@@ -82,29 +83,91 @@ pub enum Origin {
     Connected(u64),
 }
 
-/// What few connections have, or only at their end.
+/// What the system has said about a connection's socket. Set by events, cleared only by the answer of a read or a
+/// write: readiness is a hint, and epoll's edge comes once.
+#[derive(Debug, Default)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// A hint came (`EPOLLRDHUP`, `EPOLLHUP`, `EPOLLPRI`): a short read is not the last one, only `WouldBlock` is.
+    pub(crate) read_to_eagain: bool,
+    /// An error was reported (`EPOLLERR`): ask for `SO_ERROR` unless a read will return it.
+    pub(crate) error_pending: bool,
+    /// Hints in a row after which a read found nothing.
+    pub(crate) spurious_wakeups: u8,
+}
+
+/// How far the two directions of a connection are closed.
+#[derive(Debug, Default)]
+pub(crate) struct Halves {
+    /// The peer's FIN was read.
+    pub(crate) peer_fin: bool,
+    /// `on_end` was called for it.
+    pub(crate) eof_delivered: bool,
+    /// The handler asked for `shutdown_write`.
+    pub(crate) fin_wanted: bool,
+    pub(crate) fin_sent: bool,
+    /// A write failed for good: no output can leave any more, but input may still be read.
+    pub(crate) write_failed: bool,
+}
+
+/// Why a connection is not read at present, and whether its handler is told when output has drained.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    /// How many pause it: groups with a slow member, and links to connections above their high-water mark.
+    pub(crate) pause_count: u16,
+    /// Its handler paused it.
+    pub(crate) paused: bool,
+    /// Its output passed the high-water mark and has not fallen to the low one since.
+    pub(crate) above_high_water: bool,
+    /// `on_drain` is to be called.
+    pub(crate) drain_due: bool,
+    /// All output together is large, and some of it is for this connection.
+    pub(crate) throttled: bool,
+}
+
+/// Which work lists of the core a connection is in.
+#[derive(Debug, Default)]
+pub(crate) struct Queues {
+    pub(crate) ready: bool,
+    pub(crate) dirty: bool,
+    pub(crate) throttled: bool,
+}
+
+/// The last phase of a graceful close: input is discarded until the peer's FIN.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Linger {
+    pub(crate) since: Time,
+    /// Bytes of input that were discarded.
+    pub(crate) discarded: usize,
+}
+
+/// What few connections have, or only at their end. Boxed, so that the others do not pay for it.
 #[derive(Debug, Default)]
 pub(crate) struct Cold {
     /// Set when the phase leaves `Open`.
     pub(crate) reason: Option<Reason>,
     pub(crate) unsent: u64,
-    /// The attempt that it came from, or is part of.
-    pub(crate) job: Option<AttemptId>,
+    /// The connect job that it belongs to, and the tag that the user gave.
+    job: Option<(AttemptId, u64)>,
     pub(crate) timers: TimerList,
-    /// Those whose output pause_count up the reading of this one; and those that this one's pause_count up.
+    /// Connections whose output above the high-water mark pauses the reading of this one.
     pub(crate) links_to: Vec<ConnId>,
+    /// Connections that are paused by the output of this one.
     pub(crate) links_from: Vec<ConnId>,
+    /// Set while the phase is `Lingering`.
+    pub(crate) linger: Option<Linger>,
 }
 
 /// Everything about a connection but its socket and its handler's state.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) id: ConnId,
-    /// The listener's id; or the tag, where there is an attempt.
-    origin: u64,
+    /// The listener that accepted it; without meaning for one that belongs to a connect job.
+    listener: ListenerId,
     pub(crate) peer: Peer,
-    /// The handler's place among the handlers, and this connection's place among its states.
     pub(crate) handler: HandlerIdx,
+    /// The slot of its state in the handler's slab.
     pub(crate) state: u32,
     pub(crate) out: Outbox,
     pub(crate) input: Option<Box<InputBuffer>>,
@@ -113,58 +176,29 @@ pub(crate) struct Connection {
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 
-    /// When it was accepted, or asked for.
+    /// When it was accepted, or when connecting began.
     pub(crate) created_at: Time,
-    /// When a byte last moved either way. While lingering: when input last came.
+    /// When a byte last moved either way, reading resumed, or lingering began.
     pub(crate) last_activity: Time,
-    /// Since when waiting output has made no progress. While lingering: since when.
+    /// Since when unsent output has made no progress.
     pub(crate) write_blocked_since: Time,
-    /// When the first byte of the unfinished message came; while reading is held up, how long ago that had been then.
-    pub(crate) message_clock: Time,
-    /// Bytes written in the turn `turn`; while lingering: input thrown away.
-    pub(crate) written: u32,
+    /// Runs while a message is unfinished and the connection is read.
+    pub(crate) message_clock: PausableClock,
+    /// Bytes written in the turn with this number.
+    pub(crate) written_in_turn: u32,
     pub(crate) turn: u32,
-    /// What pause_count up the reading: groups with a slow member, and links to connections with much output.
-    pub(crate) pause_count: u16,
-    /// Visits in a row that the system asked for and that came to nothing.
-    pub(crate) spurious_wakeups: u8,
 
+    pub(crate) readiness: Readiness,
+    pub(crate) halves: Halves,
+    pub(crate) flow: Flow,
+    pub(crate) queues: Queues,
     pub(crate) phase: Phase,
-    /// Sticky readiness: set by events, cleared only when the seam says that nothing is left.
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// A hint was seen: only `WouldBlock` means that nothing is left to read.
-    pub(crate) read_to_eagain: bool,
-    /// An error was reported and must be asked for.
-    pub(crate) error_pending: bool,
-    /// The peer's FIN was read; and `on_end` was called for it.
-    pub(crate) peer_fin: bool,
-    pub(crate) eof_delivered: bool,
-    /// `shutdown_write` was asked for; and our FIN is sent.
-    pub(crate) fin_wanted: bool,
-    pub(crate) fin_sent: bool,
-    /// A write failed for good: no output can leave any more, but input may still be read.
-    pub(crate) write_failed: bool,
-    /// What is kept was put off and not for want of more: it comes back without new bytes.
+    /// The buffered input was deferred, not kept as incomplete: it is delivered again without new bytes.
     pub(crate) deferred: bool,
-    /// The handler paused reading.
-    pub(crate) paused: bool,
-    /// Output passed the high-water mark and has not fallen to the low one since.
-    pub(crate) above_high_water: bool,
-    /// `on_drain` is owed.
-    pub(crate) drain_due: bool,
-    /// The clock of the unfinished message is stopped.
-    pub(crate) clock_stopped: bool,
     /// Close with RST.
     pub(crate) close_with_rst: bool,
     /// The handler has a state for it: `on_open` returned.
     pub(crate) has_state: bool,
-    /// Not read because all output together is large; and in the list of those who are, or were.
-    pub(crate) throttled: bool,
-    pub(crate) in_throttled_list: bool,
-    /// In the queue of connections with work; in the list of those with output to write at the end of the turn.
-    pub(crate) queued: bool,
-    pub(crate) dirty: bool,
 }
 
 impl Connection {
@@ -177,7 +211,7 @@ impl Connection {
     ) -> Self {
         Self {
             id,
-            origin: listener.to_bits(),
+            listener,
             peer: peer.into(),
             handler,
             state: 0,
@@ -190,36 +224,22 @@ impl Connection {
             created_at: now,
             last_activity: now,
             write_blocked_since: now,
-            message_clock: now,
-            written: 0,
+            message_clock: PausableClock::start(now),
+            written_in_turn: 0,
             turn: 0,
-            pause_count: 0,
-            spurious_wakeups: 0,
+            // A new socket takes bytes: no event is needed before the first write.
+            readiness: Readiness { writable: true, ..Readiness::default() },
+            halves: Halves::default(),
+            flow: Flow::default(),
+            queues: Queues::default(),
             phase: Phase::Open,
-            readable: false,
-            writable: true,
-            read_to_eagain: false,
-            error_pending: false,
-            peer_fin: false,
-            eof_delivered: false,
-            fin_wanted: false,
-            fin_sent: false,
-            write_failed: false,
             deferred: false,
-            paused: false,
-            above_high_water: false,
-            drain_due: false,
-            clock_stopped: false,
             close_with_rst: false,
             has_state: false,
-            throttled: false,
-            in_throttled_list: false,
-            queued: false,
-            dirty: false,
         }
     }
 
-    /// One that is to come about.
+    /// One whose socket is still connecting.
     pub(crate) fn connecting(
         id: ConnId,
         handler: HandlerIdx,
@@ -229,8 +249,9 @@ impl Connection {
         now: Time,
     ) -> Self {
         let mut new = Self::new(id, handler, ListenerId::from_bits(0), peer, now);
-        (new.phase, new.writable, new.origin) = (Phase::Connecting, false, tag);
-        new.cold_mut().job = Some(job);
+        new.phase = Phase::Connecting;
+        new.readiness.writable = false;
+        new.cold_mut().job = Some((job, tag));
         new
     }
 
@@ -238,17 +259,16 @@ impl Connection {
     pub(crate) fn become_open(&mut self, peer: Address, now: Time) {
         self.phase = Phase::Open;
         self.peer = peer.into();
-        self.writable = true;
-        (self.created_at, self.last_activity, self.write_blocked_since, self.message_clock) =
-            (now, now, now, now);
+        self.readiness.writable = true;
+        (self.created_at, self.last_activity, self.write_blocked_since) = (now, now, now);
+        self.message_clock = PausableClock::start(now);
     }
 
     /// Where it came from.
     pub(crate) fn origin(&self) -> Origin {
-        if self.job().is_some() {
-            Origin::Connected(self.origin)
-        } else {
-            Origin::Accepted(ListenerId::from_bits(self.origin))
+        match self.cold().and_then(|cold| cold.job) {
+            Some((_, tag)) => Origin::Connected(tag),
+            None => Origin::Accepted(self.listener),
         }
     }
 
@@ -265,13 +285,18 @@ impl Connection {
 
     /// The attempt that it came from, or is part of.
     pub(crate) fn job(&self) -> Option<AttemptId> {
-        self.cold()?.job
+        self.cold()?.job.map(|(id, _)| id)
     }
 
     /// Why it ends, once that is decided.
     #[inline]
     pub(crate) fn reason(&self) -> Option<&Reason> {
         self.cold()?.reason.as_ref()
+    }
+
+    /// How its lingering goes; `None` in any other phase.
+    pub(crate) fn linger(&self) -> Option<Linger> {
+        self.cold()?.linger
     }
 
     /// Bytes accepted for sending that were lost.
@@ -290,43 +315,43 @@ impl Connection {
     /// Whether sends are taken.
     #[inline]
     pub(crate) fn takes_output(&self) -> bool {
-        self.phase == Phase::Open && !self.fin_wanted && !self.write_failed
+        self.phase == Phase::Open && !self.halves.fin_wanted && !self.halves.write_failed
     }
 
     /// Whether something of ours keeps input from being used. (The total of all output may as well.)
     #[inline]
     pub(crate) const fn is_read_blocked(&self) -> bool {
-        self.paused || self.above_high_water || self.pause_count > 0
+        self.flow.paused || self.flow.above_high_water || self.flow.pause_count > 0
     }
 
     /// Whether there is plainly nothing to do: the usual state after an answer.
     #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
-        let input = self.readable
+        let input = self.readiness.readable
             | self.deferred
-            | self.peer_fin
-            | self.error_pending
-            | self.drain_due
-            | self.fin_wanted;
+            | self.halves.peer_fin
+            | self.readiness.error_pending
+            | self.flow.drain_due
+            | self.halves.fin_wanted;
         self.phase == Phase::Open && !input && self.out.pending() == 0
     }
 
     /// Whether there may be input to use: bytes, or the end of them.
     #[inline]
     pub(crate) const fn has_input(&self) -> bool {
-        self.readable || self.deferred || self.peer_fin && !self.eof_delivered
+        self.readiness.readable || self.deferred || self.halves.peer_fin && !self.halves.eof_delivered
     }
 
     /// Whether the kernel may take bytes.
     #[inline]
     pub(crate) fn can_be_written(&self) -> bool {
-        self.writable && !self.write_failed && self.phase < Phase::Lingering
+        self.readiness.writable && !self.halves.write_failed && self.phase < Phase::Lingering
     }
 
     /// Whether something waits to be written and the kernel may take it.
     #[inline]
     pub(crate) const fn can_write(&self) -> bool {
-        self.writable && self.out.pending() > 0
+        self.readiness.writable && self.out.pending() > 0
     }
 
     /// Bytes kept.

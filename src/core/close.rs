@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Core;
 use crate::closed::Reason;
-use crate::connection::Phase;
+use crate::connection::{Linger, Phase};
 use crate::id::ConnId;
 use crate::time::Time;
 
@@ -36,7 +36,7 @@ impl Core {
     /// What a handler's own close is counted as.
     pub(crate) fn close_reason(&self, id: ConnId) -> Reason {
         match self.conns.get(id) {
-            Some(c) if c.peer_fin => Reason::PeerClosed,
+            Some(c) if c.halves.peer_fin => Reason::PeerClosed,
             _ if self.shutting_down => Reason::Shutdown,
             _ => Reason::Handler,
         }
@@ -46,7 +46,7 @@ impl Core {
     pub(crate) fn shutdown_write(&mut self, id: ConnId) -> bool {
         self.take_from_logs(id);
         let Some(c) = self.conns.get_mut(id).filter(|c| c.takes_output()) else { return false };
-        c.fin_wanted = true;
+        c.halves.fin_wanted = true;
         self.leave_all(id);
         self.enqueue(id);
         true
@@ -67,7 +67,7 @@ impl Core {
         c.lose(lost);
         let peer_gone = matches!(reason, Reason::PeerClosed | Reason::PeerReset);
         c.close_with_rst = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0);
-        if c.reason().is_none() || c.phase == Phase::Flushing && c.unsent() > 0 && !c.write_failed {
+        if c.reason().is_none() || c.phase == Phase::Flushing && c.unsent() > 0 && !c.halves.write_failed {
             c.cold_mut().reason = Some(reason);
         }
         c.phase = Phase::Closed;
@@ -95,7 +95,7 @@ impl Core {
     /// A write failed for good. Nothing can be sent any more, but what the peer sent before may still be read.
     pub(crate) fn write_failed(&mut self, id: ConnId, reason: Reason) {
         let Some(c) = self.conns.get(id) else { return };
-        if c.phase != Phase::Open || c.paused || c.peer_fin || reason != Reason::PeerReset {
+        if c.phase != Phase::Open || c.flow.paused || c.halves.peer_fin || reason != Reason::PeerReset {
             return self.terminate(id, reason);
         }
         let unsent_in_logs = self.unsent_in_logs(id);
@@ -103,12 +103,12 @@ impl Core {
         let Some(c) = self.conns.get_mut(id) else { return };
         let lost = c.out.clear(&mut self.pool) + unsent_in_logs + echoed;
         c.lose(lost);
-        c.write_failed = true;
+        c.halves.write_failed = true;
         c.cold_mut().reason = Some(reason);
-        c.readable = true;
-        c.read_to_eagain = true;
-        let was_high = std::mem::take(&mut c.above_high_water);
-        c.drain_due = false;
+        c.readiness.readable = true;
+        c.readiness.read_to_eagain = true;
+        let was_high = std::mem::take(&mut c.flow.above_high_water);
+        c.flow.drain_due = false;
         if was_high {
             self.notify_linked_senders(id, false);
         }
@@ -122,10 +122,9 @@ impl Core {
         let now = self.now;
         let Some(c) = self.conns.get_mut(id) else { return };
         c.phase = Phase::Lingering;
-        c.fin_sent = true;
+        c.halves.fin_sent = true;
         c.last_activity = now;
-        c.write_blocked_since = now;
-        c.written = 0;
+        c.cold_mut().linger = Some(Linger { since: now, discarded: 0 });
         self.lingering.push_back(id);
         if self.lingering.len() > 2 * self.conns.len() + 64 {
             // Most of them have ended since.
@@ -152,7 +151,7 @@ impl Core {
         let now = self.now;
         let Some(c) = self.conns.get(id) else { return };
         let pending = c.out.pending() > 0;
-        let reading = self.may_read(c) && !c.deferred && !c.clock_stopped;
+        let reading = self.may_read(c) && !c.deferred && !c.message_clock.is_paused();
         let l = &self.limits;
         let mut next = Time::NEVER;
         let mut due = |since: Time, limit| {
@@ -163,17 +162,20 @@ impl Core {
         let action = match c.phase {
             Phase::Connecting | Phase::Closed => return self.deadlines.clear(id.slot),
             Phase::Lingering => {
-                let over = due(c.last_activity, l.linger_quiet) | due(c.write_blocked_since, l.linger_total);
+                let since = c.linger().map_or(now, |linger| linger.since);
+                let over = due(c.last_activity, l.linger_quiet) | due(since, l.linger_total);
                 over.then_some(TimeoutAction::Finish)
             }
             // A write, or our FIN, that is still to be tried is not the peer's fault.
-            Phase::Flushing if !pending || c.writable => {
+            Phase::Flushing if !pending || c.readiness.writable => {
                 due(now, RECHECK);
                 None
             }
             Phase::Flushing => due(c.write_blocked_since, l.write_stall.get())
                 .then_some(TimeoutAction::Terminate(Reason::WriteStall)),
-            Phase::Open if pending && !c.writable && due(c.write_blocked_since, l.write_stall.get()) => {
+            Phase::Open
+                if pending && !c.readiness.writable && due(c.write_blocked_since, l.write_stall.get()) =>
+            {
                 Some(TimeoutAction::Terminate(Reason::WriteStall))
             }
             Phase::Open if !reading => {
@@ -182,12 +184,12 @@ impl Core {
                 None
             }
             Phase::Open => {
-                let unfinished = c.input.is_some() && due(c.message_clock, l.message_timeout.get());
+                let unfinished = c.input.is_some() && due(c.message_clock.started(), l.message_timeout.get());
                 let idle = due(c.last_activity, l.idle_timeout.get());
                 match (unfinished, idle) {
                     (false, false) => None,
                     // Part of the time went by here. What the peer may have sent meanwhile is read first.
-                    _ if c.readable => {
+                    _ if c.readiness.readable => {
                         due(now, RECHECK);
                         None
                     }

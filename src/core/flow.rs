@@ -28,7 +28,7 @@ impl Core {
     fn pause_for_group(&mut self, group: Group, id: ConnId) {
         let Self { conns, groups, .. } = self;
         let (Some(c), Some(state)) = (conns.get(id), groups.states.get_mut(group)) else { return };
-        if c.pause_count > 0 && state.waiting.contains(&id) {
+        if c.flow.pause_count > 0 && state.waiting.contains(&id) {
             return;
         }
         state.waiting.push(id);
@@ -39,7 +39,7 @@ impl Core {
     pub(super) fn remove_pauses(&mut self, waiting: Vec<ConnId>) {
         for id in waiting {
             if let Some(c) = self.conns.get_mut(id) {
-                c.pause_count = c.pause_count.saturating_sub(1);
+                c.flow.pause_count = c.flow.pause_count.saturating_sub(1);
                 self.sync_clock(id);
                 self.enqueue_if_work(id);
             }
@@ -89,7 +89,7 @@ impl Core {
         if full(feeder.cold().map(|r| r.links_to.len())) || full(fed.cold().map(|r| r.links_from.len())) {
             return false;
         }
-        let high = fed.above_high_water;
+        let high = fed.flow.above_high_water;
         if let Some(c) = self.conns.get_mut(from) {
             c.cold_mut().links_to.push(to);
         }
@@ -108,7 +108,7 @@ impl Core {
         if !linked(from).is_some_and(|r| r.links_to.contains(&to)) {
             return false;
         }
-        let high = self.conns.get(to).is_some_and(|c| c.above_high_water);
+        let high = self.conns.get(to).is_some_and(|c| c.flow.above_high_water);
         if let Some(c) = self.conns.get_mut(from) {
             c.cold_mut().links_to.retain(|&id| id != to);
         }
@@ -155,7 +155,7 @@ impl Core {
     /// Counts one more reason not to read a connection.
     pub(super) fn add_pause(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id) {
-            c.pause_count = c.pause_count.saturating_add(1);
+            c.flow.pause_count = c.flow.pause_count.saturating_add(1);
         }
         self.sync_clock(id);
     }
@@ -180,7 +180,7 @@ impl Core {
     #[inline]
     pub(crate) fn unthrottle(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id)
-            && std::mem::take(&mut c.throttled)
+            && std::mem::take(&mut c.flow.throttled)
         {
             self.sync_clock(id);
         }
@@ -193,7 +193,7 @@ impl Core {
         }
         for id in self.throttled.take() {
             if let Some(c) = self.conns.get_mut(id) {
-                c.in_throttled_list = false;
+                c.queues.throttled = false;
             }
             self.unthrottle(id);
             self.enqueue_if_work(id);

@@ -182,21 +182,21 @@ impl Core {
     #[inline]
     pub(crate) fn enqueue(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id) {
-            self.ready.push(id, &mut c.queued);
+            self.ready.push(id, &mut c.queues.ready);
         }
     }
 
     /// Puts a connection into the queue if it has work that can be done now; or into the list of the throttled.
     #[inline]
     pub(crate) fn enqueue_if_work(&mut self, id: ConnId) {
-        let Some(c) = self.conns.get(id).filter(|c| !c.queued && !c.is_quiet()) else { return };
+        let Some(c) = self.conns.get(id).filter(|c| !c.queues.ready && !c.is_quiet()) else { return };
         if self.has_work(c) {
             return self.enqueue(id);
         }
-        if c.has_input() && c.phase == Phase::Open && !c.is_read_blocked() && !c.throttled {
+        if c.has_input() && c.phase == Phase::Open && !c.is_read_blocked() && !c.flow.throttled {
             if let Some(c) = self.conns.get_mut(id) {
-                c.throttled = true;
-                self.throttled.push(id, &mut c.in_throttled_list);
+                c.flow.throttled = true;
+                self.throttled.push(id, &mut c.queues.throttled);
             }
             self.sync_clock(id);
         }
@@ -206,16 +206,19 @@ impl Core {
     #[inline]
     pub(crate) fn has_work(&self, c: &Connection) -> bool {
         match c.phase {
-            Phase::Connecting => c.readable || c.writable || c.error_pending,
+            Phase::Connecting => c.readiness.readable || c.readiness.writable || c.readiness.error_pending,
             Phase::Open => {
                 c.can_write()
-                    || c.error_pending
-                    || c.drain_due
-                    || c.fin_wanted && !c.fin_sent && !c.write_failed && c.out.pending() == 0
+                    || c.readiness.error_pending
+                    || c.flow.drain_due
+                    || c.halves.fin_wanted
+                        && !c.halves.fin_sent
+                        && !c.halves.write_failed
+                        && c.out.pending() == 0
                     || c.has_input() && self.may_read(c)
             }
-            Phase::Flushing => c.can_write() || c.error_pending || c.out.pending() == 0,
-            Phase::Lingering => c.readable,
+            Phase::Flushing => c.can_write() || c.readiness.error_pending || c.out.pending() == 0,
+            Phase::Lingering => c.readiness.readable,
             Phase::Closed => false,
         }
     }

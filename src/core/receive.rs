@@ -10,7 +10,7 @@ use crate::closed::Reason;
 use crate::config::limits::LEAST_READ;
 use crate::connection::{Connection, Phase};
 use crate::id::ConnId;
-use crate::time::Time;
+use crate::time::pausable_clock::PausableClock;
 
 impl Core {
     /// Begins what a callback for `id` with `data` may do.
@@ -90,8 +90,7 @@ impl Core {
         c.deferred = deferred;
         if !deferred {
             if !same {
-                c.message_clock = now;
-                c.clock_stopped = false;
+                c.message_clock = PausableClock::start(now);
             }
             self.deadlines.bring_forward(id.slot, now.after(self.limits.message_timeout.get()));
             self.sync_clock(id);
@@ -119,19 +118,18 @@ impl Core {
     pub(crate) fn sync_clock(&mut self, id: ConnId) {
         let now = self.now;
         let Some(c) = self.conns.get_mut(id) else { return };
-        let stop = c.is_read_blocked() || c.throttled;
-        if stop == c.clock_stopped {
+        let stop = c.is_read_blocked() || c.flow.throttled;
+        if stop == c.message_clock.is_paused() {
             return;
         }
-        c.clock_stopped = stop;
-        c.message_clock = Time(now.0.saturating_sub(c.message_clock.0));
         if stop {
-            return;
+            return c.message_clock.pause(now);
         }
+        c.message_clock.resume(now);
         // Nothing could come in while we did not read: that was not idleness of the peer's.
         c.last_activity = now;
         if c.input.is_some() {
-            let at = c.message_clock.after(self.limits.message_timeout.get());
+            let at = c.message_clock.started().after(self.limits.message_timeout.get());
             self.deadlines.bring_forward(id.slot, at);
         }
     }
@@ -142,7 +140,7 @@ impl Core {
         if c.phase != Phase::Open {
             return false;
         }
-        c.paused = paused;
+        c.flow.paused = paused;
         self.sync_clock(id);
         self.enqueue_if_work(id);
         true

@@ -138,7 +138,7 @@ impl Core {
     fn begin_waiting(&mut self, id: ConnId) {
         let Some(c) = self.conns.get_mut(id).filter(|c| c.out.pending() == 0) else { return };
         c.write_blocked_since = self.now;
-        if !c.writable {
+        if !c.readiness.writable {
             self.deadlines.bring_forward(id.slot, self.now.after(self.limits.write_stall.get()));
         }
     }
@@ -177,7 +177,7 @@ impl Core {
     /// Has `id` flushed at the end of the turn.
     pub(crate) fn mark_dirty(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id) {
-            self.dirty.push(id, &mut c.dirty);
+            self.dirty.push(id, &mut c.queues.dirty);
         }
     }
 
@@ -185,7 +185,7 @@ impl Core {
     #[inline]
     pub(crate) fn check_high_water(&mut self, id: ConnId) {
         let high = self.limits.output_high;
-        if self.conns.get(id).is_some_and(|c| !c.above_high_water && self.pending(c) >= high) {
+        if self.conns.get(id).is_some_and(|c| !c.flow.above_high_water && self.pending(c) >= high) {
             self.set_high(id);
         }
     }
@@ -193,7 +193,7 @@ impl Core {
     #[cold]
     fn set_high(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id) {
-            c.above_high_water = true;
+            c.flow.above_high_water = true;
         }
         self.sync_clock(id);
         self.notify_linked_senders(id, true);
@@ -203,7 +203,7 @@ impl Core {
     #[inline]
     pub(crate) fn after_write(&mut self, id: ConnId) {
         // All is written and nothing was held up: the usual case.
-        if self.conns.get(id).is_some_and(|c| c.above_high_water || c.out.pending() > 0) {
+        if self.conns.get(id).is_some_and(|c| c.flow.above_high_water || c.out.pending() > 0) {
             self.apply_watermarks(id);
         }
     }
@@ -215,12 +215,12 @@ impl Core {
         if pending > 0 {
             self.deadlines.bring_forward(id.slot, c.write_blocked_since.after(stall));
         }
-        if !c.above_high_water {
+        if !c.flow.above_high_water {
             return self.check_high_water(id);
         }
         if pending <= low {
-            c.above_high_water = false;
-            c.drain_due = c.phase == Phase::Open && c.has_state;
+            c.flow.above_high_water = false;
+            c.flow.drain_due = c.phase == Phase::Open && c.has_state;
             self.sync_clock(id);
             self.clear_slow(id);
             self.notify_linked_senders(id, false);
@@ -232,7 +232,7 @@ impl Core {
     pub(crate) fn requeue_front(&mut self, id: ConnId, rest: &[u8]) {
         let Self { conns, pool, .. } = self;
         let Some(c) = conns.get_mut(id).filter(|_| !rest.is_empty()) else { return };
-        if c.write_failed || c.phase >= Phase::Lingering {
+        if c.halves.write_failed || c.phase >= Phase::Lingering {
             c.lose(rest.len());
             return;
         }

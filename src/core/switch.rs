@@ -43,7 +43,7 @@ impl Core {
         let c = conns.get_mut(id)?;
         // What was kept before may be a whole message to the new handler, which knows of no end of input yet either.
         c.deferred |= c.input.is_some();
-        c.eof_delivered = false;
+        c.halves.eof_delivered = false;
         for m in &c.groups {
             if let Some(state) = groups.states.get_mut(m.group) {
                 state.reframe(m.place, handler, number);

@@ -267,7 +267,7 @@ impl World {
             }
             Op::PeerFin(_) => {
                 if let Some(c) = self.core.conns.get_mut(id) {
-                    (c.peer_fin, c.eof_delivered) = (true, true);
+                    (c.halves.peer_fin, c.halves.eof_delivered) = (true, true);
                 }
                 self.progress(id);
             }
@@ -275,7 +275,7 @@ impl World {
             Op::WriteFails(_) => self.core.write_failed(id, Reason::PeerReset),
             Op::GroupState(_, taken) => {
                 if let Some(c) = self.core.conns.get_mut(id) {
-                    c.writable = true;
+                    c.readiness.writable = true;
                 }
                 self.flush(i, taken);
                 self.progress(id);
@@ -395,7 +395,7 @@ impl World {
         wire.extend(waiting(&c.out));
         wire.extend(suffix);
         let n = taken.min(wire.len());
-        c.writable = n == wire.len();
+        c.readiness.writable = n == wire.len();
         if n > 0 {
             (c.last_activity, c.write_blocked_since) = (core.now, core.now);
         }
@@ -403,7 +403,7 @@ impl World {
         let of_queue = (n - of_prefix).min(c.out.pending());
         c.out.advance(of_queue, &mut core.pool);
         all[i].output.extend(&wire[..n]);
-        if !c.writable {
+        if !c.readiness.writable {
             c.out.shrink(&mut core.pool);
         }
         (of_prefix, n - of_prefix - of_queue)
@@ -418,13 +418,15 @@ impl World {
     fn progress(&mut self, id: ConnId) {
         let Some(c) = self.core.conns.get_mut(id).filter(|c| c.out.pending() == 0) else { return };
         match c.phase {
-            Phase::Open if c.fin_wanted => {
-                c.fin_sent = true;
-                if c.eof_delivered {
+            Phase::Open if c.halves.fin_wanted => {
+                c.halves.fin_sent = true;
+                if c.halves.eof_delivered {
                     self.core.finish(id, Reason::PeerClosed);
                 }
             }
-            Phase::Flushing if c.peer_fin || c.write_failed => self.core.finish(id, Reason::PeerClosed),
+            Phase::Flushing if c.halves.peer_fin || c.halves.write_failed => {
+                self.core.finish(id, Reason::PeerClosed)
+            }
             Phase::Flushing => self.core.linger(id),
             _ => {}
         }
@@ -443,7 +445,7 @@ impl World {
         let ready = self.core.ready.take();
         for id in dirty.into_iter().chain(ready) {
             if let Some(c) = self.core.conns.get_mut(id) {
-                (c.dirty, c.queued, c.drain_due) = (false, false, false);
+                (c.queues.dirty, c.queues.ready, c.flow.drain_due) = (false, false, false);
                 if std::mem::take(&mut c.deferred) {
                     // Used up at last.
                     self.core.discard_input(id);
@@ -554,7 +556,7 @@ impl World {
             .iter()
             .filter(|g| core.groups.states.get(**g).unwrap().waiting.contains(&c.id))
             .count();
-        assert_eq!(usize::from(c.pause_count), pause_count);
+        assert_eq!(usize::from(c.flow.pause_count), pause_count);
         assert_eq!(
             core.close_notify.iter().filter(|id| **id == c.id).count(),
             usize::from(c.phase == Phase::Closed)
@@ -564,7 +566,7 @@ impl World {
         assert!(c.out.pending() <= core.limits.output_hard.get());
         // The throttled are looked at once the memory is free, at the end of the turn.
         assert!(
-            !core.has_work(c) || c.queued || c.dirty || c.in_throttled_list,
+            !core.has_work(c) || c.queues.ready || c.queues.dirty || c.queues.throttled,
             "work that nobody will do: {c:?}"
         );
         let pending = c.out.pending() + core.unsent_in_logs(c.id);

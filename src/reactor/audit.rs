@@ -82,7 +82,7 @@ impl<S: Sys> EventLoop<S> {
             require(slow > 0 || state.waiting.is_empty(), || "N9: held up by nobody".to_owned())?;
             for (place, m) in state.members.iter().enumerate() {
                 let c = core.conns.get(m.conn);
-                require(!m.slow || c.is_some_and(|c| c.above_high_water), || {
+                require(!m.slow || c.is_some_and(|c| c.flow.above_high_water), || {
                     format!("N9: slow, and not high: {c:?}")
                 })?;
                 let named = |m: &crate::connection::Membership| {
@@ -95,11 +95,11 @@ impl<S: Sys> EventLoop<S> {
             state.waiting.iter().for_each(|id| *pause_count.entry(*id).or_insert(0) += 1);
         }
         core.conns.iter().filter(|c| c.phase == Phase::Open).try_for_each(|c| {
-            let high = |to: &&ConnId| core.conns.get(**to).is_some_and(|c| c.above_high_water);
+            let high = |to: &&ConnId| core.conns.get(**to).is_some_and(|c| c.flow.above_high_water);
             let links = c.cold().map_or(0, |r| r.links_to.iter().filter(high).count());
             let n = pause_count.get(&c.id).copied().unwrap_or(0) + links as u16;
             // Among those who wait may be some who have gone; where generations are few, their ids come round.
-            require(c.pause_count <= n, || format!("N9: waits for {n} groups: {c:?}"))
+            require(c.flow.pause_count <= n, || format!("N9: waits for {n} groups: {c:?}"))
         })
     }
 
@@ -127,15 +127,16 @@ impl<S: Sys> EventLoop<S> {
         let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);
         require(c.out.pending() <= most, || told("N9: too much waits"))?;
         if c.phase == Phase::Open {
-            let stopped = c.is_read_blocked() || c.throttled;
-            require(c.clock_stopped == stopped, || {
+            let stopped = c.is_read_blocked() || c.flow.throttled;
+            require(c.message_clock.is_paused() == stopped, || {
                 told("N11: its clock does not stand while it is not read")
             })?;
-            let high = c.above_high_water || c.write_failed || c.out.pending() < core.limits.output_high;
+            let high =
+                c.flow.above_high_water || c.halves.write_failed || c.out.pending() < core.limits.output_high;
             require(high, || told("N9: above the high-water mark, and read"))?;
         }
         let busy = core.has_work(c);
-        require(!busy || c.queued || c.dirty, || told("N7: work that nobody will do"))
+        require(!busy || c.queues.ready || c.queues.dirty, || told("N7: work that nobody will do"))
     }
 }
 

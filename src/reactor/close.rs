@@ -18,7 +18,7 @@ impl<S: Sys> EventLoop<S> {
     /// Takes a close, or the end of our output, as far as it can go now.
     #[inline]
     pub(super) fn advance_close(&mut self, id: ConnId) {
-        let plain = |c: &Connection| c.phase == Phase::Open && !c.fin_wanted;
+        let plain = |c: &Connection| c.phase == Phase::Open && !c.halves.fin_wanted;
         if !self.dispatcher.core.conns.get(id).is_none_or(plain) {
             self.step_close(id);
         }
@@ -27,16 +27,16 @@ impl<S: Sys> EventLoop<S> {
     fn step_close(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
-        let (fin_sent, no_need) = (c.fin_sent, c.peer_fin || c.write_failed);
+        let (fin_sent, no_need) = (c.halves.fin_sent, c.halves.peer_fin || c.halves.write_failed);
         match c.phase {
-            Phase::Open if fin_sent && c.eof_delivered => core.finish(id, Reason::PeerClosed),
-            Phase::Open if c.fin_wanted && !fin_sent && !c.write_failed => {
+            Phase::Open if fin_sent && c.halves.eof_delivered => core.finish(id, Reason::PeerClosed),
+            Phase::Open if c.halves.fin_wanted && !fin_sent && !c.halves.write_failed => {
                 let done = self.stream(id).is_some() && self.send_fin(id);
                 let core = &mut self.dispatcher.core;
                 match core.conns.get_mut(id) {
                     Some(c) if done => {
-                        c.fin_sent = true;
-                        if c.eof_delivered {
+                        c.halves.fin_sent = true;
+                        if c.halves.eof_delivered {
                             core.finish(id, Reason::PeerClosed);
                         }
                     }
@@ -65,7 +65,7 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn check_socket_error(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get_mut(id) else { return };
-        if !std::mem::take(&mut c.error_pending) {
+        if !std::mem::take(&mut c.readiness.error_pending) {
             return;
         }
         let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
@@ -80,24 +80,25 @@ impl<S: Sys> EventLoop<S> {
         let (now, limit) = (core.now, core.limits.linger_input);
         let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
         let Some(c) = core.conns.get_mut(id) else { return };
-        let most = core.limits.read_buffer.min(limit.saturating_sub(c.written as usize));
+        let Some(linger) = &mut c.cold_mut().linger else { return };
+        let most = core.limits.read_buffer.min(limit.saturating_sub(linger.discarded));
         if most == 0 {
             return core.finish(id, Reason::Handler);
         }
         let received = self.sys.read(stream, &mut self.buffer[FRONT..FRONT + most]);
         match received {
             Ok(received) if received.len > 0 => {
+                linger.discarded += received.len;
                 c.last_activity = now;
-                c.written = c.written.saturating_add(u32::try_from(received.len).unwrap_or(u32::MAX));
                 c.bytes_in += received.len as u64;
                 core.stats.bytes_in += received.len as u64;
-                if received.drained && !c.read_to_eagain {
-                    c.readable = false;
+                if received.drained && !c.readiness.read_to_eagain {
+                    c.readiness.readable = false;
                 }
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                c.readable = false;
-                c.read_to_eagain = false;
+                c.readiness.readable = false;
+                c.readiness.read_to_eagain = false;
             }
             _ => core.finish(id, Reason::Handler),
         }

@@ -218,7 +218,12 @@ impl<S: Sys> EventLoop<S> {
         match done {
             Ok(peer) => self.connected(conn, peer),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                (c.readable, c.writable, c.error_pending, c.read_to_eagain) = (false, false, false, false);
+                (
+                    c.readiness.readable,
+                    c.readiness.writable,
+                    c.readiness.error_pending,
+                    c.readiness.read_to_eagain,
+                ) = (false, false, false, false);
             }
             Err(error) => {
                 let (job, address) = (c.job(), c.peer.address().to_string());

@@ -26,7 +26,7 @@ impl<S: Sys> EventLoop<S> {
     /// Does what there is to do for one connection, within its budgets.
     pub(super) fn process(&mut self, id: ConnId) {
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
-        c.queued = false;
+        c.queues.ready = false;
         match c.phase {
             Phase::Closed => return,
             Phase::Connecting => self.check_dial(id),
@@ -45,7 +45,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id) else { return };
         // Where it is read, the read will tell.
-        if c.error_pending && !(c.readable && core.may_read(c)) {
+        if c.readiness.error_pending && !(c.readiness.readable && core.may_read(c)) {
             self.check_socket_error(id);
         }
         let Some(c) = self.dispatcher.core.conns.get(id) else { return };
@@ -53,11 +53,11 @@ impl<S: Sys> EventLoop<S> {
             self.flush(id);
         }
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
-        if c.fin_wanted {
+        if c.halves.fin_wanted {
             self.advance_close(id);
         }
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
-        if std::mem::take(&mut c.drain_due) && !c.above_high_water {
+        if std::mem::take(&mut c.flow.drain_due) && !c.flow.above_high_water {
             self.dispatcher.drain(id);
             self.after_callback(id, &[]);
         }
@@ -76,14 +76,14 @@ impl<S: Sys> EventLoop<S> {
         if c.deferred {
             return self.deliver_deferred(id);
         }
-        if c.readable {
+        if c.readiness.readable {
             self.read(id);
         }
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id) else { return };
-        if c.peer_fin && !c.eof_delivered && !c.deferred && core.may_read(c) {
+        if c.halves.peer_fin && !c.halves.eof_delivered && !c.deferred && core.may_read(c) {
             if let Some(c) = core.conns.get_mut(id) {
-                c.eof_delivered = true;
+                c.halves.eof_delivered = true;
             }
             self.dispatcher.end(id);
             self.after_callback(id, &[]);
@@ -99,10 +99,9 @@ impl<S: Sys> EventLoop<S> {
             let Some(n) = self.read_into(id, space) else { break };
             self.deliver(id, &mut buffer, n);
             let core = &self.dispatcher.core;
-            let again = core
-                .conns
-                .get(id)
-                .is_some_and(|c| c.read_to_eagain && c.readable && !c.deferred && core.may_read(c));
+            let again = core.conns.get(id).is_some_and(|c| {
+                c.readiness.read_to_eagain && c.readiness.readable && !c.deferred && core.may_read(c)
+            });
             if n == budget || !again {
                 break;
             }
@@ -119,9 +118,9 @@ impl<S: Sys> EventLoop<S> {
         let c = core.conns.get_mut(id)?;
         match received {
             Ok(received) if received.len == 0 => {
-                c.readable = false;
-                c.peer_fin = true;
-                if c.write_failed {
+                c.readiness.readable = false;
+                c.halves.peer_fin = true;
+                if c.halves.write_failed {
                     // A failed write took the error with it: this end is no clean one.
                     core.finish(id, Reason::PeerReset);
                 }
@@ -130,19 +129,19 @@ impl<S: Sys> EventLoop<S> {
             Ok(received) => {
                 c.bytes_in += received.len as u64;
                 c.last_activity = now;
-                c.spurious_wakeups = 0;
-                c.error_pending = false;
-                if received.drained && !c.read_to_eagain {
-                    c.readable = false;
+                c.readiness.spurious_wakeups = 0;
+                c.readiness.error_pending = false;
+                if received.drained && !c.readiness.read_to_eagain {
+                    c.readiness.readable = false;
                 }
                 core.stats.bytes_in += received.len as u64;
                 Some(received.len)
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                (c.readable, c.error_pending) = (false, false);
-                if std::mem::take(&mut c.read_to_eagain) {
-                    c.spurious_wakeups = c.spurious_wakeups.saturating_add(1);
-                    if c.spurious_wakeups >= MAX_SPURIOUS_WAKEUPS {
+                (c.readiness.readable, c.readiness.error_pending) = (false, false);
+                if std::mem::take(&mut c.readiness.read_to_eagain) {
+                    c.readiness.spurious_wakeups = c.readiness.spurious_wakeups.saturating_add(1);
+                    if c.readiness.spurious_wakeups >= MAX_SPURIOUS_WAKEUPS {
                         core.terminate(id, Reason::Livelock);
                     }
                 }

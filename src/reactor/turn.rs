@@ -141,16 +141,17 @@ fn record_event(core: &mut Core, id: ConnId, bits: u8) {
         core.stats.stale_events += 1;
         return;
     };
-    c.readable |= bits & Ready::READABLE != 0;
-    c.writable |= bits & Ready::WRITABLE != 0;
+    c.readiness.readable |= bits & Ready::READABLE != 0;
+    c.readiness.writable |= bits & Ready::WRITABLE != 0;
     if bits & (Ready::HINT | Ready::ERROR) != 0 {
         // Never to be trusted by itself, and never to be missed: the sockets will tell.
-        c.readable |= !c.peer_fin;
-        c.writable = true;
-        c.read_to_eagain = true;
-        c.error_pending |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
+        c.readiness.readable |= !c.halves.peer_fin;
+        c.readiness.writable = true;
+        c.readiness.read_to_eagain = true;
+        c.readiness.error_pending |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
     }
-    let plain = c.phase == Phase::Open && c.readable && !c.is_read_blocked() && c.out.pending() == 0;
+    let plain =
+        c.phase == Phase::Open && c.readiness.readable && !c.is_read_blocked() && c.out.pending() == 0;
     if plain {
         core.enqueue(id);
     } else {

@@ -26,11 +26,11 @@ impl<S: Sys> EventLoop<S> {
         let mut failed = None;
         while let Some(c) = core.conns.get_mut(id).filter(|c| c.can_be_written()) {
             if c.turn != core.turn {
-                (c.turn, c.written) = (core.turn, 0);
+                (c.turn, c.written_in_turn) = (core.turn, 0);
             }
             // What groups have for a member is bounded, and what is not written of it counts against the member: only
             // the kernel may refuse it.
-            let left = core.limits.write_per_turn.saturating_sub(c.written as usize);
+            let left = core.limits.write_per_turn.saturating_sub(c.written_in_turn as usize);
             let budget = if c.groups.is_empty() { left } else { usize::MAX };
             let Some(result) = write_some(
                 &mut self.sys,
@@ -46,7 +46,8 @@ impl<S: Sys> EventLoop<S> {
                 Ok(0) => failed = Some(Reason::Io(ErrorKind::WriteZero)),
                 Ok(taken) => {
                     c.bytes_out += taken as u64;
-                    c.written = c.written.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
+                    c.written_in_turn =
+                        c.written_in_turn.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
                     (c.last_activity, c.write_blocked_since) = (core.now, core.now);
                     core.stats.bytes_out += taken as u64;
                     let of_prefix = taken.min(prefix.len() - prefix_written);
@@ -62,7 +63,7 @@ impl<S: Sys> EventLoop<S> {
                     }
                 }
                 Err(e) if is_full(&e) => {
-                    c.writable = false;
+                    c.readiness.writable = false;
                     c.out.shrink(&mut core.pool);
                 }
                 Err(e) => failed = Some(Reason::of_io(&e)),
@@ -97,7 +98,7 @@ impl<S: Sys> EventLoop<S> {
         self.flush_groups();
         for id in self.dispatcher.core.dirty.take() {
             if let Some(c) = self.dispatcher.core.conns.get_mut(id) {
-                c.dirty = false;
+                c.queues.dirty = false;
                 if c.can_write() {
                     self.flush(id);
                 } else {

@@ -180,11 +180,11 @@ impl<H: Handler> CheckedHandler<H> {
         if !c.is_some_and(|c| core.may_read(c)) {
             self.complain(index, "input while it is held up");
         }
-        let high = |id: &ConnId| core.conns.get(*id).is_some_and(|c| c.above_high_water);
+        let high = |id: &ConnId| core.conns.get(*id).is_some_and(|c| c.flow.above_high_water);
         if c.and_then(|c| c.cold()).is_some_and(|r| r.links_to.iter().any(high)) {
             self.complain(index, "input while one that it links_to is high");
         }
-        if end && c.is_some_and(|c| c.write_failed) {
+        if end && c.is_some_and(|c| c.halves.write_failed) {
             self.complain(index, "a clean end after a write that failed");
         }
     }

@@ -199,7 +199,7 @@ impl Oracle {
         require(facts.read_this_turn <= most, || format!("N10: read {} in a turn", facts.read_this_turn))?;
         let was_high = self.seen[peer].high.is_some();
         let seen = &mut self.seen[peer];
-        if c.above_high_water || c.phase != Phase::Open || c.write_failed {
+        if c.flow.above_high_water || c.phase != Phase::Open || c.halves.write_failed {
             seen.fell = None;
         } else if was_high {
             seen.fell = Some((u64::MAX, 0));
@@ -214,20 +214,22 @@ impl Oracle {
         seen.waited = if idle && unread { seen.waited + 1 } else { 0 };
         seen.read = facts.read;
         require(seen.waited <= WAITS, || format!("N10: not read for {} turns", seen.waited))?;
-        let before = seen.high.filter(|_| !c.above_high_water && c.phase == Phase::Open && !c.write_failed);
+        let before = seen
+            .high
+            .filter(|_| !c.flow.above_high_water && c.phase == Phase::Open && !c.halves.write_failed);
         let fell = before.is_none_or(|(pending, written)| {
             pending as u64 <= limits.output_low as u64 + (facts.written - written)
         });
         require(fell, || format!("N9: read on above the low-water mark: {before:?}"))?;
-        seen.high = c.above_high_water.then_some((c.out.pending(), facts.written));
+        seen.high = c.flow.above_high_water.then_some((c.out.pending(), facts.written));
         if c.out.pending() == 0 {
             seen.idle_out = now.0;
         }
-        if c.phase == Phase::Open && (c.is_read_blocked() || c.throttled) {
+        if c.phase == Phase::Open && (c.is_read_blocked() || c.flow.throttled) {
             seen.held_at = now.0;
         }
         // Where we do not read, no time passes for the peer.
-        let held = c.phase == Phase::Open && (!core.may_read(c) || c.throttled || c.deferred);
+        let held = c.phase == Phase::Open && (!core.may_read(c) || c.flow.throttled || c.deferred);
         if seen.phase != Some(c.phase) || held {
             (seen.phase, seen.since) = (Some(c.phase), now.0);
         }
@@ -324,22 +326,22 @@ fn require_drained(record: &Record, seen: &mut Seen) -> Result<(), String> {
 fn describe(c: &Connection) -> String {
     let mut text = format!("{} {:?}, {} B wait, {} B kept", c.id, c.phase, c.out.pending(), c.buffered_len());
     let flags = [
-        ("readable", c.readable),
-        ("writable", c.writable),
-        ("read_to_eagain", c.read_to_eagain),
-        ("suspect", c.error_pending),
-        ("peer_fin", c.peer_fin),
-        ("ended", c.eof_delivered),
-        ("fin_wanted", c.fin_wanted),
-        ("fin_sent", c.fin_sent),
-        ("broken", c.write_failed),
+        ("readable", c.readiness.readable),
+        ("writable", c.readiness.writable),
+        ("read_to_eagain", c.readiness.read_to_eagain),
+        ("suspect", c.readiness.error_pending),
+        ("peer_fin", c.halves.peer_fin),
+        ("ended", c.halves.eof_delivered),
+        ("fin_wanted", c.halves.fin_wanted),
+        ("fin_sent", c.halves.fin_sent),
+        ("broken", c.halves.write_failed),
         ("deferred", c.deferred),
-        ("paused", c.paused),
-        ("high", c.above_high_water),
-        ("held", c.pause_count > 0),
-        ("drain_due", c.drain_due),
-        ("throttled", c.throttled),
-        ("queued", c.queued),
+        ("paused", c.flow.paused),
+        ("high", c.flow.above_high_water),
+        ("held", c.flow.pause_count > 0),
+        ("drain_due", c.flow.drain_due),
+        ("throttled", c.flow.throttled),
+        ("queued", c.queues.ready),
     ];
     for (name, _) in flags.iter().filter(|(_, on)| *on) {
         text.push_str(", ");
@@ -352,10 +354,10 @@ fn describe(c: &Connection) -> String {
 fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<(), String> {
     let (p, facts) = (&sim.script.peers[peer], &sim.facts[peer]);
     let unread = p.has_input() && !facts.ended && facts.errors.is_empty();
-    let high = c.above_high_water && c.out.pending() > core.limits.output_low;
+    let high = c.flow.above_high_water && c.out.pending() > core.limits.output_low;
     let throttled = c.out.pending() > 0 && core.memory_pressure();
     let held = match c.phase {
-        Phase::Open => c.paused || high || c.pause_count > 0 || throttled,
+        Phase::Open => c.flow.paused || high || c.flow.pause_count > 0 || throttled,
         Phase::Flushing | Phase::Closed => true,
         Phase::Connecting | Phase::Lingering => false,
     };

@@ -44,8 +44,9 @@ pub(super) fn check_links(core: &Core) -> Result<(), String> {
             .all(|&to| rare_of(to).is_some_and(|r| r.links_from.contains(&c.id)))
             && cold.links_from.iter().all(|&from| rare_of(from).is_some_and(|r| r.links_to.contains(&c.id)));
         require(mutual, || told("a link that one end does not know of"))?;
-        let high = cold.links_to.iter().filter(|&&to| other(to).is_some_and(|o| o.above_high_water)).count();
-        require(usize::from(c.pause_count) >= high, || {
+        let high =
+            cold.links_to.iter().filter(|&&to| other(to).is_some_and(|o| o.flow.above_high_water)).count();
+        require(usize::from(c.flow.pause_count) >= high, || {
             told("links_to one that is high, and is not held up")
         })?;
     }

@@ -41,7 +41,7 @@ impl<H: Handler> View<H> {
         let core = &self.inner.dispatcher.core;
         let state_of = |c: &Connection| match c.phase {
             Phase::Connecting => State::Connecting,
-            Phase::Open if c.peer_fin => State::ReadClosed,
+            Phase::Open if c.halves.peer_fin => State::ReadClosed,
             Phase::Open if !core.may_read(c) => State::Paused,
             Phase::Open => State::Open,
             Phase::Flushing => State::Flushing,

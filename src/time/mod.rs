@@ -2,6 +2,7 @@
 
 pub(crate) mod deadlines;
 pub(crate) mod log_limit;
+pub(crate) mod pausable_clock;
 pub(crate) mod timers;
 
 use std::time::Duration;

@@ -389,7 +389,7 @@ fn the_clock_of_a_message_is_not_judged_while_it_stands() {
     let (mut rig, a, hog_id) = beside_a_hog(limits);
     rig.say(a, " more");
     let id = rig.id(a);
-    assert!(rig.inner.dispatcher.core.conns.get(id).unwrap().clock_stopped);
+    assert!(rig.inner.dispatcher.core.conns.get(id).unwrap().message_clock.is_paused());
     rig.net().abort_id(hog_id);
     rig.inner.dispatcher.core.check_deadline(id);
     assert_eq!(rig.phase(a), Phase::Open);

@@ -174,7 +174,7 @@ impl Actor {
             Sent::Queued => ledger.owed.push(Unsent { text, may_miss: false }),
             Sent::Full => ledger.refused = ledger.refused.max(text.len()),
             Sent::Closed if open && !ledger.half_closed && net.is_open(id) => {
-                let broken = net.core().conns.get(id).is_some_and(|c| c.write_failed);
+                let broken = net.core().conns.get(id).is_some_and(|c| c.halves.write_failed);
                 if !broken {
                     self.wrong.push(format!("{id} is open and takes nothing"));
                 }
