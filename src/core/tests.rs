@@ -425,7 +425,7 @@ impl World {
                 }
             }
             Phase::Flushing if c.halves.peer_fin || c.halves.write_failed => {
-                self.core.finish(id, Reason::PeerClosed)
+                self.core.finish(id, Reason::PeerClosed);
             }
             Phase::Flushing => self.core.linger(id),
             _ => {}

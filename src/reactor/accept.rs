@@ -187,7 +187,7 @@ impl<S: Sys> EventLoop<S> {
                 return true;
             }
             AcceptError::Shortage => self.pause_accepting(&format!("cannot accept: {error}")),
-            AcceptError::Dead => {
+            AcceptError::Broken => {
                 log::error!("listener on {} is lost: {error}", listener.address);
                 self.close_listener(id);
             }

@@ -137,7 +137,7 @@ impl<S: Sys> EventLoop<S> {
             core.datagrams.schedule_retry(id, core.now);
         }
         self.report_error(id, error);
-        if classify_accept(error) == AcceptError::Dead {
+        if classify_accept(error) == AcceptError::Broken {
             log::error!("{id} is lost: {error}");
             self.dispatcher.core.close_datagram_now(id);
         }

@@ -1,43 +1,80 @@
-//! What an error of `accept` means for the listener, and which errors of a write pass. Pure knowledge of the systems'
-//! error numbers.
+//! What errors of `accept` and of writes mean, by their kind or their number.
 
 use std::io::{self, ErrorKind};
 
-/// What to do about an error of accepting.
+/// What an error of `accept` is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AcceptError {
-    /// The queue is empty.
+    /// The queue is empty (`EAGAIN`).
     Drained,
-    /// It concerns the one waiting connection, which is gone: take the next.
+    /// The waiting connection has failed: accept the next one.
     Retry,
-    /// Descriptors or memory have run out: rest a while.
+    /// Descriptors or memory have run out: pause accepting.
     Shortage,
-    /// The listener itself is broken.
-    Dead,
-    /// Not known: try again next turn, and rest if it goes on.
+    /// The listener itself is broken: close it.
+    Broken,
+    /// Unknown: try again in the next turn, and pause if it persists.
     Unknown,
 }
 
-// Error numbers that std has no kind for: (EMFILE, ENFILE, ENOBUFS), then (EBADF, ENOTSOCK), then those that Linux's
-// accept(2) says to treat like EAGAIN by retrying (EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET, EOPNOTSUPP).
+/// Error numbers that `std::io::ErrorKind` has no kind for, from each system's `errno.h`.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const NUMBERS: ([i32; 3], [i32; 2], [i32; 5]) = ([24, 23, 105], [9, 88], [71, 92, 112, 64, 95]);
-#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
-const NUMBERS: ([i32; 3], [i32; 2], [i32; 5]) = ([24, 23, 55], [9, 38], [100, 42, 64, 64, 45]);
-#[cfg(windows)]
-const NUMBERS: ([i32; 3], [i32; 2], [i32; 5]) =
-    ([10024, 10024, 10055], [6, 10038], [10043, 10042, 10064, 10064, 10045]);
+mod number {
+    pub(super) const ENFILE: i32 = 23;
+    pub(super) const EMFILE: i32 = 24;
+    pub(super) const ENOBUFS: i32 = 105;
+    pub(super) const EBADF: i32 = 9;
+    pub(super) const ENOTSOCK: i32 = 88;
+    pub(super) const ENONET: i32 = 64;
+    pub(super) const EPROTO: i32 = 71;
+    pub(super) const ENOPROTOOPT: i32 = 92;
+    pub(super) const EOPNOTSUPP: i32 = 95;
+    pub(super) const EHOSTDOWN: i32 = 112;
+}
 
-/// Sorts an error of accepting.
+/// The numbers of the BSDs and macOS. They have no `ENONET`: `EHOSTDOWN` stands in for it.
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+mod number {
+    pub(super) const ENFILE: i32 = 23;
+    pub(super) const EMFILE: i32 = 24;
+    pub(super) const ENOBUFS: i32 = 55;
+    pub(super) const EBADF: i32 = 9;
+    pub(super) const ENOTSOCK: i32 = 38;
+    pub(super) const ENONET: i32 = EHOSTDOWN;
+    pub(super) const EPROTO: i32 = 100;
+    pub(super) const ENOPROTOOPT: i32 = 42;
+    pub(super) const EOPNOTSUPP: i32 = 45;
+    pub(super) const EHOSTDOWN: i32 = 64;
+}
+
+/// Winsock's numbers (`WSAEMFILE` and so on; `ERROR_INVALID_HANDLE` for `EBADF`). Where it has none, the nearest.
+#[cfg(windows)]
+mod number {
+    pub(super) const ENFILE: i32 = EMFILE;
+    pub(super) const EMFILE: i32 = 10024;
+    pub(super) const ENOBUFS: i32 = 10055;
+    pub(super) const EBADF: i32 = 6;
+    pub(super) const ENOTSOCK: i32 = 10038;
+    pub(super) const ENONET: i32 = EHOSTDOWN;
+    pub(super) const EPROTO: i32 = 10043;
+    pub(super) const ENOPROTOOPT: i32 = 10042;
+    pub(super) const EOPNOTSUPP: i32 = 10045;
+    pub(super) const EHOSTDOWN: i32 = 10064;
+}
+
+/// Classifies an error of `accept`. Linux's accept(2) says which errors of a waiting connection to retry: they are
+/// pending network errors that `accept` passes on.
 pub(crate) fn classify_accept(error: &io::Error) -> AcceptError {
-    let (shortage, dead, retry) = NUMBERS;
+    use number::{
+        EBADF, EHOSTDOWN, EMFILE, ENFILE, ENOBUFS, ENONET, ENOPROTOOPT, ENOTSOCK, EOPNOTSUPP, EPROTO,
+    };
     let is = |numbers: &[i32]| error.raw_os_error().is_some_and(|n| numbers.contains(&n));
     match error.kind() {
         ErrorKind::WouldBlock => AcceptError::Drained,
         ErrorKind::OutOfMemory => AcceptError::Shortage,
-        _ if is(&shortage) => AcceptError::Shortage,
-        ErrorKind::InvalidInput => AcceptError::Dead,
-        _ if is(&dead) => AcceptError::Dead,
+        _ if is(&[EMFILE, ENFILE, ENOBUFS]) => AcceptError::Shortage,
+        ErrorKind::InvalidInput => AcceptError::Broken,
+        _ if is(&[EBADF, ENOTSOCK]) => AcceptError::Broken,
         ErrorKind::ConnectionAborted
         | ErrorKind::ConnectionReset
         | ErrorKind::NetworkDown
@@ -45,16 +82,16 @@ pub(crate) fn classify_accept(error: &io::Error) -> AcceptError {
         | ErrorKind::HostUnreachable
         | ErrorKind::TimedOut
         | ErrorKind::PermissionDenied => AcceptError::Retry,
-        _ if is(&retry) => AcceptError::Retry,
+        _ if is(&[EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET, EOPNOTSUPP]) => AcceptError::Retry,
         _ => AcceptError::Unknown,
     }
 }
 
-/// Whether a write failed because there is no room now: the socket's, or the system's (which some report for a while
-/// when buffers are short, and which libuv treats alike).
+/// Whether a write failed because there is no space now: in the socket's buffer (`WouldBlock`), or in the system's
+/// (`ENOBUFS`, which some systems return for a while when buffers are short; libuv treats it alike).
 #[inline]
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(NUMBERS.0[2])
+    error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(number::ENOBUFS)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -71,7 +108,7 @@ mod tests {
             assert_eq!(of(n), AcceptError::Shortage, "{n}");
         }
         for n in [22, 9, 88] {
-            assert_eq!(of(n), AcceptError::Dead, "{n}");
+            assert_eq!(of(n), AcceptError::Broken, "{n}");
         }
         assert_eq!(of(5), AcceptError::Unknown);
         let full = |n| is_full(&io::Error::from_raw_os_error(n));
