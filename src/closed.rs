@@ -1,6 +1,6 @@
-//! Why a connection ended, and what became of its bytes.
+//! Why a connection ended, and its byte counts.
 //!
-//! Knows nothing of how connections are closed. Invariant: every [`Reason`] has its own name and its own counter.
+//! Invariant: every [`Reason`] has its own name and its own counter.
 
 use std::fmt;
 use std::io;
@@ -8,19 +8,19 @@ use std::io;
 use crate::codec::FrameError;
 use crate::id::ConnId;
 
-/// What [`on_close`](crate::Handler::on_close) is told: the last word on one connection.
+/// The final report on a connection, passed to [`on_close`](crate::Handler::on_close).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Closed {
-    /// The connection. Its id is never given to another one.
+    /// The connection. Its id is never reused.
     pub who: ConnId,
-    /// What ended it.
+    /// Why it ended.
     pub why: Reason,
     /// Bytes read from the peer.
     pub bytes_in: u64,
-    /// Bytes handed to the kernel. That the peer has read them is more than TCP can tell.
+    /// Bytes handed to the kernel. This does not mean that the peer has read them.
     pub bytes_out: u64,
-    /// Bytes accepted for sending that were not handed to the kernel.
+    /// Bytes that were queued for sending but never handed to the kernel.
     pub unsent: u64,
 }
 
@@ -34,66 +34,69 @@ impl fmt::Display for Closed {
     }
 }
 
-/// Why a connection ended, or was refused.
+/// Why a connection ended or was refused.
 ///
-/// Where more than one thing happened, it is the first that decided the connection's fate; but when a close that was
-/// under way is cut short with bytes unsent, it is what cut it.
+/// If there is more than one cause, this is the first one that made the connection close. Exception: if a graceful
+/// close in progress is cut short with bytes unsent, this is what cut it short.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The peer finished sending, and so did we.
+    /// The peer closed its sending side (FIN), and then ours was closed.
     PeerClosed,
-    /// The peer reset the connection, or it broke while data was under way.
+    /// The peer reset the connection, or the connection broke while data was in transit.
     PeerReset,
-    /// Another error of the socket.
+    /// Another socket error.
     Io(io::ErrorKind),
-    /// A message longer than its framing allows, or more unfinished input than may be kept.
+    /// A message is longer than its framing allows, or there is more unfinished input than
+    /// [`Limits::input_kept`](crate::Limits::input_kept).
     FrameTooLong {
-        /// Bytes announced, or seen so far.
+        /// The announced length in bytes, or the bytes seen so far.
         len: u64,
-        /// The most that is allowed.
+        /// The maximum in bytes.
         max: u64,
     },
-    /// Bytes that are no message of the framing in use, or that a handler called wrong.
+    /// The bytes are not a message of the framing in use, or the handler rejected them.
     BadFrame(&'static str),
-    /// The peer finished sending inside a message.
+    /// The peer closed its sending side in the middle of a message.
     TruncatedFrame {
         /// Bytes of the unfinished message that had arrived.
         have: u64,
     },
-    /// More output waiting than [`Limits::output_hard`](crate::Limits::output_hard), or a slow member of a group whose
-    /// policy is to cut.
+    /// The unsent output exceeded [`Limits::output_hard`](crate::Limits::output_hard), or this was a slow member of a
+    /// group whose policy is [`SlowMember::Cut`](crate::SlowMember::Cut).
     OutputLimit,
-    /// It held the most output when all output together passed [`Limits::output_total`](crate::Limits::output_total).
+    /// It held the most output when the output of all connections exceeded
+    /// [`Limits::output_total`](crate::Limits::output_total).
     TotalOutputLimit,
-    /// It held the most input when all kept input passed [`Limits::input_total`](crate::Limits::input_total).
+    /// It held the most input when the buffered input of all connections exceeded
+    /// [`Limits::input_total`](crate::Limits::input_total).
     TotalInputLimit,
-    /// Output waited and the peer took none of it for [`Limits::write_stall`](crate::Limits::write_stall).
+    /// Output was unsent and the peer took none of it for [`Limits::write_stall`](crate::Limits::write_stall).
     WriteStall,
-    /// No byte moved either way for [`Limits::idle_timeout`](crate::Limits::idle_timeout).
+    /// No byte was read or written for [`Limits::idle_timeout`](crate::Limits::idle_timeout).
     IdleTimeout,
-    /// A message was not finished within [`Limits::message_timeout`](crate::Limits::message_timeout).
+    /// A message was not complete within [`Limits::message_timeout`](crate::Limits::message_timeout).
     MessageTimeout,
-    /// The handler closed or aborted it.
+    /// The handler closed or aborted the connection.
     Handler,
     /// A callback panicked.
     HandlerPanic,
-    /// Closed in answer to a shutdown of the reactor.
+    /// The handler closed the connection while the reactor was shutting down.
     Shutdown,
-    /// Still open when the grace of a shutdown was over.
+    /// Still open when the grace period of a shutdown was over.
     ShutdownDeadline,
-    /// Refused, because there were as many connections as allowed.
+    /// Refused because [`Limits::connections`](crate::Limits::connections) was reached.
     AtCapacity,
-    /// Accepted, but the system would not watch it.
+    /// Accepted, but the socket could not be registered for events.
     RegisterFailed,
-    /// The system kept reporting an error or a hang-up that no read, write or query confirms.
+    /// The system kept reporting an error or a hang-up that no read, write or `SO_ERROR` query confirmed.
     Livelock,
 }
 
-/// How many reasons there are.
+/// The number of reasons: the length of the counter array in [`Stats`](crate::Stats).
 pub(crate) const REASONS: usize = 19;
 
-/// The name of each reason's counter, at [`Reason::index`].
+/// The name of each reason's counter, indexed by [`Reason::index`].
 pub(crate) const NAMES: [&str; REASONS] = [
     "peer_closed",
     "peer_reset",
@@ -117,7 +120,7 @@ pub(crate) const NAMES: [&str; REASONS] = [
 ];
 
 impl Reason {
-    /// Where this reason's counter is.
+    /// Returns the index of this reason's counter.
     pub(crate) const fn index(&self) -> usize {
         match self {
             Self::PeerClosed => 0,
@@ -142,12 +145,12 @@ impl Reason {
         }
     }
 
-    /// The name of this reason's counter: the variant in snake case, as it stands in statistics and logs.
+    /// Returns the name of this reason's counter: the variant in snake case, as used in statistics and logs.
     pub const fn name(&self) -> &'static str {
         NAMES[self.index()]
     }
 
-    /// Whether the connection ended because of a limit, a timeout or a peer that broke the rules.
+    /// Returns whether the connection ended because of a limit, a timeout or a protocol violation by the peer.
     pub(crate) const fn is_policy(&self) -> bool {
         !matches!(
             self,
@@ -161,7 +164,7 @@ impl Reason {
         )
     }
 
-    /// The reason that an error of a read or a write stands for.
+    /// Maps a read or write error to a reason.
     pub(crate) fn of_io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {

@@ -1,9 +1,9 @@
-//! A single-threaded, nonblocking event-loop server library: a reactor on [`mio`]'s `Poll` with a slab of connection
+//! A single-threaded, non-blocking event-loop server library: a reactor on [`mio`]'s `Poll`, a slab of connection
 //! states, and echo, broadcast and framed messages as pluggable state machines.
 //!
-//! It is for those who want an event loop and not an async runtime: handlers are plain values with callbacks, there is
-//! no thread but the one that turns the reactor, nothing is shared behind a lock or a `RefCell`, and every buffer,
-//! queue and loop has a limit that is on by default.
+//! Use it if you want an event loop rather than an async runtime. Handlers are plain values with callbacks. One thread
+//! runs everything; nothing is shared behind a lock or a `RefCell`. Every buffer, queue and loop has a limit, which is
+//! on by default.
 //!
 //! ```no_run
 //! use turnwheel::{Context, Handler, Reactor};
@@ -25,21 +25,23 @@
 //! }
 //! ```
 //!
-//! # Where to begin
-//! - [`Handler`] is what you write, [`Context`] what its callbacks act on. A handler owns what its connections share;
-//!   its [`State`](Handler::State) is what it remembers about one of them.
-//! - [`Reactor`] listens, turns and stops. [`Listen`] has the options of a listening socket, [`Limits`] every bound.
-//! - [`Framed`] with a codec of [`codec`] makes a handler of messages out of a handler of bytes.
-//! - [`Broadcast`] is a room; [`Net::group`] and [`Net::broadcast`] are what it is made of.
-//! - A reactor can sit inside another loop: see [`Reactor`]. [`Reactor::register`] watches anything else that the
-//!   system can watch; [`Net::snapshots`] says what the connections are doing.
-//! - [`DatagramHandler`] is the same for UDP and Unix datagrams; [`Reactor::bind`] and [`Datagrams`] open the sockets.
-//! - [`Handle`] is what other threads have of a reactor: they send, post [notes](Notes), run closures, and stop it.
-//! - [`Closed`] and [`Reason`] say why a connection ended, [`Stats`] counts everything.
-//! - The module `testing` (feature `testing`) tests handlers and codecs of yours: with no socket, and in the worst of
-//!   worlds.
+//! # Where to start
+//! - [`Handler`] is the trait you implement; its callbacks act through a [`Context`]. The handler owns what its
+//!   connections share. [`State`](Handler::State) is what it stores per connection.
+//! - [`Reactor`] listens, runs turns and shuts down. [`Listen`] holds the options of a listener, [`Limits`] all
+//!   limits.
+//! - [`Framed`] with a codec from [`codec`] turns a byte handler into a message handler.
+//! - [`Broadcast`] relays to all other connections. It is built on [`Net::group`] and [`Net::broadcast`].
+//! - A reactor can be embedded in another event loop: see [`Reactor`]. [`Reactor::register`] adds any other event
+//!   source. [`Net::snapshots`] returns the state of every connection.
+//! - [`DatagramHandler`] handles UDP and Unix datagrams. [`Reactor::bind`] and [`Datagrams`] open the sockets.
+//! - [`Handle`] controls a reactor from other threads: it sends, posts [notes](Notes), runs closures and stops the
+//!   reactor.
+//! - [`Closed`] and [`Reason`] report why a connection ended. [`Stats`] holds all counters.
+//! - The module `testing` (feature `testing`) tests your handlers and codecs without sockets, against a simulated
+//!   system that injects faults.
 //!
-//! Everything else is in [`architecture`].
+//! See [`architecture`] for how it works inside.
 
 #![forbid(unsafe_code)]
 
@@ -65,7 +67,7 @@ mod work_list;
 
 pub mod architecture;
 
-/// The README's examples must compile.
+/// Compiles the examples of the README as doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -91,8 +93,8 @@ pub use id::{AttemptId, ConnId, DatagramId, Group, Key, ListenerId, SourceId, Ti
 pub use reactor::{Bound, Listening, Reactor, Readiness, Report, SourceKey, Turn, Watch};
 pub use stats::Stats;
 
-/// Shared bytes, as [`Net::send_bytes_to`] and [`Handle::send_to`] take them.
+/// Reference-counted bytes, taken by [`Net::send_bytes_to`] and [`Handle::send_to`].
 pub use bytes::Bytes;
 
-/// The library that waits for events, in the version whose sources [`Reactor::register`] takes.
+/// The I/O library underneath, in the version whose event sources [`Reactor::register`] takes.
 pub use mio;

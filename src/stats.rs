@@ -1,109 +1,110 @@
-//! What the reactor has done so far, as plain counters.
+//! The reactor's counters.
 //!
-//! Knows nothing of how the things counted come about. Invariant: `accepted + connected + refused == open +
-//! closed_total()`.
+//! Invariant: `accepted + connected + refused == open + closed_total()`.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::closed::{NAMES, REASONS, Reason};
 
-/// A snapshot of the reactor's counters, from its start. Times are on the monotonic clock.
+/// A snapshot of the reactor's counters since its start. Times are on the monotonic clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Connections accepted and given to a handler.
+    /// Connections accepted and passed to a handler.
     pub accepted: u64,
-    /// Connections that were asked for and came about.
+    /// Outbound connections established, and existing streams taken over.
     pub connected: u64,
-    /// Connections there are now, lingering ones included.
+    /// Connections open now, including those that linger.
     pub open: u64,
-    /// Connections refused because there were as many as allowed, or because they could not be registered. They are
-    /// counted under their reasons too.
+    /// Connections refused because [`Limits::connections`](crate::Limits::connections) was reached or because they
+    /// could not be registered. They are counted under their reasons as well.
     pub refused: u64,
-    /// Sockets that are connecting now.
+    /// Sockets connecting now.
     pub connecting: u64,
-    /// Attempts to connect that failed for good.
+    /// Connect jobs that failed for good.
     pub connect_failed: u64,
-    /// Times that connecting failed, or a connection ended, and was begun again.
+    /// Retries of connect jobs: after a failed connect, or to reconnect after a connection ended.
     pub connect_retries: u64,
-    /// Ended connections by reason: see [`closed`](Stats::closed) and [`reasons`](Stats::reasons).
+    /// Closed connections by reason: see [`closed`](Stats::closed) and [`reasons`](Stats::reasons).
     pub(crate) closed: [u64; REASONS],
-    /// Bytes read, on connections of any state.
+    /// Bytes read, including those discarded while a connection closes.
     pub bytes_in: u64,
     /// Bytes handed to the kernel.
     pub bytes_out: u64,
-    /// Bytes accepted for sending that could not be handed to the kernel before the connection ended.
+    /// Bytes queued for sending that were not handed to the kernel before the connection ended.
     pub bytes_unsent: u64,
-    /// Whole messages decoded by framed handlers (and counted by handlers that frame for themselves).
+    /// Complete messages decoded by framed handlers, plus those that other handlers
+    /// [count](crate::Context::count_message).
     pub messages_in: u64,
-    /// Sends and broadcast deliveries accepted.
+    /// Messages queued for sending, by sends and broadcasts; a broadcast counts once per receiver.
     pub messages_out: u64,
-    /// Over-long messages thrown away by a framing that was told to.
+    /// Over-long messages discarded by a framing configured to do so.
     pub discarded: u64,
-    /// Broadcast messages that a slow member did not get, in groups whose policy is to skip.
+    /// Broadcast messages not sent to a slow member, in groups whose policy is
+    /// [`SlowMember::Skip`](crate::SlowMember::Skip).
     pub skipped: u64,
-    /// Messages that did not reach a receiver because its framing cannot carry them.
+    /// Messages not sent to a receiver because its framing cannot carry them.
     pub unencodable: u64,
     /// Turns of the loop.
     pub turns: u64,
-    /// Readiness events taken from the system.
+    /// Readiness events received from the system.
     pub events: u64,
-    /// Events for what was no longer there.
+    /// Events for a connection or socket that had been removed.
     pub stale_events: u64,
-    /// Times that accepting paused because descriptors or memory ran out.
+    /// Times that accepting was paused because descriptors or memory had run out.
     pub accept_pauses: u64,
-    /// Errors of accepting, those included that concern one waiting connection only.
+    /// Errors from `accept(2)`, including those that concern only one pending connection.
     pub accept_errors: u64,
-    /// Callbacks, and closures from other threads, that panicked.
+    /// Panics in callbacks and in closures from other threads.
     pub panics: u64,
-    /// Commands of other threads that were obeyed.
+    /// Commands from other threads that were run.
     pub commands: u64,
-    /// Of these, the ones for a connection that was not open, a group that had been dropped, or a connection of another
-    /// handler.
+    /// Commands among these whose target did not exist: the connection was not open or had another handler, or the
+    /// group had been dropped.
     pub commands_for_nobody: u64,
-    /// The longest turn, not counting the wait.
+    /// The longest turn, without the wait for events.
     pub longest_turn: Duration,
-    /// The longest time from one look at the clock to the next around a callback.
+    /// The longest interval between the clock readings before and after a callback.
     pub longest_call: Duration,
-    /// Memory that holds waiting output, in bytes of capacity; shared blocks count once.
+    /// Memory that holds unsent output, in bytes of capacity; shared blocks count once.
     pub output_held: u64,
-    /// Memory that holds unfinished input, in bytes of capacity.
+    /// Memory that holds buffered input, in bytes of capacity.
     pub input_held: u64,
-    /// Memory in empty buffers kept for reuse, in bytes of capacity.
+    /// Memory in empty buffers cached for reuse, in bytes of capacity.
     pub pooled: u64,
-    /// Datagrams received, those thrown away as too long included.
+    /// Datagrams received, including those discarded as too long.
     pub datagrams_in: u64,
     /// Datagrams handed to the kernel.
     pub datagrams_out: u64,
-    /// Datagrams that were to be sent and were not: too much waited, the system refused them, they are longer than any
-    /// can be or their receiver has no address there, or their socket was closed before.
+    /// Datagrams that were not sent: the queue was full, the system refused them, they were longer than any datagram
+    /// can be, their receiver cannot be reached from the socket, or the socket was closed first.
     pub datagrams_dropped: u64,
-    /// Datagrams received that were longer than their socket's maximum, and thrown away.
+    /// Datagrams received and discarded because they were longer than the maximum of their socket.
     pub datagrams_truncated: u64,
-    /// Errors that the system told of datagram sockets.
+    /// Errors that the system reported for datagram sockets.
     pub datagram_errors: u64,
 }
 
 impl Stats {
-    /// How many connections ended for this reason, whatever the details in it.
+    /// Returns how many connections ended for this reason. The details inside the reason are ignored.
     pub const fn closed(&self, why: &Reason) -> u64 {
         self.closed[why.index()]
     }
 
-    /// How many connections have ended, or were refused.
+    /// Returns how many connections have ended or were refused.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()
     }
 
-    /// Each reason's name and how many connections ended for it.
+    /// Returns the name of each reason and how many connections ended for it.
     pub fn reasons(&self) -> impl Iterator<Item = (&'static str, u64)> {
         NAMES.into_iter().zip(self.closed)
     }
 }
 
 impl fmt::Display for Stats {
-    /// One line: what an operator wants to see go by.
+    /// Writes one line for an operator. Rare counters appear only if they are not zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
