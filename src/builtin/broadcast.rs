@@ -1,5 +1,5 @@
-//! Passes what one connection sends on to all that are connected. Knows nothing of messages: raw it relays bytes,
-//! behind a [`Framed`](crate::Framed) whole messages.
+//! A handler that relays what one connection sends to all connections. Raw it relays bytes; inside a
+//! [`Framed`](crate::Framed) it relays whole messages.
 
 use crate::closed::Closed;
 use crate::group::SlowMember;
@@ -8,10 +8,10 @@ use crate::handler::context::Context;
 use crate::handler::net::Net;
 use crate::id::Group;
 
-/// Passes what one connection sends on to all the others, or to all.
+/// Relays what one connection sends to all others, or to all.
 ///
-/// One value behind several listeners is one group. Behind a [`Framed`](crate::Framed) it passes on whole messages; on
-/// its own it relays bytes as they come, so that the pieces of two senders may mix.
+/// All listeners of one value share one group. Inside a [`Framed`](crate::Framed) it relays whole messages. On its own
+/// it relays bytes as they arrive, so the output of two senders may interleave at any byte.
 ///
 /// ```
 /// use turnwheel::codec::Lines;
@@ -27,37 +27,37 @@ pub struct Broadcast {
     include_sender: bool,
     policy: SlowMember,
     group: Option<Group>,
-    /// The group was given by the user, and is not ours to drop.
+    /// The group belongs to the user and is not dropped here.
     shared: bool,
     members: usize,
 }
 
 impl Broadcast {
-    /// To every connection but the one it came from.
+    /// Relays to every connection except the sender.
     pub const fn to_others() -> Self {
         Self { include_sender: false, policy: SlowMember::Cut, group: None, shared: false, members: 0 }
     }
 
-    /// To every connection, the one it came from included.
+    /// Relays to every connection, including the sender.
     pub const fn to_all() -> Self {
         Self { include_sender: true, ..Self::to_others() }
     }
 
-    /// What to do about members that do not read fast enough. Without this, they are cut. (A group of your own,
-    /// given to [`in_group`](Broadcast::in_group), has the policy it was made with.)
+    /// Sets the policy for members that read too slowly. Default: [`SlowMember::Cut`]. A group passed to
+    /// [`in_group`](Broadcast::in_group) keeps the policy it was created with.
     pub const fn slow_member(mut self, policy: SlowMember) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Uses this group as its group, so that handlers with different framings can share one.
+    /// Uses an existing group, so that handlers with different framings can share one.
     pub const fn in_group(mut self, group: Group) -> Self {
         self.group = Some(group);
         self.shared = true;
         self
     }
 
-    /// The group that the connections are in; `None` while there is none.
+    /// Returns the group of the connections; `None` if it does not exist yet.
     pub const fn group(&self) -> Option<Group> {
         self.group
     }
@@ -73,7 +73,7 @@ impl Handler for Broadcast {
         self.members += 1;
         let joined = self.group.is_some_and(|group| cx.join(group));
         if !joined {
-            // As many groups as allowed, or the shared group has been dropped: there is nobody to talk to.
+            // Without a group there are no receivers: the limit on groups is reached, or the shared group was dropped.
             cx.close();
         }
     }

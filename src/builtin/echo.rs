@@ -1,13 +1,12 @@
-//! Sends back what it gets. Knows nothing of messages: behind a [`Framed`](crate::Framed) it answers each with the
-//! same.
+//! A handler that sends back what it receives.
 
 use crate::handler::Handler;
 use crate::handler::context::Context;
 
-/// Answers with what it got: bytes with bytes, and behind a [`Framed`](crate::Framed), messages with messages.
+/// Sends back what it receives: bytes as bytes and, inside a [`Framed`](crate::Framed), messages as messages.
 ///
-/// A peer that sends and does not read is soon not read either, so no more waits for it than the limits say, and no
-/// byte is lost.
+/// Backpressure bounds the output: the reactor stops reading a peer that does not read its replies, so no more than
+/// the limits allow is queued for it, and no byte is lost.
 ///
 /// ```
 /// use turnwheel::{Echo, Reactor};

@@ -1,7 +1,7 @@
-//! Turns a handler of bytes into a handler of messages, by way of a codec.
+//! An adapter that turns a byte handler into a message handler, using a codec.
 //!
-//! Knows neither what messages mean nor where bytes come from. Invariant: the inner handler gets each whole message
-//! once and in order, nothing else as data, and every other callback as it comes.
+//! Invariant: the inner handler gets each complete message exactly once and in order, and nothing else as data. All
+//! other callbacks are passed through.
 
 use std::any::Any;
 use std::io;
@@ -14,11 +14,11 @@ use crate::handler::Handler;
 use crate::handler::context::Context;
 use crate::handler::net::Net;
 
-/// A handler of messages: `on_data` of the inner handler is called once for each whole message, and what is sent to its
-/// connections is framed.
+/// A message handler: calls `on_data` of the inner handler once per complete message, and frames what is sent to its
+/// connections.
 ///
-/// A message is a slice of the receive buffer where possible, so it is not copied. The inner handler need not (and
-/// cannot usefully) [`keep`](Context::keep) or [`defer`](Context::defer) bytes: that is the framing's business.
+/// Where possible a message is a slice of the receive buffer, not a copy. The inner handler does not call
+/// [`keep`](Context::keep) or [`defer`](Context::defer): the framing decides what is buffered.
 ///
 /// ```
 /// use turnwheel::codec::LengthDelimited;
@@ -35,38 +35,39 @@ pub struct Framed<C, H> {
 }
 
 impl<C: Codec, H: Handler> Framed<C, H> {
-    /// Messages as `codec` finds them, for `handler`.
+    /// Wraps `handler`; `codec` finds the messages.
     pub fn new(codec: C, handler: H) -> Self {
         Self { codec: Rc::new(codec), handler }
     }
 
-    /// The inner handler.
+    /// Returns the inner handler.
     pub const fn handler(&self) -> &H {
         &self.handler
     }
 
-    /// The inner handler, to change it.
+    /// Returns the inner handler, mutably.
     pub const fn handler_mut(&mut self) -> &mut H {
         &mut self.handler
     }
 
-    /// The codec.
+    /// Returns the codec.
     pub fn codec(&self) -> &C {
         &self.codec
     }
 }
 
-/// What a [`Framed`] remembers about one connection: the codec's state and the inner handler's.
+/// The state of one connection of a [`Framed`]: the codec's state and the inner handler's.
 #[derive(Debug)]
 pub struct FramedState<C: Codec, S> {
     decoder: C::State,
-    /// The end of an over-long message, which is being thrown away, is still to come.
+    /// An over-long message is being discarded and its end has not arrived yet.
     discarding: bool,
     inner: S,
 }
 
 impl<C: Codec, S> FramedState<C, S> {
-    /// The state of a connection that [goes over](Context::switch) to a [`Framed`], with the inner handler's state.
+    /// Creates the state of a connection that [switches](Context::switch) to a [`Framed`], from the inner handler's
+    /// state.
     pub fn new(inner: S) -> Self {
         Self { decoder: C::State::default(), discarding: false, inner }
     }

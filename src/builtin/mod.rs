@@ -1,5 +1,4 @@
-//! The handlers that come with the crate. Each is an ordinary [`Handler`](crate::Handler): nothing here that a user
-//! could not write.
+//! The built-in handlers. Each is an ordinary [`Handler`](crate::Handler) that uses only the public API.
 
 mod broadcast;
 mod echo;
