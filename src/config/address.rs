@@ -1,8 +1,8 @@
-//! Addresses as people write them: `127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`, `unix:/run/app.sock`.
+//! Addresses in text form: `127.0.0.1:7000`, `[::1]:7000`, `localhost:7000`, `unix:/run/app.sock`.
 //!
-//! Nothing here opens a socket, resolves a name or touches a file: these are values.
+//! These are values: nothing here opens a socket, resolves a name or touches a file.
 //!
-//! Invariant: what [`FromStr`] accepts, [`Display`](fmt::Display) writes back so that it is accepted again as the same.
+//! Invariant: [`Display`](fmt::Display) writes an endpoint so that [`FromStr`] parses it back to an equal one.
 
 use std::error::Error;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// An address as a person writes it: a host and a port, or the path of a Unix socket.
+/// An address in text form: a host and a port, or the path of a Unix socket.
 ///
 /// ```
 /// use turnwheel::Endpoint;
@@ -27,24 +27,25 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
-    /// `host:port`. The host is a name, an IPv4 address, or an IPv6 address (kept here without its brackets); port 0
-    /// lets the system choose.
+    /// `host:port`. The host is a name, an IPv4 address, or an IPv6 address (stored without brackets). With port 0 the
+    /// system chooses a port.
     Tcp {
-        /// A name or an address.
+        /// A host name or an IP address.
         host: String,
         /// The port.
         port: u16,
     },
-    /// `unix:path`. The path is absolute, or relative to the working directory at the time of use.
+    /// `unix:path`. The path is absolute, or relative to the working directory when it is used.
     Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// The longest path of a Unix socket, in bytes, that every system takes.
+    /// The longest path of a Unix socket in bytes: the size of `sun_path` (108 on Linux, 104 on macOS and the BSDs)
+    /// less the terminating zero byte.
     const UNIX_PATH_MAX: usize =
         if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
 
-    /// Says what is wrong with an endpoint, however it was made.
+    /// Checks an endpoint, whether it was parsed or built by hand.
     pub(crate) fn check(&self) -> Result<(), Problem> {
         match self {
             Self::Tcp { host, .. } if host.contains(':') => {
@@ -83,7 +84,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Splits `host:port`, taking the brackets off an IPv6 address.
+/// Splits `host:port` and removes the brackets of an IPv6 address.
 fn split_port(text: &str) -> Result<(&str, u16), Problem> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or(Problem::NotIpv6)?;
@@ -114,12 +115,14 @@ fn split_port(text: &str) -> Result<(&str, u16), Problem> {
     port.parse().map(|port| (host, port)).map_err(|_| Problem::PortTooLarge)
 }
 
-/// DatagramQueue of any script are let through: the resolver knows which names it takes.
+/// Returns whether `c` may be part of a host name. Letters of any script are allowed; the resolver decides which names
+/// are valid.
 fn is_host_char(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '-' | '.' | '_')
 }
 
-/// A name whose last label is a number can only be an IPv4 address, and resolvers disagree on strange ones.
+/// Checks a host name. A name whose last label is a number can only be an IPv4 address, and resolvers disagree about
+/// unusual forms such as `127.1`, so only the dotted-quad form is accepted.
 fn check_host(host: &str) -> Result<(), Problem> {
     if host.is_empty() {
         return Err(Problem::EmptyHost);
@@ -151,7 +154,7 @@ fn check_path(path: &Path) -> Result<(), Problem> {
     }
 }
 
-/// What is wrong with an address, or with the options given for its use, and what would be accepted.
+/// An invalid address, or an invalid option given with one. The text names the error and what is accepted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AddressError {
     pub(crate) about: String,
@@ -163,13 +166,13 @@ impl fmt::Display for AddressError {
         if let Problem::Option(name, what) = &self.problem {
             return write!(f, "{}: the {name} {what}", self.about);
         }
-        write!(f, "{:?} is not an address to use: {}; ", self.about, self.problem)?;
-        f.write_str("accepted are 127.0.0.1:7000, [::1]:7000, localhost:7000")?;
+        write!(f, "{:?} is not a valid address: {}; ", self.about, self.problem)?;
+        f.write_str("accepted: 127.0.0.1:7000, [::1]:7000, localhost:7000")?;
         f.write_str(if cfg!(unix) { " and unix:/path" } else { "" })
     }
 }
 
-/// The same text: it is what `main` prints of an error that it returns.
+/// Writes the same text as `Display`: `main` prints an error that it returns with `Debug`.
 impl fmt::Debug for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -206,24 +209,24 @@ pub(crate) enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EmptyHost => f.write_str("the host is empty (0.0.0.0 or [::] is every interface)"),
+            Self::EmptyHost => f.write_str("the host is empty (use 0.0.0.0 or [::] for all interfaces)"),
             Self::HostChar(c) => write!(f, "{c:?} cannot be part of a host name"),
-            Self::NotIpv4 => f.write_str("the host looks like an IPv4 address and is none"),
-            Self::NotIpv6 => f.write_str("only an IPv6 address goes in brackets, as in [::1]:7000"),
+            Self::NotIpv4 => f.write_str("the host looks like an IPv4 address but is not a valid one"),
+            Self::NotIpv6 => f.write_str("brackets must enclose a valid IPv6 address, as in [::1]:7000"),
             Self::BareIpv6 => {
-                f.write_str("more than one colon; an IPv6 address goes in brackets, as in [::1]:7000")
+                f.write_str("more than one colon; put an IPv6 address in brackets, as in [::1]:7000")
             }
             Self::NoPort => f.write_str("the port is missing"),
             Self::PortNotANumber => f.write_str("the port is not a number"),
             Self::PortTooLarge => f.write_str("the port is out of range (0 to 65535)"),
             Self::EmptyPath => f.write_str("the path of the Unix socket is empty"),
             Self::AbstractPath => f.write_str(
-                "abstract Unix sockets are not supported (a file name that begins with @ is unix:./@name)",
+                "abstract Unix sockets are not supported (write a file name that begins with @ as unix:./@name)",
             ),
-            Self::NulInPath => f.write_str("there is a zero byte in the path"),
+            Self::NulInPath => f.write_str("the path contains a zero byte"),
             Self::PathTooLong(n) => {
                 let max = Endpoint::UNIX_PATH_MAX;
-                write!(f, "the path of a Unix socket has at most {max} bytes, and this one has {n}")
+                write!(f, "the path of the Unix socket has {n} bytes; at most {max} are allowed")
             }
             Self::NoUnixHere => f.write_str("Unix sockets are not available on this system"),
             Self::Option(name, what) => write!(f, "the {name} {what}"),
@@ -231,7 +234,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Where a socket is: the address of a listener, or of a peer.
+/// The address of a socket: a listener, a datagram socket or a peer.
 ///
 /// ```
 /// use turnwheel::Address;
@@ -246,12 +249,12 @@ impl fmt::Display for Problem {
 pub enum Address {
     /// An IP address and a port.
     Tcp(SocketAddr),
-    /// The file of a Unix socket. A client rarely has one.
+    /// The path of a Unix socket; `None` if it is not bound to one, as is usual for clients.
     Unix(Option<PathBuf>),
 }
 
 impl Address {
-    /// The IP address and port, where it is one.
+    /// Returns the IP address and port; `None` for a Unix socket.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
@@ -278,7 +281,7 @@ impl fmt::Display for Address {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(None) => f.write_str("unix:(unnamed)"),
             Self::Unix(Some(path)) => {
-                // A peer chooses its own path: what would break a line of a log is escaped.
+                // The peer chooses its own path. Control characters are escaped so that it cannot forge log lines.
                 f.write_str("unix:")?;
                 path.to_string_lossy().chars().try_for_each(|c| match c.is_control() {
                     true => write!(f, "{}", c.escape_default()),
@@ -343,16 +346,16 @@ mod tests {
             ("[::1]:+80", "the port is not a number"),
             ("localhost:65536", "the port is out of range"),
             ("localhost:99999999999999999999", "the port is out of range"),
-            ("::1:7000", "goes in brackets"),
-            ("::1", "goes in brackets"),
-            ("a:b:80", "goes in brackets"),
-            ("[localhost]:80", "only an IPv6 address goes in brackets"),
-            ("[127.0.0.1]:80", "only an IPv6 address goes in brackets"),
-            ("[::1", "only an IPv6 address goes in brackets"),
+            ("::1:7000", "put an IPv6 address in brackets"),
+            ("::1", "put an IPv6 address in brackets"),
+            ("a:b:80", "put an IPv6 address in brackets"),
+            ("[localhost]:80", "brackets must enclose a valid IPv6 address"),
+            ("[127.0.0.1]:80", "brackets must enclose a valid IPv6 address"),
+            ("[::1", "brackets must enclose a valid IPv6 address"),
             ("[::1]]:80", "the port is missing"),
-            ("300.0.0.1:80", "looks like an IPv4 address and is none"),
-            ("127.1:80", "looks like an IPv4 address and is none"),
-            ("80:80", "looks like an IPv4 address and is none"),
+            ("300.0.0.1:80", "looks like an IPv4 address but is not a valid one"),
+            ("127.1:80", "looks like an IPv4 address but is not a valid one"),
+            ("80:80", "looks like an IPv4 address but is not a valid one"),
             ("http://localhost:80", "'/' cannot be part"),
             (" localhost:80", "' ' cannot be part"),
             ("local\nhost:80", "'\\n' cannot be part"),
@@ -364,14 +367,14 @@ mod tests {
             #[cfg(unix)]
             ("unix:/a\0b", "a zero byte"),
             #[cfg(unix)]
-            (long.as_str(), "bytes, and this one has"),
+            (long.as_str(), "bytes; at most"),
             #[cfg(not(unix))]
             ("unix:/run/app.sock", "not available on this system"),
         ];
         for (text, says) in errors {
             let error = text.parse::<Endpoint>().unwrap_err().to_string();
             assert!(error.contains(says), "{text:?}: {error}");
-            assert!(error.contains("accepted are 127.0.0.1:7000, [::1]:7000, localhost:7000"), "{error}");
+            assert!(error.contains("accepted: 127.0.0.1:7000, [::1]:7000, localhost:7000"), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }
     }

@@ -1,9 +1,9 @@
-//! What the builders of sockets share: they are made of whatever names an address, and set options one by one.
+//! Macros shared by the socket builders: conversions from anything that names an address, and setters of single
+//! options.
 //!
-//! Knows none of them. Invariant: what a string, a host with a port, or an [`Endpoint`](crate::Endpoint) means is the
-//! same for all.
+//! Invariant: a string, a host with a port, and an [`Endpoint`](crate::Endpoint) mean the same for all builders.
 
-/// Lets whatever names an address become a `$builder`, by way of its functions `of_endpoint` and `of_address`.
+/// Implements `From` for every type that names an address, using `of_endpoint` and `of_address` of `$builder`.
 macro_rules! from_addresses {
     ($builder:ident) => {
         impl From<&str> for $builder {
@@ -37,7 +37,7 @@ macro_rules! from_addresses {
         }
 
         impl From<(&str, u16)> for $builder {
-            /// A host and a port; an IPv6 address without brackets.
+            /// A host and a port. An IPv6 address has no brackets here.
             fn from((host, port): (&str, u16)) -> Self {
                 Self::from($crate::config::address::Endpoint::Tcp { host: host.to_owned(), port })
             }
@@ -51,7 +51,7 @@ macro_rules! from_addresses {
     };
 }
 
-/// Setters of single options.
+/// Defines setters of single options.
 macro_rules! setters {
     ($($(#[$doc:meta])* $option:ident($value:ident: $type:ty) = $set:expr;)*) => {$(
         $(#[$doc])*

@@ -1,8 +1,7 @@
-//! What to connect to, and how: an address, a name or a stream that is there already, with options and a policy for
-//! trying again.
+//! What to connect to: an address, a name or a stream that is already connected, with options and a retry policy.
 //!
-//! Nothing here opens a socket or resolves a name: these are values. Invariant: what [`Connect::into_parts`] lets pass,
-//! every system call can be asked for.
+//! These are values: nothing here opens a socket or resolves a name. Invariant: the options that
+//! [`Connect::into_parts`] returns are in range for every system call that takes them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,16 +12,16 @@ use crate::config::builder::{from_addresses, setters};
 use crate::config::limits::Limit;
 use crate::config::listen::{Keepalive, not_zero};
 
-/// What to connect to, and how.
+/// What to connect to, with options.
 ///
-/// Anything that names an address becomes one: a string (`"127.0.0.1:7000"`, `"[::1]:7000"`, `"example.org:7000"`,
-/// `"unix:/path"`), a [`SocketAddr`], an [`Endpoint`]; and so does a [`TcpStream`](std::net::TcpStream) or a
-/// `UnixStream` that is connected already, which the reactor takes over.
+/// It converts from anything that names an address: a string (`"127.0.0.1:7000"`, `"[::1]:7000"`,
+/// `"example.org:7000"`, `"unix:/path"`), a [`SocketAddr`] or an [`Endpoint`]. It also converts from a
+/// [`TcpStream`](std::net::TcpStream) or a `UnixStream` that is already connected, which the reactor takes over.
 ///
-/// A host name is looked up by threads of their own (four at most, started when there is something to look up). All its
-/// addresses are tried, IPv6 and IPv4 in turn, the next one whenever one has failed or has taken longer than
-/// [`Limits::connect_stagger`](crate::Limits::connect_stagger); the first to connect is taken (RFC 8305, without its
-/// memory of what worked before).
+/// Host names are looked up on separate threads (at most four, started on demand). All addresses of a name are tried,
+/// IPv6 and IPv4 alternating ("happy eyeballs", RFC 8305). The next address is tried when one has failed or has taken
+/// longer than [`Limits::connect_stagger`](crate::Limits::connect_stagger). The first connection that is established
+/// is used. Unlike RFC 8305, results of earlier connections are not remembered.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,20 +37,20 @@ pub struct Connect {
     options: ConnectOptions,
 }
 
-/// When to try again, and how often.
+/// The retry policy: how long to wait before each retry, and how many tries to make.
 ///
-/// Before the n-th further try lies a wait of between `min` and `min` x `factor`^n, at random, but no more than `max`:
-/// so that a thousand clients that lost their server do not come back all at once.
+/// The wait before the n-th retry is random, between `min` and `min` x `factor`^n, and at most `max`. The random part
+/// keeps a thousand clients that lost their server from reconnecting all at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
-    /// The shortest wait, at least 1 ms. Default: 100 ms.
+    /// The shortest wait, at least 1 ms. Default: 100 ms (chosen).
     pub min: Duration,
-    /// The longest wait, at least `min`. Default: 30 s.
+    /// The longest wait, at least `min`. Default: 30 s (chosen).
     pub max: Duration,
-    /// How much longer each wait may be than the one before, at least 1. Default: 2.
+    /// The factor by which the longest possible wait grows with each retry, at least 1. Default: 2 (chosen).
     pub factor: f64,
-    /// Tries in a row that may fail, the first one included, before the attempt is given up; a connection that comes
-    /// about ends the row. Default: 10.
+    /// Consecutive failed tries, including the first, after which the job fails. A connection that is established
+    /// resets the count. Default: 10 (chosen).
     pub tries: Limit<u32>,
 }
 
@@ -67,7 +66,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after so many tries in a row that failed, by a random number.
+    /// Returns the wait after `failed` consecutive failures; `random` selects a value from its range.
     pub(crate) fn wait(&self, failed: u32, random: u64) -> Duration {
         let (min, max) = (self.min.as_secs_f64(), self.max.as_secs_f64());
         let exponent = i32::try_from(failed.max(1)).unwrap_or(i32::MAX);
@@ -77,15 +76,15 @@ impl Backoff {
             .map_or(self.max, |d| d.clamp(self.min, self.max))
     }
 
-    /// Whether so many failures in a row are too many.
+    /// Returns whether `failed` consecutive failures exhaust the policy.
     pub(crate) fn is_over(&self, failed: u32) -> bool {
         matches!(self.tries, Limit::At(most) if failed >= most)
     }
 
     fn check(&self) -> Result<(), Problem> {
-        let refuse = |what: String| Err(Problem::Option("policy for trying again", what));
+        let refuse = |what: String| Err(Problem::Option("retry policy", what));
         if self.min < Duration::from_millis(1) {
-            return refuse(format!("must wait at least 1ms, not {:?} (min)", self.min));
+            return refuse(format!("must have a min of at least 1ms, not {:?}", self.min));
         }
         if self.max < self.min {
             return refuse(format!(
@@ -110,41 +109,44 @@ impl Connect {
     }
 
     setters! {
-        /// How long one try may take, with the lookup and for all addresses together. Default:
-        /// [`Limits::connect_timeout`](crate::Limits::connect_timeout). Zero is refused.
+        /// Sets the timeout of one try, including the lookup and all addresses. Default:
+        /// [`Limits::connect_timeout`](crate::Limits::connect_timeout). Zero is rejected.
         timeout(timeout: impl Into<Limit<Duration>>) = Some(timeout.into());
 
-        /// Connects from this address of ours; port 0 lets the system choose. Default: what the system chooses.
+        /// Sets the local address to connect from; with port 0 the system chooses a port. Default: chosen by the
+        /// system.
         local(address: SocketAddr) = Some(address);
 
-        /// Whether small writes are sent at once (`TCP_NODELAY`). Default: yes.
+        /// Sets `TCP_NODELAY`: small writes are sent at once. Default: on, for the same reason as
+        /// [`Listen::nodelay`](crate::Listen::nodelay).
         nodelay(on: bool) = on;
 
-        /// How the kernel probes a silent TCP peer; `None`: not at all. Default: [`Keepalive::default`].
+        /// Sets TCP keepalive; `None` switches it off. Default: [`Keepalive::default`].
         keepalive(keepalive: Option<Keepalive>) = keepalive;
 
-        /// The kernel's receive buffer, in bytes. Default: what the system chooses. Zero is refused.
+        /// Sets the kernel's receive buffer, in bytes. Default: chosen by the system. Zero is rejected.
         receive_buffer(bytes: usize) = Some(bytes);
 
-        /// The kernel's send buffer, in bytes. Default: what the system chooses. Zero is refused.
+        /// Sets the kernel's send buffer, in bytes. Default: chosen by the system. Zero is rejected.
         send_buffer(bytes: usize) = Some(bytes);
 
-        /// Tries again when connecting fails. [`on_connect_failed`](crate::Handler::on_connect_failed) is called when
-        /// the last try has failed. Default: one try.
+        /// Retries when connecting fails. [`on_connect_failed`](crate::Handler::on_connect_failed) is called after the
+        /// last try has failed. Default: one try.
         retry(policy: Backoff) = Some(policy);
     }
 
-    /// Tries again when connecting fails, and connects anew, with the same tag, when the connection has ended: unless
-    /// the handler closed or aborted it by itself (and not in answer to the peer's end), or the reactor shuts down.
-    /// Each connection has its `on_open` and its `on_close`. The waits begin with the shortest again after a connection
-    /// that lasted longer than the longest of them. To go on for ever, say [`tries: Limit::Unlimited`](Backoff::tries).
+    /// Retries when connecting fails, and reconnects, with the same tag, after the connection has ended. It does not
+    /// reconnect if the handler closed or aborted the connection on its own initiative (rather than in response to the
+    /// peer's FIN), or if the reactor is shutting down. Each connection gets its own `on_open` and `on_close`. A
+    /// connection that lasted longer than the longest wait resets the waits to the shortest. Use [`tries:
+    /// Limit::Unlimited`](Backoff::tries) to retry without end.
     pub fn reconnect(mut self, policy: Backoff) -> Self {
         self.options.retry = Some(policy);
         self.options.anew = true;
         self
     }
 
-    /// What to connect to and how, once both have been checked.
+    /// Returns what to connect to and the options, after checking both.
     pub(crate) fn into_parts(self) -> Result<(Target, ConnectOptions), AddressError> {
         let target = self.target?;
         let about = || target.to_string();
@@ -158,7 +160,7 @@ impl Connect {
         Err(AddressError { about: format!("cannot connect to {target}"), problem })
     }
 
-    /// The same, if it can be used.
+    /// Returns `self` if it passes the checks of [`into_parts`](Self::into_parts).
     pub(crate) fn checked(self) -> Result<Self, AddressError> {
         let (target, options) = self.into_parts()?;
         Ok(Self { target: Ok(target), options })
@@ -186,7 +188,7 @@ impl From<Address> for Connect {
 }
 
 impl From<std::net::TcpStream> for Connect {
-    /// Takes over a stream that is connected already.
+    /// Takes over a stream that is already connected.
     fn from(stream: std::net::TcpStream) -> Self {
         Self::with(Ok(Target::Existing(Existing::Tcp(stream))))
     }
@@ -194,7 +196,7 @@ impl From<std::net::TcpStream> for Connect {
 
 #[cfg(unix)]
 impl From<std::os::unix::net::UnixStream> for Connect {
-    /// Takes over a stream that is connected already.
+    /// Takes over a stream that is already connected.
     fn from(stream: std::os::unix::net::UnixStream) -> Self {
         Self::with(Ok(Target::Existing(Existing::Unix(stream))))
     }
@@ -226,7 +228,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// How to connect. See [`Connect`] for what each means.
+/// The options of a connection. See the setters of [`Connect`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ConnectOptions {
     pub(crate) timeout: Option<Limit<Duration>>,
@@ -236,7 +238,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) retry: Option<Backoff>,
-    /// Connect anew after the end of a connection.
+    /// Reconnect after the connection has ended.
     pub(crate) anew: bool,
 }
 
@@ -273,14 +275,17 @@ impl ConnectOptions {
             Target::Endpoint(_) | Target::Existing(_) => true,
         };
         if !fits {
-            return Err(Problem::Option("local address", "must be of the same kind".to_owned()));
+            return Err(Problem::Option(
+                "local address",
+                "must be of the same address family as the destination".to_owned(),
+            ));
         }
         if let Target::Address(Address::Unix(None)) = target {
             return Err(Problem::Option("path", "is missing".to_owned()));
         }
         if self.retry.is_some() && matches!(target, Target::Existing(_)) {
-            let what = "cannot be obeyed: what is existing can be taken over once";
-            return Err(Problem::Option("policy for trying again", what.to_owned()));
+            let what = "is not allowed: an existing stream can be taken over only once";
+            return Err(Problem::Option("retry policy", what.to_owned()));
         }
         self.retry.map_or(Ok(()), |policy| policy.check())
     }

@@ -1,4 +1,4 @@
-//! Values and what is wrong with them.
+//! Tests of the checks of [`Connect`] and [`Backoff`].
 
 use super::*;
 
@@ -12,13 +12,13 @@ fn what_is_wrong_is_told_when_it_is_used() {
     let to = || Connect::new("h:1");
     let policy = Backoff::default();
     let cases = [
-        (Connect::new("h"), "\"h\" is not an address to use: the port is missing;"),
+        (Connect::new("h"), "\"h\" is not a valid address: the port is missing;"),
         (Connect::from(("a b", 1)), "' ' cannot be part"),
         (to().timeout(Duration::ZERO), "cannot connect to h:1: the timeout must be longer than zero"),
         (to().receive_buffer(0), "the receive buffer must be at least 1"),
         (to().send_buffer(0), "the send buffer must be at least 1"),
         (to().keepalive(Some(Keepalive { tries: 0, ..Keepalive::default() })), "number of tries must be"),
-        (to().retry(Backoff { min: ms(0), ..policy }), "must wait at least 1ms, not 0ns (min)"),
+        (to().retry(Backoff { min: ms(0), ..policy }), "must have a min of at least 1ms, not 0ns"),
         (to().retry(Backoff { max: ms(99), ..policy }), "99ms is less than 100ms"),
         (to().retry(Backoff { factor: 0.5, ..policy }), "a factor of at least 1, not 0.5"),
         (to().retry(Backoff { factor: f64::NAN, ..policy }), "a factor of at least 1, not NaN"),
@@ -27,7 +27,8 @@ fn what_is_wrong_is_told_when_it_is_used() {
     ];
     for (connect, says) in cases {
         if says.is_empty() {
-            // A name has addresses of both kinds; a literal is one too, and is refused when it is tried.
+            // A name may have addresses of either family, and a literal in a string is treated like a name: the
+            // mismatch is reported when connecting.
             assert!(connect.into_parts().is_ok());
             continue;
         }
@@ -36,7 +37,12 @@ fn what_is_wrong_is_told_when_it_is_used() {
     }
     let v4: SocketAddr = "127.0.0.1:1".parse().unwrap();
     let error = refused(Connect::from(v4).local("[::1]:0".parse().unwrap()));
-    assert!(error.ends_with("127.0.0.1:1: the local address must be of the same kind"), "{error}");
+    assert!(
+        error.ends_with(
+            "127.0.0.1:1: the local address must be of the same address family as the destination"
+        ),
+        "{error}"
+    );
     assert!(refused(Connect::from(Address::Unix(None))).contains("the path is missing"));
 }
 
@@ -45,7 +51,7 @@ fn a_given_stream_cannot_be_given_twice() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let error = refused(Connect::from(stream).reconnect(Backoff::default()));
-    assert!(error.contains("the existing stream: the policy for trying again cannot be obeyed"), "{error}");
+    assert!(error.contains("the existing stream: the retry policy is not allowed"), "{error}");
 }
 
 #[test]

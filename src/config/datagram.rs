@@ -1,8 +1,8 @@
-//! Which datagram socket to bind, and how: an address or a socket that is bound already, with options.
+//! Which datagram socket to bind: an address or a socket that is already bound, with options.
 //!
-//! Nothing here opens a socket: these are values. A socket that the caller made is carried along as it is.
+//! These are values: nothing here opens a socket. A socket passed in by the caller is not changed.
 //!
-//! Invariant: what [`Datagrams::into_parts`] lets pass, every system call can be asked for.
+//! Invariant: the options that [`Datagrams::into_parts`] returns are in range for every system call that takes them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,26 +12,26 @@ use std::path::PathBuf;
 use crate::config::address::{Address, AddressError, Endpoint, Problem};
 use crate::config::builder::{from_addresses, setters};
 
-/// The largest datagram that a socket may be told to take.
+/// The largest permitted [`Datagrams::max_size`] in bytes (chosen): a receive buffer of this size is allocated.
 const MOST: usize = 16 * 1024 * 1024;
 
-/// Which of the system's network interfaces.
+/// A network interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Interface {
-    /// The one that the system chooses.
+    /// The interface that the system chooses.
     #[default]
     Any,
-    /// The one with this address. For IPv4 only.
+    /// The interface with this address. IPv4 only.
     Address(Ipv4Addr),
-    /// The one with this number, as `ip link` shows it. Not every system takes it for IPv4.
+    /// The interface with this index, as shown by `ip link`. Some systems do not accept an index for IPv4.
     Index(u32),
 }
 
-/// Which datagram socket to bind, and how: UDP over IPv4 or IPv6, or Unix datagrams.
+/// Which datagram socket to bind, with options: UDP over IPv4 or IPv6, or Unix datagrams.
 ///
-/// Anything that names an address becomes one: a string, a [`SocketAddr`], an [`Endpoint`], or a socket that is already
-/// bound. A string that is no address is reported when it is used.
+/// It converts from anything that names an address: a string, a [`SocketAddr`], an [`Endpoint`], or a socket that is
+/// already bound. An invalid string is reported when the value is used.
 ///
 /// ```
 /// use turnwheel::{Datagrams, Interface};
@@ -42,11 +42,12 @@ pub enum Interface {
 /// # let _ = (client, group, local);
 /// ```
 ///
-/// The file of a Unix socket is made with its mode, replaces one that a dead program of the same user left behind,
-/// never anything else, and is removed when the socket is closed. CallSite is to be answered must have a file as well.
+/// The file of a Unix socket is created with its mode. It replaces a stale socket file of a program of the same user
+/// that no longer runs, and nothing else. It is removed when the socket is closed. A peer must bind a path to receive
+/// replies.
 ///
-/// A socket that is already bound keeps what it has and is given what was asked for beside; its file, where it has
-/// one, is left alone.
+/// A socket that is already bound keeps its settings; the options set here are applied in addition. If it has a socket
+/// file, the file is left alone.
 #[derive(Debug)]
 pub struct Datagrams {
     source: Result<DatagramSource, AddressError>,
@@ -60,61 +61,62 @@ impl Datagrams {
         at.into()
     }
 
-    /// Connected mode: datagrams go to this address and come from it alone, and the system tells when there is nobody
-    /// ([`on_error`](crate::DatagramHandler::on_error)). It is written like the addresses to bind to; a host name is
-    /// looked up once.
+    /// Sets connected mode: datagrams are sent to and received from this address only, and the system reports errors
+    /// such as an unreachable peer ([`on_error`](crate::DatagramHandler::on_error)). The address is written like the
+    /// address to bind to; a host name is looked up once.
     pub fn peer(mut self, at: impl fmt::Display) -> Self {
         self.peer = Some(at.to_string().parse());
         self
     }
 
     setters! {
-        /// Whether it may send to broadcast addresses (`SO_BROADCAST`). Default: no; sending there is then an error.
+        /// Sets `SO_BROADCAST`: the socket may send to broadcast addresses. Default: off; sending to one is then an
+        /// error.
         broadcast(on: bool) = on;
     }
 
-    /// Receives what is sent to a multicast group, too. Any number of groups, each on an interface.
+    /// Joins a multicast group on an interface. May be called any number of times.
     pub fn join(mut self, group: impl Into<IpAddr>, on: Interface) -> Self {
         self.options.groups.push((group.into(), on));
         self
     }
 
     setters! {
-        /// The interface from which it sends to multicast groups. Default: what the system chooses.
+        /// Sets the interface from which multicast datagrams are sent. Default: chosen by the system.
         multicast_interface(interface: Interface) = interface;
 
-        /// Whether what it sends to a multicast group comes back to members on this host. Default: yes, as everywhere.
+        /// Sets whether multicast datagrams are looped back to members on this host. Default: on, as in all systems.
         multicast_loop(on: bool) = Some(on);
 
-        /// How many routers what it sends to multicast groups may pass, plus one. Default: 1, the local network.
+        /// Sets the time to live (hop limit) of multicast datagrams. Default: 1, the local network.
         multicast_ttl(hops: u8) = Some(hops);
 
-        /// The longest datagram that is taken, in bytes (1 to 16 MiB). A longer one is thrown away whole, counted, and
-        /// told ([`on_truncated`](crate::DatagramHandler::on_truncated)). Default: 65 535, which every UDP datagram
-        /// fits.
+        /// Sets the longest datagram to receive, in bytes (1 to 16 MiB). A longer one is discarded whole, counted and
+        /// reported ([`on_truncated`](crate::DatagramHandler::on_truncated)). Default: 65 535, so that every UDP
+        /// datagram fits (its length field has 16 bits).
         max_size(bytes: usize) = bytes;
 
-        /// Whether several sockets may be bound to the same UDP port (`SO_REUSEPORT`). Each datagram goes to one of
-        /// them, one to a multicast group, or a broadcast, to all. Default: no. Where it is missing, binding fails with
+        /// Sets `SO_REUSEPORT`: several sockets may be bound to the same UDP port. Each datagram goes to one of them;
+        /// a multicast or broadcast datagram goes to all. Default: off. On systems without it, binding fails with
         /// `Unsupported`.
         reuse_port(on: bool) = on;
 
-        /// Whether an IPv6 socket refuses IPv4. Default: no, so that `[::]:7000` serves both.
+        /// Sets `IPV6_V6ONLY`: an IPv6 socket rejects IPv4. Default: off, so that `[::]:7000` serves both.
         v6_only(on: bool) = on;
 
-        /// The kernel's receive buffer, in bytes: what comes faster than it is read and does not fit is lost, and
-        /// nobody is told. Default: what the system chooses. Zero is refused.
+        /// Sets the kernel's receive buffer, in bytes. Datagrams that arrive faster than they are read and do not fit
+        /// are lost without notice. Default: chosen by the system. Zero is rejected.
         receive_buffer(bytes: usize) = Some(bytes);
 
-        /// The kernel's send buffer, in bytes. Default: what the system chooses. Zero is refused.
+        /// Sets the kernel's send buffer, in bytes. Default: chosen by the system. Zero is rejected.
         send_buffer(bytes: usize) = Some(bytes);
 
-        /// The permissions of a Unix socket's file; sending to it takes the one to write. Default: `0o600`, the user
-        /// only.
+        /// Sets the permissions of a Unix socket's file; sending to it requires write permission. Default: `0o600`,
+        /// the owner only.
         unix_mode(mode: u32) = mode;
     }
 
-    /// What to bind or take over, whom to connect to, and how, once all have been checked.
+    /// Returns what to bind or take over, the peer to connect to and the options, after checking all of them.
     pub(crate) fn into_parts(
         self,
     ) -> Result<(DatagramSource, Option<Endpoint>, DatagramOptions), AddressError> {
@@ -157,7 +159,7 @@ impl From<std::os::unix::net::UnixDatagram> for Datagrams {
     }
 }
 
-/// What a [`Datagrams`] names: an endpoint that may stand for several sockets, or one socket.
+/// What a [`Datagrams`] names: an endpoint that may resolve to several sockets, or one socket.
 #[derive(Debug)]
 pub(crate) enum DatagramSource {
     Endpoint(Endpoint),
@@ -182,7 +184,7 @@ impl fmt::Display for DatagramSource {
     }
 }
 
-/// One concrete socket to bind or to take over.
+/// One socket to bind or to take over.
 #[derive(Debug)]
 pub(crate) enum DatagramBind {
     Udp(SocketAddr),
@@ -206,7 +208,7 @@ impl fmt::Display for DatagramBind {
     }
 }
 
-/// How to bind. See [`Datagrams`] for what each means.
+/// The options of a datagram socket. See the setters of [`Datagrams`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DatagramOptions {
     pub(crate) broadcast: bool,
@@ -220,7 +222,7 @@ pub(crate) struct DatagramOptions {
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) unix_mode: u32,
-    /// Whom to connect to, once that has been looked up.
+    /// The peer to connect to, set after its name has been looked up.
     pub(crate) peer: Option<Address>,
 }
 
@@ -296,9 +298,9 @@ mod tests {
 
     #[test]
     fn a_bad_address_is_told_when_it_is_used() {
-        assert!(refused(Datagrams::new("localhost")).starts_with("\"localhost\" is not an address to use"));
+        assert!(refused(Datagrams::new("localhost")).starts_with("\"localhost\" is not a valid address"));
         let said = refused(Datagrams::new("0.0.0.0:0").peer("::1:5"));
-        assert!(said.starts_with("\"::1:5\" is not an address to use: more than one colon"), "{said}");
+        assert!(said.starts_with("\"::1:5\" is not a valid address: more than one colon"), "{said}");
         assert!(refused(Endpoint::Tcp { host: "a b".into(), port: 1 }.into()).contains("' ' cannot be part"));
     }
 

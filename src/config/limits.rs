@@ -1,19 +1,18 @@
-//! Every bound the reactor keeps, in one plain struct, with the relations between them checked in one place.
+//! All limits of a reactor in one struct, checked for consistency in one place.
 //!
-//! Knows nothing of connections. Invariant: what passes [`Limits::check`] can be obeyed: no limit makes another one
-//! impossible to keep.
+//! Invariant: the limits that pass [`Limits::check`] can all be kept at the same time.
 
 use std::time::Duration;
 
 pub use self::super::limits_error::LimitsError;
 use crate::codec::Codec;
 
-/// A bound that may be switched off, but only by saying so.
+/// A limit, or explicitly none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit<T> {
-    /// Bounded by this much. Zero is refused.
+    /// Limited to this value. Zero is rejected.
     At(T),
-    /// No bound.
+    /// No limit.
     Unlimited,
 }
 
@@ -24,7 +23,7 @@ impl<T> From<T> for Limit<T> {
 }
 
 impl Limit<usize> {
-    /// The bound as a number; the largest there is when unlimited.
+    /// Returns the limit as a number; `usize::MAX` if unlimited.
     pub(crate) fn get(self) -> usize {
         match self {
             Self::At(n) => n,
@@ -34,7 +33,7 @@ impl Limit<usize> {
 }
 
 impl Limit<Duration> {
-    /// The bound as a duration; for ever when unlimited.
+    /// Returns the limit as a duration; `Duration::MAX` if unlimited.
     pub(crate) fn get(self) -> Duration {
         match self {
             Self::At(d) => d,
@@ -43,30 +42,32 @@ impl Limit<Duration> {
     }
 }
 
-/// What happens to new connections when there are as many as allowed.
+/// What happens to new connections when [`Limits::connections`] is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AtCapacity {
-    /// They wait in the kernel's queue until others have ended (a sixty-fourth of the limit at a time).
+    /// They wait in the kernel's accept queue until a sixty-fourth of the limit (at least one connection) is free
+    /// again.
     #[default]
     Pause,
-    /// They are accepted and closed at once, and counted.
+    /// They are accepted, closed at once and counted.
     Refuse,
 }
 
-/// What happens when a handler's callback panics.
+/// What happens when a callback panics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PanicPolicy {
-    /// The connection the callback was for is aborted; everything else goes on. (A program built with
-    /// `panic = "abort"` ends all the same.)
+    /// Terminates the connection whose callback panicked; everything else goes on. A program built with `panic =
+    /// "abort"` still aborts.
     #[default]
     CloseConnection,
-    /// The panic goes on through the reactor to whoever runs it. The reactor must not be turned again.
+    /// Resumes the panic through the reactor into its caller. The reactor must not be turned again.
     Propagate,
 }
 
-/// The bounds of one reactor, with defaults fit for a server on the internet.
+/// The limits of one reactor. The defaults suit a server on the internet.
 ///
-/// Sizes are bytes. Zero is never "no limit" but an error: say [`Limit::Unlimited`] where that is possible.
+/// Sizes are in bytes. Zero never means "no limit": it is an error. Use [`Limit::Unlimited`] where a limit can be
+/// switched off.
 ///
 /// ```
 /// use std::time::Duration;
@@ -81,90 +82,111 @@ pub enum PanicPolicy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Open connections, lingering ones included. It is lowered to what the process may open, less 64. Default 10 000.
+    /// Open connections, including those that linger. Lowered to the number of descriptors the process may still open,
+    /// less 64 for everything else. Default 10 000, the `maxclients` of Redis.
     pub connections: Limit<usize>,
-    /// What happens to more connections than that. Default [`AtCapacity::Pause`].
+    /// What happens to connections beyond that. Default [`AtCapacity::Pause`], as in HAProxy.
     pub at_capacity: AtCapacity,
-    /// The read buffer that all connections share, and the most that one of them may read in a turn. Default 256 KiB:
-    /// echoing a stream of 64 KiB blocks took a quarter less CPU time with it than with 64 KiB.
+    /// Size of the read buffer that all connections share, and the most that one of them may read in a turn. Default
+    /// 256 KiB: echoing a stream of 64 KiB blocks took a quarter less CPU time with it than with 64 KiB.
     pub read_buffer: usize,
-    /// Stop reading a peer once this much output waits for it. Default 256 KiB.
+    /// High-water mark: stop reading a peer once it has this much unsent output. Default 256 KiB (chosen; as much as
+    /// [`read_buffer`](Limits::read_buffer)).
     pub output_high: usize,
-    /// Read it again once no more than this waits. Default 64 KiB.
+    /// Low-water mark: read it again once it has no more than this. Default 64 KiB (chosen; the distance to
+    /// [`output_high`](Limits::output_high) keeps a connection from stopping and resuming with every write).
     pub output_low: usize,
-    /// Cut a connection whose waiting output would pass this. Default 2 MiB.
+    /// Hard limit: terminate a connection whose unsent output would exceed this. Default 2 MiB (chosen; a message of 1
+    /// MiB fits on top of [`output_high`](Limits::output_high)).
     pub output_hard: Limit<usize>,
-    /// All waiting output together, counted in whole buffers of 2 KiB and more; shared blocks count once. One that is
-    /// not some 100 KiB above [`output_hard`](Limits::output_hard) cuts before that does. Default 256 MiB.
+    /// Unsent output of all connections together, counted in whole buffers of 2 KiB or more; shared blocks count once.
+    /// Keep this at least 100 KiB above [`output_hard`](Limits::output_hard), or a connection is terminated for the
+    /// total before it reaches its own limit. Default 256 MiB (chosen).
     pub output_total: Limit<usize>,
-    /// Input kept for one connection because its message is not whole yet. Default 1 MiB + 64 KiB.
+    /// Input buffered for one connection because its message is not complete. Default 1 MiB + 64 KiB (chosen): a
+    /// message of 1 MiB, which is the default `max_payload` of NATS, and its header.
     pub input_kept: usize,
-    /// All kept input together, counted in whole buffers. Default 256 MiB.
+    /// Buffered input of all connections together, counted in whole buffers. Default 256 MiB (chosen, as for
+    /// [`output_total`](Limits::output_total)).
     pub input_total: Limit<usize>,
-    /// No byte either way for this long, while we read, ends a connection. Default 10 minutes.
+    /// Closes a connection on which no byte was read or written for this long, while it is being read. Default 10
+    /// minutes, the `proxy_timeout` of nginx's stream module.
     pub idle_timeout: Limit<Duration>,
-    /// From a message's first byte to its last, not counting the time in which we did not read; what has arrived by
-    /// then is read first. Default 30 s.
+    /// Time from the first byte of a message to its last, without the time in which the connection was not read. Input
+    /// that has already arrived is read before the timeout is enforced. Default 30 s, as in hyper (for the headers of
+    /// a request).
     pub message_timeout: Limit<Duration>,
-    /// Output waits and the peer takes none of it. Default 30 s.
+    /// Terminates a connection that has unsent output of which the peer takes nothing for this long. Default 30 s
+    /// (chosen, between the 10 s of NATS and the 60 s of nginx).
     pub write_stall: Limit<Duration>,
-    /// After our FIN: how long without a byte from a peer that has not closed its end. Default 2 s.
+    /// After our FIN: how long to wait without input for the peer's FIN. Default 2 s (chosen; nginx waits 5 s).
     pub linger_quiet: Duration,
-    /// After our FIN: how long at most. Default 10 s.
+    /// After our FIN: how long to wait for the peer's FIN at most. Default 10 s (chosen; nginx waits 30 s).
     pub linger_total: Duration,
-    /// After our FIN: how much input to read and throw away. Default 256 KiB.
+    /// After our FIN: how much input to read and discard. Default 256 KiB (chosen; as much as
+    /// [`read_buffer`](Limits::read_buffer)).
     pub linger_input: usize,
-    /// How long a shutdown asked for by a [`Handle`](crate::Handle) waits for connections to finish. Default 10 s.
+    /// Grace period of a shutdown requested through a [`Handle`](crate::Handle) or [`Net::stop`](crate::Net::stop):
+    /// connections still open afterwards are terminated. Default 10 s (chosen).
     pub shutdown_grace: Duration,
-    /// Connections accepted from one listener in a turn. Default 16.
+    /// Connections accepted per listener and turn. Default 16 (chosen, so that a flood of connections does not delay
+    /// the open ones).
     pub accepts_per_turn: usize,
-    /// Bytes written to one connection in a turn. Default 256 KiB.
+    /// Bytes written per connection and turn. Default 256 KiB (chosen; as much as
+    /// [`output_high`](Limits::output_high)).
     pub write_per_turn: usize,
-    /// Messages of one connection in a turn. Default 256.
+    /// Messages delivered per connection and turn. Default 256 (chosen, so that a peer that pipelines small messages
+    /// does not delay the others).
     pub messages_per_turn: usize,
-    /// Deadlines handled in a turn. Default 1 024.
+    /// Deadlines handled per turn, and timers fired per turn. Default 1 024 of each (chosen; bounds a turn in which
+    /// many expire at once).
     pub timeouts_per_turn: usize,
-    /// Readiness events taken from the system at once. Default 1 024.
+    /// Readiness events fetched from the system at once. Default 1 024, as in tokio.
     pub events_per_turn: usize,
-    /// How long accepting rests when descriptors or memory have run out, unless a connection ends first.
-    /// Default 100 ms.
+    /// How long accepting pauses when descriptors or memory have run out. It resumes earlier if a connection closes.
+    /// Default 100 ms, as in HAProxy.
     pub accept_pause: Duration,
-    /// Groups. Default 65 536.
+    /// Groups. Default 65 536 (chosen; bounds memory).
     pub groups: usize,
-    /// Groups that one connection may be in. Default 256.
+    /// Groups that one connection may be a member of. Default 256 (chosen; closing a connection takes time
+    /// proportional to it).
     pub groups_per_connection: usize,
-    /// Empty buffers kept for reuse. Default 16 MiB.
+    /// Empty buffers cached for reuse, in bytes. Default 16 MiB (chosen).
     pub pooled: usize,
-    /// Timers that handlers set, in all. Default 1 048 576.
+    /// Timers set by handlers, in total. Default 1 048 576 (chosen; bounds memory).
     pub timers: usize,
-    /// Timers of one connection. Default 1 024.
+    /// Timers of one connection. Default 1 024 (chosen).
     pub timers_per_connection: usize,
-    /// From asking for a connection until it is there, with the lookup of its name, for all its addresses together;
-    /// a [`Connect`](crate::Connect) may say otherwise. Default 10 s.
+    /// Time to establish a connection, from the request on, including the lookup of its name and all its addresses. A
+    /// [`Connect`](crate::Connect) may override it. Default 10 s (chosen).
     pub connect_timeout: Limit<Duration>,
-    /// How long one address of several may keep the next one waiting: see [`Connect`](crate::Connect). Default 250 ms,
-    /// the Connection Attempt Delay that RFC 8305 recommends.
+    /// How long to wait for one address before trying the next one as well: see [`Connect`](crate::Connect). Default
+    /// 250 ms, the Connection Attempt Delay that RFC 8305 recommends.
     pub connect_stagger: Duration,
-    /// Connections asked for that are not there yet, or are to be made again. Default 10 000.
+    /// Connect jobs: connections that are requested but not established, or that will be reconnected. Default 10 000
+    /// (chosen; as many as [`connections`](Limits::connections)).
     pub attempts: usize,
-    /// Names being looked up, or waiting for that. Default 256.
+    /// Names being looked up or queued for lookup. Default 256 (chosen; the lookups run on four threads).
     pub lookups: usize,
-    /// Connections that one may be [linked](crate::Net::link) to, and that may be linked to it. Default 256.
+    /// Connections that one may be [linked](crate::Net::link) to, and connections that may be linked to it. Default
+    /// 256 (chosen).
     pub links_per_connection: usize,
-    /// Registered sources ([`Reactor::register`](crate::Reactor::register)). Default 1 024.
+    /// Registered sources ([`Reactor::register`](crate::Reactor::register)). Default 1 024 (chosen).
     pub sources: usize,
-    /// A callback that takes longer than this is logged as a warning, with the handler's name and the connection, for
-    /// all others wait meanwhile. Default 50 ms.
+    /// Logs a warning, with the handler's name and the connection, if a callback takes longer than this, because all
+    /// other connections wait for it. Default 50 ms (chosen).
     pub slow_callback: Limit<Duration>,
-    /// Datagrams that wait for the kernel at one socket, with 64 bytes counted for each beside its own. Default
-    /// 256 KiB.
+    /// Datagrams queued at one socket until the kernel takes them, in bytes; each counts 64 bytes in addition to its
+    /// own. Default 256 KiB (chosen, as for [`output_high`](Limits::output_high)).
     pub datagram_queue: usize,
-    /// Datagrams received from one socket in a turn; also at most so many that [`read_buffer`](Limits::read_buffer) is
-    /// reached. Default 256.
+    /// Datagrams received per socket and turn. Receiving also stops once they add up to
+    /// [`read_buffer`](Limits::read_buffer) bytes. Default 256 (chosen, as for
+    /// [`messages_per_turn`](Limits::messages_per_turn)).
     pub datagrams_per_turn: usize,
-    /// Commands of other threads that may wait. Default 65 536.
+    /// Commands from other threads that may be queued. Default 65 536 (chosen; a full queue returns an error to the
+    /// sender).
     pub commands: usize,
-    /// Commands obeyed in a turn. Default 1 024.
+    /// Commands run per turn. Default 1 024 (chosen, so that a flood of commands does not delay I/O).
     pub commands_per_turn: usize,
 }
 
@@ -214,11 +236,11 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Checks each limit and each relation between two of them.
+    /// Checks every limit, and every relation between two limits.
     ///
     /// # Errors
-    /// Names what is wrong, with both numbers where two contradict each other. The reactor asks this itself when it is
-    /// made; what a handler's framing needs is checked when it is added.
+    /// Returns an error if a limit is zero or too large, or if two limits contradict each other; the error names both
+    /// values. A new reactor calls this itself. Whether a handler's framing fits is checked when the handler is added.
     pub fn check(&self) -> Result<(), LimitsError> {
         self.check_zero()?;
         let refuse = |name, value, relation, other, number| {
@@ -259,8 +281,8 @@ impl Limits {
         Ok(())
     }
 
-    /// Raises what must be raised for messages of `codec` to pass both ways: input kept and output waiting, of each
-    /// connection and in all. Nothing is lowered.
+    /// Raises the limits so that messages of `codec` fit in both directions: buffered input and unsent output, per
+    /// connection and in total. Never lowers one.
     ///
     /// ```
     /// use turnwheel::Limits;
@@ -287,7 +309,7 @@ impl Limits {
         }
     }
 
-    /// Whether messages of up to `max` bytes with up to `overhead` bytes of framing can pass both ways.
+    /// Checks that messages of up to `max` bytes with up to `overhead` bytes of framing fit in both directions.
     pub(crate) fn check_framing(&self, max: usize, overhead: usize) -> Result<(), LimitsError> {
         let whole = max.saturating_add(overhead);
         if self.input_kept < whole {
@@ -384,14 +406,16 @@ impl Limits {
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
-/// As much as this is read at once however much output waits, as long as it is less than the high-water mark.
+/// One read may take this much whenever a connection is read at all, even if less space is left below the high-water
+/// mark or memory is short, so that it makes progress. As much as the smallest buffer of the pool.
 pub(crate) const LEAST_READ: usize = 2 * KIB;
-/// What the buffer of so much input may take while it grows: twice as much, and one of the least size besides.
+/// Memory that the buffer for `kept` bytes of input may use while it grows: twice as much, because buffers grow by
+/// doubling, plus two of the smallest buffers (2 KiB each).
 const fn room_to_keep(kept: usize) -> usize {
     kept.saturating_mul(2).saturating_add(4 * KIB)
 }
 
-/// For what is allocated when the reactor is made.
+/// The maximum for limits whose memory is allocated when the reactor is created (chosen).
 const MOST_AT_ONCE: usize = 64 * MIB;
 
 #[cfg(test)]

@@ -1,36 +1,37 @@
-//! What is wrong with limits, in words. Knows none of them. Invariant: each error names what is wrong, and what would
-//! be right.
+//! The error type of [`Limits::check`](crate::Limits::check).
+//!
+//! Invariant: each error names what is wrong and what would be accepted.
 
 use std::fmt;
 
-/// Why a [`Limits`](crate::Limits) was refused.
+/// Why [`Limits`](crate::Limits) were rejected.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitsError {
     /// This limit is zero; it must be at least 1.
     Zero(&'static str),
-    /// This limit is zero; it must be at least 1, or `Unlimited`.
+    /// This limit is zero; it must be at least 1 or `Unlimited`.
     ZeroLimit(&'static str),
-    /// This limit is the size of something made at once, and too large for that.
+    /// This limit is the size of memory that is allocated up front, and it is too large for that.
     TooLarge {
-        /// The limit at fault.
+        /// The name of the limit.
         name: &'static str,
-        /// What it is.
+        /// Its value.
         value: u64,
-        /// The most it may be.
+        /// The maximum.
         max: u64,
     },
     /// Two limits contradict each other: `name` is `value` but must be `relation` `other`, which is `number`.
     Contradiction {
-        /// The limit at fault.
+        /// The name of the limit.
         name: &'static str,
-        /// What it is.
+        /// Its value.
         value: u64,
-        /// What it must be to the other ("at least", "below").
+        /// The required relation to the other limit ("at least", "below").
         relation: &'static str,
-        /// The other limit.
+        /// The name of the other limit.
         other: &'static str,
-        /// What that one is.
+        /// The value of the other limit.
         number: u64,
     },
 }
@@ -60,7 +61,7 @@ impl From<LimitsError> for std::io::Error {
     }
 }
 
-/// The same text: it is what `main` prints of an error that it returns.
+/// Writes the same text as `Display`: `main` prints an error that it returns with `Debug`.
 impl fmt::Debug for LimitsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -1,8 +1,8 @@
-//! What to listen on, and how: an address or a socket that is bound already, with options.
+//! What to listen on: an address or a socket that is already bound, with options.
 //!
-//! Nothing here opens a socket: these are values. A listening socket that the caller made is carried along as it is.
+//! These are values: nothing here opens a socket. A listening socket passed in by the caller is not changed.
 //!
-//! Invariant: what [`Listen::into_parts`] lets pass, every system call can be asked for.
+//! Invariant: the options that [`Listen::into_parts`] returns are in range for every system call that takes them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,14 +13,15 @@ use std::time::Duration;
 use crate::config::address::{AddressError, Endpoint, Problem};
 use crate::config::builder::{from_addresses, setters};
 
-/// Probing of a silent TCP peer by the kernel, so that one that vanished is noticed.
+/// TCP keepalive: the kernel probes a silent peer, so that one that has vanished is detected. With the default values
+/// this takes two minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Silence before the first probe, in whole seconds (1 to 32 767). Default: 60 s.
+    /// `TCP_KEEPIDLE`: silence before the first probe, in whole seconds (1 to 32 767). Default: 60 s (chosen).
     pub idle: Duration,
-    /// From one unanswered probe to the next, in whole seconds (1 to 32 767). Default: 20 s.
+    /// `TCP_KEEPINTVL`: interval between unanswered probes, in whole seconds (1 to 32 767). Default: 20 s (chosen).
     pub interval: Duration,
-    /// Unanswered probes after which the connection is lost (1 to 127). Default: 3.
+    /// `TCP_KEEPCNT`: unanswered probes after which the connection is reset (1 to 127). Default: 3 (chosen).
     pub tries: u32,
 }
 
@@ -30,10 +31,11 @@ impl Default for Keepalive {
     }
 }
 
-/// What to listen on, and how.
+/// What to listen on, with options.
 ///
-/// Anything that names an address becomes one: a string, a [`SocketAddr`], an [`Endpoint`], or a listening socket that
-/// is already bound (given by a supervisor, say). A string that is no address is reported when it is used.
+/// It converts from anything that names an address: a string, a [`SocketAddr`], an [`Endpoint`], or a listening socket
+/// that is already bound (passed in by a supervisor, for example). An invalid string is reported when the value is
+/// used.
 ///
 /// ```
 /// use turnwheel::Listen;
@@ -43,11 +45,12 @@ impl Default for Keepalive {
 /// # let _ = (wide, local);
 /// ```
 ///
-/// The file of a Unix socket is made with its mode before anyone can connect, replaces one that a dead server of the
-/// same user left behind, never anything else, and is removed when the listener is closed.
+/// The file of a Unix socket is created with its mode before any peer can connect. It replaces a stale socket file of
+/// a server of the same user that no longer runs, and nothing else. It is removed when the listener is closed.
 ///
-/// Of a socket that is already bound, only what concerns its connections is set: [`nodelay`](Self::nodelay) and
-/// [`keepalive`](Self::keepalive) for TCP, the buffers for Unix sockets. Its file, where it has one, is left alone.
+/// For a socket that is already bound only the options of its connections apply: [`nodelay`](Self::nodelay) and
+/// [`keepalive`](Self::keepalive) for TCP, the buffer sizes for Unix sockets. If it has a socket file, the file is
+/// left alone.
 #[derive(Debug)]
 pub struct Listen {
     source: Result<ListenSource, AddressError>,
@@ -61,34 +64,38 @@ impl Listen {
     }
 
     setters! {
-        /// How many connections may wait to be accepted. Default: 4096. The system may allow fewer (`somaxconn`), which
-        /// is logged as a warning. Zero is refused.
+        /// Sets the length of the accept queue (the backlog). Default: 4096, the default of Linux for `somaxconn`. The
+        /// system may allow less (`somaxconn`), which is logged as a warning. Zero is rejected.
         backlog(connections: u32) = connections;
 
-        /// Whether several processes may listen on the same TCP port and share what comes (`SO_REUSEPORT`). Default:
-        /// no. Not every system has it; where it is missing, listening fails with `Unsupported`.
+        /// Sets `SO_REUSEPORT`: several processes may listen on the same TCP port and share its connections. Default:
+        /// off. On systems without it, listening fails with `Unsupported`.
         reuse_port(on: bool) = on;
 
-        /// Whether an IPv6 listener refuses IPv4 peers. Default: no, so that `[::]:7000` serves both.
+        /// Sets `IPV6_V6ONLY`: an IPv6 listener rejects IPv4 peers. Default: off, so that `[::]:7000` serves both.
         v6_only(on: bool) = on;
 
-        /// Whether small writes are sent at once (`TCP_NODELAY`). Default: yes.
+        /// Sets `TCP_NODELAY`: small writes are sent at once. Default: on, because Nagle's algorithm and delayed ACKs
+        /// together can hold back a small write for 40 ms.
         nodelay(on: bool) = on;
 
-        /// How the kernel probes silent TCP peers; `None`: not at all. Default: [`Keepalive::default`].
+        /// Sets TCP keepalive; `None` switches it off. Default: [`Keepalive::default`].
         keepalive(keepalive: Option<Keepalive>) = keepalive;
 
-        /// The kernel's receive buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
+        /// Sets the kernel's receive buffer of each connection, in bytes. Default: chosen by the system. Zero is
+        /// rejected.
         receive_buffer(bytes: usize) = Some(bytes);
 
-        /// The kernel's send buffer of each connection, in bytes. Default: what the system chooses. Zero is refused.
+        /// Sets the kernel's send buffer of each connection, in bytes. Default: chosen by the system. Zero is
+        /// rejected.
         send_buffer(bytes: usize) = Some(bytes);
 
-        /// The permissions of a Unix socket's file; connecting takes the one to write. Default: `0o600`, the user only.
+        /// Sets the permissions of a Unix socket's file; connecting requires write permission. Default: `0o600`, the
+        /// owner only.
         unix_mode(mode: u32) = mode;
     }
 
-    /// What to open or take over, and how, once both have been checked.
+    /// Returns what to open or take over and the options, after checking both.
     pub(crate) fn into_parts(self) -> Result<(ListenSource, ListenOptions), AddressError> {
         let source = self.source?;
         if let ListenSource::Endpoint(endpoint) = &source {
@@ -128,7 +135,7 @@ impl From<std::os::unix::net::UnixListener> for Listen {
     }
 }
 
-/// What a [`Listen`] names: an endpoint that may stand for several sockets, or one socket.
+/// What a [`Listen`] names: an endpoint that may resolve to several sockets, or one socket.
 #[derive(Debug)]
 pub(crate) enum ListenSource {
     Endpoint(Endpoint),
@@ -144,7 +151,7 @@ impl fmt::Display for ListenSource {
     }
 }
 
-/// One concrete socket to open or to take over.
+/// One socket to open or to take over.
 #[derive(Debug)]
 pub(crate) enum ListenTarget {
     Tcp(SocketAddr),
@@ -168,7 +175,7 @@ impl fmt::Display for ListenTarget {
     }
 }
 
-/// How to listen. See [`Listen`] for what each means.
+/// The options of a listener. See the setters of [`Listen`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenOptions {
     pub(crate) backlog: u32,
@@ -208,7 +215,7 @@ impl ListenOptions {
     }
 }
 
-/// Refuses the zero of an option that counts something.
+/// Rejects zero for an option that must be at least 1.
 pub(crate) fn not_zero(name: &'static str, n: Option<usize>) -> Result<(), Problem> {
     match n {
         Some(0) => Err(Problem::Option(name, "must be at least 1".to_owned())),
@@ -217,7 +224,8 @@ pub(crate) fn not_zero(name: &'static str, n: Option<usize>) -> Result<(), Probl
 }
 
 impl Keepalive {
-    /// Whether every system takes these numbers.
+    /// Checks that every system accepts these values. The maxima are those of the Linux kernel (`MAX_TCP_KEEPIDLE`,
+    /// `MAX_TCP_KEEPINTVL`, `MAX_TCP_KEEPCNT`).
     pub(crate) fn check(&self) -> Result<(), Problem> {
         let Self { idle, interval, tries } = *self;
         for (name, time) in [("keepalive's idle time", idle), ("keepalive's interval", interval)] {
@@ -256,9 +264,7 @@ mod tests {
     #[test]
     fn a_bad_address_is_told_when_it_is_used() {
         let error = Listen::new("localhost").backlog(5).into_parts().unwrap_err();
-        assert!(
-            error.to_string().starts_with("\"localhost\" is not an address to use: the port is missing;")
-        );
+        assert!(error.to_string().starts_with("\"localhost\" is not a valid address: the port is missing;"));
         let by_hand = Listen::from(tcp("a b", 1)).into_parts().unwrap_err();
         assert!(by_hand.to_string().contains("' ' cannot be part"), "{by_hand}");
         assert!(Listen::from(tcp("1:2", 1)).into_parts().is_err());

@@ -1,4 +1,4 @@
-//! What users pass in: addresses, options and limits. Plain values, checked when they are used; no I/O.
+//! User input: addresses, socket options and limits. Plain values, checked when they are used; no I/O.
 
 pub(crate) mod address;
 mod builder;

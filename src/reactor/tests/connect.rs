@@ -115,7 +115,7 @@ fn each_failure_says_what_was_tried_and_what_was_wrong() {
     rig.settle();
     let log = rig.log();
     assert!(
-        log[0].starts_with("4 failed, InvalidInput: \"nonsense\" is not an address to use: the port"),
+        log[0].starts_with("4 failed, InvalidInput: \"nonsense\" is not a valid address: the port"),
         "{log:?}"
     );
     assert_eq!(rig.stats().connect_failed, 4);
