@@ -1,6 +1,6 @@
-//! What a user writes for datagrams: the callbacks of a datagram socket, and what they act on.
+//! The user's side of datagrams: the `DatagramHandler` trait and the context of its callbacks.
 //!
-//! Knows no sockets and no loop. Invariant: as for [`Net`]: a verb only writes to the core's memory.
+//! Invariant: as for [`Net`], every method only changes memory of the core.
 
 use std::any::Any;
 use std::io;
@@ -11,11 +11,11 @@ use crate::core::{Core, Posted};
 use crate::handler::net::Net;
 use crate::id::{DatagramId, HandlerIdx};
 
-/// A protocol of datagrams: UDP, or Unix datagrams. One handler may stand behind any number of sockets; a type may be a
-/// [`Handler`](crate::Handler) as well, and then one value serves connections and datagrams.
+/// A datagram protocol, over UDP or Unix datagrams. One handler may serve any number of sockets. A type may implement
+/// [`Handler`](crate::Handler) as well; then one value serves connections and datagrams.
 ///
-/// Callbacks are infallible and never nest. A socket outlives everything that its peers or the network do; it ends when
-/// it is [closed](DatagramContext::close), when a callback panics, or with the reactor.
+/// Callbacks return no errors and never nest. No peer and no network error closes a socket. It ends when it is
+/// [closed](DatagramContext::close), when a callback panics, or with the reactor.
 ///
 /// ```
 /// use turnwheel::{Address, DatagramContext, DatagramHandler, Reactor};
@@ -33,50 +33,53 @@ use crate::id::{DatagramId, HandlerIdx};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub trait DatagramHandler: 'static {
-    /// A datagram has come, maybe an empty one. Never called after the socket began to close.
+    /// Called when a datagram has arrived; it may be empty. Never called after the socket began to close.
     fn on_datagram(&mut self, cx: &mut DatagramContext<'_>, from: &Address, data: &[u8]);
 
-    /// A datagram has come that was longer than the `max` bytes which the socket
-    /// [takes](crate::Datagrams::max_size): it was thrown away whole, and counted.
+    /// Called when a datagram longer than `max` bytes, the [maximum](crate::Datagrams::max_size) of the socket, has
+    /// arrived. It was discarded whole and counted.
     fn on_truncated(&mut self, cx: &mut DatagramContext<'_>, from: &Address, max: usize) {
         let _ = (cx, from, max);
     }
 
-    /// Something was [dropped](Posted::Dropped), or more than half of
-    /// [`Limits::datagram_queue`](crate::Limits::datagram_queue) waited for the kernel, and now nothing waits any more.
+    /// Called when the send queue is empty again, after a datagram was [dropped](Posted::Dropped) or more than half of
+    /// [`Limits::datagram_queue`](crate::Limits::datagram_queue) was queued.
     fn on_drain(&mut self, cx: &mut DatagramContext<'_>) {
         let _ = cx;
     }
 
-    /// The system told of an error: there is nobody at the peer's port (in connected mode), a datagram could not be
-    /// sent (it was dropped, and counted), or the like. The socket goes on.
+    /// Called when the OS reported an error, for example `ECONNREFUSED` on a connected socket, or a datagram that
+    /// could not be sent (it was dropped and counted). The socket stays open.
     fn on_error(&mut self, cx: &mut DatagramContext<'_>, error: &io::Error) {
         let _ = (cx, error);
     }
 
-    /// A timer of the handler has gone off; `key` is what it was set with. (Of a type that is a
-    /// [`Handler`](crate::Handler) too, and was [added](crate::Reactor::add) as one, that one's method is called.)
+    /// Called when a timer of the handler fires; `key` is the value it was set with. If the type also implements
+    /// [`Handler`](crate::Handler) and was [added](crate::Reactor::add) as one, the method of that trait is called
+    /// instead.
     fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
         let _ = (net, key);
     }
 
-    /// Something was posted to the handler, by another thread perhaps. (As for [`on_tick`](Self::on_tick).)
+    /// Called when a note was posted to the handler, from any thread. The exception of [`on_tick`](Self::on_tick)
+    /// applies.
     fn on_note(&mut self, net: &mut Net<'_>, note: Box<dyn Any + Send>) {
         let _ = (net, note);
     }
 
-    /// The reactor is shutting down. By default the socket is closed; one that is not is closed when the grace is over.
+    /// Called when the reactor is shutting down. The default closes the socket. A socket still open when the grace
+    /// period is over is closed then.
     fn on_shutdown(&mut self, cx: &mut DatagramContext<'_>) {
         cx.close();
     }
 
-    /// A socket has ended: the last callback for it. It takes no more sends.
+    /// Called last, when a socket has ended. Sends are rejected.
     fn on_close(&mut self, net: &mut Net<'_>, id: DatagramId) {
         let _ = (net, id);
     }
 }
 
-/// What a callback of a datagram socket acts on: its socket, and through [`Net`] everything else.
+/// The context of a datagram socket's callback: its socket and, through [`Net`], everything else.
 #[derive(Debug)]
 pub struct DatagramContext<'a> {
     net: Net<'a>,
@@ -101,49 +104,49 @@ impl<'a> DatagramContext<'a> {
         Self { net: Net::new(core, None, Some(handler)), id }
     }
 
-    /// The socket's id. Once the socket has gone it names nothing.
+    /// Returns the socket's id. After the socket is removed it refers to nothing.
     pub const fn id(&self) -> DatagramId {
         self.id
     }
 
-    /// The verbs that need no current socket; those of the same name as one here included.
+    /// Returns the actions that need no current socket, including those hidden by a method of the same name here.
     pub const fn net(&mut self) -> &mut Net<'a> {
         &mut self.net
     }
 
-    /// Where the socket is bound.
+    /// Returns the address to which the socket is bound.
     pub fn local_addr(&self) -> Address {
         self.net.core().datagrams.get(self.id).map_or(Address::Unix(None), |m| m.local.clone())
     }
 
-    /// In connected mode: the peer.
+    /// Returns the peer of a socket in connected mode.
     pub fn peer(&self) -> Option<Address> {
         self.net.core().datagrams.get(self.id)?.peer.clone()
     }
 
-    /// Sends a datagram, as soon as the callback has returned.
+    /// Sends a datagram as soon as the callback returns.
     pub fn send_to(&mut self, to: impl Into<Address>, data: impl AsRef<[u8]>) -> Posted {
         self.net.send_datagram_to(self.id, to, data)
     }
 
-    /// In connected mode: sends a datagram to the peer, as soon as the callback has returned.
+    /// Sends a datagram to the peer, in connected mode, as soon as the callback returns.
     pub fn send(&mut self, data: impl AsRef<[u8]>) -> Posted {
         self.net.send_datagram(self.id, data)
     }
 
-    /// How many datagrams wait to be sent.
+    /// Returns how many datagrams are queued for sending.
     pub fn pending(&self) -> usize {
         self.net.pending_datagrams(self.id).unwrap_or(0)
     }
 
-    /// Closes the socket once what waits is sent; see [`Net::close_datagram`].
+    /// Closes the socket once its queue is sent; see [`Net::close_datagram`].
     pub fn close(&mut self) {
         self.net.close_datagram(self.id);
     }
 }
 
 impl Net<'_> {
-    /// Sends a datagram from any socket. It is sent at the end of the turn.
+    /// Queues a datagram on any socket. It is sent at the end of the turn.
     pub fn send_datagram_to(
         &mut self,
         from: DatagramId,
@@ -153,19 +156,19 @@ impl Net<'_> {
         self.core_mut().enqueue_datagram(from, Some(to.into()), data.as_ref())
     }
 
-    /// Sends a datagram to the peer of a socket in connected mode. It is sent at the end of the turn.
+    /// Queues a datagram to the peer of a socket in connected mode. It is sent at the end of the turn.
     pub fn send_datagram(&mut self, from: DatagramId, data: impl AsRef<[u8]>) -> Posted {
         self.core_mut().enqueue_datagram(from, None, data.as_ref())
     }
 
-    /// How many datagrams wait to be sent from a socket; `None` when it is gone.
+    /// Returns how many datagrams are queued on a socket; `None` if it has been removed.
     pub fn pending_datagrams(&self, id: DatagramId) -> Option<usize> {
         self.core().datagrams.get(id).map(|m| m.pending())
     }
 
-    /// Closes a datagram socket: nothing is received any more, and what waits is sent, for
-    /// [`Limits::linger_total`](crate::Limits::linger_total) at most; what is left then is dropped, and counted. False
-    /// when it is closing already.
+    /// Closes a datagram socket: stops receiving and sends what is queued, for at most
+    /// [`Limits::linger_total`](crate::Limits::linger_total). What is left then is dropped and counted. Returns
+    /// `false` if it is closing already.
     pub fn close_datagram(&mut self, id: DatagramId) -> bool {
         self.core_mut().close_datagram(id)
     }

@@ -1,7 +1,7 @@
-//! What other threads have of a reactor: handles, the typed ends for notes, and the commands that both send.
+//! Access to a reactor from other threads: handles, typed senders of notes, and the commands that both queue.
 //!
-//! Knows nothing of the loop that obeys the commands. Invariant: what is refused comes back to the caller, and what is
-//! accepted is obeyed once, in the order of acceptance, unless the reactor is dropped first.
+//! Invariant: a rejected command is returned to the caller. An accepted one runs exactly once, in the order of
+//! acceptance, unless the reactor is dropped first.
 
 use std::fmt;
 use std::io;
@@ -17,32 +17,32 @@ use crate::handler::net::Net;
 use crate::id::{ConnId, Group, HandlerIdx, Key};
 use crate::sys::Wake;
 
-/// What another thread wants done.
+/// A command from another thread.
 pub(crate) enum Command {
     Send(ConnId, Bytes),
     Broadcast(Group, Bytes),
     Close(ConnId),
     Abort(ConnId),
     Run(Closure),
-    /// For the handler at this place; and there, for a connection of its.
+    /// A note for this handler and, in `NoteTo`, for one of its connections.
     Note(HandlerIdx, Note),
     NoteTo(HandlerIdx, ConnId, Note),
 }
 
-/// A closure to be run by the loop.
+/// A closure to run on the reactor's thread.
 pub(crate) type Closure = Box<dyn FnOnce(&mut Net<'_>) + Send>;
 
-/// What a reactor shares with its handles.
+/// The state that a reactor shares with its handles.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) commands: CommandQueue<Command>,
-    /// How often it was asked to stop. Not a command, so that no full queue can refuse it.
+    /// How many stops were requested. Not a command, so a full queue cannot reject it.
     pub(crate) stop_requests: AtomicU8,
     reactor: u32,
 }
 
 impl Shared {
-    /// The line to the reactor with this number, for so many commands.
+    /// Creates the shared state of the reactor with this number, with a queue for `capacity` commands.
     pub(crate) fn new(reactor: u32, capacity: usize, waker: Arc<dyn Wake>) -> Arc<Self> {
         Arc::new(Self {
             commands: CommandQueue::new(capacity, waker),
@@ -52,17 +52,16 @@ impl Shared {
     }
 }
 
-/// What other threads have of a reactor: it sends, broadcasts, closes, runs closures and posts notes on the reactor's
-/// thread, and stops it. Clones are for the same reactor.
+/// Controls a reactor from other threads: sends, broadcasts, closes connections, runs closures and posts notes on the
+/// reactor's thread, and stops the reactor. Clones refer to the same reactor.
 ///
-/// Nothing here waits. A command is queued, and the reactor is woken and obeys it within a turn or a few
-/// ([`Limits::commands_per_turn`](crate::Limits::commands_per_turn)), in the order in which they were accepted. The
-/// queue is bounded ([`Limits::commands`](crate::Limits::commands)): when it is full, or the reactor has been dropped,
-/// what was given comes back in the error. A command for a connection, group or handler that has gone by the time it is
-/// obeyed reaches nobody, and is counted in
+/// No method blocks. A command is queued and the reactor is woken; it runs commands in the order of acceptance, within
+/// one turn or a few ([`Limits::commands_per_turn`](crate::Limits::commands_per_turn)). The queue is bounded
+/// ([`Limits::commands`](crate::Limits::commands)). If it is full, or the reactor has been dropped, the error returns
+/// your value. A command whose target no longer exists when it runs is dropped and counted in
 /// [`Stats::commands_for_nobody`](crate::Stats::commands_for_nobody).
 ///
-/// A reactor whose [`run`](crate::Reactor::run) has returned still takes commands, as it may be turned again.
+/// A reactor whose [`run`](crate::Reactor::run) has returned still accepts commands, because it may be turned again.
 ///
 /// ```
 /// use turnwheel::{Broadcast, Reactor};
@@ -72,7 +71,7 @@ impl Shared {
 /// reactor.listen("127.0.0.1:0", Broadcast::to_all().in_group(room))?;
 /// let handle = reactor.handle();
 /// let feeder = std::thread::spawn(move || {
-///     handle.broadcast(room, "news\n").expect("there is room in the queue");
+///     handle.broadcast(room, "news\n").expect("the queue is not full");
 ///     handle.stop()
 /// });
 /// reactor.run()?;
@@ -92,7 +91,7 @@ impl Handle {
     /// Sends a message to a connection, in its framing. See [`Net::send_bytes_to`].
     ///
     /// # Errors
-    /// When the queue is full or the reactor gone; the message is in the error.
+    /// Returns the message in the error if the queue is full or the reactor has been dropped.
     pub fn send_to(&self, id: ConnId, message: impl Into<Bytes>) -> Result<(), HandleError<Bytes>> {
         self.shared.commands.push(message.into(), |message| Command::Send(id, message))
     }
@@ -105,28 +104,27 @@ impl Handle {
         self.shared.commands.push(message.into(), |message| Command::Broadcast(group, message))
     }
 
-    /// Closes a connection in good order. See [`Net::close_id`].
+    /// Closes a connection gracefully. See [`Net::close_id`].
     ///
     /// # Errors
-    /// When the queue is full or the reactor gone.
+    /// Returns the id in the error if the queue is full or the reactor has been dropped.
     pub fn close_id(&self, id: ConnId) -> Result<(), HandleError<ConnId>> {
         self.shared.commands.push(id, Command::Close)
     }
 
-    /// Ends a connection at once, with a reset. See [`Net::abort_id`].
+    /// Terminates a connection with a reset. See [`Net::abort_id`].
     ///
     /// # Errors
-    /// When the queue is full or the reactor gone.
+    /// Returns the id in the error if the queue is full or the reactor has been dropped.
     pub fn abort_id(&self, id: ConnId) -> Result<(), HandleError<ConnId>> {
         self.shared.commands.push(id, Command::Abort)
     }
 
-    /// Runs a closure on the reactor's thread, between two callbacks, with all the verbs that need no connection. If it
-    /// panics, that is caught and counted, or goes on, as
-    /// [`PanicPolicy`](crate::PanicPolicy) says.
+    /// Runs a closure on the reactor's thread, between two callbacks, with all actions that need no connection. A
+    /// panic in it is caught and counted or propagated, according to the [`PanicPolicy`](crate::PanicPolicy).
     ///
     /// # Errors
-    /// When the queue is full or the reactor gone; the closure is in the error.
+    /// Returns the closure in the error if the queue is full or the reactor has been dropped.
     pub fn run<F>(&self, closure: F) -> Result<(), HandleError<F>>
     where
         F: FnOnce(&mut Net<'_>) + Send + 'static,
@@ -135,25 +133,24 @@ impl Handle {
         self.shared.commands.push(Box::new(closure), |closure| Command::Run(closure)).map_err(refused)
     }
 
-    /// The end through which other threads post notes of type `T` to the handler behind a key. `None` for a key of
-    /// another reactor.
+    /// Returns a sender for notes of type `T` to the handler of a key. Returns `None` for a key of another reactor.
     pub fn notes<T: Send + 'static>(&self, key: Key<impl Sized>) -> Option<Notes<T>> {
         let handler = key.index_in(self.shared.reactor)?;
         Some(Notes { shared: Arc::clone(&self.shared), handler, note: PhantomData })
     }
 
-    /// Asks for a shutdown with [`Limits::shutdown_grace`](crate::Limits::shutdown_grace). Asked again, the grace is
-    /// over: what is left is aborted. It overtakes all commands, and no full queue refuses it.
+    /// Requests a shutdown with [`Limits::shutdown_grace`](crate::Limits::shutdown_grace). A second call ends the
+    /// grace period: what is left is terminated. It overtakes all queued commands and works even if the queue is full.
     ///
     /// # Errors
-    /// When the loop cannot be woken; it sees the request at its next turn all the same.
+    /// Returns an error if the loop cannot be woken. The request is recorded anyway and takes effect in the next turn.
     pub fn stop(&self) -> io::Result<()> {
         let more = |n: u8| Some(n.saturating_add(1));
         let _ = self.shared.stop_requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
         self.shared.commands.wake()
     }
 
-    /// How many commands wait.
+    /// Returns how many commands are queued.
     #[cfg(any(test, feature = "testing"))]
     #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn queued(&self) -> usize {
@@ -161,8 +158,8 @@ impl Handle {
     }
 }
 
-/// Posts notes to one handler, from any thread: they arrive in [`Handler::on_note`](crate::Handler::on_note) and
-/// [`Handler::on_note_to`](crate::Handler::on_note_to) as a `Box<dyn Any + Send>` in which there is a `T`. Made by
+/// Posts notes to one handler from any thread. They arrive in [`Handler::on_note`](crate::Handler::on_note) and
+/// [`Handler::on_note_to`](crate::Handler::on_note_to) as a `Box<dyn Any + Send>` that holds a `T`. Created by
 /// [`Reactor::notes`](crate::Reactor::notes) or [`Handle::notes`].
 ///
 /// ```
@@ -197,18 +194,18 @@ pub struct Notes<T> {
 }
 
 impl<T: Send + 'static> Notes<T> {
-    /// Posts to the handler: the note arrives in [`Handler::on_note`](crate::Handler::on_note).
+    /// Posts a note to the handler. It arrives in [`Handler::on_note`](crate::Handler::on_note).
     ///
     /// # Errors
-    /// When the queue is full or the reactor gone; the note is in the error.
+    /// Returns the note in the error if the queue is full or the reactor has been dropped.
     pub fn post(&self, note: T) -> Result<(), HandleError<T>> {
         let handler = self.handler;
         let refused = |e: HandleError<Box<T>>| e.map(|note| *note);
         self.shared.commands.push(Box::new(note), |note| Command::Note(handler, note)).map_err(refused)
     }
 
-    /// Posts to the handler about one of its connections: the note arrives in
-    /// [`Handler::on_note_to`](crate::Handler::on_note_to). If by then the connection is not open, or has another
+    /// Posts a note to the handler for one of its connections. It arrives in
+    /// [`Handler::on_note_to`](crate::Handler::on_note_to). If by then the connection is not open or has another
     /// handler, the note is dropped and counted in [`Stats::commands_for_nobody`](crate::Stats::commands_for_nobody).
     ///
     /// # Errors

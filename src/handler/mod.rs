@@ -1,6 +1,6 @@
-//! What a user writes: the callbacks of a protocol.
+//! The user's side: the `Handler` trait and what its callbacks act on.
 //!
-//! Knows no sockets and no loop. Invariant: callbacks never nest.
+//! Invariant: callbacks never nest. An action taken in a callback never calls another one before the callback returns.
 
 pub(crate) mod context;
 pub(crate) mod datagram;
@@ -18,21 +18,20 @@ use crate::handler::context::Context;
 use crate::handler::net::Net;
 use crate::id::Key;
 
-/// Something that was posted to a handler.
+/// An event posted to a handler from any thread.
 pub(crate) type Note = Box<dyn Any + Send>;
 
-/// A protocol as a state machine: the value owns what its connections share, and its [`State`](Handler::State) is what
-/// it remembers about one of them.
+/// A protocol as a state machine. The handler owns what its connections share; its [`State`](Handler::State) is what
+/// it stores per connection.
 ///
-/// Callbacks are infallible. What a handler wants to end, it ends: [`Context::close`] (in good order),
-/// [`Context::abort`] (at once), [`Context::fail`] (in good order, with a protocol error as the reason). From then on
-/// the connection is in no group, gets no data and refuses sends; [`on_close`](Handler::on_close) comes when its fate
-/// is known.
+/// Callbacks return no errors. A handler ends a connection with [`Context::close`] (gracefully), [`Context::abort`]
+/// (at once) or [`Context::fail`] (gracefully, with a protocol error as the reason). From then on the connection is in
+/// no group, receives no data and rejects sends. [`on_close`](Handler::on_close) is called when it has ended.
 ///
 /// ```
 /// use turnwheel::{Context, Handler};
 ///
-/// /// Greets, then counts the bytes it gets.
+/// /// Greets the peer, then counts the bytes it receives.
 /// struct Counter;
 ///
 /// impl Handler for Counter {
@@ -54,106 +53,109 @@ pub(crate) type Note = Box<dyn Any + Send>;
 /// }
 /// ```
 pub trait Handler: 'static {
-    /// What is remembered about one connection. `()` takes no memory worth mention.
+    /// The state of one connection. `()` costs next to no memory.
     type State: 'static;
 
-    /// A connection begins: the first callback for it. The answer is its state.
+    /// Called first for each new connection. Returns its state.
     fn on_open(&mut self, cx: &mut Context<'_>) -> Self::State;
 
-    /// Bytes have arrived (with what was [kept](Context::keep) or [deferred](Context::defer) in front of them); behind
-    /// a [`Framed`](crate::Framed), one whole message. Never called after the connection began to close.
+    /// Called when bytes have arrived. Input that was [kept](Context::keep) or [deferred](Context::defer) comes first.
+    /// Inside a [`Framed`](crate::Framed), `data` is one complete message. Never called after the connection began to
+    /// close.
     fn on_data(&mut self, cx: &mut Context<'_>, state: &mut Self::State, data: &[u8]);
 
-    /// The peer has finished sending, and all it sent has been delivered. It may still be reading. By default the
-    /// connection is closed once everything is written; where you write this callback, closing is yours. (CallSite
-    /// still waits for the answer of another thread keeps it open until that has come.)
+    /// Called when the peer has half-closed the connection (FIN) and all of its input has been delivered. The peer may
+    /// still be reading. The default closes the connection once everything is written. If you override this, you must
+    /// close it yourself. Override it if a worker thread still owes the peer an answer.
     fn on_end(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let _ = state;
         cx.close();
     }
 
-    /// What waits for the peer had passed [`Limits::output_high`](crate::Limits::output_high) and has fallen to
-    /// [`Limits::output_low`](crate::Limits::output_low): go on sending. At most once in a turn. To send something
-    /// long, send pieces while [`Context::wants_more`] says so, and go on here; who stops earlier than that is not
-    /// called.
+    /// Called when the unsent output had reached [`Limits::output_high`](crate::Limits::output_high) and has fallen to
+    /// [`Limits::output_low`](crate::Limits::output_low): continue sending. At most once per turn. To send something
+    /// long, send pieces while [`Context::wants_more`] returns `true`, and continue here. Not called if the output
+    /// never reached the high-water mark.
     fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let _ = (cx, state);
     }
 
-    /// A timer of this connection has gone off; `key` is what it was [set](Context::set_timer) with.
+    /// Called when a timer of this connection fires; `key` is the value it was [set](Context::set_timer) with.
     fn on_timer(&mut self, cx: &mut Context<'_>, state: &mut Self::State, key: u64) {
         let _ = (cx, state, key);
     }
 
-    /// A timer of the handler itself has gone off, of no connection; `key` is what it was [set](Net::set_tick) with.
+    /// Called when a timer of the handler itself, rather than of a connection, fires; `key` is the value it was
+    /// [set](Net::set_tick) with.
     fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
         let _ = (net, key);
     }
 
-    /// Something was posted to the handler, by another thread perhaps. Its type is known to whoever posts.
+    /// Called when a note was posted to the handler, from any thread. The sender determines its type.
     fn on_note(&mut self, net: &mut Net<'_>, note: Box<dyn Any + Send>) {
         let _ = (net, note);
     }
 
-    /// Something was posted to the handler about this connection, by another thread perhaps: the answer to a question
-    /// that took long, say. If by then the connection is closing, nobody is told, and it is counted: a peer that
-    /// finishes sending and then reads needs an [`on_end`](Handler::on_end) that does not close while an answer is due.
+    /// Called when a note was posted to the handler for this connection, from any thread: for example the result of
+    /// slow work. If the connection is closing by then, the note is dropped and counted. If the peer may half-close
+    /// and then wait for the answer, override [`on_end`](Handler::on_end) so that it does not close while an answer is
+    /// outstanding.
     fn on_note_to(&mut self, cx: &mut Context<'_>, state: &mut Self::State, note: Box<dyn Any + Send>) {
         let _ = (cx, state, note);
     }
 
-    /// A connection that was asked for with this tag does not come about. The error says what was tried, and why it
-    /// failed; its kind is that of what went wrong last, `InvalidInput` for a wrong address, `TimedOut`,
-    /// `QuotaExceeded` for a limit of the reactor's, `Interrupted` when it is shutting down. (A connection that does
-    /// come about begins with [`on_open`](Handler::on_open).)
+    /// Called when a requested connection with this tag could not be established. The error names what was tried and
+    /// why it failed. Its kind is that of the last failure: `InvalidInput` for an invalid address, `TimedOut`,
+    /// `QuotaExceeded` for a limit of the reactor, `Interrupted` during a shutdown. A connection that is established
+    /// starts with [`on_open`](Handler::on_open) instead.
     fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
         let _ = (net, tag, error);
     }
 
-    /// Connecting has failed and is tried again after `wait` ([`Connect::retry`](crate::Connect::retry),
-    /// [`Connect::reconnect`](crate::Connect::reconnect)): to say so, perhaps.
+    /// Called when connecting has failed and will be retried after `wait` ([`Connect::retry`](crate::Connect::retry),
+    /// [`Connect::reconnect`](crate::Connect::reconnect)), for example to log it.
     fn on_connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration) {
         let _ = (net, tag, error, wait);
     }
 
-    /// The reactor is shutting down. By default the connection is closed; one that is not is aborted when the grace is
-    /// over.
+    /// Called when the reactor is shutting down. The default closes the connection. A connection still open when the
+    /// grace period is over is terminated.
     fn on_shutdown(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         let _ = state;
         cx.close();
     }
 
-    /// The connection has ended: the last callback for it, exactly once for each `on_open`. Its descriptor is still
-    /// open, its id still names nothing else, and it takes no more sends.
+    /// Called last, when the connection has ended: exactly once for each `on_open`. The descriptor is still open, the
+    /// id is not reused, and sends are rejected.
     fn on_close(&mut self, net: &mut Net<'_>, state: Self::State, closed: &Closed) {
         let _ = (net, state, closed);
     }
 
-    /// How messages sent to this handler's connections are framed. Asked once, when the handler is added to a reactor.
-    /// By default bytes go out as they are given; [`Framed`](crate::Framed) answers its codec's framing.
+    /// Returns the framing of messages sent to this handler's connections. Called once, when the handler is added to a
+    /// reactor. By default bytes are sent unchanged; [`Framed`](crate::Framed) returns the framing of its codec.
     fn framing(&self) -> Framing {
         Framing::raw()
     }
 }
 
 impl Context<'_> {
-    /// Lets another handler take over when this callback has returned: an upgrade, or the end of a handshake. The bytes
-    /// of the data that were [kept](Context::keep) or [deferred](Context::defer) go to it next, and everything that
-    /// comes later. What was sent before, in this callback too, keeps its framing; what is sent later has the new
-    /// handler's. Groups go on, timers end, and the old state is dropped without
-    /// [`on_close`](crate::Handler::on_close), which the new handler will be called for. To change the framing is to go
-    /// over to another [`Framed`](crate::Framed).
+    /// Hands the connection to another handler when this callback has returned: for a protocol upgrade, or at the end
+    /// of a handshake. The bytes of the data that were [kept](Context::keep) or [deferred](Context::defer) are
+    /// delivered to it next, followed by all later input. Output sent before, including in this callback, keeps its
+    /// framing; later output uses the framing of the new handler. Group memberships remain. Timers end. The old state
+    /// is dropped without [`on_close`](crate::Handler::on_close), which will be called on the new handler. To change
+    /// the framing, switch to another [`Framed`](crate::Framed).
     ///
-    /// What was kept in earlier callbacks goes over as well, and so does the end of input: where it was told already,
-    /// the new handler's [`on_end`](crate::Handler::on_end) is called too.
+    /// Input kept in earlier callbacks is handed over as well. So is the end of input: if
+    /// [`on_end`](crate::Handler::on_end) was already called, it is called on the new handler too.
     ///
-    /// False, and nothing happens, when the key belongs to another reactor, or the connection is closing. The last call
-    /// counts.
+    /// Returns `false` and does nothing if the key belongs to another reactor or the connection is closing. If called
+    /// more than once, the last call counts.
     ///
     /// ```
     /// use turnwheel::{Context, Echo, Handler, Key};
     ///
-    /// /// Says hello, and is an echo from then on.
+    /// /// Greets the peer, then hands over to an echo handler.
     /// struct Greeter {
     ///     echo: Key<Echo>,
     /// }
@@ -164,7 +166,7 @@ impl Context<'_> {
     ///     fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
     ///         let Some(end) = data.iter().position(|b| *b == b'\n') else { return cx.keep(data.len()) };
     ///         cx.send("hello\n");
-    ///         cx.defer(data.len() - end - 1); // what comes behind the line is for the echo
+    ///         cx.defer(data.len() - end - 1); // the bytes after the line are for the echo handler
     ///         cx.switch(self.echo, ());
     ///     }
     /// }

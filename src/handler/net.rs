@@ -1,7 +1,7 @@
-//! The verbs that need no current connection.
+//! Actions that need no current connection.
 //!
-//! Knows no sockets and no loop. Invariant: every verb only writes to the core's memory; what follows from it (a write,
-//! a close, another connection's callback) happens after the callback has returned.
+//! Invariant: every method only changes memory of the core. Its consequences (a write, a close, a callback of another
+//! connection) follow after the running callback has returned.
 
 use std::time::Duration;
 
@@ -18,15 +18,16 @@ use crate::id::{AttemptId, ConnId, Group, HandlerIdx, Key, TimerId};
 use crate::stats::Stats;
 use crate::time::timers::Owner;
 
-/// The verbs that need no current connection. A [`Context`](crate::Context) derefs to it; between turns,
-/// [`Reactor::net`](crate::Reactor::net) gives it.
+/// Actions that need no current connection. A [`Context`](crate::Context) derefs to it; between turns, use
+/// [`Reactor::net`](crate::Reactor::net).
 ///
-/// An id whose connection has gone is answered with `false`, `None` or [`Sent::Closed`]; it never names another one.
+/// For the id of a connection that has been removed, methods return `false`, `None` or [`Sent::Closed`]. An id never
+/// refers to another connection.
 #[derive(Debug)]
 pub struct Net<'a> {
     core: &'a mut Core,
     current: Option<ConnId>,
-    /// The handler whose callback runs, or for which this was asked.
+    /// The handler whose callback is running, or the one passed to [`Net::of`].
     handler: Option<HandlerIdx>,
 }
 
@@ -39,49 +40,51 @@ impl<'a> Net<'a> {
         Self { core, current, handler }
     }
 
-    /// Everything that verbs act on.
+    /// Returns the core, which all actions work on.
     pub(crate) const fn core(&self) -> &Core {
         self.core
     }
 
-    /// Everything that verbs act on, to act on it.
+    /// Returns the core, mutably.
     pub(crate) const fn core_mut(&mut self) -> &mut Core {
         self.core
     }
 
-    /// The same verbs for another handler: its timers, and its connections to come. `None` for a key of another
-    /// reactor.
+    /// Returns a `Net` that acts for another handler: timers and outbound connections will belong to it. Returns
+    /// `None` for a key of another reactor.
     pub fn of<H>(&mut self, key: Key<H>) -> Option<Net<'_>> {
         let handler = key.index_in(self.core.number)?;
         Some(Net::new(self.core, self.current, Some(handler)))
     }
 
-    /// Sends a message to any connection, in the framing of that one. It is written at the end of the turn.
+    /// Sends a message to any connection, in that connection's framing. It is written at the end of the turn.
     pub fn send_to(&mut self, id: ConnId, message: impl AsRef<[u8]>) -> Sent {
         self.core.send(id, message.as_ref())
     }
 
-    /// [`send_to`](Net::send_to) without copying, where the receiver is not framed and the bytes are many.
+    /// Like [`send_to`](Net::send_to), but does not copy the bytes if the receiver has no framing and they are many.
     pub fn send_bytes_to(&mut self, id: ConnId, message: Bytes) -> Sent {
         self.core.send_bytes(id, message)
     }
 
-    /// Closes a connection in good order: what was accepted for sending is written, FIN follows, and input is read and
-    /// thrown away until the peer closes too (for a limited time), so that nothing of it is lost. False when it is
-    /// ending already.
+    /// Closes a connection gracefully: writes all queued output, sends FIN, then reads and discards input until the
+    /// peer closes too, for a limited time. Without this a reset could destroy output that the peer has not read yet.
+    /// Returns `false` if it is closing already.
     pub fn close_id(&mut self, id: ConnId) -> bool {
         let why = self.core.close_reason(id);
         self.core.begin_close(id, why)
     }
 
-    /// Sends FIN to a connection once everything is written, and goes on receiving; see
-    /// [`Context::shutdown_write`](crate::Context::shutdown_write). False when it is ending, or was asked before.
+    /// Half-closes a connection: sends FIN once everything is written, and continues to receive; see
+    /// [`Context::shutdown_write`](crate::Context::shutdown_write). Returns `false` if it is closing, or if this was
+    /// called before.
     pub fn shutdown_write_id(&mut self, id: ConnId) -> bool {
         self.core.shutdown_write(id)
     }
 
-    /// Ends a connection at once, with a reset; what waits for it is thrown away (and counted). One that is closing,
-    /// and for which nothing waits any more, is not reset but only waits no longer. False when it has ended already.
+    /// Terminates a connection at once, with a reset. Unsent output is discarded and counted. A connection that is
+    /// closing and has no unsent output is not reset; it only stops waiting for the peer. Returns `false` if it has
+    /// ended already.
     pub fn abort_id(&mut self, id: ConnId) -> bool {
         let alive =
             self.core.conns.get(id).is_some_and(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed));
@@ -89,167 +92,174 @@ impl<'a> Net<'a> {
         alive
     }
 
-    /// Stops reading a connection until [`resume_id`](Net::resume_id): the peer's sends back up, and nothing is lost.
-    /// False when it is ending.
+    /// Stops reading a connection until [`resume_id`](Net::resume_id) is called. Backpressure then reaches the peer,
+    /// and no input is lost. Returns `false` if the connection is closing.
     pub fn pause_id(&mut self, id: ConnId) -> bool {
         self.core.set_paused(id, true)
     }
 
-    /// Reads a paused connection again. False when it is ending.
+    /// Resumes reading a paused connection. Returns `false` if the connection is closing.
     pub fn resume_id(&mut self, id: ConnId) -> bool {
         self.core.set_paused(id, false)
     }
 
-    /// Asks for a connection, for the handler whose callback this is. It comes about later: then
-    /// [`on_open`](crate::Handler::on_open) is called, with [`Origin::Connected(tag)`](crate::Origin::Connected); or it
-    /// does not, and [`on_connect_failed`](crate::Handler::on_connect_failed) is, once, whatever was wrong: the address
-    /// too.
+    /// Requests an outbound connection for the handler of this callback. If it is established,
+    /// [`on_open`](crate::Handler::on_open) is called with [`Origin::Connected(tag)`](crate::Origin::Connected) as its
+    /// origin. If not, [`on_connect_failed`](crate::Handler::on_connect_failed) is called once, whatever the error,
+    /// including an invalid address. Both happen after this callback.
     ///
-    /// `None`, and nothing follows, when [`Limits::attempts`](crate::Limits::attempts) are asked for, the reactor is
-    /// shutting down, or this is no handler's ([`Reactor::net`](crate::Reactor::net): ask [`Net::of`]).
+    /// Returns `None`, and calls nothing later, if there are [`Limits::attempts`](crate::Limits::attempts) connect
+    /// jobs, if the reactor is shutting down, or if this `Net` has no handler. [`Reactor::net`](crate::Reactor::net)
+    /// has none: use [`Net::of`].
     ///
-    /// The tag is what you like: a number of your own, or the other end of a pair, as
+    /// The tag is yours to choose: a number of your own, or the other end of a pair as
     /// [`id.to_bits()`](ConnId::to_bits).
     pub fn connect(&mut self, to: impl Into<Connect>, tag: u64) -> Option<AttemptId> {
         let handler = self.handler("connect")?;
         self.core.connect(handler, to.into(), tag)
     }
 
-    /// The handler that a verb is for, if it is for one.
+    /// Returns the handler that this `Net` acts for. Logs an error if there is none.
     fn handler(&self, verb: &str) -> Option<HandlerIdx> {
         if self.handler.is_none() {
-            log::error!("{verb} was asked of verbs that are no handler's: nothing follows (see `Net::of`)");
+            log::error!("`Net::{verb}` called without a handler; ignored. Use `Net::of(key)`.");
         }
         self.handler
     }
 
-    /// Begins a shutdown with [`Limits::shutdown_grace`](crate::Limits::shutdown_grace) when the turn is over; asked
-    /// again, the grace is over. [`Handle::stop`](crate::Handle::stop) does the same from another thread.
+    /// Requests a shutdown with [`Limits::shutdown_grace`](crate::Limits::shutdown_grace), which begins after this
+    /// turn. A second call ends the grace period at once. [`Handle::stop`](crate::Handle::stop) does the same from
+    /// another thread.
     pub fn stop(&mut self) {
         self.core.stop_requests = self.core.stop_requests.saturating_add(1);
     }
 
-    /// Gives up an attempt to connect, without a word: nothing follows. Where it has led to a connection already, that
-    /// goes on, and no other will follow it ([`Connect::reconnect`]). False when it is over.
+    /// Cancels a connect job. No callback is called for it. If it has already led to a connection, the connection
+    /// stays open, and there will be no reconnect ([`Connect::reconnect`]). Returns `false` if the job is over.
     pub fn cancel_connect(&mut self, attempt: AttemptId) -> bool {
         self.core.cancel_connect(attempt)
     }
 
-    /// Stops reading `from` while much waits to be written to `to`: from
-    /// [`Limits::output_high`](crate::Limits::output_high) on, until no more than
-    /// [`Limits::output_low`](crate::Limits::output_low) waits. What is read of `from` fits what may still wait for
-    /// `to`, so that who only passes bytes on never overruns a receiver. Ends by itself when either begins to close. A
-    /// relay links both ways. False when one of them is ending, or has
-    /// [`Limits::links_per_connection`](crate::Limits::links_per_connection).
+    /// Links two connections for backpressure: stops reading `from` when `to` has
+    /// [`Limits::output_high`](crate::Limits::output_high) of unsent output, until it has no more than
+    /// [`Limits::output_low`](crate::Limits::output_low). Reads of `from` are also no larger than what `to` may still
+    /// queue, so a relay that only passes bytes on never overruns the receiver. A link ends when either connection
+    /// begins to close. A relay links both directions. Returns `false` if one of them is closing or has
+    /// [`Limits::links_per_connection`](crate::Limits::links_per_connection) links.
     pub fn link(&mut self, from: ConnId, to: ConnId) -> bool {
         self.core.link(from, to)
     }
 
-    /// Undoes a [`link`](Net::link). False when there is none.
+    /// Removes a [`link`](Net::link). Returns `false` if there is none.
     pub fn unlink(&mut self, from: ConnId, to: ConnId) -> bool {
         self.core.remove_link(from, to)
     }
 
-    /// Whether a connection is open: neither ended nor being closed.
+    /// Returns whether a connection is open: neither connecting, closing nor ended.
     pub fn is_open(&self, id: ConnId) -> bool {
         self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open)
     }
 
-    /// The address of a connection's peer.
+    /// Returns the address of a connection's peer.
     pub fn peer_of(&self, id: ConnId) -> Option<Address> {
         self.core.conns.get(id).map(|c| c.peer.address())
     }
 
-    /// How many bytes wait to be written to a connection, not counting this turn's broadcasts.
+    /// Returns how many bytes of output to a connection are unsent, without the broadcasts of this turn.
     pub fn pending_of(&self, id: ConnId) -> Option<usize> {
         self.core.conns.get(id).map(|c| self.core.pending(c))
     }
 
-    /// The open connections, in no particular order.
+    /// Returns the open connections, in no particular order.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> {
         let current = self.current;
         let told = move |c: &&Connection| c.phase == Phase::Open && (c.has_state || Some(c.id) == current);
         self.core.conns.iter().filter(told).map(|c| c.id)
     }
 
-    /// What a connection is doing; `None` when it has gone.
+    /// Returns the current state of a connection; `None` if it has been removed.
     pub fn snapshot(&self, id: ConnId) -> Option<Snapshot> {
         self.core.conns.get(id).map(|c| Snapshot::new(self.core, c))
     }
 
-    /// What each connection is doing, those included that are closing or not there yet, in no particular order.
+    /// Returns the current state of every connection, including those that are connecting or closing, in no particular
+    /// order.
     pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> {
         self.core.conns.iter().map(|c| Snapshot::new(self.core, c))
     }
 
-    /// Makes a group whose slow members are cut. `None` when there are [`Limits::groups`](crate::Limits::groups).
+    /// Creates a group that closes slow members ([`SlowMember::Cut`]). Returns `None` if there are
+    /// [`Limits::groups`](crate::Limits::groups) groups.
     pub fn group(&mut self) -> Option<Group> {
         self.group_with(SlowMember::default())
     }
 
-    /// Makes a group with another policy for slow members.
+    /// Like [`group`](Net::group), with another policy for slow members.
     pub fn group_with(&mut self, policy: SlowMember) -> Option<Group> {
         self.core.create_group(policy)
     }
 
-    /// Ends a group. Its members stay connected, and get what was sent to it before. False when there is none.
+    /// Drops a group. Its members stay connected and still receive what was sent to it before. Returns `false` if it
+    /// does not exist.
     pub fn drop_group(&mut self, group: Group) -> bool {
         self.core.drop_group(group)
     }
 
-    /// The members of a group, in no particular order; none for a group that has been dropped.
+    /// Returns the members of a group, in no particular order; none if the group has been dropped.
     pub fn members(&self, group: Group) -> impl ExactSizeIterator<Item = ConnId> {
         self.core.groups.states.get(group).map_or(&[][..], |state| &state.members).iter().map(|m| m.conn)
     }
 
-    /// Makes a connection a member of a group; a member stays one. It leaves by itself when it closes. False when there
-    /// is no such group or connection, the connection is closing, or it is in
-    /// [`Limits::groups_per_connection`](crate::Limits::groups_per_connection) groups.
+    /// Adds a connection to a group; does nothing if it is a member already. A connection leaves its groups when it
+    /// closes. Returns `false` if the group or the connection does not exist, if the connection is closing, or if it
+    /// is in [`Limits::groups_per_connection`](crate::Limits::groups_per_connection) groups.
     pub fn join_id(&mut self, group: Group, id: ConnId) -> bool {
         self.core.join(group, id)
     }
 
-    /// Ends a membership. What was sent to the group before still arrives. False when there was none.
+    /// Removes a connection from a group. It still receives what was sent to the group before. Returns `false` if it
+    /// was not a member.
     pub fn leave_id(&mut self, group: Group, id: ConnId) -> bool {
         self.core.leave(group, id)
     }
 
-    /// Sends a message to every member of a group, to each in its own framing, in the order of sending. Written at the
-    /// end of the turn, one write for each member. Answers how many members it will reach, which leaves out those whose
-    /// framing cannot carry it (counted).
+    /// Sends a message to every member of a group, to each in its own framing and in the order of sending. It is
+    /// written at the end of the turn, with one write per member. Returns how many members it was queued for; members
+    /// whose framing cannot carry it are left out and counted.
     pub fn broadcast(&mut self, group: Group, message: impl AsRef<[u8]>) -> usize {
         self.core.broadcast(group, message.as_ref(), self.current, None)
     }
 
-    /// Sets a timer of the handler's own, of no connection: [`on_tick`](crate::Handler::on_tick) is called with `key`
-    /// when `after` has gone by, not earlier, and once. The time is counted from the end of the callback that sets it.
-    /// `None` when there are [`Limits::timers`](crate::Limits::timers), or this is no handler's
-    /// ([`Reactor::net`](crate::Reactor::net): ask [`Net::of`]).
+    /// Sets a timer of the handler itself, which belongs to no connection: [`on_tick`](crate::Handler::on_tick) is
+    /// called once with `key`, no earlier than `after` from the end of the callback that sets it. Returns `None` if
+    /// there are [`Limits::timers`](crate::Limits::timers) in total, or if this `Net` has no handler.
+    /// [`Reactor::net`](crate::Reactor::net) has none: use [`Net::of`].
     pub fn set_tick(&mut self, after: Duration, key: u64) -> Option<TimerId> {
         let handler = self.handler("set_tick")?;
         self.core.set_timer(Owner::Handler(handler), key, after, None)
     }
 
-    /// [`set_tick`](Net::set_tick), again and again: each time a multiple of `every` (1 ms at least) after the first,
-    /// and without those that were missed.
+    /// Like [`set_tick`](Net::set_tick), but repeats: it fires every `every` (at least 1 ms) at fixed multiples after
+    /// the first time, and skips the ones that were missed.
     pub fn set_tick_every(&mut self, every: Duration, key: u64) -> Option<TimerId> {
         let handler = self.handler("set_tick_every")?;
         self.core.set_timer(Owner::Handler(handler), key, every, Some(every))
     }
 
-    /// Ends a timer, of a connection or a handler. False when it has gone off for the last time or ended already.
+    /// Cancels a timer of a connection or a handler. Returns `false` if it has fired for the last time or was
+    /// canceled.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
         self.core.cancel_timer(timer)
     }
 
-    /// Lets a timer go off `after` from now, whenever it was due before. False when it has gone off for the last time
-    /// or ended already.
+    /// Re-arms a timer to fire `after` from now, whenever it was due before. Returns `false` if it has fired for the
+    /// last time or was canceled.
     pub fn rearm_timer(&mut self, timer: TimerId, after: Duration) -> bool {
         let now = self.core.now;
         self.core.timers.rearm(timer, now, after)
     }
 
-    /// A snapshot of the reactor's counters.
+    /// Returns a snapshot of the reactor's counters.
     pub fn stats(&self) -> Stats {
         self.core.snapshot()
     }

@@ -1,7 +1,6 @@
-//! What one connection is doing, as plain facts for whoever operates the program.
+//! The state of one connection, as plain values for monitoring.
 //!
-//! Knows nothing of sockets and handlers' states. Invariant: a snapshot holds no reference: it may be kept, and says
-//! how things were.
+//! Invariant: a snapshot holds no reference. It may be stored and does not change.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,19 +10,19 @@ use crate::connection::{Connection, Origin, Phase};
 use crate::core::Core;
 use crate::id::ConnId;
 
-/// How far a connection's life has gone.
+/// The phase of a connection's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionPhase {
-    /// It was asked for, and is not there yet.
+    /// Requested, but not established yet.
     Connecting,
-    /// The handler has it.
+    /// Open: its handler receives its input.
     Open,
-    /// It is being closed; what was accepted for sending is still being written.
+    /// Closing: queued output is still being written.
     Flushing,
-    /// All is written and our FIN is sent; input is thrown away until the peer's.
+    /// Everything is written and our FIN is sent; input is discarded until the peer's FIN.
     Lingering,
-    /// Its fate is known: [`on_close`](crate::Handler::on_close) is being called or to come.
+    /// Ended: [`on_close`](crate::Handler::on_close) is running or will be called.
     Ended,
 }
 
@@ -51,34 +50,35 @@ impl From<Phase> for ConnectionPhase {
     }
 }
 
-/// One connection at one moment. Times are on the monotonic clock.
+/// The state of one connection at one moment. Times are on the monotonic clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Which connection.
+    /// The id of the connection.
     pub id: ConnId,
     /// The peer's address.
     pub peer: Address,
     /// Where the connection came from.
     pub origin: Origin,
-    /// How far its life has gone.
+    /// The phase of its life.
     pub phase: ConnectionPhase,
-    /// Since it was accepted, or asked for.
+    /// Time since it was accepted or requested.
     pub age: Duration,
-    /// Since a byte last moved either way, or we went on reading after not having done so.
+    /// Time since a byte was last read or written, or since reading was last resumed.
     pub idle: Duration,
-    /// For how long output has waited of which the peer took nothing; zero when none waits.
+    /// How long there has been unsent output of which the peer took nothing; zero if there is none.
     pub stalled: Duration,
     /// Bytes read from the peer.
     pub bytes_in: u64,
     /// Bytes handed to the kernel.
     pub bytes_out: u64,
-    /// Bytes that wait to be written, not counting this turn's broadcasts.
+    /// Bytes of unsent output, without the broadcasts of this turn.
     pub pending: usize,
-    /// Bytes of input kept: an unfinished message, or what the handler has put off.
+    /// Bytes of buffered input: an unfinished message, or what the handler has deferred.
     pub kept: usize,
-    /// Whether input is used. False while the handler pauses it, while output is too much, while a slow member of a
-    /// group holds it up, and once the connection is closing.
+    /// Whether the connection is being read. False while its handler pauses it, while it or a
+    /// [linked](crate::Net::link) connection has too much unsent output, while a slow member of a group blocks its
+    /// senders, while memory is short and it has unsent output, and once it is closing.
     pub reading: bool,
 }
 
@@ -92,7 +92,7 @@ impl Snapshot {
             phase: c.phase.into(),
             age: core.now.since(c.created_at),
             idle: core.now.since(c.last_activity),
-            // While lingering `stalled` means something else, but then nothing waits.
+            // In the lingering phase `write_blocked_since` holds the start of lingering, but then nothing is unsent.
             stalled: if pending > 0 { core.now.since(c.write_blocked_since) } else { Duration::ZERO },
             bytes_in: c.bytes_in,
             bytes_out: c.bytes_out,
@@ -104,20 +104,20 @@ impl Snapshot {
 }
 
 impl fmt::Display for Snapshot {
-    /// One line. What is as usual is left out.
+    /// Writes one line. Fields with their usual value are left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, peer, phase, bytes_in, bytes_out, .. } = self;
         let seconds = |d: Duration| d.as_secs_f64();
         write!(f, "{id} {peer} {phase}, age {:.1} s, idle {:.1} s, ", seconds(self.age), seconds(self.idle))?;
         write!(f, "{bytes_in} B in, {bytes_out} B out")?;
         if self.pending > 0 {
-            write!(f, ", {} B wait for {:.1} s", self.pending, seconds(self.stalled))?;
+            write!(f, ", {} B unsent for {:.1} s", self.pending, seconds(self.stalled))?;
         }
         if self.kept > 0 {
-            write!(f, ", {} B kept", self.kept)?;
+            write!(f, ", {} B buffered", self.kept)?;
         }
         if self.phase == ConnectionPhase::Open && !self.reading {
-            f.write_str(", not read")?;
+            f.write_str(", not reading")?;
         }
         Ok(())
     }

@@ -358,7 +358,7 @@ fn a_snapshot_tells_what_a_connection_is_doing() {
         (ConnectionPhase::Open, 15 * SECOND, 5 * SECOND, Duration::ZERO)
     );
     assert_eq!((s.bytes_in, s.bytes_out, s.pending, s.kept, s.reading), (13, 0, 0, 3, true));
-    let line = "#0.0 127.0.0.1:40000 open, age 15.0 s, idle 5.0 s, 13 B in, 0 B out, 3 B kept";
+    let line = "#0.0 127.0.0.1:40000 open, age 15.0 s, idle 5.0 s, 13 B in, 0 B out, 3 B buffered";
     assert_eq!(s.to_string(), line);
 
     rig.sys().set_window(a, 1000);
@@ -368,7 +368,7 @@ fn a_snapshot_tells_what_a_connection_is_doing() {
     let s = rig.net().snapshot(id).unwrap();
     assert_eq!((s.stalled, s.bytes_out, s.pending, s.reading), (2 * SECOND, 1000, 5000, false));
     let line = "#0.0 127.0.0.1:40000 open, age 17.0 s, idle 2.0 s, 13 B in, 1000 B out, \
-                5000 B wait for 2.0 s, 3 B kept, not read";
+                5000 B unsent for 2.0 s, 3 B buffered, not reading";
     assert_eq!(s.to_string(), line);
 }
 
