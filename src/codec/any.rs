@@ -1,8 +1,8 @@
-//! One codec chosen at run time, by a text for instance (`spec.rs` reads and writes it).
+//! A codec chosen at run time, for example from text (parsed and printed in `spec.rs`).
 //!
-//! It knows no framing itself: each call goes to the codec inside.
+//! Each call is forwarded to the codec inside.
 //!
-//! Invariant: `codec.to_string().parse()` gives an equal codec.
+//! Invariant: `codec.to_string().parse()` returns an equal codec.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::{
@@ -10,9 +10,9 @@ use super::{
     Netstring, Raw, Scan, Varint,
 };
 
-/// Any of the codecs of this crate, for servers and tools that let their user choose.
+/// Any of the codecs of this crate, for servers and tools whose users choose one.
 ///
-/// Its text form is a name, with a detail behind a colon where one is needed, and options behind commas:
+/// Its text form is a name, followed by a detail after a colon where one is needed, and options after commas:
 ///
 /// | Spec | Codec | Options besides `max=SIZE` |
 /// |---|---|---|
@@ -25,8 +25,8 @@ use super::{
 /// | `netstring` | [`Netstring`] | |
 /// | `fixed:64` | [`FixedSize`] | (no `max` either) |
 ///
-/// A `SIZE` is in bytes, or has one of the units `KiB`, `MiB`, `GiB`. Without `max` it is 1 MiB, for `lines` and
-/// `delim` 64 KiB.
+/// A `SIZE` is in bytes, or has one of the units `KiB`, `MiB` and `GiB`. The default of `max` is 1 MiB, and 64 KiB for
+/// `lines` and `delim`.
 ///
 /// ```
 /// use turnwheel::codec::{AnyCodec, Codec};
@@ -47,7 +47,7 @@ pub enum AnyCodec {
     Raw(Raw),
     /// Lines.
     Lines(Lines),
-    /// A delimiter of one's choice.
+    /// A delimiter of your choice.
     Delimited(Delimited),
     /// A binary length field.
     Length(LengthDelimited),
@@ -57,11 +57,11 @@ pub enum AnyCodec {
     Varint(Varint),
     /// Netstrings.
     Netstring(Netstring),
-    /// One size.
+    /// Messages of one fixed size.
     Fixed(FixedSize),
 }
 
-/// The same expression for whichever codec it is.
+/// Evaluates the same expression for whichever codec it is.
 macro_rules! each {
     ($self:ident, $codec:ident => $call:expr) => {
         match $self {

@@ -1,4 +1,4 @@
-//! Messages behind a decimal length of fixed width, padded with spaces: what Python's tutorials use.
+//! Messages after a decimal length of fixed width, padded with spaces, as in many Python tutorials.
 //!
 //! ```text
 //!  "5         hello"    f"{len(msg):<10}" and the message: what is sent
@@ -6,17 +6,17 @@
 //!  "0000000005hello"    f"{len(msg):010}": accepted
 //! ```
 //!
-//! It does not know the message's characters: the length counts bytes, which in Python is the length of the *encoded*
-//! text.
+//! The length counts bytes, which in Python is the length of the *encoded* text.
 //!
-//! Invariant: a header is spaces, digits, spaces, and at least one digit; it is refused at its first wrong byte.
+//! Invariant: a header consists of optional spaces, at least one digit, and optional spaces. It is rejected at its
+//! first invalid byte.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::error::check_max;
 use super::scan::Digits;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
-/// Messages behind a header of 1 to 19 characters: the length in decimal, padded with spaces.
+/// Messages after a header of 1 to 19 characters: the length in decimal, padded with spaces.
 ///
 /// ```
 /// use turnwheel::codec::{Codec, Decoded, DecimalHeader, Scan};
@@ -37,11 +37,11 @@ pub struct DecimalHeader {
 }
 
 impl DecimalHeader {
-    /// A header of `width` characters before messages of at most `max` bytes. A maximum beyond what the header can
-    /// carry is clipped to that.
+    /// Creates a codec for messages of at most `max` bytes after a header of `width` characters. A maximum beyond what
+    /// the header can express is clipped.
     ///
     /// # Errors
-    /// When `max` is 0, or `width` not 1 to 19.
+    /// Returns an error if `max` is 0, or if `width` is not 1 to 19.
     pub fn new(width: usize, max: usize) -> Result<Self, BuildError> {
         if !(1..=MAX_WIDTH).contains(&width) {
             return Err(BuildError::new(format!(
@@ -52,7 +52,7 @@ impl DecimalHeader {
         Ok(Self { width, max: check_max(max)?.min(usize::try_from(most).unwrap_or(usize::MAX)) })
     }
 
-    /// Reads what there is of the header; the number is final when `data` holds all of it.
+    /// Parses the part of the header that has arrived. The number is final when `data` holds the whole header.
     fn header(&self, data: &[u8]) -> Result<u64, FrameError> {
         let mut len = None;
         let mut ended = false;
@@ -66,7 +66,11 @@ impl DecimalHeader {
                 b'0'..=b'9' => {
                     return Err(FrameError::Malformed("decimal header has a space inside the number"));
                 }
-                _ => return Err(FrameError::Malformed("decimal header has neither digit nor space")),
+                _ => {
+                    return Err(FrameError::Malformed(
+                        "decimal header has a byte that is neither digit nor space",
+                    ));
+                }
             }
         }
         if len.is_none() && data.len() >= self.width {
@@ -121,7 +125,7 @@ impl Codec for DecimalHeader {
     }
 }
 
-/// The most characters of a header: every number of so many digits fits 64 bits.
+/// The maximum width of a header: every number of 19 decimal digits fits in 64 bits.
 const MAX_WIDTH: usize = 19;
 
 #[cfg(test)]

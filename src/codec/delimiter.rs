@@ -1,9 +1,9 @@
-//! Messages that end with bytes of one's choice.
+//! Messages that end with a delimiter of your choice.
 //!
-//! It does not know quoting: the delimiter ends the message wherever it stands.
+//! There is no quoting: the delimiter ends the message wherever it occurs.
 //!
-//! Invariant: a message ends at the first place where the delimiter is complete. The search resumes one byte less
-//! than a delimiter before where it stopped, so nothing is missed where a read cut a delimiter in two.
+//! Invariant: a message ends at the first complete delimiter. A search resumes one byte less than the length of the
+//! delimiter before the point where it stopped, so it finds a delimiter that was split between two reads.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use memchr::memchr;
@@ -30,15 +30,15 @@ use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 pub struct Delimited {
     max: usize,
     pub(super) discard: bool,
-    /// The delimiter, prepared for searching.
+    /// The delimiter, preprocessed for searching.
     finder: Box<Finder<'static>>,
 }
 
 impl Delimited {
-    /// Messages of at most `max` bytes, the `delimiter` not counted.
+    /// Creates a codec for messages of at most `max` bytes, not counting the `delimiter`.
     ///
     /// # Errors
-    /// When `max` is 0, or the delimiter has no bytes or more than 64.
+    /// Returns an error if `max` is 0, or if the delimiter is empty or longer than 64 bytes.
     pub fn new(delimiter: &[u8], max: usize) -> Result<Self, BuildError> {
         if !(1..=MAX_DELIMITER).contains(&delimiter.len()) {
             let len = delimiter.len();
@@ -50,7 +50,7 @@ impl Delimited {
         Ok(Self { max: check_max(max)?, discard: false, finder })
     }
 
-    /// Throws messages over the maximum away, each counted once, instead of ending the connection.
+    /// Discards messages over the maximum, and counts each once, instead of closing the connection.
     #[must_use]
     pub fn discard_too_long(self) -> Self {
         Self { discard: true, ..self }
@@ -60,7 +60,7 @@ impl Delimited {
         self.finder.needle()
     }
 
-    /// Where the first delimiter that begins at `from` or later begins.
+    /// Returns the start of the first delimiter that starts at `from` or later.
     fn find(&self, data: &[u8], from: usize) -> Option<usize> {
         let rest = data.get(from..)?;
         let at = match self.delimiter() {
@@ -70,12 +70,13 @@ impl Delimited {
         Some(from.saturating_add(at))
     }
 
-    /// How much of `data` needs no second look when it holds no delimiter: a last part of it may begin one.
+    /// Returns how many bytes of `data`, which contains no delimiter, need not be searched again. The rest may be the
+    /// start of a delimiter.
     fn searched(&self, data: &[u8]) -> usize {
         data.len().saturating_sub(self.delimiter().len().saturating_sub(1))
     }
 
-    /// Throws away what belongs to the message at the front, but for what may begin a delimiter.
+    /// Discards what belongs to the message at the front, except bytes that may be the start of the delimiter.
     fn skip(&self, state: &mut Scan, data: &[u8]) -> Decoded {
         let found = self.find(data, state.from);
         let consumed = match found {
@@ -118,7 +119,8 @@ impl Codec for Delimited {
         Err(FrameError::TooLong { len: max.saturating_add(1), max })
     }
 
-    /// Refuses a message that would end early: it contains the delimiter, or it would together with its own.
+    /// Rejects a message that would end early: it contains the delimiter, or would together with the delimiter
+    /// appended to it.
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         if message.len() > self.max {
             return Err(EncodeError::TooLong { len: message.len(), max: self.max });
@@ -128,6 +130,7 @@ impl Codec for Delimited {
         out.extend_from_slice(message);
         let end = out.len();
         out.extend_from_slice(self.delimiter());
+        // The delimiter may occur earlier, across the seam: `a` followed by the delimiter `aa` is `aaa`.
         if self.find(out, begin) != Some(end) {
             out.truncate(begin);
             return Err(EncodeError::Delimiter);
@@ -152,7 +155,7 @@ impl PartialEq for Delimited {
 
 impl Eq for Delimited {}
 
-/// The most bytes a delimiter may have.
+/// The maximum length of a delimiter in bytes (chosen): almost as many are searched again after each read.
 const MAX_DELIMITER: usize = 64;
 
 #[cfg(test)]

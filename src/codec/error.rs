@@ -1,15 +1,12 @@
-//! Why a codec could not be built, and the rule for maximum sizes that all codecs share.
+//! The error for codecs that cannot be built, and the check of maximum sizes that all codecs share.
 //!
-//! It knows no framing and no text; whoever refuses something writes the sentence.
-//!
-//! Invariant: a maximum that has passed `check_max` is at least 1 and small enough that adding any header or trailer
-//! to it cannot overflow.
+//! Invariant: a maximum returned by `check_max` is at least 1, and adding any header or trailer to it cannot overflow.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use std::fmt;
 
-/// Why a codec could not be built: its options contradict each other, or its text spec is not understood. The text
-/// names what was wrong and what is accepted.
+/// Why a codec could not be built: its options contradict each other, or its text spec cannot be parsed. The text
+/// names the error and what is accepted.
 ///
 /// ```
 /// let error = turnwheel::codec::Lines::lf(0).unwrap_err();
@@ -38,7 +35,7 @@ impl From<BuildError> for std::io::Error {
     }
 }
 
-/// Refuses a maximum of 0, and clips one that no memory could hold.
+/// Rejects a maximum of 0 and clips one that no memory could hold.
 pub(super) fn check_max(max: usize) -> Result<usize, BuildError> {
     if max == 0 {
         return Err(BuildError::new("the maximum message is 0 bytes; accepted: 1 or more"));
@@ -46,5 +43,6 @@ pub(super) fn check_max(max: usize) -> Result<usize, BuildError> {
     Ok(max.min(MOST))
 }
 
-/// More than any buffer can hold, and far enough from `usize::MAX` for sums with headers.
+/// The largest maximum (chosen): more than any message in memory needs, and far enough from `usize::MAX` that adding a
+/// header cannot overflow.
 pub(super) const MOST: usize = usize::MAX / 4;

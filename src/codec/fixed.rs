@@ -1,14 +1,14 @@
-//! Messages that all have one size.
+//! Messages that all have the same size.
 //!
-//! It does not know what they mean and cannot find its place again in a stream that lost a byte.
+//! There is nothing to resynchronize on: if a peer sends one byte too few, all later messages are shifted.
 //!
-//! Invariant: every message has exactly `size` bytes, both ways.
+//! Invariant: every message has exactly `size` bytes, in both directions.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::error::MOST;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
-/// Every message is exactly so many bytes; nothing is added on the wire.
+/// Every message has exactly the same number of bytes; nothing is added on the wire.
 ///
 /// ```
 /// use turnwheel::codec::{Codec, Decoded, FixedSize, Scan};
@@ -25,10 +25,10 @@ pub struct FixedSize {
 }
 
 impl FixedSize {
-    /// Messages of exactly `size` bytes.
+    /// Creates a codec for messages of exactly `size` bytes.
     ///
     /// # Errors
-    /// When `size` is 0 (the input would hold any number of messages), or more than memory can hold.
+    /// Returns an error if `size` is 0 (any input would then hold endless messages) or more than memory can hold.
     pub fn new(size: usize) -> Result<Self, BuildError> {
         if !(1..=MOST).contains(&size) {
             return Err(BuildError::new(format!("the message size is {size} bytes; accepted: 1 to {MOST}")));

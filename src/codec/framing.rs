@@ -1,13 +1,13 @@
-//! The outgoing half of a codec, without its type: what a sender needs to know of a receiver's framing.
+//! The encoding half of a codec, type-erased: what a sender needs of a receiver's framing.
 //!
-//! Knows nothing of decoding. Invariant: encoding either appends a whole framed message or leaves the buffer as it was.
+//! Invariant: encoding either appends one whole framed message or leaves the buffer unchanged.
 
 use std::fmt;
 use std::rc::Rc;
 
 use super::{Codec, EncodeError};
 
-/// How messages to a connection are framed on their way out. Made from a codec, or [`raw`](Framing::raw).
+/// How messages sent to a connection are framed. Created from a codec, or [`raw`](Framing::raw).
 #[derive(Clone, Default)]
 pub struct Framing {
     codec: Option<Rc<dyn Encode>>,
@@ -16,7 +16,7 @@ pub struct Framing {
 }
 
 impl Framing {
-    /// No framing: bytes go out as they are given.
+    /// No framing: bytes are sent unchanged.
     pub const fn raw() -> Self {
         Self { codec: None, longest: 0, overhead: 0 }
     }
@@ -26,18 +26,18 @@ impl Framing {
         Self { longest: codec.max_message(), overhead: codec.max_overhead(), codec: Some(codec) }
     }
 
-    /// Whether bytes go out as they are given.
+    /// Returns whether bytes are sent unchanged.
     #[inline]
     pub const fn is_raw(&self) -> bool {
         self.codec.is_none()
     }
 
-    /// The longest message and the most bytes added to one; `None` for raw.
+    /// Returns the maximum length of a message and the maximum overhead; `None` for raw.
     pub(crate) fn bounds(&self) -> Option<(usize, usize)> {
         self.codec.as_ref().map(|_| (self.longest, self.overhead))
     }
 
-    /// About how many bytes `len` bytes become.
+    /// Returns the maximum encoded length of `len` bytes. Used to reserve capacity.
     #[inline]
     pub(crate) const fn encoded_len(&self, len: usize) -> usize {
         len.saturating_add(self.overhead)
@@ -64,7 +64,7 @@ impl fmt::Debug for Framing {
     }
 }
 
-/// Cuts the buffer back to `length` whichever way the codec is left, a panic included.
+/// Truncates the buffer to `length` when dropped, so that it is restored even if the codec panics.
 struct Undo<'a> {
     out: &'a mut Vec<u8>,
     length: usize,
@@ -76,7 +76,7 @@ impl Drop for Undo<'_> {
     }
 }
 
-/// The part of [`Codec`] that needs no connection's state.
+/// The part of [`Codec`] that needs no per-connection state, so that it can be a trait object.
 trait Encode {
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError>;
 }

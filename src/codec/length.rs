@@ -1,4 +1,4 @@
-//! Messages behind a binary length field, with the options that Netty made common.
+//! Messages after a binary length field, with the options that Netty made common.
 //!
 //! ```text
 //!  |<--- offset --->|<-- width -->|<----- value + adjustment ----->|
@@ -9,15 +9,15 @@
 //!  |<-------------------------- message -------------------------->|   strip = 0
 //! ```
 //!
-//! It does not know what the bytes before the length field mean: it writes them, and never checks them.
+//! The bytes before the length field are written but never checked.
 //!
-//! Invariant: the maximum holds for the message as delivered, after adjustment, and a length that the field cannot
-//! carry is refused, never cut short.
+//! Invariant: the maximum applies to the message as delivered, after adjustment. A length that the field cannot hold
+//! is rejected, never truncated.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::{Codec, Decoded, EncodeError, FrameError, Scan};
 
-/// Messages behind a length field of 1 to 8 bytes.
+/// Messages after a length field of 1 to 8 bytes.
 ///
 /// ```
 /// use turnwheel::codec::{Codec, Decoded, LengthDelimited, Scan};
@@ -44,25 +44,25 @@ use super::{Codec, Decoded, EncodeError, FrameError, Scan};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LengthDelimited {
-    /// Bytes before the length field.
+    /// The number of bytes before the length field.
     pub(super) offset: usize,
-    /// Bytes up to and including the length field.
+    /// The number of bytes up to and including the length field.
     pub(super) header: usize,
-    /// Where the message begins in its frame: 0, or `header`.
+    /// The start of the message in its frame: 0 or `header`.
     pub(super) start: usize,
-    /// 64 less the bits of the length field.
+    /// 64 minus the number of bits in the length field.
     pub(super) shift: u32,
     pub(super) big_endian: bool,
-    /// What to add to the value of the field to get the bytes behind it.
+    /// Added to the value of the length field to get the number of bytes after it.
     pub(super) adjustment: i64,
-    /// The most bytes behind the length field. `header + max_body` does not overflow.
+    /// The maximum number of bytes after the length field. `header + max_body` does not overflow.
     pub(super) max_body: usize,
-    /// What the encoder puts before the length field; `offset` bytes, or none when the message brings them.
+    /// What the encoder writes before the length field: `offset` bytes, or none if the message brings its own header.
     pub(super) prefix: Box<[u8]>,
 }
 
 impl LengthDelimited {
-    /// How many bytes the whole frame has. `data` holds the whole header.
+    /// Returns the length of the whole frame. `data` holds the whole header.
     #[inline]
     fn frame_len(&self, data: &[u8]) -> Result<usize, FrameError> {
         let Some(body) = self.length_field(data).checked_add_signed(self.adjustment) else {
@@ -74,7 +74,8 @@ impl LengthDelimited {
         }
     }
 
-    /// The value of the length field. Mostly 8 bytes are there to be read at once, and the field is shifted out.
+    /// Reads the value of the length field. Usually 8 bytes are available, so it reads all 8 and shifts out those that
+    /// do not belong to the field.
     #[inline]
     fn length_field(&self, data: &[u8]) -> u64 {
         let field = data.get(self.offset..).unwrap_or_default();
@@ -92,7 +93,8 @@ impl LengthDelimited {
         }
     }
 
-    /// The bytes of the length field that announce `body` bytes behind it, at the front of eight.
+    /// Returns the length field that announces `body` bytes after it, at the front of eight bytes; `None` if the
+    /// adjustment makes that impossible.
     fn field_bytes(&self, body: usize) -> Option<[u8; 8]> {
         let by = self.adjustment.unsigned_abs();
         let value = match self.adjustment < 0 {
@@ -114,12 +116,12 @@ impl LengthDelimited {
     #[cold]
     fn impossible(&self) -> FrameError {
         match self.adjustment < 0 {
-            true => FrameError::Malformed("length is less than what it must count"),
+            true => FrameError::Malformed("length is less than the bytes it must count"),
             false => self.too_long(u64::MAX),
         }
     }
 
-    /// Bytes in the length field.
+    /// Returns the number of bytes in the length field.
     pub(super) fn width(&self) -> usize {
         self.header.saturating_sub(self.offset)
     }
@@ -142,13 +144,13 @@ impl Codec for LengthDelimited {
         Ok(Decoded::Message { start: self.start, end: frame, consumed: frame })
     }
 
-    /// With `initial_bytes_to_strip(0)` the message brings its header, and only its length field is filled in.
+    /// With `initial_bytes_to_strip(0)` the message brings its own header, and only its length field is filled in.
     #[inline]
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let stripped = self.start != 0;
         if stripped && self.offset == 0 && self.adjustment == 0 && message.len() <= self.max_body {
-            // The usual header: the length field, counting the message, and nothing else. Eight bytes at once are one
-            // store; what the field does not need is cut off again.
+            // The common case: the header is the length field alone, and counts the message alone. Writing eight bytes
+            // is one store; the bytes that the field does not need are truncated.
             let value = message.len() as u64;
             let field = if self.big_endian {
                 value.wrapping_shl(self.shift).to_be_bytes()
@@ -164,7 +166,7 @@ impl Codec for LengthDelimited {
         }
         let body_at = if stripped { 0 } else { self.header };
         let Some(body) = message.get(body_at..) else {
-            return Err(EncodeError::Other("message is shorter than the header it must bring"));
+            return Err(EncodeError::Other("message is shorter than the header it must contain"));
         };
         if body.len() > self.max_body {
             return Err(EncodeError::TooLong { len: message.len(), max: self.max_message() });

@@ -1,14 +1,12 @@
-//! The options of a binary length field, and which of them go together.
+//! The options of a binary length field, and which combinations are valid.
 //!
-//! It does not look at messages; it only works out the numbers that the codec uses.
-//!
-//! Invariant: a codec comes out only if it can send at least one message, and its sums cannot overflow.
+//! Invariant: a codec is built only if it can send at least one message. Its arithmetic cannot overflow.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::error::check_max;
 use super::{BuildError, LengthDelimited};
 
-/// The options of a [`LengthDelimited`] codec, in Netty's words. Begin with [`LengthDelimited::builder`].
+/// The options of a [`LengthDelimited`] codec, named as in Netty. Created by [`LengthDelimited::builder`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct LengthDelimitedBuilder {
@@ -23,31 +21,32 @@ pub struct LengthDelimitedBuilder {
 }
 
 impl LengthDelimited {
-    /// All the options, for messages of at most `max` bytes. Without any: 4 bytes, big endian, header stripped.
+    /// Returns a builder for messages of at most `max` bytes. The defaults are 4 bytes, big endian, header stripped.
     pub fn builder(max: usize) -> LengthDelimitedBuilder {
         LengthDelimitedBuilder::new(max)
     }
 
-    /// A length of 2 bytes, big endian, before messages of at most `max` bytes (65 535 is the most it can carry).
+    /// Creates a codec with a length of 2 bytes, big endian, before messages of at most `max` bytes. It can carry at
+    /// most 65 535.
     ///
     /// # Errors
-    /// When `max` is 0.
+    /// Returns an error if `max` is 0.
     pub fn u16_be(max: usize) -> Result<Self, BuildError> {
         Self::builder(max).length_field_length(2).build()
     }
 
-    /// A length of 4 bytes, big endian (network order), before messages of at most `max` bytes.
+    /// Creates a codec with a length of 4 bytes, big endian (network order), before messages of at most `max` bytes.
     ///
     /// # Errors
-    /// When `max` is 0.
+    /// Returns an error if `max` is 0.
     pub fn u32_be(max: usize) -> Result<Self, BuildError> {
         Self::builder(max).build()
     }
 
-    /// A length of 4 bytes, little endian, before messages of at most `max` bytes.
+    /// Creates a codec with a length of 4 bytes, little endian, before messages of at most `max` bytes.
     ///
     /// # Errors
-    /// When `max` is 0.
+    /// Returns an error if `max` is 0.
     pub fn u32_le(max: usize) -> Result<Self, BuildError> {
         Self::builder(max).little_endian().build()
     }
@@ -68,61 +67,61 @@ impl LengthDelimitedBuilder {
         }
     }
 
-    /// How many bytes come before the length field: 0 (the default) to 65 535.
+    /// Sets the number of bytes before the length field: 0 to 65 535. Default: 0.
     pub fn length_field_offset(mut self, bytes: usize) -> Self {
         self.offset = bytes;
         self
     }
 
-    /// How many bytes the length field has: 1 to 8; 4 by default.
+    /// Sets the number of bytes in the length field: 1 to 8. Default: 4.
     pub fn length_field_length(mut self, bytes: usize) -> Self {
         self.width = bytes;
         self
     }
 
-    /// The length field's most significant byte comes first (the default).
+    /// Sends the most significant byte of the length first (the default).
     pub fn big_endian(mut self) -> Self {
         self.big_endian = true;
         self
     }
 
-    /// The length field's least significant byte comes first.
+    /// Sends the least significant byte of the length first.
     pub fn little_endian(mut self) -> Self {
         self.big_endian = false;
         self
     }
 
-    /// What to add to the value of the length field to get the number of bytes behind it; 0 by default.
+    /// Sets what to add to the value of the length field to get the number of bytes after it. Default: 0.
     pub fn length_adjustment(mut self, bytes: i64) -> Self {
         self.adjustment = bytes;
         self
     }
 
-    /// Whether the length counts the header (the offset and itself) too. The same as an adjustment of minus
-    /// `offset + length`, and added to any other adjustment.
+    /// Sets whether the length also counts the header (the bytes before the field, and the field). This equals an
+    /// adjustment of minus `offset + length`, and is added to any other adjustment. Default: no.
     pub fn length_includes_header(mut self, yes: bool) -> Self {
         self.includes_header = yes;
         self
     }
 
-    /// How many bytes at the front of a frame are no part of the message: the whole header (the default), or 0, and
-    /// then every message is a whole frame, header included, both ways.
+    /// Sets how many bytes at the front of a frame are not part of the message: the whole header (the default), or 0.
+    /// With 0 every message is a whole frame including its header, in both directions.
     pub fn initial_bytes_to_strip(mut self, bytes: usize) -> Self {
         self.strip = Some(bytes);
         self
     }
 
-    /// What the encoder writes before the length field: exactly as many bytes as the offset; zeros by default. What
+    /// Sets what the encoder writes before the length field: exactly as many bytes as the offset. Default: zeros. What
     /// a peer sends there is not compared with it.
     pub fn header_prefix(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.prefix = Some(bytes.into());
         self
     }
 
-    /// The codec. A maximum beyond what the length field can carry is clipped to that.
+    /// Builds the codec. A maximum beyond what the length field can hold is clipped.
     ///
     /// # Errors
-    /// When an option is out of its range, or no message at all could be sent with them together.
+    /// Returns an error if an option is out of range, or if no message could be sent with the combination.
     pub fn build(self) -> Result<LengthDelimited, BuildError> {
         let refuse = |text: String| Err(BuildError::new(text));
         let Self { offset, width, big_endian, .. } = self;
@@ -149,7 +148,8 @@ impl LengthDelimitedBuilder {
         Ok(LengthDelimited { offset, header, start, shift, big_endian, adjustment, max_body, prefix })
     }
 
-    /// The most bytes behind the length field: what the maximum allows and a field of at most `field` can say.
+    /// Returns the maximum number of bytes after the length field: what `max` allows and a field of at most `field`
+    /// can express.
     fn max_body(
         max: usize,
         header: usize,
@@ -159,17 +159,18 @@ impl LengthDelimitedBuilder {
     ) -> Result<usize, BuildError> {
         let Some(allowed) = max.checked_sub(header.saturating_sub(start)) else {
             return Err(BuildError::new(format!(
-                "the maximum message of {max} bytes has no room for the header that is not stripped; \
+                "the maximum message of {max} bytes cannot hold the header, which is not stripped; \
                  accepted: {header} or more"
             )));
         };
+        // In 128 bits no field of 64 bits plus an adjustment of 64 bits overflows.
         let sayable = i128::from(field).saturating_add(i128::from(adjustment));
         let most = sayable.min(allowed as i128);
         let least = i128::from(adjustment.max(0)).max(i128::from(start != 0 && adjustment < 0));
         match usize::try_from(most) {
             Ok(most_body) if most >= least => Ok(most_body),
             _ => Err(BuildError::new(format!(
-                "a length_adjustment of {adjustment} (header counted in) leaves no message to send; \
+                "a length_adjustment of {adjustment} (including the header) leaves no message to send; \
                  accepted here: {} to {allowed}",
                 i128::from(start != 0).saturating_sub(i128::from(field))
             ))),
@@ -182,7 +183,7 @@ impl LengthDelimitedBuilder {
             None if start == 0 => Ok(Box::default()),
             None => Ok(vec![0; offset].into()),
             Some(_) if start == 0 => Err(BuildError::new(
-                "header_prefix is given, but with initial_bytes_to_strip = 0 each message brings its own header; \
+                "header_prefix is given, but with initial_bytes_to_strip = 0 each message contains its own header; \
                  accepted: one of the two",
             )),
             Some(prefix) if prefix.len() == offset => Ok(prefix.as_slice().into()),
@@ -194,5 +195,5 @@ impl LengthDelimitedBuilder {
     }
 }
 
-/// The most bytes before a length field.
+/// The maximum number of bytes before a length field (chosen).
 const MAX_OFFSET: usize = 65_535;

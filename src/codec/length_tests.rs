@@ -1,4 +1,4 @@
-//! Tests of the binary length field: the oracle's 128-bit arithmetic, and every header of two bytes.
+//! Tests of the binary length field: against the oracle's 128-bit arithmetic, and with every header of two bytes.
 
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
@@ -70,7 +70,7 @@ fn huge_lengths_are_too_long_not_wrapped() {
 
 #[test]
 fn a_header_that_counts_itself_is_no_reason_to_refuse_the_longest_message() {
-    // tokio#4815: the maximum is the message's, after adjustment.
+    // tokio#4815: the maximum applies to the message, after adjustment.
     let codec = LengthDelimited::builder(4).length_includes_header(true).build().unwrap();
     assert_eq!(messages_of(&codec, b"\0\0\0\x08abcd"), [b"abcd"]);
     assert_eq!(error_of(&codec, b"\0\0\0\x09abcde"), FrameError::TooLong { len: 5, max: 4 });
@@ -94,7 +94,7 @@ fn round_trips() {
 
 #[test]
 fn a_length_that_the_field_cannot_carry_is_refused() {
-    // tokio#5080: 70 000 in two bytes went out as 4464.
+    // tokio#5080: a length of 70 000 in two bytes was sent as 4464.
     let codec = LengthDelimited::u16_be(1 << 20).unwrap();
     assert_eq!(codec.max_message(), 65_535);
     let refused = EncodeError::TooLong { len: 70_000, max: 65_535 };

@@ -1,9 +1,9 @@
-//! Lines of text, or of any bytes but the ending itself.
+//! Lines of text, or of any bytes except the line ending.
 //!
-//! It knows nothing of character encodings: a message is bytes.
+//! Character encodings do not matter: a message is bytes.
 //!
-//! Invariant: a bare carriage return never ends a line, and in strict mode nothing but `\r\n` does, so no two readers
-//! of one stream can disagree about where its lines are. The maximum counts the line without its ending.
+//! Invariant: a bare carriage return never ends a line, and in strict mode only `\r\n` does, so two readers of one
+//! stream cannot disagree about where the lines are. The maximum applies to the line without its ending.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use memchr::{memchr, memchr2};
@@ -11,7 +11,7 @@ use memchr::{memchr, memchr2};
 use super::error::check_max;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
-/// Messages that end with a line feed ([`lf`](Self::lf)) or strictly with `\r\n` ([`crlf`](Self::crlf)).
+/// Messages that end with a line feed ([`lf`](Self::lf)), or strictly with `\r\n` ([`crlf`](Self::crlf)).
 ///
 /// ```
 /// use turnwheel::codec::{Codec, Decoded, EncodeError, Lines, Scan};
@@ -35,30 +35,31 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Lines of at most `max` bytes that end with `\n`. One `\r` directly before it belongs to the ending, since
-    /// telnet sends it; any other `\r` belongs to the message.
+    /// Creates a codec for lines of at most `max` bytes that end with `\n`. One `\r` directly before it belongs to the
+    /// ending, because telnet sends it; any other `\r` belongs to the message.
     ///
     /// # Errors
-    /// When `max` is 0.
+    /// Returns an error if `max` is 0.
     pub fn lf(max: usize) -> Result<Self, BuildError> {
         Ok(Self { max: check_max(max)?, crlf: false, discard: false })
     }
 
-    /// Lines of at most `max` bytes that end with `\r\n`. A `\n` or a `\r` anywhere else is an error.
+    /// Creates a codec for lines of at most `max` bytes that end with `\r\n`. A `\n` or `\r` anywhere else is an
+    /// error.
     ///
     /// # Errors
-    /// When `max` is 0.
+    /// Returns an error if `max` is 0.
     pub fn crlf(max: usize) -> Result<Self, BuildError> {
         Ok(Self { max: check_max(max)?, crlf: true, discard: false })
     }
 
-    /// Throws lines over the maximum away, each counted once, instead of ending the connection.
+    /// Discards lines over the maximum, and counts each once, instead of closing the connection.
     #[must_use]
     pub fn discard_too_long(self) -> Self {
         Self { discard: true, ..self }
     }
 
-    /// Looks for `\n`. Of an acceptable line it is among the first `max + 2` bytes: one more may be a `\r`.
+    /// Looks for `\n`. In an acceptable line it is among the first `max + 2` bytes: `max` bytes, then possibly a `\r`.
     #[inline]
     fn decode_lf(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
         let window = data.get(..self.max.saturating_add(2)).unwrap_or(data);
@@ -67,7 +68,7 @@ impl Lines {
             Some(at) => window.get(..state.from.saturating_add(at)).unwrap_or_default(),
             None => window,
         };
-        // A `\r` at the end of an unfinished line may still turn out to be a part of the ending.
+        // A `\r` at the end of an incomplete line may turn out to be part of the ending.
         let end = line.strip_suffix(b"\r").unwrap_or(line).len();
         if end > self.max {
             return self.too_long(state, data);
@@ -80,7 +81,7 @@ impl Lines {
         Ok(Decoded::Message { start: 0, end, consumed: line.len().saturating_add(1) })
     }
 
-    /// Looks for `\r` or `\n`. Of an acceptable line the first is among the first `max + 1` bytes.
+    /// Looks for `\r` or `\n`. In an acceptable line the first one is among the first `max + 1` bytes.
     fn decode_crlf(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
         let window = data.get(..self.max.saturating_add(1)).unwrap_or(data);
         match Self::find_crlf(window, data, state.from)? {
@@ -96,8 +97,8 @@ impl Lines {
         }
     }
 
-    /// Searches `window`, the front of `data`, from `from` on. A `\r` may be its last byte: then the next byte of
-    /// `data` decides.
+    /// Searches `window`, the front of `data`, starting at `from`. If a `\r` is its last byte, the next byte of `data`
+    /// decides.
     fn find_crlf(window: &[u8], data: &[u8], from: usize) -> Result<Crlf, FrameError> {
         let Some(at) = memchr2(b'\r', b'\n', window.get(from..).unwrap_or_default()) else {
             return Ok(Crlf::Before(window.len()));
@@ -120,7 +121,7 @@ impl Lines {
         Err(FrameError::TooLong { len: max.saturating_add(1), max })
     }
 
-    /// Throws away what belongs to the line at the front: all of it, but for a last `\r` that may begin `\r\n`.
+    /// Discards what belongs to the line at the front, except a final `\r` that may be the start of `\r\n`.
     fn skip(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
         let rest = data.get(state.from..).unwrap_or_default();
         let found = match self.crlf {
@@ -158,7 +159,8 @@ impl Codec for Lines {
         }
     }
 
-    /// Refuses what would not come back as it was: a `\n` inside, a `\r` at the end and, in strict mode, any `\r`.
+    /// Rejects messages that the receiver would not decode as they were: with a `\n` inside, a `\r` at the end or, in
+    /// strict mode, any `\r`.
     #[inline]
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         if message.len() > self.max {
@@ -188,9 +190,9 @@ impl Codec for Lines {
 
 /// Where a line ends.
 enum Crlf {
-    /// Its ending begins here.
+    /// The ending starts here.
     At(usize),
-    /// No ending begins before here.
+    /// No ending starts before here.
     Before(usize),
 }
 

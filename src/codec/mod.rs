@@ -1,10 +1,10 @@
-//! Framing: where one message ends and the next begins, both ways, with one object.
+//! Framing: one object that finds where a message ends in received bytes and wraps messages for sending.
 //!
-//! A [`Codec`] looks at bytes that have arrived and says "a message lies here", "not yet" or "this can never be
-//! one". It does no I/O, keeps no bytes and copies nothing; whoever calls it owns the buffer.
+//! A [`Codec`] inspects received bytes and returns a message, "incomplete", or an error. It does no I/O, stores no
+//! bytes and copies nothing; the caller owns the buffer.
 //!
-//! Invariant: for any way of cutting the input, the same messages and the same error come out, and the work done is
-//! linear in the input even when it arrives one byte at a time.
+//! Invariant: however the input is split into reads, the codec returns the same messages and the same error. The work
+//! is linear in the input, even if it arrives one byte at a time.
 
 use std::fmt;
 
@@ -46,45 +46,45 @@ pub use raw::Raw;
 pub use scan::Scan;
 pub use varint::Varint;
 
-/// What a [`Codec`] found at the front of the bytes it was shown.
+/// What a [`Codec`] found at the front of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded {
-    /// A whole message: it is `data[start..end]`, and the first `consumed` bytes of `data` are done with.
+    /// A complete message, `data[start..end]`. The first `consumed` bytes of `data` are used up.
     Message {
-        /// Where the message begins.
+        /// The start of the message.
         start: usize,
-        /// Where the message ends (exclusive).
+        /// The end of the message (exclusive).
         end: usize,
-        /// How many bytes, header and trailer included, to drop from the front; at least 1.
+        /// How many bytes to drop from the front, including header and trailer; at least 1.
         consumed: usize,
     },
-    /// The first `consumed` bytes (at least 1) belong to a message that is being thrown away because it is too long.
-    /// Only a codec told to discard answers this. `finished` is true exactly once for each such message: with its
-    /// last byte.
+    /// The first `consumed` bytes belong to a message that is discarded because it is too long. Only a codec
+    /// configured to discard returns this. `finished` is true exactly once per discarded message: with its last byte.
     Skipped {
         /// How many bytes to drop from the front; at least 1.
         consumed: usize,
-        /// Whether the unwanted message ends here.
+        /// Whether the discarded message ends here.
         finished: bool,
     },
-    /// No whole message yet: show the same bytes again, with more behind them.
+    /// No complete message yet. Call again with the same bytes followed by more.
     Incomplete,
 }
 
-/// Why bytes from a peer can not be a message of this framing. The connection they came on cannot go on.
+/// Why received bytes cannot be a message of this framing. The connection cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The message is, or announces to be, longer than allowed (the peer's fault, or a limit set too low).
+    /// The length of the message, announced or seen so far, exceeds the maximum. Either the peer is at fault or the
+    /// limit is too low.
     TooLong {
-        /// The announced length in bytes, or the length seen so far where none is announced.
+        /// The announced length in bytes, or the length seen so far if none is announced.
         len: u64,
-        /// The most bytes a message may have.
+        /// The maximum length of a message in bytes.
         max: u64,
     },
-    /// The bytes are no message of this framing; the text says what was wrong.
+    /// The bytes are not a message of this framing. The text names the error.
     Malformed(&'static str),
-    /// The peer finished sending in the middle of a message.
+    /// The peer closed its sending side in the middle of a message.
     Truncated {
         /// How many bytes of the unfinished message had arrived.
         have: u64,
@@ -103,27 +103,27 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// Why a message cannot be sent in some framing. Nothing was written.
+/// Why a message cannot be sent in a framing. Nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// Longer than the framing's maximum.
+    /// The message is longer than the framing's maximum.
     TooLong {
-        /// Bytes in the message.
+        /// The length of the message in bytes.
         len: usize,
-        /// The most bytes a message may have.
+        /// The maximum length of a message in bytes.
         max: usize,
     },
-    /// It contains the bytes that would end it, so the receiver would see more than one message.
+    /// The message contains the delimiter, so the receiver would see more than one message.
     Delimiter,
-    /// The framing wants messages of exactly one size.
+    /// The framing accepts messages of exactly one size.
     WrongSize {
-        /// Bytes in the message.
+        /// The length of the message in bytes.
         len: usize,
-        /// The only size accepted.
+        /// The required length in bytes.
         want: usize,
     },
-    /// The framing cannot carry it for the reason given.
+    /// Another reason, given as text.
     Other(&'static str),
 }
 
@@ -132,7 +132,9 @@ impl fmt::Display for EncodeError {
         match self {
             Self::TooLong { len, max } => write!(f, "message of {len} bytes is over the maximum of {max}"),
             Self::Delimiter => f.write_str("message contains the delimiter that would end it"),
-            Self::WrongSize { len, want } => write!(f, "message of {len} bytes where each has {want}"),
+            Self::WrongSize { len, want } => {
+                write!(f, "message of {len} bytes, but every message must have {want}")
+            }
             Self::Other(what) => f.write_str(what),
         }
     }
@@ -140,37 +142,39 @@ impl fmt::Display for EncodeError {
 
 impl std::error::Error for EncodeError {}
 
-/// A framing: finds messages in arriving bytes, and wraps messages for sending.
+/// A framing: finds messages in received bytes, and wraps messages for sending.
 ///
-/// One codec object serves any number of connections; what it must remember about one of them between calls (how far
-/// it has already searched, say) is its [`State`](Codec::State).
+/// One codec serves any number of connections. What it stores per connection between calls, such as how far it has
+/// searched, is its [`State`](Codec::State). Only decoding has a state; `encode` cannot number or mask messages per
+/// connection.
 ///
 /// # The contract of `decode`
-/// - `data` begins with the first byte not yet consumed. After [`Decoded::Incomplete`] the same bytes come again with
-///   more behind them and with the same `state`; after anything else, `data` begins `consumed` bytes further on.
-/// - `data` may be empty; the answer is then `Incomplete`.
+/// - `data` starts with the first byte not yet consumed. After [`Decoded::Incomplete`] the caller passes the same
+///   bytes followed by more, with the same `state`. After any other result, `data` starts `consumed` bytes later.
+/// - `data` may be empty; the result is then `Incomplete`.
 /// - After an error the connection is closed and `decode` is not called again.
-/// - It must hold every message to [`max_message`](Codec::max_message), must answer before the whole of an oversized
-///   message has arrived, and must not look at the same byte again and again as more arrive.
+/// - It must enforce [`max_message`](Codec::max_message) on every message, must reject an oversized message before all
+///   of it has arrived, and must not inspect the same bytes again each time more arrive.
 pub trait Codec: 'static {
-    /// What is remembered about one connection between two calls of [`decode`](Codec::decode).
+    /// What is stored per connection between two calls of [`decode`](Codec::decode).
     type State: Default + 'static;
 
     /// Looks for one message at the front of `data`.
     ///
     /// # Errors
-    /// When the bytes can never become a message of this framing.
+    /// Returns an error if the bytes cannot become a message of this framing.
     fn decode(&self, state: &mut Self::State, data: &[u8]) -> Result<Decoded, FrameError>;
 
-    /// Appends `message`, framed, to `out`.
+    /// Appends the framed `message` to `out`.
     ///
     /// # Errors
-    /// When this framing cannot carry the message. `out` is then as it was.
+    /// Returns an error if this framing cannot carry the message. `out` must then be unchanged.
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError>;
 
-    /// The most bytes one message may have, without header and trailer.
+    /// Returns the maximum length of a message in bytes, without header and trailer.
     fn max_message(&self) -> usize;
 
-    /// The most bytes that framing adds to one message, either way (header and trailer together).
+    /// Returns the maximum number of bytes that the framing adds to a message, header and trailer together, in either
+    /// direction.
     fn max_overhead(&self) -> usize;
 }

@@ -1,13 +1,13 @@
-//! D. J. Bernstein's netstrings.
+//! Netstrings, as defined by D. J. Bernstein.
 //!
 //! ```text
 //!  5:hello,    decimal length, colon, message, comma
 //! ```
 //!
-//! It does not know what is inside; netstrings in netstrings are the user's affair.
+//! Netstrings inside netstrings are left to the user.
 //!
-//! Invariant: every length has one spelling (no leading zeros), and is refused at the first digit that makes it too
-//! long.
+//! Invariant: every length has exactly one encoding (no leading zeros), and is rejected at the first digit that makes
+//! it too long.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::error::check_max;
@@ -34,16 +34,16 @@ pub struct Netstring {
 }
 
 impl Netstring {
-    /// Messages of at most `max` bytes.
+    /// Creates a codec for messages of at most `max` bytes.
     ///
     /// # Errors
-    /// When `max` is 0.
+    /// Returns an error if `max` is 0.
     pub fn new(max: usize) -> Result<Self, BuildError> {
         Ok(Self { max: check_max(max)? })
     }
 
-    /// Reads the header: how many bytes it has, colon included, and the length it announces; `None` when it goes on
-    /// behind `data`. It looks at no more digits than the maximum has, and one.
+    /// Parses the header. Returns its length, including the colon, and the announced length; `None` if `data` ends
+    /// inside it. It inspects at most one digit more than the maximum has.
     fn header(&self, data: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
         let mut len = 0u64;
         for (i, byte) in data.iter().enumerate() {
@@ -66,7 +66,8 @@ impl Netstring {
 impl Codec for Netstring {
     type State = Scan;
 
-    /// A length over the maximum is refused before all of it has arrived; the error then names the number so far.
+    /// Rejects a length over the maximum before all of its digits have arrived; the error then holds the number so
+    /// far.
     fn decode(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
         if data.len() < state.from {
             return Ok(Decoded::Incomplete);

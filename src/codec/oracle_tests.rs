@@ -1,23 +1,23 @@
 //! Naive decoders of every framing, to compare the codecs with.
 //!
-//! Each looks at all that is left of an input of which nothing is missing, in the plainest way, with the framing's
-//! numbers as parameters. They know nothing of the codecs but the texts of the errors.
+//! Each inspects all that is left of a complete input, in the simplest possible way, with the parameters of the
+//! framing. They share only the error texts with the codecs.
 
 use super::*;
 use crate::testing::Decoding;
 
-/// What an oracle sees at the front of what is left of an input.
+/// What an oracle finds at the front of the remaining input.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// A message, and how many bytes of the input are behind us.
+    /// A message, and how many bytes of the input it used.
     Message(Vec<u8>, usize),
-    /// A message too long, of so many bytes, that is thrown away.
+    /// A discarded over-long message of this many bytes.
     Skip(usize),
     Wait,
     Fail(FrameError),
 }
 
-/// What an oracle makes of a whole input.
+/// Decodes a whole input with an oracle.
 pub(crate) fn ask_oracle(input: &[u8], oracle: impl Fn(&[u8]) -> Step) -> Decoding {
     let (mut at, mut messages, mut skipped) = (0, Vec::new(), Vec::new());
     let (error, left) = loop {
@@ -87,7 +87,7 @@ pub(super) fn delimited(rest: &[u8], delimiter: &[u8], max: usize, discard: bool
     }
 }
 
-/// The options of a binary length field as plain numbers. The oracle knows nothing of the codec's precomputed ones.
+/// The options of a binary length field as plain numbers, independent of the codec's precomputed ones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Length {
     pub(super) max: usize,
@@ -112,7 +112,7 @@ impl Length {
         self.build().unwrap()
     }
 
-    /// In 128-bit arithmetic.
+    /// Decodes with 128-bit arithmetic.
     pub(super) fn oracle(self, rest: &[u8]) -> Step {
         let header = self.offset + self.width;
         if rest.len() < header {
@@ -126,7 +126,7 @@ impl Length {
         let body = value + i128::from(self.adjustment);
         let message = if self.strip { body } else { body + header as i128 };
         if body < 0 {
-            return malformed("length is less than what it must count");
+            return malformed("length is less than the bytes it must count");
         }
         if message > self.max as i128 {
             let len = u64::try_from(message).unwrap_or(u64::MAX);
@@ -138,7 +138,7 @@ impl Length {
     }
 }
 
-/// Is there a good header that begins with these bytes? Tried with regular-expression eyes: ` *[0-9]+ *`.
+/// Checks every prefix of the header against the pattern ` *[0-9]+ *`.
 pub(super) fn decimal(rest: &[u8], width: usize, max: u64) -> Step {
     let text = &rest[..width.min(rest.len())];
     for end in 1..=text.len() {
@@ -148,7 +148,7 @@ pub(super) fn decimal(rest: &[u8], width: usize, max: u64) -> Step {
             return malformed("decimal header has a space inside the number");
         }
         if !number.chars().all(|c| c.is_ascii_digit()) {
-            return malformed("decimal header has neither digit nor space");
+            return malformed("decimal header has a byte that is neither digit nor space");
         }
         if end == width && number.is_empty() {
             return malformed("decimal header has no digit");
@@ -191,7 +191,7 @@ pub(super) fn netstring(rest: &[u8], max: u64) -> Step {
     Step::Wait
 }
 
-/// Byte by byte, in 128 bits: what is the least number that a length beginning like this can be?
+/// Computes, byte by byte in 128 bits, the smallest number that a length starting like this can be.
 pub(super) fn varint(rest: &[u8], max: u128) -> Step {
     let (mut len, mut place) = (0u128, 1u128);
     for (i, byte) in rest.iter().enumerate() {

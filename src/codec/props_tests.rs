@@ -1,4 +1,4 @@
-//! What must hold for every framing and every input, each held against something that knows nothing of the codec.
+//! Properties that hold for every framing and every input, each checked against a model independent of the codec.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::testing::property_tests::hold;
 use crate::testing::{prove_cuts, prove_round_trip};
 
-/// No panic, nothing consumed that is not there, the same however it is cut, and what the oracle says.
+/// No panic, no more bytes consumed than there are, the same result for every split, and the result of the oracle.
 #[test]
 fn any_framing_agrees_with_its_oracle_on_any_traffic_however_it_is_cut() {
     hold(300, (shapes(), traffic()), |(shape, traffic)| {
@@ -32,7 +32,7 @@ fn what_a_framing_can_carry_comes_back_and_all_else_is_refused() {
         if let Shape::Length(length) = &shape
             && !length.strip
         {
-            // Such a message comes back with the length field filled in: send it as it will come back.
+            // The receiver gets such a message with the length field filled in, so send it in that form.
             for message in &mut messages {
                 let mut framed = Vec::new();
                 let _ = codec.encode(message, &mut framed);
@@ -56,7 +56,7 @@ fn a_spec_says_all_about_its_codec() {
     });
 }
 
-/// Lines thrown away, against a plain split: one count for each line too long that has ended, at its first byte.
+/// Compares discarded lines with a plain split: each terminated over-long line is counted once, at its first byte.
 #[test]
 fn each_line_too_long_is_counted_once() {
     let line = (prop::collection::vec(prop::sample::select(b"ab\r".to_vec()), 0..9), any::<bool>());
@@ -86,7 +86,7 @@ fn each_line_too_long_is_counted_once() {
     });
 }
 
-/// While a message is thrown away, next to nothing of it is looked at twice.
+/// While a message is discarded, almost none of its bytes are inspected twice.
 #[test]
 fn throwing_away_is_linear_when_bytes_come_one_by_one() {
     for (spec, ending) in

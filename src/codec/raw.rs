@@ -1,15 +1,15 @@
-//! No framing: what has arrived is a message.
+//! No framing: what has arrived is one message.
 //!
-//! It does not know where the sender's writes began and ended; nobody does, TCP is a stream of bytes. So it is the
-//! one codec whose messages depend on how the input was cut.
+//! TCP is a stream of bytes and does not preserve the boundaries of the sender's writes. So this is the only codec
+//! whose messages depend on how the input was split.
 //!
-//! Invariant: the messages put together are exactly the bytes that came in, and none is over the maximum.
+//! Invariant: the messages concatenated are exactly the input, and none exceeds the maximum.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::error::check_max;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
-/// No framing at all: whatever has arrived is a message, in pieces of at most the maximum.
+/// No framing: whatever has arrived is a message, in pieces of at most the maximum.
 ///
 /// ```
 /// use turnwheel::codec::{Codec, Decoded, Raw, Scan};
@@ -25,10 +25,10 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Pieces of at most `max` bytes.
+    /// Creates a codec for pieces of at most `max` bytes.
     ///
     /// # Errors
-    /// When `max` is 0.
+    /// Returns an error if `max` is 0.
     pub fn new(max: usize) -> Result<Self, BuildError> {
         Ok(Self { max: check_max(max)? })
     }
@@ -45,7 +45,7 @@ impl Codec for Raw {
         }
     }
 
-    /// Copies the message as it is; an empty one leaves no trace.
+    /// Copies the message unchanged. An empty message writes nothing.
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         if message.len() > self.max {
             return Err(EncodeError::TooLong { len: message.len(), max: self.max });

@@ -1,23 +1,23 @@
-//! What codecs remember about one connection between two looks at its bytes, and the digits they share.
+//! The per-connection state of the built-in codecs, and decimal digits for their headers.
 //!
-//! It knows no framing; each codec gives the two fields their exact meaning.
+//! Each codec documents the exact meaning of the two fields.
 //!
-//! Invariant: `from` is a promise that the bytes before it need no second look, so work stays linear in the input
-//! even when it arrives one byte at a time. Any change of what is at the front of the data resets it.
+//! Invariant: the bytes before `from` need not be inspected again, so the work is linear in the input even if it
+//! arrives one byte at a time. Any change to what is at the front of the data resets it.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-/// What the codecs of this crate remember about one connection: how far they have looked, and whether they are
-/// throwing away a message that is too long. Start a connection with `Scan::default()`; there is nothing to set.
+/// The per-connection state of this crate's codecs: how far they have searched, and whether they are discarding an
+/// over-long message. Start with `Scan::default()`; there is nothing to set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// How many bytes at the front need no second look: those already searched or, once a header has announced a
-    /// length, those that must have arrived before another look is of use.
+    /// How many bytes at the front need not be inspected again: those already searched or, once a header has announced
+    /// a length, those that must arrive before the message is complete.
     pub(super) from: usize,
-    /// Whether the bytes at the front belong to a message that is being thrown away.
+    /// Whether the bytes at the front belong to a message that is being discarded.
     pub(super) discarding: bool,
 }
 
-/// The decimal digits of a number, on the stack.
+/// The decimal digits of a number, on the stack. 20 bytes hold every `u64`.
 pub(super) struct Digits {
     buf: [u8; 20],
     start: usize,

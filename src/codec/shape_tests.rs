@@ -1,7 +1,7 @@
-//! Random framings and random traffic for them, mostly right and sometimes wrong in the way that peers are.
+//! Random framings and random traffic for them, mostly valid and sometimes invalid in ways that occur in practice.
 //!
-//! Used by the property tests of codecs and of the reactor. A [`Shape`] has three faces: a text spec, a naive oracle,
-//! and the messages it can carry; they know of each other only the numbers.
+//! Used by the property tests of the codecs and of the reactor. A [`Shape`] provides a text spec, a naive oracle, and
+//! the messages it can carry; these share only the parameters.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ use super::error::MOST;
 use super::oracle_tests::{Length, Step, crlf, decimal, delimited, fixed, lf, netstring, varint};
 use super::*;
 
-/// A framing by its numbers.
+/// A framing, by its parameters.
 #[derive(Clone, Debug)]
 pub(crate) enum Shape {
     Lines { crlf: bool, discard: bool, max: usize },
@@ -22,7 +22,7 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    /// As a user writes it.
+    /// Returns the spec as a user would write it.
     pub(crate) fn spec(&self) -> String {
         let flag = |on, text| if on { text } else { "" };
         match self {
@@ -74,8 +74,8 @@ impl Shape {
         }
     }
 
-    /// Whether the framing can carry a message, said without a codec. (Where a message brings its own header, that
-    /// must be there in full.)
+    /// Returns whether the framing can carry a message, without using the codec. A message that brings its own header
+    /// must contain all of it.
     pub(crate) fn carries(&self, message: &[u8]) -> bool {
         let has = |bad: &[u8]| message.iter().any(|byte| bad.contains(byte));
         let fits = message.len() <= self.max();
@@ -97,7 +97,7 @@ impl Shape {
         }
     }
 
-    /// Bytes that mean something to this framing, and a few that do not.
+    /// Bytes with a meaning in this framing, and a few without.
     fn letters(&self) -> Vec<u8> {
         match self {
             Self::Lines { .. } => b"aaa\r\n\x80".to_vec(),
@@ -115,7 +115,7 @@ impl Shape {
         bytes.iter().map(|byte| letters[usize::from(*byte) % letters.len()]).collect()
     }
 
-    /// A message of one of the sizes that matter, of this framing's letters.
+    /// Returns a message of one of the interesting sizes, made of this framing's letters.
     pub(crate) fn message(&self, size: usize, bytes: &[u8]) -> Vec<u8> {
         let max = self.max();
         let sizes = [0, 1, 2, 5, max.saturating_sub(1), max, max.saturating_add(1)];
@@ -123,7 +123,7 @@ impl Shape {
         self.spell(bytes).into_iter().chain([b'x']).cycle().take(size).collect()
     }
 
-    /// The same framing with room for more: what a peer with another maximum speaks.
+    /// Returns the same framing with a larger maximum, as a peer with other settings would use.
     fn generous(&self) -> AnyCodec {
         let mut other = self.clone();
         match &mut other {
@@ -139,11 +139,11 @@ impl Shape {
     }
 }
 
-/// What a peer sends, without a framing yet, so that it can be made smaller independently of it.
+/// What a peer sends, independent of the framing, so that a failing case can be shrunk independently of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
     pieces: Vec<LogSlice>,
-    /// A byte that is changed on the way, and into what.
+    /// A byte that is changed in transit, and its new value.
     damage: Option<(usize, u8)>,
     /// Bytes missing at the end.
     lost: usize,
@@ -157,7 +157,7 @@ enum LogSlice {
 }
 
 impl Traffic {
-    /// The bytes that a peer sends who speaks this framing.
+    /// Returns the bytes sent by a peer that uses this framing.
     pub(crate) fn spoken(&self, shape: &Shape) -> Vec<u8> {
         let codec = shape.generous();
         let mut wire = Vec::new();
@@ -182,7 +182,7 @@ impl Traffic {
     }
 }
 
-/// Framings of every kind, with small maxima and some as large as can be.
+/// Generates framings of every kind, most with small maxima, some with the largest.
 pub(crate) fn shapes() -> impl Strategy<Value = Shape> {
     let max = prop_oneof![1..20usize, Just(99), Just(100), 126..131usize, Just(255)];
     let any_max = prop_oneof![6 => max.clone(), 1 => Just(MOST)];
@@ -203,7 +203,7 @@ pub(crate) fn shapes() -> impl Strategy<Value = Shape> {
     ]
 }
 
-/// The options of a length field that go together; the maximum is what the field can carry.
+/// Generates valid combinations of the options of a length field; the maximum is clipped to what the field can hold.
 fn lengths() -> impl Strategy<Value = Length> {
     let max = prop_oneof![6 => 1..40usize, 1 => Just(300), 1 => Just(MOST)];
     let numbers = (max, 0..4usize, 1..9usize, -12..9i64);

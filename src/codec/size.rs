@@ -1,13 +1,14 @@
-//! Sizes as people write them: `512`, `64KiB`, `1MiB`.
+//! Sizes in text form: `512`, `64KiB`, `1MiB`.
 //!
-//! It knows bytes and powers of 1024; `KB`, which means 1000 to some and 1024 to others, is refused.
+//! Units are powers of 1024. `KB` is rejected because it means 1000 to some and 1024 to others.
 //!
-//! Invariant: what `print_size` writes, `parse_size` reads back as the same number.
+//! Invariant: `parse_size` reads what `print_size` writes back as the same number.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::BuildError;
 
-/// Reads a size in bytes: digits, and `B`, `KiB`, `MiB` or `GiB`, or `k`, `m`, `g` for short, in any case.
+/// Parses a size in bytes: digits followed by nothing or by `B`, `KiB`, `MiB` or `GiB`, or the short forms `k`, `m`
+/// and `g`, in any case.
 pub(super) fn parse_size(text: &str) -> Result<usize, BuildError> {
     let refuse = |what| BuildError::new(format!("size {text:?} {what}; accepted: {ACCEPTED}"));
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
@@ -20,7 +21,7 @@ pub(super) fn parse_size(text: &str) -> Result<usize, BuildError> {
         _ => return Err(refuse("has an unknown unit")),
     };
     if digits.is_empty() || digits.bytes().any(|b| !b.is_ascii_digit()) {
-        return Err(refuse("is no number"));
+        return Err(refuse("is not a number"));
     }
     match digits.parse::<usize>().ok().and_then(|n| n.checked_mul(factor)) {
         None => Err(refuse("is too big")),
@@ -29,7 +30,7 @@ pub(super) fn parse_size(text: &str) -> Result<usize, BuildError> {
     }
 }
 
-/// Writes a size with the largest unit that needs no fraction.
+/// Writes a size in the largest unit that needs no fraction.
 pub(super) fn print_size(size: usize) -> String {
     match size {
         n if n != 0 && n.trailing_zeros() >= 30 => format!("{}GiB", n >> 30),

@@ -1,8 +1,9 @@
 //! The text form of [`AnyCodec`]: `len:u32be,max=1MiB`.
 //!
-//! It knows the words and which go together; what values are allowed it leaves to each codec's constructor.
+//! Checks names and which options belong together. Ranges of values are checked by the constructors of the codecs.
 //!
-//! Invariant: every text is read in full or refused with what was wrong and what is accepted; nothing is ignored.
+//! Invariant: every text is parsed completely, or rejected with what is wrong and what is accepted. Nothing is
+//! ignored.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use std::fmt;
@@ -17,7 +18,7 @@ use super::{
 impl FromStr for AnyCodec {
     type Err = BuildError;
 
-    /// Reads a spec such as `lines,discard`; see [`AnyCodec`] for all of them.
+    /// Parses a spec such as `lines,discard`; see [`AnyCodec`] for all of them.
     fn from_str(spec: &str) -> Result<Self, BuildError> {
         parse(spec).map_err(|error| BuildError::new(format!("codec spec {spec:?}: {error}")))
     }
@@ -119,7 +120,7 @@ fn parse(spec: &str) -> Result<AnyCodec, BuildError> {
     }
 }
 
-/// Reads the `u16le,offset=2` of `len:u16le,offset=2`.
+/// Parses `u16le` and `offset=2` of `len:u16le,offset=2`.
 fn parse_length(field: &str, options: Option<&str>) -> Result<LengthDelimited, BuildError> {
     let accepted = ["max=SIZE", "offset=N", "adjust=N", "inclusive", "strip=N", "prefix=HEX"];
     let options = Options::read(options, &accepted)?;
@@ -155,7 +156,7 @@ fn parse_length(field: &str, options: Option<&str>) -> Result<LengthDelimited, B
     builder.build()
 }
 
-/// Reads a delimiter up to the first comma that is not escaped, and returns what follows that comma.
+/// Parses a delimiter up to the first unescaped comma. Also returns the text after that comma.
 fn parse_delimiter(text: &str) -> Result<(Vec<u8>, Option<&str>), BuildError> {
     let mut delimiter = Vec::new();
     let mut chars = text.chars();
@@ -204,11 +205,11 @@ fn number<N: FromStr>(name: &str, text: &str, what: &str) -> Result<N, BuildErro
     text.parse().map_err(|_| BuildError::new(format!("{name}{text}: accepted: a whole number ({what})")))
 }
 
-/// The options behind the first comma, each at most once.
+/// The options after the first comma, each at most once.
 struct Options<'a>(Vec<(&'a str, Option<&'a str>)>);
 
 impl<'a> Options<'a> {
-    /// Splits `text`, and holds each option to the `accepted` ones, written as `flag` or `name=WHAT`.
+    /// Splits `text` and checks each option against the `accepted` ones, written as `flag` or `name=WHAT`.
     fn read(text: Option<&'a str>, accepted: &[&str]) -> Result<Self, BuildError> {
         let mut list: Vec<(&str, Option<&str>)> = Vec::new();
         for option in text.into_iter().flat_map(|text| text.split(',')) {
@@ -244,9 +245,10 @@ impl<'a> Options<'a> {
     }
 }
 
-/// The maximum of most framings when none is given, in bytes.
+/// The default maximum of most framings in bytes: 1 MiB, like the default `max_payload` of NATS and the item size of
+/// memcached.
 const LONG: usize = 1024 * 1024;
-/// The maximum of lines and of delimited messages when none is given, in bytes.
+/// The default maximum of lines and delimited messages in bytes: 64 KiB, like `PROTO_INLINE_MAX_SIZE` of Redis.
 const SHORT: usize = 64 * 1024;
 
 const FORMS: &str = "raw, lines, lines:crlf, len:u32be (u8 to u64, be or le), dec:WIDTH, varint, netstring, \

@@ -1,4 +1,4 @@
-//! Tests of the text form: what it prints it reads, and what it refuses it explains.
+//! Tests of the text form: what is printed can be parsed, and what is rejected is explained.
 
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 

@@ -1,4 +1,5 @@
-//! What the tests of all codecs share: short forms of the test kit's proofs, and inputs to compare with oracles.
+//! Helpers for the tests of all codecs: short forms of the test kit's proofs, and generators of inputs to compare with
+//! oracles.
 
 use proptest::prelude::*;
 
@@ -7,12 +8,12 @@ use super::*;
 use crate::testing::property_tests::hold;
 use crate::testing::{Decoding, decode_cut, prove_cuts, prove_round_trip};
 
-/// What comes of an input in one piece.
+/// Decodes an input in one piece.
 pub(super) fn whole<C: Codec>(codec: &C, input: &[u8]) -> Decoding {
     decode_cut(codec, input, &[])
 }
 
-/// The messages of a good input, fed whole.
+/// Returns the messages of a valid input, decoded in one piece.
 pub(super) fn messages_of<C: Codec>(codec: &C, input: &[u8]) -> Vec<Vec<u8>> {
     let decoding = whole(codec, input);
     assert!(decoding.error.is_none() && decoding.skipped.is_empty() && decoding.left == 0, "{decoding:?}");
@@ -23,16 +24,16 @@ pub(super) fn error_of<C: Codec>(codec: &C, input: &[u8]) -> FrameError {
     whole(codec, input).error.expect("an error").1
 }
 
-/// Cuts an input in many ways, and compares what comes of it with what an oracle says.
+/// Splits an input in many ways and compares the results with those of an oracle.
 pub(super) fn agrees<C: Codec>(codec: &C, input: &[u8], oracle: impl Fn(&[u8]) -> Step) {
     let expected = ask_oracle(input, oracle);
     let mut got = prove_cuts(codec, input);
-    // An oracle does not know how much of an unfinished message has been thrown away.
+    // An oracle does not model how much of an unfinished message has been discarded.
     got.left = got.left.max(expected.left);
     assert!(got == expected, "{:?}\noracle: {expected:?}\ncodec:  {got:?}", input.escape_ascii().to_string());
 }
 
-/// Every input of up to `len` letters of `alphabet`, cut in every way, against the oracle.
+/// Compares every input of up to `len` letters of `alphabet`, split in every way, with the oracle.
 pub(super) fn exhaust<C: Codec>(codec: &C, alphabet: &[u8], len: u32, oracle: impl Fn(&[u8]) -> Step + Copy) {
     for n in 0..=len {
         for mut number in 0..alphabet.len().pow(n) {
@@ -46,19 +47,19 @@ pub(super) fn exhaust<C: Codec>(codec: &C, alphabet: &[u8], len: u32, oracle: im
     }
 }
 
-/// Longer inputs of letters of `alphabet`, cut in many ways, against the oracle.
+/// Compares longer inputs of letters of `alphabet`, split in many ways, with the oracle.
 pub(super) fn differ<C: Codec>(codec: &C, alphabet: &[u8], oracle: impl Fn(&[u8]) -> Step + Copy) {
     let letter = prop::sample::select(alphabet.to_vec());
     hold(20, prop::collection::vec(letter, 0..97), |input| agrees(codec, &input, oracle));
 }
 
-/// Encodes all `messages` and finds them again.
+/// Encodes all `messages` and decodes them again.
 pub(super) fn round_trip<C: Codec>(codec: &C, messages: &[&[u8]]) {
     let wire = prove_round_trip(codec, messages);
     assert_eq!(messages_of(codec, &wire), messages, "all of them");
 }
 
-/// Sends messages of 0, 1, max - 1 and max bytes, and is refused one of max + 1.
+/// Encodes and decodes messages of 0, 1, max - 1 and max bytes; encoding one of max + 1 bytes must fail.
 pub(super) fn round_trip_sizes<C: Codec>(codec: &C) {
     let max = codec.max_message();
     let longest = vec![b'x'; max + 1];
@@ -68,7 +69,7 @@ pub(super) fn round_trip_sizes<C: Codec>(codec: &C) {
     assert_eq!(out, b"before");
 }
 
-/// Feeds one message byte by byte, and counts the bytes that the codec has not promised to leave alone.
+/// Decodes one message byte by byte, and counts the bytes that the codec may inspect in each call.
 fn bytes_looked_at(spec: &str, message: &[u8]) -> (usize, usize) {
     let codec: AnyCodec = spec.parse().unwrap();
     let mut wire = Vec::new();
@@ -78,7 +79,7 @@ fn bytes_looked_at(spec: &str, message: &[u8]) -> (usize, usize) {
         looked += end.saturating_sub(state.from);
         let found = codec.decode(&mut state, &wire[..end]).unwrap();
         assert_eq!(found != Decoded::Incomplete, end == wire.len());
-        // Spoil what needs no second look, but for a last `\r`: nobody may notice.
+        // Overwrites the bytes that need not be inspected again, except a last `\r`: the result must not change.
         if spec.starts_with("lines") || spec.starts_with("delim") {
             wire[..state.from.saturating_sub(1)].fill(b'\n');
         }
@@ -119,7 +120,7 @@ fn a_state_that_lies_does_no_harm() {
     }
 }
 
-/// Far more inputs than the oracles of the single codecs see, but compared with nothing but themselves.
+/// Far more inputs than the tests with oracles, but each is compared only with itself under other splits.
 #[test]
 #[ignore = "slow in debug builds; run it with --release"]
 fn every_input_of_six_bytes_cut_in_every_way() {

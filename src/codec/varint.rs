@@ -1,20 +1,20 @@
-//! Messages behind a length in unsigned LEB128, the varint of protobuf.
+//! Messages after a length in unsigned LEB128, the varint of protobuf.
 //!
 //! ```text
 //!  1xxxxxxx  1xxxxxxx  0xxxxxxx  message        7 bits of the length a byte, the least significant first;
 //!  the top bit says that another byte follows   300 is AC 02
 //! ```
 //!
-//! It does not know protobuf: the message is bytes.
+//! Protobuf itself is not decoded: the message is bytes.
 //!
-//! Invariant: every length has one spelling, the shortest. A length is refused at the first byte from which on it
-//! could only be too long.
+//! Invariant: every length has exactly one encoding, the shortest. A length is rejected at the first byte after which
+//! it can only be too long.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::error::check_max;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
-/// Messages behind a varint length, as protobuf's `writeDelimitedTo` writes them.
+/// Messages after a varint length, as written by protobuf's `writeDelimitedTo`.
 ///
 /// ```
 /// use turnwheel::codec::{Codec, Decoded, Scan, Varint};
@@ -34,18 +34,17 @@ pub struct Varint {
 }
 
 impl Varint {
-    /// Messages of at most `max` bytes.
+    /// Creates a codec for messages of at most `max` bytes.
     ///
     /// # Errors
-    /// When `max` is 0.
+    /// Returns an error if `max` is 0.
     pub fn new(max: usize) -> Result<Self, BuildError> {
         Ok(Self { max: check_max(max)? })
     }
 
-    /// Reads the header: how many bytes it has, and the length it announces. Three ways to fail or to wait:
-    /// 1. the length, or the least that a length going on like this can be, is over the maximum;
-    /// 2. the last byte adds nothing, so there is a shorter spelling;
-    /// 3. the header goes on behind `data` (`None`).
+    /// Parses the header. Returns its length and the announced length; `None` if `data` ends inside it. Fails if the
+    /// length, or the smallest length that can start like this, exceeds the maximum; and if the last byte adds nothing,
+    /// so that a shorter encoding exists.
     #[inline]
     fn header(&self, data: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
         let mut len = 0u64;
@@ -53,7 +52,7 @@ impl Varint {
             let shift = (i as u32).saturating_mul(7);
             len |= u64::from(byte & 0x7f).wrapping_shl(shift);
             let more = byte & 0x80 != 0;
-            // Something must come in a later byte, or the last would be zero.
+            // If more bytes follow, the last of them is not zero, so the length is at least this.
             let least = if more { len | 1u64.wrapping_shl(shift.saturating_add(7)) } else { len };
             if least > self.max as u64 {
                 return Err(FrameError::TooLong { len: least, max: self.max as u64 });
@@ -72,8 +71,8 @@ impl Varint {
 impl Codec for Varint {
     type State = Scan;
 
-    /// A length over the maximum is refused before all of it has arrived; the error then names the least that it
-    /// can be.
+    /// Rejects a length over the maximum before all of it has arrived; the error then holds the smallest possible
+    /// length.
     #[inline]
     fn decode(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
         if data.len() < state.from {
@@ -110,13 +109,14 @@ impl Codec for Varint {
         self.max
     }
 
-    /// The bytes of the longest length, that of the maximum.
+    /// The length of the longest header, that of the maximum.
     fn max_overhead(&self) -> usize {
         usize::BITS.saturating_sub(self.max.leading_zeros()).div_ceil(7) as usize
     }
 }
 
-/// The most bytes of a length: no maximum is over 62 bits, so a tenth byte (of 63 bits and more) is never reached.
+/// The maximum number of bytes of a length: no maximum exceeds 62 bits, so a tenth byte (63 bits and more) is never
+/// reached.
 const MAX_HEADER: usize = 9;
 
 #[cfg(test)]
