@@ -88,6 +88,7 @@ impl Handler for Broadcast {
     }
 
     fn on_close(&mut self, net: &mut Net<'_>, _state: (), _closed: &Closed) {
+        // Groups are limited: return ours when the last member has left. The next `on_open` creates another.
         self.members = self.members.saturating_sub(1);
         if self.members == 0
             && !self.shared

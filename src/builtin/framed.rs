@@ -86,10 +86,11 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
             match self.codec.decode(&mut state.decoder, rest) {
                 Ok(Decoded::Message { start, end, consumed }) => {
                     cx.count_message();
+                    // A codec that consumes nothing would loop here: treat it as an error of the codec.
                     let behind = rest.get(consumed..).filter(|_| consumed > 0);
                     let (Some(message), Some(behind)) = (rest.get(start..end), behind) else {
                         return cx.fail(FrameError::Malformed(
-                            "the codec found a message that is not in its input",
+                            "the codec returned a message outside of its input",
                         ));
                     };
                     rest = behind;
@@ -106,6 +107,7 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
                 Err(error) => return cx.fail(error),
             }
         }
+        // Paused, out of budget, closing or switched: complete messages may be left, so wait for a turn, not for bytes.
         cx.defer(rest.len());
     }
 

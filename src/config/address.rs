@@ -49,6 +49,7 @@ impl Endpoint {
     pub(crate) fn check(&self) -> Result<(), Problem> {
         match self {
             Self::Tcp { host, .. } if host.contains(':') => {
+                // Unlike `Ipv6Addr`, `SocketAddrV6` accepts a scope id, as in `fe80::1%2`.
                 match format!("[{host}]:0").parse::<SocketAddrV6>() {
                     Ok(_) => Ok(()),
                     Err(_) => Err(Problem::NotIpv6),

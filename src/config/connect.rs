@@ -71,6 +71,7 @@ impl Backoff {
         let (min, max) = (self.min.as_secs_f64(), self.max.as_secs_f64());
         let exponent = i32::try_from(failed.max(1)).unwrap_or(i32::MAX);
         let most = (min * self.factor.powi(exponent)).clamp(min, max);
+        // 53 random bits fill the mantissa of an `f64`: a share from 0 up to, but not including, 1.
         let share = (random >> 11) as f64 / (1u64 << 53) as f64;
         Duration::try_from_secs_f64(min + (most - min) * share)
             .map_or(self.max, |d| d.clamp(self.min, self.max))

@@ -55,6 +55,7 @@ impl<'a> Context<'a> {
 
     /// Returns where the connection came from.
     pub fn origin(&self) -> Origin {
+        // Not reached: the connection of a running callback is in the table.
         let nowhere = Origin::Accepted(ListenerId { slot: u32::MAX, generation: 0 });
         self.net.core().conns.get(self.id).map_or(nowhere, Connection::origin)
     }

@@ -145,6 +145,7 @@ impl Handle {
     /// # Errors
     /// Returns an error if the loop cannot be woken. The request is recorded anyway and takes effect in the next turn.
     pub fn stop(&self) -> io::Result<()> {
+        // Saturates: 256 requests must not wrap around to none.
         let more = |n: u8| Some(n.saturating_add(1));
         let _ = self.shared.stop_requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
         self.shared.commands.wake()

@@ -173,6 +173,7 @@ impl<'a> Net<'a> {
     /// Returns the open connections, in no particular order.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> {
         let current = self.current;
+        // The connection of a running `on_open` has no state yet, but it is open to its handler.
         let told = move |c: &&Connection| c.phase == Phase::Open && (c.has_state || Some(c.id) == current);
         self.core.conns.iter().filter(told).map(|c| c.id)
     }
