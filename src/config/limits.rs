@@ -56,8 +56,8 @@ pub enum AtCapacity {
 /// What happens when a callback panics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PanicPolicy {
-    /// Terminates the connection whose callback panicked; everything else goes on. A program built with `panic =
-    /// "abort"` still aborts.
+    /// Terminates the connection whose callback panicked; everything else goes on. A program built with
+    /// `panic = "abort"` still aborts.
     #[default]
     CloseConnection,
     /// Resumes the panic through the reactor into its caller. The reactor must not be turned again.
@@ -96,8 +96,8 @@ pub struct Limits {
     /// Low-water mark: read it again once it has no more than this. Default 64 KiB (chosen; the distance to
     /// [`output_high`](Limits::output_high) keeps a connection from stopping and resuming with every write).
     pub output_low: usize,
-    /// Hard limit: terminate a connection whose unsent output would exceed this. Default 2 MiB (chosen; a message of 1
-    /// MiB fits on top of [`output_high`](Limits::output_high)).
+    /// Hard limit: terminate a connection whose unsent output would exceed this. Default 2 MiB (chosen; a message of
+    /// 1 MiB fits on top of [`output_high`](Limits::output_high)).
     pub output_hard: Limit<usize>,
     /// Unsent output of all connections together, counted in whole buffers of 2 KiB or more; shared blocks count once.
     /// Keep this at least 100 KiB above [`output_hard`](Limits::output_hard), or a connection is terminated for the
@@ -239,8 +239,9 @@ impl Limits {
     /// Checks every limit, and every relation between two limits.
     ///
     /// # Errors
-    /// Returns an error if a limit is zero or too large, or if two limits contradict each other; the error names both
-    /// values. A new reactor calls this itself. Whether a handler's framing fits is checked when the handler is added.
+    /// Returns an error if a limit is zero or too large, or if two limits contradict each other; that error names
+    /// both values. A new reactor calls this itself. Whether a handler's framing fits is checked when the handler is
+    /// added.
     pub fn check(&self) -> Result<(), LimitsError> {
         self.check_zero()?;
         let refuse = |name, value, relation, other, number| {

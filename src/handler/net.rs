@@ -160,12 +160,13 @@ impl<'a> Net<'a> {
         self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open)
     }
 
-    /// Returns the address of a connection's peer.
+    /// Returns the address of a connection's peer; `None` if the connection has been removed.
     pub fn peer_of(&self, id: ConnId) -> Option<Address> {
         self.core.conns.get(id).map(|c| c.peer.address())
     }
 
-    /// Returns how many bytes of output to a connection are unsent, without the broadcasts of this turn.
+    /// Returns how many bytes of output to a connection are unsent, without the broadcasts of this turn. Returns `None`
+    /// if the connection has been removed.
     pub fn pending_of(&self, id: ConnId) -> Option<usize> {
         self.core.conns.get(id).map(|c| self.core.pending(c))
     }
