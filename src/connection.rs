@@ -312,6 +312,17 @@ impl Connection {
         }
     }
 
+    /// Whether its fields agree with its phase. Asserted where the phase changes, in builds with debug assertions.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let closing = self.phase > Phase::Open;
+        let closed = self.phase == Phase::Closed;
+        (!closing || self.reason().is_some() && self.groups.is_empty() && self.input.is_none())
+            && (!closed || self.out.pending() == 0)
+            && (self.phase != Phase::Lingering || self.linger().is_some() && self.halves.fin_sent)
+            && (!self.halves.eof_delivered || self.halves.peer_fin)
+            && (self.phase != Phase::Connecting || !self.has_state && self.job().is_some())
+    }
+
     /// Whether sends are taken.
     #[inline]
     pub(crate) fn takes_output(&self) -> bool {

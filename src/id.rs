@@ -217,6 +217,25 @@ impl<T: HasId> GenSlab<T> {
         self.slots.get_mut(id.slot()).filter(|value| value.id() == id)
     }
 
+    /// The value of an id that the caller knows to be there: looked up before, or just issued. A miss is a broken
+    /// invariant, and loud in builds with debug assertions.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn live(&self, id: T::Id) -> Option<&T> {
+        let value = self.get(id);
+        debug_assert!(value.is_some(), "{id:?} is gone");
+        value
+    }
+
+    /// [`live`](Self::live), to change it.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn live_mut(&mut self, id: T::Id) -> Option<&mut T> {
+        let value = self.get_mut(id);
+        debug_assert!(value.is_some(), "{id:?} is gone");
+        value
+    }
+
     /// Whatever is in a slot now.
     #[inline]
     pub(crate) fn in_slot(&self, slot: u32) -> Option<&T> {

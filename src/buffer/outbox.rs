@@ -500,7 +500,7 @@ mod tests {
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         assert_eq!(outbox.gather(b"prefix", b"suffix", usize::MAX, &mut slices), 3);
-        assert_eq!(outbox.gather(b"prefix", b"suffix", 9, &mut slices), 2);
+        assert_eq!(outbox.gather(b"prefix", b"suffix", 11, &mut slices), 2);
         assert_eq!(&*slices[1], b"hello");
         assert_eq!(outbox.gather(b"prefix", b"suffix", 0, &mut slices), 0);
         for _ in 0..200 {

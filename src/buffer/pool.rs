@@ -112,6 +112,7 @@ impl Pool {
 
     pub(crate) fn uncharge(&mut self, purpose: Use, bytes: usize) {
         let account = self.account(purpose);
+        debug_assert!(*account >= bytes, "{bytes} B of {purpose:?} given back, only {account} B were taken");
         *account = account.saturating_sub(bytes);
     }
 

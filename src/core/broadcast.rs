@@ -109,12 +109,12 @@ impl Core {
 
     fn remove_membership(&mut self, id: ConnId, index: usize) {
         let Self { conns, groups, .. } = self;
-        let Some(c) = conns.get_mut(id) else { return };
+        let Some(c) = conns.live_mut(id) else { return };
         let membership = c.groups.swap_remove(index);
         if c.groups.is_empty() {
             c.groups = Vec::new();
         }
-        let Some(state) = groups.states.get_mut(membership.group) else { return };
+        let Some(state) = groups.states.live_mut(membership.group) else { return };
         let Some((_, moved)) = state.remove(membership.place) else { return };
         let freed = if state.slow == 0 { std::mem::take(&mut state.waiting) } else { Vec::new() };
         if let Some(other) = moved.and_then(|m| conns.get_mut(m))
@@ -230,7 +230,7 @@ impl Core {
         start: usize,
     ) {
         let Self { conns, groups, pool, limits, stats, now, .. } = self;
-        let Some(c) = conns.get_mut(id) else { return };
+        let Some(c) = conns.live_mut(id) else { return };
         let left = unsent.range.end - start;
         // A write that failed has ended the membership, and another may stand in its place.
         let member =
@@ -300,7 +300,7 @@ impl Core {
         for (i, slice) in slices.iter().enumerate() {
             if !self.take_slice(id, slice) {
                 let lost: usize = slices[i..].iter().map(|p| p.range.len()).sum();
-                if let Some(c) = self.conns.get_mut(id) {
+                if let Some(c) = self.conns.live_mut(id) {
                     c.lose(lost);
                 }
                 return;
@@ -319,11 +319,11 @@ impl Core {
     /// What logs hold for a connection: one slice for each group's range, or one for each message where several groups
     /// must be merged.
     fn slices(&self, id: ConnId) -> Vec<LogSlice> {
-        let Some(c) = self.conns.get(id) else { return Vec::new() };
+        let Some(c) = self.conns.live(id) else { return Vec::new() };
         let merge = self.count_unsent_groups(id) > 1;
         let mut slices = Vec::new();
         for m in &c.groups {
-            let Some(state) = self.groups.states.get(m.group) else { continue };
+            let Some(state) = self.groups.states.live(m.group) else { continue };
             let Some(Unsent { log, range, from }) = unsent_range(state, m.place) else { continue };
             let slice = |number, range| LogSlice { number, group: m.group, log, from: number, range };
             if merge {

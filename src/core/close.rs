@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Core;
 use crate::closed::Reason;
-use crate::connection::{Linger, Phase};
+use crate::connection::{Connection, Linger, Phase};
 use crate::id::ConnId;
 use crate::time::Time;
 
@@ -29,8 +29,13 @@ impl Core {
         c.write_blocked_since = now;
         self.discard_input(id);
         self.deadlines.bring_forward(id.slot, now.after(self.limits.write_stall.get()));
+        self.assert_consistent(id);
         self.enqueue(id);
         true
+    }
+
+    fn assert_consistent(&self, id: ConnId) {
+        debug_assert!(self.conns.get(id).is_none_or(Connection::is_consistent), "{:?}", self.conns.get(id));
     }
 
     /// What a handler's own close is counted as.
@@ -76,12 +81,13 @@ impl Core {
         self.discard_input(id);
         self.deadlines.clear(id.slot);
         self.close_notify.push(id);
+        self.assert_consistent(id);
     }
 
     /// Ends a connection that has nothing left to say or to wait for, without a reset.
     pub(crate) fn finish(&mut self, id: ConnId, reason: Reason) {
         self.terminate(id, reason);
-        if let Some(c) = self.conns.get_mut(id)
+        if let Some(c) = self.conns.live_mut(id)
             && c.unsent() == 0
         {
             c.close_with_rst = false;
@@ -94,13 +100,13 @@ impl Core {
 
     /// A write failed for good. Nothing can be sent any more, but what the peer sent before may still be read.
     pub(crate) fn write_failed(&mut self, id: ConnId, reason: Reason) {
-        let Some(c) = self.conns.get(id) else { return };
+        let Some(c) = self.conns.live(id) else { return };
         if c.phase != Phase::Open || c.flow.paused || c.halves.peer_fin || reason != Reason::PeerReset {
             return self.terminate(id, reason);
         }
         let unsent_in_logs = self.unsent_in_logs(id);
         let echoed = self.take_echo_range(id).len();
-        let Some(c) = self.conns.get_mut(id) else { return };
+        let Some(c) = self.conns.live_mut(id) else { return };
         let lost = c.out.clear(&mut self.pool) + unsent_in_logs + echoed;
         c.lose(lost);
         c.halves.write_failed = true;
@@ -120,7 +126,7 @@ impl Core {
     /// All is written and FIN is sent (or need not be): waits for the peer's, or is done.
     pub(crate) fn linger(&mut self, id: ConnId) {
         let now = self.now;
-        let Some(c) = self.conns.get_mut(id) else { return };
+        let Some(c) = self.conns.live_mut(id) else { return };
         c.phase = Phase::Lingering;
         c.halves.fin_sent = true;
         c.last_activity = now;
@@ -132,6 +138,7 @@ impl Core {
             self.lingering.retain(|&id| conns.get(id).is_some_and(|c| c.phase == Phase::Lingering));
         }
         self.deadlines.set(id.slot, now.after(self.limits.linger_quiet.min(self.limits.linger_total)));
+        self.assert_consistent(id);
         self.enqueue_if_work(id);
     }
 
@@ -149,7 +156,7 @@ impl Core {
     /// Judges a connection whose deadline has come: ends it, or sets its next deadline.
     pub(crate) fn check_deadline(&mut self, id: ConnId) {
         let now = self.now;
-        let Some(c) = self.conns.get(id) else { return };
+        let Some(c) = self.conns.live(id) else { return };
         let pending = c.out.pending() > 0;
         let reading = self.may_read(c) && !c.deferred && !c.message_clock.is_paused();
         let l = &self.limits;

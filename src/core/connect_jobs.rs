@@ -162,6 +162,18 @@ impl ConnectJobs {
         self.slots.get_mut(id)
     }
 
+    /// See [`GenSlab::live`].
+    #[track_caller]
+    pub(crate) fn live(&self, id: AttemptId) -> Option<&ConnectJob> {
+        self.slots.live(id)
+    }
+
+    /// See [`GenSlab::live_mut`].
+    #[track_caller]
+    pub(crate) fn live_mut(&mut self, id: AttemptId) -> Option<&mut ConnectJob> {
+        self.slots.live_mut(id)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &ConnectJob> {
         self.slots.iter()
     }

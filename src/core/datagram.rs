@@ -77,7 +77,7 @@ impl Core {
     /// Notes that the kernel takes no more. Much that waits then is a strain.
     pub(crate) fn send_blocked(&mut self, id: DatagramId) {
         let half = self.limits.datagram_queue / 2;
-        if let Some(m) = self.datagrams.get_mut(id) {
+        if let Some(m) = self.datagrams.live_mut(id) {
             m.writable = false;
             m.congested |= m.cost() > half;
         }
@@ -85,7 +85,7 @@ impl Core {
 
     /// Puts the first that waits aside until its receiver takes more, or drops it if too many are there already.
     pub(crate) fn move_to_retry_queue(&mut self, id: DatagramId) {
-        let Some(m) = self.datagrams.get_mut(id) else { return };
+        let Some(m) = self.datagrams.live_mut(id) else { return };
         if let Some((to, data)) = m.out.first() {
             // Half of the queue is for those who take what they are sent.
             let fits = m.retry_queue.len() < MAX_RETRY_QUEUE
@@ -106,7 +106,7 @@ impl Core {
         }
         self.datagrams.retry_at = Time::NEVER;
         for id in self.datagrams.retries.take() {
-            let Some(m) = self.datagrams.get_mut(id) else { continue };
+            let Some(m) = self.datagrams.live_mut(id) else { continue };
             (m.retry_pending, m.recv_backoff) = (false, false);
             if !m.retry_queue.is_empty() {
                 let lost = m.retry_queue.append(&mut m.out, &mut self.pool);
@@ -124,7 +124,7 @@ impl Core {
 
     /// What follows when all was sent that can be: an empty socket pause_count no memory, and ends if it is to.
     pub(crate) fn finish_sending(&mut self, id: DatagramId) {
-        let Some(m) = self.datagrams.get_mut(id) else { return };
+        let Some(m) = self.datagrams.live_mut(id) else { return };
         m.out.free_if_empty(&mut self.pool);
         m.retry_queue.free_if_empty(&mut self.pool);
         match m.phase {

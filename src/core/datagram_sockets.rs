@@ -203,6 +203,12 @@ impl DatagramSockets {
         self.slots.get_mut(id)
     }
 
+    /// See [`GenSlab::live_mut`].
+    #[track_caller]
+    pub(crate) fn live_mut(&mut self, id: DatagramId) -> Option<&mut DatagramSocket> {
+        self.slots.live_mut(id)
+    }
+
     pub(crate) fn remove(&mut self, id: DatagramId) -> Option<DatagramSocket> {
         self.slots.remove(id)
     }

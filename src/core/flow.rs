@@ -13,7 +13,7 @@ use crate::id::{ConnId, Group};
 impl Core {
     /// In a group that pauses its senders: remembers one, or pause_count it up if a member is slow.
     pub(super) fn record_sender(&mut self, group: Group, id: ConnId) {
-        let Some(state) = self.groups.states.get_mut(group) else { return };
+        let Some(state) = self.groups.states.live_mut(group) else { return };
         if state.policy != SlowMember::PauseSenders {
             return;
         }
@@ -48,7 +48,7 @@ impl Core {
 
     /// Notes that what waits for a member has passed the high-water mark: it may hold up the senders.
     pub(super) fn mark_slow(&mut self, group: Group, place: u32) {
-        let Some(state) = self.groups.states.get_mut(group) else { return };
+        let Some(state) = self.groups.states.live_mut(group) else { return };
         let pauses = state.policy == SlowMember::PauseSenders;
         let Some(member) = state.members.get_mut(place as usize).filter(|m| pauses && !m.slow) else {
             return;
@@ -62,9 +62,9 @@ impl Core {
 
     /// Notes that what waits for a connection has fallen to the low-water mark.
     pub(crate) fn clear_slow(&mut self, id: ConnId) {
-        let Some(c) = self.conns.get(id) else { return };
+        let Some(c) = self.conns.live(id) else { return };
         for m in c.groups.clone() {
-            let Some(state) = self.groups.states.get_mut(m.group) else { continue };
+            let Some(state) = self.groups.states.live_mut(m.group) else { continue };
             let Some(member) = state.members.get_mut(m.place as usize).filter(|m| m.slow) else { continue };
             member.slow = false;
             state.slow -= 1;
@@ -90,10 +90,10 @@ impl Core {
             return false;
         }
         let high = fed.flow.above_high_water;
-        if let Some(c) = self.conns.get_mut(from) {
+        if let Some(c) = self.conns.live_mut(from) {
             c.cold_mut().links_to.push(to);
         }
-        if let Some(c) = self.conns.get_mut(to) {
+        if let Some(c) = self.conns.live_mut(to) {
             c.cold_mut().links_from.push(from);
         }
         if high {
@@ -109,10 +109,10 @@ impl Core {
             return false;
         }
         let high = self.conns.get(to).is_some_and(|c| c.flow.above_high_water);
-        if let Some(c) = self.conns.get_mut(from) {
+        if let Some(c) = self.conns.live_mut(from) {
             c.cold_mut().links_to.retain(|&id| id != to);
         }
-        if let Some(c) = self.conns.get_mut(to) {
+        if let Some(c) = self.conns.live_mut(to) {
             c.cold_mut().links_from.retain(|&id| id != from);
         }
         if high {
@@ -154,7 +154,7 @@ impl Core {
 
     /// Counts one more reason not to read a connection.
     pub(super) fn add_pause(&mut self, id: ConnId) {
-        if let Some(c) = self.conns.get_mut(id) {
+        if let Some(c) = self.conns.live_mut(id) {
             c.flow.pause_count = c.flow.pause_count.saturating_add(1);
         }
         self.sync_clock(id);

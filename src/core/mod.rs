@@ -181,7 +181,7 @@ impl Core {
     /// Puts a connection into the queue of those with work, unless it is there.
     #[inline]
     pub(crate) fn enqueue(&mut self, id: ConnId) {
-        if let Some(c) = self.conns.get_mut(id) {
+        if let Some(c) = self.conns.live_mut(id) {
             self.ready.push(id, &mut c.queues.ready);
         }
     }
@@ -194,7 +194,7 @@ impl Core {
             return self.enqueue(id);
         }
         if c.has_input() && c.phase == Phase::Open && !c.is_read_blocked() && !c.flow.throttled {
-            if let Some(c) = self.conns.get_mut(id) {
+            if let Some(c) = self.conns.live_mut(id) {
                 c.flow.throttled = true;
                 self.throttled.push(id, &mut c.queues.throttled);
             }

@@ -30,7 +30,7 @@ impl Core {
     /// The most to read at once: one buffer, but no more than an echo of it may wait; little while memory is tight.
     #[inline]
     pub(crate) fn read_budget(&self, id: ConnId) -> usize {
-        let Some(c) = self.conns.get(id) else { return LEAST_READ };
+        let Some(c) = self.conns.live(id) else { return LEAST_READ };
         let mut spare = self.limits.output_high.saturating_sub(c.out.pending());
         if let Some(cold) = c.cold() {
             spare = spare.min(self.capacity_behind(&cold.links_to));
@@ -85,7 +85,7 @@ impl Core {
     /// Lets a connection's input wait. The clock of its message begins now, unless it is the `same` as before.
     fn buffer_input(&mut self, id: ConnId, input: Box<InputBuffer>, same: bool) {
         let (now, deferred) = (self.now, self.delivery.deferred);
-        let Some(c) = self.conns.get_mut(id) else { return };
+        let Some(c) = self.conns.live_mut(id) else { return };
         c.input = Some(input);
         c.deferred = deferred;
         if !deferred {
@@ -117,7 +117,7 @@ impl Core {
     /// Stops the clock of an unfinished message while we do not read, and lets it go on when we do again.
     pub(crate) fn sync_clock(&mut self, id: ConnId) {
         let now = self.now;
-        let Some(c) = self.conns.get_mut(id) else { return };
+        let Some(c) = self.conns.live_mut(id) else { return };
         let stop = c.is_read_blocked() || c.flow.throttled;
         if stop == c.message_clock.is_paused() {
             return;
@@ -148,7 +148,7 @@ impl Core {
 
     /// Forgets input that nobody will use.
     pub(crate) fn discard_input(&mut self, id: ConnId) {
-        let Some(c) = self.conns.get_mut(id) else { return };
+        let Some(c) = self.conns.live_mut(id) else { return };
         c.deferred = false;
         if let Some(input) = c.input.take() {
             input.recycle(&mut self.pool);

@@ -112,7 +112,7 @@ impl Core {
         self.begin_waiting(id);
         let before = self.conns.get(id).map_or(0, |c| self.pending(c));
         let Self { conns, framings, pool, limits, .. } = self;
-        let Some(c) = conns.get_mut(id) else { return Sent::Closed };
+        let Some(c) = conns.live_mut(id) else { return Sent::Closed };
         let queued = queue(c, framings, pool, data, before, limits.output_hard.get());
         self.sent(id, queued)
     }
@@ -128,7 +128,7 @@ impl Core {
         }
         self.begin_waiting(id);
         let Self { conns, pool, .. } = self;
-        let Some(c) = conns.get_mut(id) else { return Sent::Closed };
+        let Some(c) = conns.live_mut(id) else { return Sent::Closed };
         let queued = c.out.push_bytes(data, pool).map_err(Refusal::from);
         self.sent(id, queued)
     }
@@ -176,7 +176,7 @@ impl Core {
 
     /// Has `id` flushed at the end of the turn.
     pub(crate) fn mark_dirty(&mut self, id: ConnId) {
-        if let Some(c) = self.conns.get_mut(id) {
+        if let Some(c) = self.conns.live_mut(id) {
             self.dirty.push(id, &mut c.queues.dirty);
         }
     }
@@ -192,7 +192,7 @@ impl Core {
 
     #[cold]
     fn set_high(&mut self, id: ConnId) {
-        if let Some(c) = self.conns.get_mut(id) {
+        if let Some(c) = self.conns.live_mut(id) {
             c.flow.above_high_water = true;
         }
         self.sync_clock(id);
@@ -210,7 +210,7 @@ impl Core {
 
     fn apply_watermarks(&mut self, id: ConnId) {
         let (low, stall) = (self.limits.output_low, self.limits.write_stall.get());
-        let Some(c) = self.conns.get_mut(id) else { return };
+        let Some(c) = self.conns.live_mut(id) else { return };
         let pending = c.out.pending();
         if pending > 0 {
             self.deadlines.bring_forward(id.slot, c.write_blocked_since.after(stall));
@@ -252,7 +252,7 @@ impl Core {
         if delivery.conn != Some(id) || !inside || data.is_empty() {
             return false;
         }
-        let Some(c) = conns.get_mut(id) else { return false };
+        let Some(c) = conns.live_mut(id) else { return false };
         let plain = framings.get(c.handler.slot()).is_none_or(Framing::is_raw);
         let logged = !c.groups.is_empty() && !groups.with_unsent.is_empty();
         if !plain || logged || !c.takes_output() || c.out.pending() > 0 {

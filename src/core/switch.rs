@@ -45,7 +45,7 @@ impl Core {
         c.deferred |= c.input.is_some();
         c.halves.eof_delivered = false;
         for m in &c.groups {
-            if let Some(state) = groups.states.get_mut(m.group) {
+            if let Some(state) = groups.states.live_mut(m.group) {
                 state.reframe(m.place, handler, number);
             }
         }

@@ -136,6 +136,7 @@ impl Dispatcher {
         // What it asked for in its last callback may lead to it.
         self.retain_for_new_jobs();
         let Some(entry) = self.handlers.get_mut(handler.slot()) else { return };
+        debug_assert!(entry.users > 0, "released more often than retained");
         entry.users = entry.users.saturating_sub(1);
         if entry.users > 0 || entry.keyed {
             return;
@@ -234,7 +235,7 @@ impl Dispatcher {
 
     /// Calls `on_close`, and lets go of the state.
     pub(crate) fn close(&mut self, id: ConnId, closed: &Closed) {
-        let Some(c) = self.core.conns.get_mut(id) else { return };
+        let Some(c) = self.core.conns.live_mut(id) else { return };
         let (handler, state) = (c.handler, c.state as usize);
         if !std::mem::take(&mut c.has_state) {
             return;
@@ -276,7 +277,7 @@ impl Dispatcher {
         id: ConnId,
         callback: impl FnOnce(&mut dyn ErasedHandler, &mut Context<'_>, usize),
     ) {
-        let Some(c) = self.core.conns.get(id) else { return };
+        let Some(c) = self.core.conns.live(id) else { return };
         if c.phase != Phase::Open || !c.has_state {
             return;
         }
@@ -296,7 +297,7 @@ impl Dispatcher {
     #[cold]
     fn switch(&mut self, id: ConnId) {
         let Some(Switch { handler, state }) = self.core.take_switch() else { return };
-        let Some(c) = self.core.conns.get(id) else { return };
+        let Some(c) = self.core.conns.live(id) else { return };
         if !c.has_state {
             return self.guarded(CallSite::Dropped, move |_| drop(state));
         }

@@ -52,6 +52,7 @@ impl<H: Handler> HandlerSlot<H> {
 
     #[inline]
     fn with(&mut self, state: usize, call: impl FnOnce(&mut H, &mut H::State)) {
+        debug_assert!(self.states.contains(state), "a connection without its state");
         if let Some(state) = self.states.get_mut(state) {
             call(&mut self.handler, state);
         }

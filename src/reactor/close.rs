@@ -64,7 +64,7 @@ impl<S: Sys> EventLoop<S> {
     /// Asks a connection that is not read for the error that was reported on it.
     pub(super) fn check_socket_error(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
-        let Some(c) = core.conns.get_mut(id) else { return };
+        let Some(c) = core.conns.live_mut(id) else { return };
         if !std::mem::take(&mut c.readiness.error_pending) {
             return;
         }
@@ -79,7 +79,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let (now, limit) = (core.now, core.limits.linger_input);
         let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
-        let Some(c) = core.conns.get_mut(id) else { return };
+        let Some(c) = core.conns.live_mut(id) else { return };
         let Some(linger) = &mut c.cold_mut().linger else { return };
         let most = core.limits.read_buffer.min(limit.saturating_sub(linger.discarded));
         if most == 0 {
@@ -111,7 +111,7 @@ impl<S: Sys> EventLoop<S> {
         }
         for id in std::mem::take(&mut self.dispatcher.core.close_notify) {
             let core = &mut self.dispatcher.core;
-            let Some(c) = core.conns.get(id) else { continue };
+            let Some(c) = core.conns.live(id) else { continue };
             let reason = c.reason().cloned().unwrap_or(Reason::Handler);
             let closed = Closed {
                 who: id,

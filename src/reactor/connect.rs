@@ -42,7 +42,7 @@ impl<S: Sys> EventLoop<S> {
             let Some((number, found)) = self.sys.next_lookup() else { return };
             let jobs = &mut self.dispatcher.core.connect_jobs;
             let Some(id) = jobs.looked_up(number) else { continue };
-            let Some(job) = jobs.get_mut(id) else { continue };
+            let Some(job) = jobs.live_mut(id) else { continue };
             match found {
                 Ok(mut addresses) => {
                     // What is bound to one kind of address reaches no other.
@@ -94,7 +94,7 @@ impl<S: Sys> EventLoop<S> {
         let Some(timeout) = core.connect_jobs.get(id).map(|a| core.connect_timeout(&a.options)) else {
             return;
         };
-        let Some(job) = core.connect_jobs.get_mut(id) else { return };
+        let Some(job) = core.connect_jobs.live_mut(id) else { return };
         job.until = now.after(timeout);
         job.errors.clear();
         match &mut job.destination {
@@ -143,7 +143,7 @@ impl<S: Sys> EventLoop<S> {
         loop {
             let core = &mut self.dispatcher.core;
             let (now, stagger) = (core.now, core.limits.connect_stagger);
-            let Some(job) = core.connect_jobs.get_mut(id) else { return };
+            let Some(job) = core.connect_jobs.live_mut(id) else { return };
             if !job.trying.is_empty() && job.next > now {
                 return;
             }
@@ -158,7 +158,7 @@ impl<S: Sys> EventLoop<S> {
                 Ok(_) => return,
                 // A Unix listener whose queue is full: once more, as long as there is time.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if let Some(job) = self.dispatcher.core.connect_jobs.get_mut(id) {
+                    if let Some(job) = self.dispatcher.core.connect_jobs.live_mut(id) {
                         job.left.push_back(address);
                     }
                     return;
@@ -175,7 +175,7 @@ impl<S: Sys> EventLoop<S> {
         if core.conns.len() >= max {
             return Err(no_room(max));
         }
-        let Some(job) = core.connect_jobs.get(id) else { return Err(ErrorKind::NotFound.into()) };
+        let Some(job) = core.connect_jobs.live(id) else { return Err(ErrorKind::NotFound.into()) };
         let stream = self.sys.connect(address, &job.options)?;
         self.register_dial(id, stream, address.clone())
     }
@@ -188,7 +188,7 @@ impl<S: Sys> EventLoop<S> {
         peer: Address,
     ) -> io::Result<(ConnId, Address)> {
         let core = &mut self.dispatcher.core;
-        let Some(job) = core.connect_jobs.get_mut(id) else { return Err(ErrorKind::NotFound.into()) };
+        let Some(job) = core.connect_jobs.live_mut(id) else { return Err(ErrorKind::NotFound.into()) };
         let new = |conn| Connection::connecting(conn, job.handler, job.tag, id, peer.clone(), core.now);
         let spare = core.conns.len() < core.limits.connections.get();
         let Some(conn) = spare.then(|| core.conns.insert_with(new)).flatten() else {
@@ -214,7 +214,7 @@ impl<S: Sys> EventLoop<S> {
         let Some(stream) = self.streams.get_mut(conn.slot as usize).and_then(Option::as_mut) else { return };
         let done = self.sys.finish_connect(stream);
         let core = &mut self.dispatcher.core;
-        let Some(c) = core.conns.get_mut(conn) else { return };
+        let Some(c) = core.conns.live_mut(conn) else { return };
         match done {
             Ok(peer) => self.connected(conn, peer),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -229,7 +229,7 @@ impl<S: Sys> EventLoop<S> {
                 let (job, address) = (c.job(), c.peer.address().to_string());
                 core.cancel_dial(conn);
                 let Some(id) = job else { return };
-                if let Some(job) = core.connect_jobs.get_mut(id) {
+                if let Some(job) = core.connect_jobs.live_mut(id) {
                     job.trying.retain(|&other| other != conn);
                 }
                 self.record_failure(id, address, error);
@@ -242,7 +242,7 @@ impl<S: Sys> EventLoop<S> {
     fn connected(&mut self, conn: ConnId, peer: Address) {
         let core = &mut self.dispatcher.core;
         let now = core.now;
-        let Some(c) = core.conns.get_mut(conn) else { return };
+        let Some(c) = core.conns.live_mut(conn) else { return };
         c.become_open(peer, now);
         let (handler, job) = (c.handler, c.job());
         core.deadlines.set(conn.slot, now.after(core.limits.idle_timeout.get()));
@@ -261,7 +261,7 @@ impl<S: Sys> EventLoop<S> {
     fn succeed(&mut self, id: AttemptId, conn: ConnId) {
         let core = &mut self.dispatcher.core;
         let now = core.now;
-        let Some(job) = core.connect_jobs.get_mut(id) else { return };
+        let Some(job) = core.connect_jobs.live_mut(id) else { return };
         let others = std::mem::take(&mut job.trying);
         (job.failed, job.next) = (0, now);
         job.left.clear();
@@ -299,7 +299,7 @@ impl<S: Sys> EventLoop<S> {
         let random = self.sys.random();
         let core = &mut self.dispatcher.core;
         let now = core.now;
-        let Some(job) = core.connect_jobs.get_mut(id) else { return policy.max };
+        let Some(job) = core.connect_jobs.live_mut(id) else { return policy.max };
         job.backoffs = job.backoffs.saturating_add(1);
         let wait = policy.wait(job.backoffs, random);
         job.next = now.after(wait);
@@ -312,7 +312,7 @@ impl<S: Sys> EventLoop<S> {
 
     fn record_failure(&mut self, id: AttemptId, address: String, error: io::Error) {
         let core = &mut self.dispatcher.core;
-        if let Some(job) = core.connect_jobs.get_mut(id) {
+        if let Some(job) = core.connect_jobs.live_mut(id) {
             log::debug!("{id}: {address}: {error}");
             job.errors.push((address, error));
             // The next address need not wait any longer.
@@ -328,7 +328,7 @@ impl<S: Sys> EventLoop<S> {
     /// A try has taken too long.
     fn time_out(&mut self, id: AttemptId) {
         let core = &mut self.dispatcher.core;
-        let Some(job) = core.connect_jobs.get_mut(id) else { return };
+        let Some(job) = core.connect_jobs.live_mut(id) else { return };
         let looking = matches!(job.stage, ConnectStage::LookingUp);
         let trying = std::mem::take(&mut job.trying);
         job.left.clear();
@@ -346,7 +346,7 @@ impl<S: Sys> EventLoop<S> {
         self.end_lookup(id);
         let core = &mut self.dispatcher.core;
         let stopping = core.shutting_down;
-        let Some(job) = core.connect_jobs.get_mut(id) else { return };
+        let Some(job) = core.connect_jobs.live_mut(id) else { return };
         let trying = std::mem::take(&mut job.trying);
         job.failed = job.failed.saturating_add(1);
         let failed = job.failed;

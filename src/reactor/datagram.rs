@@ -130,7 +130,7 @@ impl<S: Sys> EventLoop<S> {
     /// An error of one receive is told and the next is tried; but one that does not end must not keep the loop busy.
     fn receive_failed(&mut self, id: DatagramId, error: &io::Error) {
         let core = &mut self.dispatcher.core;
-        let Some(m) = core.datagrams.get_mut(id) else { return };
+        let Some(m) = core.datagrams.live_mut(id) else { return };
         m.errors += 1;
         if m.errors >= ERRORS_IN_A_ROW {
             (m.errors, m.recv_backoff) = (0, true);

@@ -141,13 +141,13 @@ impl Reactor {
     }
 
     /// Asks for a connection, for a handler added before. The address is a string, a [`SocketAddr`], a stream that is
-    /// connected already, or a [`Connect`] with options. It comes about in later turns: see [`Net::connect`], which
-    /// does the same from within a callback.
+    /// connected already, or a [`Connect`] with options. It comes about in later turns: see
+    /// [`Net::connect`](crate::Net::connect), which does the same from within a callback.
     ///
     /// # Errors
     /// `NotFound` for a key of another reactor, `InvalidInput` when the address or an option is wrong, `QuotaExceeded`
-    /// when [`Limits::attempts`] are asked for, and an error of no kind while the reactor is shutting down. Whatever
-    /// goes wrong later is told to [`on_connect_failed`](Handler::on_connect_failed).
+    /// when [`Limits::attempts`](crate::Limits::attempts) are asked for, and an error of no kind while the reactor is
+    /// shutting down. Whatever goes wrong later is told to [`on_connect_failed`](Handler::on_connect_failed).
     pub fn connect<H: Handler>(
         &mut self,
         to: impl Into<Connect>,

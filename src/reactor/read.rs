@@ -43,20 +43,20 @@ impl<S: Sys> EventLoop<S> {
 
     fn process_open(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
-        let Some(c) = core.conns.get(id) else { return };
+        let Some(c) = core.conns.live(id) else { return };
         // Where it is read, the read will tell.
         if c.readiness.error_pending && !(c.readiness.readable && core.may_read(c)) {
             self.check_socket_error(id);
         }
-        let Some(c) = self.dispatcher.core.conns.get(id) else { return };
+        let Some(c) = self.dispatcher.core.conns.live(id) else { return };
         if c.can_write() {
             self.flush(id);
         }
-        let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
+        let Some(c) = self.dispatcher.core.conns.live_mut(id) else { return };
         if c.halves.fin_wanted {
             self.advance_close(id);
         }
-        let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
+        let Some(c) = self.dispatcher.core.conns.live_mut(id) else { return };
         if std::mem::take(&mut c.flow.drain_due) && !c.flow.above_high_water {
             self.dispatcher.drain(id);
             self.after_callback(id, &[]);
@@ -67,12 +67,12 @@ impl<S: Sys> EventLoop<S> {
     /// Delivers what was put off, or reads and delivers; then tells the end of input.
     fn use_input(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
-        let Some(c) = core.conns.get(id) else { return };
+        let Some(c) = core.conns.live(id) else { return };
         if !core.may_read(c) {
             return;
         }
         core.unthrottle(id);
-        let Some(c) = core.conns.get(id) else { return };
+        let Some(c) = core.conns.live(id) else { return };
         if c.deferred {
             return self.deliver_deferred(id);
         }
@@ -80,9 +80,9 @@ impl<S: Sys> EventLoop<S> {
             self.read(id);
         }
         let core = &mut self.dispatcher.core;
-        let Some(c) = core.conns.get(id) else { return };
+        let Some(c) = core.conns.live(id) else { return };
         if c.halves.peer_fin && !c.halves.eof_delivered && !c.deferred && core.may_read(c) {
-            if let Some(c) = core.conns.get_mut(id) {
+            if let Some(c) = core.conns.live_mut(id) {
                 c.halves.eof_delivered = true;
             }
             self.dispatcher.end(id);
@@ -157,7 +157,7 @@ impl<S: Sys> EventLoop<S> {
     /// Delivers the `n` bytes in the buffer, behind what was kept of an unfinished message.
     fn deliver(&mut self, id: ConnId, buffer: &mut [u8], n: usize) {
         let core = &mut self.dispatcher.core;
-        let Some(c) = core.conns.get_mut(id) else { return };
+        let Some(c) = core.conns.live_mut(id) else { return };
         let (data, continues) = match c.input.take() {
             None => (&buffer[FRONT..FRONT + n], false),
             Some(input) if input.len() <= FRONT => {
@@ -183,7 +183,7 @@ impl<S: Sys> EventLoop<S> {
 
     /// Delivers again what the handler had put off.
     fn deliver_deferred(&mut self, id: ConnId) {
-        let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
+        let Some(c) = self.dispatcher.core.conns.live_mut(id) else { return };
         c.deferred = false;
         let Some(input) = c.input.take() else { return };
         self.dispatcher.data(id, input.data());

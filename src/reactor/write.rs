@@ -74,7 +74,7 @@ impl<S: Sys> EventLoop<S> {
         }
         if let Some(reason) = failed {
             // Lost with the rest, and known before the reason is settled.
-            if let Some(c) = core.conns.get_mut(id) {
+            if let Some(c) = core.conns.live_mut(id) {
                 c.lose(prefix.len() - prefix_written);
                 prefix_written = prefix.len();
             }
@@ -97,7 +97,7 @@ impl<S: Sys> EventLoop<S> {
         }
         self.flush_groups();
         for id in self.dispatcher.core.dirty.take() {
-            if let Some(c) = self.dispatcher.core.conns.get_mut(id) {
+            if let Some(c) = self.dispatcher.core.conns.live_mut(id) {
                 c.queues.dirty = false;
                 if c.can_write() {
                     self.flush(id);
@@ -154,14 +154,14 @@ impl<S: Sys> EventLoop<S> {
     }
 
     fn flush_group(&mut self, group: Group) {
-        let Some(state) = self.dispatcher.core.groups.states.get_mut(group) else { return };
+        let Some(state) = self.dispatcher.core.groups.states.live_mut(group) else { return };
         let blocks: Vec<Rc<Vec<u8>>> = state.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
         // Backwards: a member that is cut is replaced by one that has been served.
         for place in (0..state.members.len() as u32).rev() {
             self.flush_member(group, place, &blocks);
         }
         let core = &mut self.dispatcher.core;
-        if let Some(state) = core.groups.states.get_mut(group) {
+        if let Some(state) = core.groups.states.live_mut(group) {
             state.has_unsent = false;
             state.senders.clear();
             for log in &mut state.logs {
@@ -178,7 +178,7 @@ impl<S: Sys> EventLoop<S> {
     fn flush_member(&mut self, group: Group, place: u32, blocks: &[Rc<Vec<u8>>]) {
         let core = &mut self.dispatcher.core;
         let number = core.groups.next_number();
-        let Some(state) = core.groups.states.get_mut(group) else { return };
+        let Some(state) = core.groups.states.live_mut(group) else { return };
         let Some(unsent) = unsent_range(state, place) else { return };
         let Some(member) = state.members.get_mut(place as usize) else { return };
         member.from = number;

@@ -126,7 +126,7 @@ impl Timers {
         true
     }
 
-    /// Sets a slot's deadline, for now: see [`settle`](Timers::settle).
+    /// Sets a slot's deadline, for now: see [`start_pending`](Timers::start_pending).
     fn arm(&mut self, slot: u32, at: Time) {
         self.due.set(slot, (at, self.arm_count));
         self.arm_count += 1;

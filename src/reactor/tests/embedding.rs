@@ -319,12 +319,12 @@ fn a_callback_that_takes_long_is_named_with_its_connection() {
     rig.turn();
     assert_eq!(
         lines(),
-        ["#0.0: a callback of turnwheel::handlers::echo::Echo took 20.000001ms; all others waited"]
+        ["#0.0: a callback of turnwheel::builtin::echo::Echo took 20.000001ms; all others waited"]
     );
     rig.sys().inject(token, Ready::READABLE);
     rig.turn();
     assert_eq!(lines(), ["the callback of source #0.0 took 20.000001ms; all others waited"]);
-    assert_eq!(rig.inner.dispatcher.name_of(rig.handler), "turnwheel::handlers::echo::Echo");
+    assert_eq!(rig.inner.dispatcher.name_of(rig.handler), "turnwheel::builtin::echo::Echo");
 }
 
 #[test]
