@@ -170,7 +170,7 @@ fn a_shutdown() {
 }
 
 #[test]
-#[should_panic(expected = "line 3 of the transcript: `A< 3`: they part at byte 0")]
+#[should_panic(expected = "line 3 of the transcript: `A< 3`: they differ at byte 0")]
 fn a_wrong_expectation_fails_with_its_line() {
     Stage::framed(Lines::lf(80).unwrap(), Counter::default()).play("A< welcome\nA> count\nA< 3");
 }
@@ -272,7 +272,7 @@ impl Handler for Restless {
 }
 
 #[test]
-#[should_panic(expected = "liveness: no rest after")]
+#[should_panic(expected = "liveness: still busy at the turn limit")]
 fn a_handler_that_never_rests_is_found_out_in_bounded_time() {
     Simulation::new(|| Restless).run(0..3);
 }

@@ -1,8 +1,8 @@
-//! Proofs that a codec does not care how its input is cut, and that what it encodes it decodes.
+//! Checks that a codec decodes the same messages however its input is split, and that it decodes what it encodes.
 //!
-//! A codec is fed the same bytes in very many ways, and each outcome is compared with that of the bytes in one piece.
-//! Knows neither sockets nor the loop, and codecs only by their trait. Invariant: what is tried follows from the input
-//! alone, so a proof that fails once fails always.
+//! A codec gets the same bytes in many splittings, and each outcome is compared with that of the unsplit input. Uses
+//! only the [`Codec`] trait. Invariant: what is tried depends on the input alone, so a check that fails once fails
+//! every time.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,21 +12,22 @@ use crate::codec::{Codec, Decoded, FrameError};
 use crate::dispatch::text_of;
 use crate::sys::sim::Dice;
 
-/// What came of some input.
+/// The result of decoding some input.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Decoding {
     /// The messages, in order.
     pub messages: Vec<Vec<u8>>,
-    /// Where in the input each message begins that was thrown away because it was too long.
+    /// The offset in the input of each message that was discarded because it was too long.
     pub skipped: Vec<usize>,
-    /// The error that ended it, and the offset in the input of the first byte of the message it is about.
+    /// The error that ended decoding, with the offset in the input of the first byte of the message that it is about.
     pub error: Option<(usize, FrameError)>,
-    /// Bytes at the end that wait for more: neither consumed nor refused.
+    /// The number of bytes at the end that belong to an incomplete message: neither consumed nor refused.
     pub left: usize,
 }
 
-/// Decodes `input` as a connection would that received it cut before each offset of `cuts`; without any, in one piece.
+/// Decodes `input` as a connection would if it received it in pieces, split before each offset of `cuts`. With no
+/// cuts, the input arrives in one piece.
 ///
 /// ```
 /// use turnwheel::codec::{FrameError, Lines};
@@ -43,25 +44,25 @@ pub struct Decoding {
 /// ```
 ///
 /// # Panics
-/// When the codec breaks the contract of [`Codec`], or `cuts` do not rise or leave the input.
+/// If the codec breaks the contract of [`Codec`], or `cuts` are not in ascending order or exceed the length of the
+/// input.
 pub fn decode_cut<C: Codec>(codec: &C, input: &[u8], cuts: &[usize]) -> Decoding {
     let rising = cuts.is_sorted() && cuts.last().is_none_or(|last| *last <= input.len());
-    assert!(rising, "the cuts {cuts:?} do not rise within the input of {} bytes", input.len());
+    assert!(rising, "the cuts {cuts:?} are not ascending offsets within the input of {} bytes", input.len());
     feed(codec, input, cuts).decoding()
 }
 
-/// Proves that `codec` finds the same messages and the same error at the same byte of `input` however it is cut, and
-/// that it keeps the contract of [`Codec`] while it does. Answers what it found.
+/// Checks that `codec` finds the same messages, and the same error at the same byte of `input`, however the input is
+/// split; and that it keeps the contract of [`Codec`]. Returns the result of decoding.
 ///
-/// An input of up to 14 bytes is cut in every way there is. A longer one is shown whole, byte by byte, cut once
-/// anywhere (in 4 096 places, if it is longer than that), cut twice anywhere (up to 48 bytes), and cut in 300 random
-/// ways, the same each time.
+/// An input of up to 14 bytes is split in every possible way. A longer one is decoded whole, byte by byte, split once
+/// at every offset (at 4,096 random offsets if it is longer than that), split twice at every pair of offsets (if it
+/// has up to 48 bytes), and split in 300 random ways, the same each time.
 ///
-/// It proves no more than that: look at what it found, and show it messages that are too long, announced and real. A
-/// `decode` that never returns is never given up.
+/// It checks no more than that. Check the returned messages yourself, and include messages that are too long, both
+/// announced and actually sent. A `decode` that never returns hangs the test.
 ///
-/// [`Raw`](crate::codec::Raw) is the one codec of this crate for which there is no such proof: its messages are the
-/// pieces.
+/// [`Raw`](crate::codec::Raw) is the only codec of this crate that cannot pass: its messages are the pieces.
 ///
 /// ```
 /// use turnwheel::codec::Netstring;
@@ -74,15 +75,15 @@ pub fn decode_cut<C: Codec>(codec: &C, input: &[u8], cuts: &[usize]) -> Decoding
 /// ```
 ///
 /// # Panics
-/// When a cutting changes the outcome, or the codec
-/// - consumes nothing, or more than it was given, or finds something where there are no bytes;
-/// - finds a message that is not within what it consumes, is longer than its `max_message`, or has more around it than
-///   its `max_overhead`;
-/// - finds a message before it has finished throwing one away;
-/// - pause_count back more than the longest message with all its framing;
+/// If a splitting changes the outcome, or the codec
+/// - consumes nothing, or more than it was given, or returns something for an empty input;
+/// - returns a message that is not within what it consumes, is longer than its `max_message`, or has more framing
+///   around it than its `max_overhead`;
+/// - returns a message before it has finished discarding one;
+/// - leaves more bytes unconsumed than the longest message with its framing has;
 /// - panics itself.
 ///
-/// The text shows the input, how it was cut, and both outcomes.
+/// The panic message shows the input, the splitting, and both outcomes.
 pub fn prove_cuts<C: Codec>(codec: &C, input: &[u8]) -> Decoding {
     let whole = feed(codec, input, &[]);
     each_cutting(input.len(), |cuts| {
@@ -98,8 +99,8 @@ pub fn prove_cuts<C: Codec>(codec: &C, input: &[u8]) -> Decoding {
     whole.decoding()
 }
 
-/// Proves that the `messages` that `codec` encodes are those that it decodes, however the bytes are cut (see
-/// [`prove_cuts`]), and that a message it refuses leaves no trace. Answers the encoded bytes.
+/// Checks that `codec` decodes the `messages` that it encodes, however the bytes are split (see [`prove_cuts`]), and
+/// that a message it refuses leaves the buffer unchanged. Returns the encoded bytes.
 ///
 /// ```
 /// use turnwheel::codec::Lines;
@@ -111,10 +112,10 @@ pub fn prove_cuts<C: Codec>(codec: &C, input: &[u8]) -> Decoding {
 /// ```
 ///
 /// # Panics
-/// As [`prove_cuts`]; and when other messages come back than were accepted, or `encode`
-/// - takes a message longer than `max_message`, or adds more than `max_overhead` to one;
-/// - changes what was in the buffer before, writes something else because of it, or leaves something behind when it
-///   refuses.
+/// As [`prove_cuts`]; also if the decoded messages are not those that were accepted, or `encode`
+/// - accepts a message longer than `max_message`, or adds more than `max_overhead` to one;
+/// - changes what the buffer held before, writes something different depending on it, or leaves bytes behind when it
+///   refuses a message.
 pub fn prove_round_trip<C: Codec, M: AsRef<[u8]>>(codec: &C, messages: &[M]) -> Vec<u8> {
     let (mut wire, mut accepted) = (Vec::new(), Vec::new());
     for message in messages.iter().map(AsRef::as_ref) {
@@ -137,7 +138,7 @@ pub fn prove_round_trip<C: Codec, M: AsRef<[u8]>>(codec: &C, messages: &[M]) -> 
     wire
 }
 
-/// One message encoded behind other bytes, or `None` where the codec refuses it.
+/// Encodes one message behind other bytes. Returns `None` if the codec refuses it.
 fn encoded<C: Codec>(codec: &C, message: &[u8]) -> Option<Vec<u8>> {
     const BEFORE: &[u8] = b"\r\n,before";
     let mut out = BEFORE.to_vec();
@@ -158,7 +159,8 @@ fn encoded<C: Codec>(codec: &C, message: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Calls `check` with the cuttings to try of an input of `len` bytes: rising offsets, before each of which it is cut.
+/// Calls `check` with each splitting to try of an input of `len` bytes: ascending offsets, before each of which the
+/// input is cut.
 fn each_cutting(len: usize, mut check: impl FnMut(&[usize])) {
     let mut cuts = Vec::new();
     check(&[0]);
@@ -181,7 +183,7 @@ fn each_cutting(len: usize, mut check: impl FnMut(&[usize])) {
     }
     check(&(1..len).collect::<Vec<_>>());
     for round in 0..RANDOM {
-        // Pieces of about 1, 2, 4 bytes, and so on up to half of the input.
+        // Pieces of about 1, 2, 4 bytes and so on, up to half of the input.
         let most = 2 << (round as u32 % len.ilog2());
         cuts.clear();
         let mut at = dice.between(1, most);
@@ -193,22 +195,22 @@ fn each_cutting(len: usize, mut check: impl FnMut(&[usize])) {
     }
 }
 
-/// What came of some input, by its places in it.
+/// The result of decoding, as ranges of the input.
 #[derive(Default)]
 struct Found<'a> {
     input: &'a [u8],
     messages: Vec<Range<usize>>,
     skipped: Vec<usize>,
     error: Option<FrameError>,
-    /// The first byte that is not consumed.
+    /// The offset of the first byte that is not consumed.
     at: usize,
-    /// The first byte of the message that is not finished.
+    /// The offset of the first byte of the unfinished message.
     message_at: usize,
 }
 
 impl Found<'_> {
-    /// Whether two outcomes of one input are the same. How much of a message has been thrown away so far does not
-    /// matter.
+    /// Returns `true` if two outcomes of one input are the same. How much of an unfinished message has been discarded
+    /// so far does not count.
     fn agrees_with(&self, other: &Self) -> bool {
         let same = |(one, two): (&Range<usize>, &Range<usize>)| {
             one == two || self.input.get(one.clone()) == self.input.get(two.clone())
@@ -229,8 +231,8 @@ impl Found<'_> {
         }
     }
 
-    /// Shows `codec` the bytes up to `end`, as often as it finds something; false after an error. A text says how the
-    /// contract was broken.
+    /// Lets `codec` decode the bytes up to `end`, as long as it finds something. Returns `false` after an error of
+    /// the codec, and `Err` with an explanation if the codec broke the contract.
     fn show<C: Codec>(&mut self, codec: &C, state: &mut C::State, end: usize) -> Result<bool, String> {
         loop {
             let data = self.input.get(self.at..end).unwrap_or_default();
@@ -254,7 +256,7 @@ impl Found<'_> {
         Ok(true)
     }
 
-    /// Notes what was found in `len` bytes, and answers how many are consumed.
+    /// Records what was found in `len` bytes, and returns how many are consumed.
     fn take<C: Codec>(&mut self, codec: &C, found: Decoded, len: usize) -> Result<usize, String> {
         let consumed = match found {
             Decoded::Incomplete => 0,
@@ -292,7 +294,7 @@ impl Found<'_> {
     }
 }
 
-/// Feeds `input` cut before the offsets in `cuts`, as the reactor does: what is not consumed comes again.
+/// Decodes `input` split before the offsets in `cuts`, as the reactor does: unconsumed bytes are passed again.
 fn feed<'a, C: Codec>(codec: &C, input: &'a [u8], cuts: &[usize]) -> Found<'a> {
     let mut found = Found { input, ..Found::default() };
     let fed = catch_unwind(AssertUnwindSafe(|| {
@@ -324,7 +326,7 @@ impl fmt::Debug for Decoding {
     }
 }
 
-/// Bytes as one would write them in a program; the middle of very many is left out.
+/// Shows bytes as a byte string literal; the middle of a long one is left out.
 struct Bytes<'a>(&'a [u8]);
 
 impl fmt::Display for Bytes<'_> {
@@ -345,7 +347,7 @@ impl fmt::Debug for Bytes<'_> {
     }
 }
 
-/// An input and how it was cut.
+/// Shows an input and how it was split.
 struct Shown<'a> {
     input: &'a [u8],
     cuts: &'a [usize],
@@ -367,15 +369,16 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Inputs of up to so many bytes are cut in every way (8 192 at this length).
+/// Inputs up to this length are split in every possible way. Chosen: 2^13 = 8,192 splittings at 14 bytes.
 const EXHAUSTIVE: usize = 14;
-/// Inputs of up to so many bytes are cut in every two places.
+/// Inputs up to this length are split at every pair of offsets. Chosen: about 1,100 pairs at 48 bytes.
 const PAIRS: usize = 48;
-/// The most single cuts tried.
+/// The number of single cuts to try, at most. Chosen to bound the time, which grows with the length of the input as
+/// well.
 const SINGLE: usize = 4096;
-/// Random cuttings of an input too long for every cutting.
+/// The number of random splittings of a long input. Chosen: some 20 of each piece size for an input of 32 KiB.
 const RANDOM: usize = 300;
-/// The most bytes shown of anything.
+/// The number of bytes of an input or message to show, at most. Chosen to fit a few lines of a terminal.
 const SHOWN: usize = 400;
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
-//! A test kit for handlers and codecs: the whole reactor, with no socket and no real time. (Feature `testing`.)
+//! A test kit for handlers and codecs: the real event loop, without sockets and without real time (feature `testing`).
 //!
-//! - [`Stage`] plays a handler by a transcript, or by its methods, with the clock in the test's hand.
-//! - [`prove_cuts`] and [`prove_round_trip`] prove that a codec does not care how its input is cut, and decodes what it
-//!   encodes.
-//! - [`Simulation`] puts a handler into a seeded world in which everything goes wrong that can, and then must come
-//!   right.
+//! - [`Stage`] runs one handler step by step, from a transcript or by method calls. The test controls the clock.
+//! - [`prove_cuts`] and [`prove_round_trip`] check that a codec decodes the same messages however its input is split,
+//!   and that it decodes what it encodes.
+//! - [`Simulation`] runs a handler under seeded random faults: short reads, resets, late events, clock jumps and
+//!   more. Then the faults stop, and everything must be delivered.
 //!
-//! What runs is the same loop that a [`Reactor`](crate::Reactor) has; only the system below it is played.
+//! The event loop is the one that a [`Reactor`](crate::Reactor) runs; only the operating system below it is simulated.
 //!
 //! ```toml
 //! [dev-dependencies]
 //! turnwheel = { version = "0.1", features = ["testing"] }
 //! ```
 //!
-//! Knows the loop and the worlds below it. Invariant: nothing here is in a build without the feature.
+//! Invariant: nothing in this module is compiled without the feature (or `cfg(test)`).
 
 mod checked_handler;
 mod client;

@@ -250,7 +250,7 @@ impl Oracle {
 
     /// What callbacks saw: N5, the bytes of N1, and N4 for those that have ended.
     fn check_records<H: Handler>(&mut self, view: &View<H>, calls: &[Call]) -> Result<(), String> {
-        let Some(checked) = view.checked() else { return Err("the handler is gone".to_owned()) };
+        let Some(checked) = view.checked() else { return Err("the loop has lost its handler".to_owned()) };
         if let Some(broken) = checked.broken.first() {
             return Err(broken.clone());
         }

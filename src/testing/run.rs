@@ -102,7 +102,10 @@ pub(crate) fn play<P: Play>(seed: u64, plan: impl FnOnce(&mut Dice) -> P, option
     let plan = plan(&mut dice);
     let begun = catch_unwind(AssertUnwindSafe(|| Run::begin(dice, &plan, options)));
     let begun = begun.unwrap_or_else(|panic| {
-        Err(format!("what makes the handler, or says what clients say, panicked: {}", text_of(&*panic)))
+        Err(format!(
+            "the closure that creates the handler, or the one for the clients' data, panicked: {}",
+            text_of(&*panic)
+        ))
     });
     let mut run = match begun {
         Ok(run) => run,
@@ -151,7 +154,7 @@ impl<H: Handler> Run<H> {
         let mut checked = CheckedHandler::new(handler);
         checked.may_not_panic = !plan.may_panic();
         let handler = inner.dispatcher.add(checked, true);
-        let handler = handler.map_err(|e| format!("{e}; say .limits(|limits| limits.fit(&codec))"))?;
+        let handler = handler.map_err(|e| format!("{e}; use .limits(|limits| limits.fit(&codec))"))?;
         let key = inner.dispatcher.key(handler);
         if let Some(thread_plan) = plan.thread_plan() {
             let (dice, handle) = (Dice::new(dice.roll()), inner.handle());
@@ -303,8 +306,8 @@ impl<H: Handler> Run<H> {
         }
         let (x, y) = self.delivered();
         Err(format!(
-            "liveness: no rest after so many turns, only {x} of {y} bytes delivered; does the handler put off its \
-             data for ever, or send again each time it is drained, or do clients say too much?"
+            "liveness: still busy at the turn limit, with {x} of {y} bytes delivered; does the handler defer its \
+             input forever, or send again on every drain, or do clients send too much?"
         ))
     }
 

@@ -93,8 +93,9 @@ fn number(text: &str) -> Option<u64> {
 fn parse(seed: Option<&str>, seeds: Option<&str>) -> Result<(Option<Range<u64>>, bool), String> {
     if let Some(text) = seed.map(str::trim) {
         let n = number(text).filter(|&n| n < IDLE);
-        let n =
-            n.ok_or_else(|| format!("SIM_SEED is {text:?}, which is no seed: a number such as 17 or 0x11"))?;
+        let n = n.ok_or_else(|| {
+            format!("SIM_SEED is {text:?}, which is not a seed: use a number such as 17 or 0x11")
+        })?;
         return Ok((Some(n..n + 1), true));
     }
     let Some(text) = seeds.map(str::trim) else { return Ok((None, false)) };
@@ -102,7 +103,7 @@ fn parse(seed: Option<&str>, seeds: Option<&str>) -> Result<(Option<Range<u64>>,
     let range = range.or_else(|| number(text).map(|n| 0..n)).filter(|r| !r.is_empty());
     let range = range.ok_or_else(|| {
         format!(
-            "SIM_SEEDS is {text:?}, which is no range of seeds: say how many (20000), or which (500..900)"
+            "SIM_SEEDS is {text:?}, which is not a range of seeds: use a count (20000) or a range (500..900)"
         )
     })?;
     Ok((Some(range), false))
@@ -152,7 +153,7 @@ fn play_alone(seed: u64, play: &Arc<impl PlaySeed>, look: Duration) -> Summary {
             assert!(same, "{}", tell(seed, &**play));
             Summary::of(seed, &outcome)
         }
-        Err(RecvTimeoutError::Disconnected) => panic!("seed {seed} ended without a word"),
+        Err(RecvTimeoutError::Disconnected) => panic!("seed {seed} ended without a result"),
         Err(RecvTimeoutError::Timeout) => panic!("{}", stuck(seed, look)),
     }
 }
@@ -229,22 +230,22 @@ fn tell_hushed(seed: u64, play: &impl PlaySeed) -> String {
     let needed = Fault::ALL.iter().copied().filter(|f| traced.turns < LONG && !fails_without(f));
     let needed: Vec<Fault> = needed.collect();
     let takes = match needed.is_empty() {
-        true => "It fails without any one kind of fault as well.".to_owned(),
-        false => format!("It does not fail without these kinds of faults: {needed:?}"),
+        true => "The failure needs no single kind of fault.".to_owned(),
+        false => format!("The failure needs each of these kinds of faults: {needed:?}"),
     };
     let from = traced.trace.len().saturating_sub(SHOWN);
     let trace = traced.trace[from..].join("\n");
-    format!("seed {seed}: {error}\n{takes}\nThe last of the trace:\n{trace}\n{}", again(seed))
+    format!("seed {seed}: {error}\n{takes}\nEnd of the trace:\n{trace}\n{}", again(seed))
 }
 
 /// Where two plays of the same seed part.
 fn differs(seed: u64, one: &[String], other: &[String]) -> String {
     let parted = one.iter().zip(other).find(|(a, b)| a != b);
-    let parted = parted.map_or("only in the bytes that were sent".to_owned(), |(a, b)| {
+    let parted = parted.map_or("only in the bytes sent".to_owned(), |(a, b)| {
         format!("first where it was\n{a}\nand the second time\n{b}")
     });
     format!(
-        "seed {seed}: N15: not the same twice, {parted}\nIs there a HashMap, a clock or an address in the handler?\n{}",
+        "seed {seed}: N15: the run differs when repeated, {parted}\nDoes the handler use a HashMap, a clock or an address?\n{}",
         again(seed)
     )
 }
@@ -270,7 +271,7 @@ fn hush(on: bool) {
 fn stuck(seed: u64, look: Duration) -> String {
     let time = look * LOOKS;
     format!(
-        "seed {seed}: a callback, or the check, has not returned for {time:?} (or something is very slow)\n{}",
+        "seed {seed}: a callback, or the check, has not returned for {time:?} (or is very slow)\n{}",
         again(seed)
     )
 }
@@ -278,9 +279,7 @@ fn stuck(seed: u64, look: Duration) -> String {
 /// How to play a seed again.
 fn again(seed: u64) -> String {
     let name = thread::current().name().unwrap_or("this test").to_owned();
-    format!(
-        "Again, and everything that happens: SIM_SEED={seed} and the same command, for {name} alone, -- --nocapture"
-    )
+    format!("To reproduce with all output, run {name} alone with SIM_SEED={seed} and -- --nocapture")
 }
 
 #[cfg(test)]
@@ -296,11 +295,11 @@ mod tests {
         assert_eq!(parse(None, None), Ok((None, false)));
         for wrong in ["", "x", "-1", "1.5", "18446744073709551615"] {
             let text = parse(Some(wrong), None).unwrap_err();
-            assert!(text.contains(&format!("{wrong:?}, which is no seed")), "{text}");
+            assert!(text.contains(&format!("{wrong:?}, which is not a seed")), "{text}");
         }
         for wrong in ["", "9..5", "5..5", "a..b", "0", ".."] {
             let text = parse(None, Some(wrong)).unwrap_err();
-            assert!(text.contains("no range of seeds"), "{text}");
+            assert!(text.contains("not a range of seeds"), "{text}");
         }
     }
 
@@ -329,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "It does not fail without these kinds of faults: [EdgeLate]")]
+    #[should_panic(expected = "The failure needs each of these kinds of faults: [EdgeLate]")]
     fn the_faults_that_it_takes_are_told() {
         play_all(5..6, false, |_, options| {
             outcome((options.without != Some(Fault::EdgeLate)).then_some("late"))
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "seed 0: N15: not the same twice")]
+    #[should_panic(expected = "seed 0: N15: the run differs when repeated")]
     fn what_differs_from_time_to_time_is_noticed() {
         let n = AtomicU64::new(0);
         play_all(0..10, false, move |_, _| Outcome {

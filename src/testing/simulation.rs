@@ -1,6 +1,7 @@
-//! A user's handler in the seeded world.
+//! The public simulator: runs a user's handler against a seeded, simulated system.
 //!
-//! Knows nothing of how a run goes. Invariant: a seed that fails fails again, and its panic says how to play it.
+//! The run itself is in [`run`](super::run). Invariant: a seed that fails once fails every time, and the panic
+//! message says how to reproduce it.
 
 use std::fmt;
 use std::ops::Range;
@@ -26,13 +27,14 @@ type Says = Box<dyn Fn(&mut Dice, usize) -> Vec<u8> + Send + Sync>;
 type Adjust = Box<dyn Fn(&mut Limits) + Send + Sync>;
 type Check<H> = Box<dyn Fn(&Scene<'_, H>) + Send + Sync>;
 
-/// A handler in a simulated world in which everything goes wrong that can: clients that are slow, silent, rude or gone,
-/// reads and writes cut short, errors at every call, events late, doubled and untrue, a clock that jumps, limits of
-/// every size, and a shutdown at any moment. Then nothing goes wrong any more, and what is owed must be delivered.
+/// Runs a handler on a simulated system with random faults. Clients are slow, silent, rude or vanish; reads and
+/// writes are cut short; any call may fail; events come late, twice, or are spurious; the clock jumps; limits have
+/// every size; and a shutdown may begin at any moment. Then the faults stop, and everything that was sent must be
+/// delivered.
 ///
-/// The whole reactor is real, from accepting to closing; only the system below it is played, and every choice follows
-/// from a seed. After each turn the promises of the reactor are checked, and your own check is called. A seed that
-/// fails is told with how to play it again.
+/// The whole reactor is real, from accept to close; only the system below it is simulated, and every random choice
+/// follows from a seed. After each turn the reactor's guarantees are checked, and your own check is called. The panic
+/// of a failed seed says how to reproduce it.
 ///
 /// ```
 /// use turnwheel::Echo;
@@ -50,22 +52,24 @@ type Check<H> = Box<dyn Fn(&Scene<'_, H>) + Send + Sync>;
 ///     .run(0..200);
 /// ```
 ///
-/// # The environment
-/// `SIM_SEED=17` plays that one seed, and prints every call that the reactor made; `SIM_SEEDS=20000` plays so many
-/// instead of those given to [`run`](Simulation::run), and `SIM_SEEDS=500..900` those. Anything else there is refused.
+/// # Environment variables
+/// `SIM_SEED=17` runs that one seed and prints every call that the reactor makes. `SIM_SEEDS=20000` runs seeds 0 to
+/// 19999 instead of those given to [`run`](Simulation::run), and `SIM_SEEDS=500..900` runs that range. Any other
+/// value is an error.
 ///
-/// # How a run goes
-/// Up to 32 clients come and say what they have to say, while things go wrong, for up to 300 turns; in one run of eight
-/// a shutdown comes amid. Then nothing goes wrong any more: those who were frozen reset, the others say the rest, read
-/// everything, and finish. When nothing moves any more, what was written for those who stayed must have arrived, and
-/// the check is called with [`Scene::is_over`]. Connections may be open then: those that the handler keeps, or has
-/// paused. Clients may have been refused, or still wait where as many are open as allowed. At last everyone resets,
-/// and the reactor is shut down.
+/// # Phases of a run
+/// 1. Up to 32 clients connect and send their data while faults occur, for at most 300 turns. In one run of eight a
+///    shutdown begins in the middle.
+/// 2. The faults stop. Frozen clients reset; the others send the rest, read everything, and finish. Once nothing
+///    moves any more, all output for the clients that stayed must have arrived, and the check is called with
+///    [`Scene::is_over`]. Connections may still be open then, if the handler keeps or has paused them. Clients may
+///    have been refused, or may still wait to be accepted if the limit of open connections is reached.
+/// 3. All clients reset, and the reactor shuts down.
 ///
-/// # What it does not show
-/// What the kernel does beyond what is simulated, other systems' event queues, speed, and whatever a handler does
-/// outside its callbacks. A handler that reads a clock, or goes through a `HashMap`, may not do the same twice: one
-/// seed in fifty is played twice to notice.
+/// # Limits of the simulation
+/// It does not cover kernel behavior that is not simulated, the event queues of other operating systems, performance,
+/// or what a handler does outside its callbacks. A handler that reads a clock or iterates over a `HashMap` may behave
+/// differently when a seed is repeated. To detect that, one seed in fifty runs twice.
 pub struct Simulation<H: Handler> {
     setup: Setup<H>,
 }
@@ -76,7 +80,7 @@ impl<H: Handler> fmt::Debug for Simulation<H> {
     }
 }
 
-/// What a user gave.
+/// What the user configured.
 struct Setup<H: Handler> {
     make: Make<H>,
     says: Option<Says>,
@@ -86,47 +90,54 @@ struct Setup<H: Handler> {
 }
 
 impl<H: Handler> Simulation<H> {
-    /// A simulation of a handler, which is made anew for each seed.
+    /// Creates a simulation. `make` creates a new handler for each seed.
     pub fn new(make: impl Fn() -> H + Send + Sync + 'static) -> Self {
         Self { setup: Setup { make: Box::new(make), says: None, adjust: None, check: None, panics: false } }
     }
 
-    /// Everything that one client will ever say: about as many bytes as the second argument, which the limits that were
-    /// drawn can deal with in a run. By default they are random.
+    /// Sets what one client sends in all. `says` gets the number of bytes to return, about: as many as a run can
+    /// process under the limits that were drawn. By default a client sends random bytes.
     #[must_use]
     pub fn says(mut self, says: impl Fn(&mut Dice, usize) -> Vec<u8> + Send + Sync + 'static) -> Self {
         self.setup.says = Some(Box::new(says));
         self
     }
 
-    /// Changes the limits that were drawn: where a handler needs some of them, or a codec ([`Limits::fit`]).
+    /// Adjusts the limits that were drawn, for a handler or codec that needs some of them ([`Limits::fit`]).
     #[must_use]
     pub fn limits(mut self, adjust: impl Fn(&mut Limits) + Send + Sync + 'static) -> Self {
         self.setup.adjust = Some(Box::new(adjust));
         self
     }
 
-    /// Called after each turn, and once more when all is over. It panics if something is wrong, as `assert!` does.
+    /// Sets a check that is called after each turn, and once more at the end. It panics if something is wrong, as
+    /// `assert!` does.
     #[must_use]
     pub fn check(mut self, check: impl Fn(&Scene<'_, H>) + Send + Sync + 'static) -> Self {
         self.setup.check = Some(Box::new(check));
         self
     }
 
-    /// Lets the handler panic, which ends one connection and no more. Otherwise a panic fails the seed.
+    /// Allows the handler to panic; a panic then closes only the connection concerned. Otherwise a panic fails the
+    /// seed.
     #[must_use]
     pub const fn panics_are_expected(mut self) -> Self {
         self.setup.panics = true;
         self
     }
 
-    /// Plays each seed of a range, on all cores.
+    /// Runs each seed of a range, on all cores.
     ///
     /// # Panics
-    /// When a promise of the reactor is broken, the handler or the check panics, something that is owed is not
-    /// delivered within a bounded number of turns, a run differs when it is repeated, or a callback does not return for
-    /// half a minute; and when the limits contradict each other, there are no seeds, or the environment asks for what
-    /// is no seed.
+    /// If a seed fails, because
+    /// - a guarantee of the reactor is broken;
+    /// - the handler or the check panics;
+    /// - data is not delivered within a bounded number of turns;
+    /// - a seed gives a different run when it is repeated;
+    /// - a callback does not return within 30 seconds.
+    ///
+    /// Also panics if the limits contradict each other, the range is empty, or an environment variable is not a valid
+    /// seed or range.
     #[track_caller]
     pub fn run(self, seeds: Range<u64>) {
         let setup = Arc::new(self.setup);
@@ -171,7 +182,7 @@ impl<H: Handler> Play for SetupPlay<H> {
     }
 }
 
-/// What a [`Simulation`]'s check looks at.
+/// The state of a run, as seen by the check of a [`Simulation`].
 pub struct Scene<'a, H: Handler> {
     view: &'a View<H>,
     over: bool,
@@ -190,7 +201,7 @@ impl<H: Handler> Scene<'_, H> {
     /// The handler.
     ///
     /// # Panics
-    /// Never, as long as the reactor keeps what it was given.
+    /// Only if the reactor lost its handler, which would be a bug.
     pub fn handler(&self) -> &H {
         match self.view.checked() {
             Some(checked) => &checked.inner,
@@ -198,7 +209,7 @@ impl<H: Handler> Scene<'_, H> {
         }
     }
 
-    /// The clients, those who have not come yet included.
+    /// Iterates over the clients, including those that have not connected yet.
     pub fn clients(&self) -> impl Iterator<Item = Witness<'_>> {
         self.view.clients.iter().map(|client| {
             let record = client.peer.and_then(|peer| self.view.checked()?.record(peer));
@@ -212,23 +223,24 @@ impl<H: Handler> Scene<'_, H> {
         })
     }
 
-    /// Whether this is the last look: nothing has gone wrong for a while, and whatever can be delivered has been.
+    /// Returns `true` in the last call of the check: the faults have stopped, and everything that can be delivered
+    /// has been.
     pub const fn is_over(&self) -> bool {
         self.over
     }
 
-    /// The reactor's counters.
+    /// Returns the reactor's counters.
     pub fn stats(&self) -> Stats {
         self.view.inner.dispatcher.core.snapshot()
     }
 
-    /// The limits that were drawn.
+    /// Returns the limits that were drawn.
     pub const fn limits(&self) -> &Limits {
         &self.view.inner.dispatcher.core.limits
     }
 }
 
-/// One client of a simulated world, as it saw its connection.
+/// One simulated client, and what it saw of its connection.
 #[derive(Debug)]
 pub struct Witness<'a> {
     client: &'a Client,
@@ -239,28 +251,29 @@ pub struct Witness<'a> {
 }
 
 impl<'a> Witness<'a> {
-    /// What it has sent so far.
+    /// Returns what it has sent so far.
     pub fn said(&self) -> &'a [u8] {
         &self.client.says[..self.client.said]
     }
 
-    /// What it has received and read.
+    /// Returns what it has received and read.
     pub const fn received(&self) -> &'a [u8] {
         self.received
     }
 
-    /// Its connection's id; `None` before it was accepted.
+    /// Returns the id of its connection; `None` before it was accepted.
     pub const fn id(&self) -> Option<ConnId> {
         self.id
     }
 
-    /// What `on_close` was told of its connection; `None` before that.
+    /// Returns what `on_close` received for its connection; `None` before that.
     pub const fn closed(&self) -> Option<&'a Closed> {
         self.closed
     }
 
-    /// Whether its connection ended in good order, so that no byte either way may be missing: it finished sending and
-    /// stayed to the end, all of it was read, and all that was sent to it arrived.
+    /// Returns `true` if its connection ended cleanly, so that no byte may be missing in either direction: it
+    /// finished sending and stayed to the end, the reactor read everything, and everything that the reactor sent
+    /// arrived.
     pub fn is_served(&self) -> bool {
         let in_order = |c: &Closed| c.why == Reason::PeerClosed && c.unsent == 0;
         let stayed = self.client.is_here() && self.end == Some(End::Fin);

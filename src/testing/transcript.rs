@@ -1,14 +1,14 @@
-//! The text of a transcript: each line a step, and bytes written so that people can read them.
+//! The text of a transcript: one step per line, with bytes in a readable notation.
 //!
-//! Knows neither the stage nor what a step does. Invariant: what [`show`] writes, [`parse`] reads back as the same
-//! bytes.
+//! Only parses; [`stage::play`](super::stage) runs the steps. Invariant: [`parse`] reads back what [`show`] writes as
+//! the same bytes.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
 use crate::closed::NAMES;
 
-/// One step, and where it stands.
+/// One step and its line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Shared<'a> {
     /// Counted from 1.
@@ -19,11 +19,11 @@ pub(super) struct Shared<'a> {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step<'a> {
-    /// A client does something, or something is so for it.
+    /// An action of a client, or an expectation about it.
     Client(&'a str, Act),
-    /// Time passes.
+    /// Advances the clock.
     Wait(Duration),
-    /// The reactor is told to stop: with this grace, or the one in the limits.
+    /// Begins the shutdown: with this grace period, or with that of the limits.
     Shutdown(Option<Duration>),
 }
 
@@ -41,11 +41,11 @@ pub(super) enum Act {
     IsOpen,
     SeesEnd,
     SeesReset,
-    /// For the reason of this name, or for any.
+    /// With the name of the expected reason, or `None` for any.
     IsClosed(Option<&'static str>),
 }
 
-/// A line that is no step.
+/// A line that is not a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadLine<'a> {
     number: usize,
@@ -56,16 +56,16 @@ pub(super) struct BadLine<'a> {
 #[derive(Debug, PartialEq, Eq)]
 enum Problem<'a> {
     NoStep,
-    /// What should be a client's name is none.
+    /// Not a valid client name.
     Name(&'a str),
-    /// After a backslash: this, or nothing.
+    /// An unknown character after a backslash, or none.
     Escape(Option<char>),
     Hex,
     Time(&'a str),
     Reason(&'a str),
 }
 
-/// Reads a transcript. Blank lines, and those that begin with `#`, are no steps.
+/// Parses a transcript. Skips blank lines and lines that begin with `#`.
 pub(super) fn parse(text: &str) -> Result<Vec<Shared<'_>>, BadLine<'_>> {
     let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
     lines
@@ -79,7 +79,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Shared<'_>>, BadLine<'_>> {
 
 fn step(line: &str) -> Result<Step<'_>, Problem<'_>> {
     let (word, rest) = line.split_once(char::is_whitespace).map_or((line, ""), |(w, r)| (w, r.trim()));
-    // The sign may stand right before the text.
+    // No space is needed between the sign and the text.
     if let Some(at) = word.find(['>', '<']) {
         let (who, text) = (name(&line[..at])?, line[at + 1..].trim());
         let act = match (&line[at..=at], text) {
@@ -116,7 +116,7 @@ fn step(line: &str) -> Result<Step<'_>, Problem<'_>> {
     Ok(Step::Client(name(word)?, act))
 }
 
-/// Whether a client may have this name in a transcript.
+/// Returns `true` if this is a valid client name in a transcript.
 pub(super) fn is_name(name: &str) -> bool {
     let letters = name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
     letters && name.starts_with(char::is_alphabetic) && name != "wait" && name != "shutdown"
@@ -166,7 +166,7 @@ fn unescape(text: &str) -> Result<Vec<u8>, Problem<'_>> {
     Ok(bytes)
 }
 
-/// Writes bytes as a transcript has them.
+/// Writes bytes in the notation of transcripts.
 pub(super) fn show(bytes: &[u8]) -> String {
     let mut shown = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -185,7 +185,7 @@ pub(super) fn show(bytes: &[u8]) -> String {
         }
         chunk.invalid().iter().for_each(|&b| push_hex(&mut shown, b));
     }
-    // What would not be read back as it is: spaces at the ends, and what stands for anything.
+    // Escapes what would not be read back as it is: spaces at either end, and a literal `...`.
     if shown.ends_with(' ') {
         shown.pop();
         shown.push_str("\\x20");
@@ -203,7 +203,7 @@ fn push_hex(to: &mut String, byte: u8) {
     let _ = write!(to, "\\x{byte:02x}");
 }
 
-/// What a line may be, for those who wrote another.
+/// The list of steps, for the error message.
 const STEPS: &str = "\
     a step is one of (A stands for any client)
     A> bytes          A< bytes          A< ...
@@ -222,14 +222,14 @@ impl fmt::Display for BadLine<'_> {
                 write!(f, "`{name}` cannot be a client: a name is letters, digits, `_` and `-`, ")?;
                 f.write_str("begins with a letter, and is neither `wait` nor `shutdown`")
             }
-            Problem::Escape(Some(c)) => write!(f, "`\\{c}` means nothing; {ESCAPES}"),
+            Problem::Escape(Some(c)) => write!(f, "`\\{c}` is not an escape; {ESCAPES}"),
             Problem::Escape(None) => write!(f, "nothing follows the last backslash; {ESCAPES}"),
             Problem::Hex => f.write_str("`\\x` is followed by two hexadecimal digits"),
             Problem::Time(time) => {
-                write!(f, "`{time}` is no time: write 250ms, 10s, 5min or 2h, in whole numbers")
+                write!(f, "`{time}` is not a time: write 250ms, 10s, 5min or 2h, in whole numbers")
             }
             Problem::Reason(reason) => {
-                write!(f, "`{reason}` is no reason; the reasons are {}", NAMES.join(", "))
+                write!(f, "`{reason}` is not a reason; the reasons are {}", NAMES.join(", "))
             }
         }
     }
@@ -243,7 +243,7 @@ mod tests {
 
     use super::*;
 
-    /// The only step of a text.
+    /// Parses a text of one step.
     fn one(text: &str) -> Step<'_> {
         let mut lines = parse(text).unwrap();
         assert_eq!(lines.len(), 1, "{lines:?}");
@@ -295,11 +295,11 @@ mod tests {
         assert_eq!(one("wait 2h"), ms(7_200_000));
         for wrong in ["", "10", "s", "1.5s", "-1s", "10 s", "10sec", "99999999999999999999s"] {
             let said = refused(&format!("wait {wrong}"));
-            assert!(said.contains(&format!("`{wrong}` is no time")) && said.contains("5min"), "{said}");
+            assert!(said.contains(&format!("`{wrong}` is not a time")) && said.contains("5min"), "{said}");
         }
         let long = format!("wait {}h", u64::MAX);
-        assert!(refused(&long).contains("is no time"));
-        assert!(refused("shutdown now").contains("`now` is no time"));
+        assert!(refused(&long).contains("is not a time"));
+        assert!(refused("shutdown now").contains("`now` is not a time"));
     }
 
     #[test]
@@ -316,7 +316,7 @@ mod tests {
         let all = "A> \\n\\r\\t\\0\\\\\\x00\\xfF\\x20 é";
         assert_eq!(act(all), Act::Sends(b"\n\r\t\0\\\0\xff  \xc3\xa9".to_vec()));
         let said = refused("\n A> a\\q");
-        assert!(said.starts_with("line 2 of the transcript: `A> a\\q`: `\\q` means nothing"), "{said}");
+        assert!(said.starts_with("line 2 of the transcript: `A> a\\q`: `\\q` is not an escape"), "{said}");
         assert!(said.contains("\\x with two"), "{said}");
         assert!(refused("A< a\\").contains("nothing follows the last backslash"));
         for wrong in ["A> \\x", "A> \\x1", "A> \\xg0", "A> \\x+1", "A> \\x1é", "A> \\xé"] {
@@ -360,14 +360,14 @@ mod tests {
             let said = refused(line);
             assert!(said.contains(&format!("`{name}` cannot be a client")), "{said}");
         }
-        // A space before the sign makes it no sign.
+        // The sign must follow the name without a space.
         assert!(refused("A > x").contains("no such step"));
     }
 
     #[test]
     fn an_unknown_reason_is_answered_with_those_there_are() {
         let said = refused("A closed idle");
-        assert!(said.contains("`idle` is no reason"), "{said}");
+        assert!(said.contains("`idle` is not a reason"), "{said}");
         assert!(NAMES.iter().all(|name| said.contains(name)), "{said}");
     }
 

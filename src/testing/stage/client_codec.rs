@@ -1,6 +1,6 @@
-//! How clients speak where messages are framed: a codec, with its type forgotten.
+//! The codec of a stage's clients, with its type erased.
 //!
-//! Knows nothing of clients. Invariant: an [`Decoder`] is shown every byte that one client receives, in order.
+//! Invariant: a [`Decoder`] gets every byte that one client receives, in order.
 
 use std::rc::Rc;
 
@@ -12,9 +12,9 @@ pub(super) trait ClientCodec {
     fn ear(&self) -> Box<dyn Decoder>;
 }
 
-/// What one client has to remember between two messages.
+/// Decodes the input of one client.
 pub(super) trait Decoder {
-    /// Takes the next whole message from the front of `data`; `None` if there is none yet.
+    /// Takes the next complete message from the front of `data`. Returns `None` if there is none yet.
     fn hear(&mut self, data: &mut Vec<u8>) -> Result<Option<Vec<u8>>, String>;
 }
 
@@ -48,7 +48,7 @@ impl<C: Codec> Decoder for Listening<C> {
                     data.drain(..consumed);
                     return Ok(Some(message));
                 }
-                // Over-long for this codec, which was told to throw such messages away.
+                // Too long for this codec, which was configured to discard such messages.
                 Decoded::Skipped { consumed, .. } => drop(data.drain(..consumed.clamp(1, data.len()))),
             }
         }

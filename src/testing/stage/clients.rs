@@ -1,6 +1,6 @@
-//! The clients on a stage: what they do, what they have received, and what has become of their connections.
+//! The clients of a stage: their actions, what they have received, and the state of their connections.
 //!
-//! Knows nothing of transcripts. Invariant: what a client received is given out once, in order, and is never lost.
+//! Invariant: received bytes are handed out once, in order, and are never lost.
 
 use super::parties::{Client, Fate};
 use super::{Done, Stage};
@@ -11,20 +11,20 @@ use crate::sys::script::{End, Script};
 use crate::testing::checked_handler::Record;
 
 impl<H: Handler> Stage<H> {
-    /// The client of this name.
+    /// Returns the index of the client of this name.
     pub(super) fn find(&self, name: &str) -> Done<usize> {
         let found = self.clients.iter().position(|c| c.name == name);
         found.ok_or_else(|| format!("there is no client {name}: connect it first"))
     }
 
-    /// The client of this name, when all that was set going is done.
+    /// Returns the index of the client of this name, once the loop is idle.
     pub(super) fn at_rest(&mut self, name: &str) -> Done<usize> {
         let i = self.find(name)?;
         self.rest()?;
         Ok(i)
     }
 
-    /// Connects a client, for the first time or once more.
+    /// Connects a client, for the first time or again.
     pub(super) fn bring(&mut self, name: &str) -> Done<usize> {
         self.rest()?;
         let known = self.find(name).ok();
@@ -34,13 +34,13 @@ impl<H: Handler> Stage<H> {
                 return Err(format!("{name} is connected already: {fate}"));
             }
             if !self.unheard(i).is_empty() {
-                return Err(format!("{name} cannot connect anew: nobody has asked for what it received"));
+                return Err(format!(
+                    "{name} cannot connect again: data that it received has not been consumed"
+                ));
             }
         }
         if self.shut {
-            return Err(format!(
-                "{name} cannot connect: the reactor was told to stop, and listens no longer"
-            ));
+            return Err(format!("{name} cannot connect: the reactor is shutting down and no longer listens"));
         }
         let ear = self.codec.as_ref().map(|codec| codec.ear());
         let client = Client::new(name.to_owned(), self.inner.sys.connect(0), ear);
@@ -69,7 +69,7 @@ impl<H: Handler> Stage<H> {
     pub(super) fn say_from(&mut self, i: usize, message: &[u8]) -> Done {
         let Some(codec) = &self.codec else { return Err(NO_CODEC.to_owned()) };
         let name = &self.clients[i].name;
-        let wire = codec.encode(message).map_err(|e| format!("{name} cannot say that: {e}"))?;
+        let wire = codec.encode(message).map_err(|e| format!("{name} cannot encode the message: {e}"))?;
         self.send_from(i, &wire)
     }
 
@@ -92,7 +92,7 @@ impl<H: Handler> Stage<H> {
         self.rest()
     }
 
-    /// Lets those close that see that the reactor has closed. True if any did.
+    /// Closes the clients that see that the reactor has closed. Returns `true` if there were any.
     pub(super) fn answer_ends(&mut self) -> bool {
         let mut any = false;
         for i in 0..self.clients.len() {
@@ -106,28 +106,28 @@ impl<H: Handler> Stage<H> {
         any
     }
 
-    /// What a client has received and nobody has asked for.
+    /// The bytes that a client has received and that have not been consumed.
     pub(super) fn unheard(&mut self, i: usize) -> &mut Vec<u8> {
         let client = &mut self.clients[i];
         client.unheard.append(&mut self.inner.sys.peers[client.peer].got);
         &mut client.unheard
     }
 
-    /// All of that, taken. A message that was cut short by it is forgotten.
+    /// Takes all of them. Resets the decoder: a message that is cut short by this is dropped.
     pub(super) fn take_heard(&mut self, i: usize) -> Vec<u8> {
         self.clients[i].ear = self.codec.as_ref().map(|codec| codec.ear());
         std::mem::take(self.unheard(i))
     }
 
-    /// The next whole message, taken.
+    /// Takes the next complete message.
     pub(super) fn next_message(&mut self, i: usize) -> Done<Option<Vec<u8>>> {
         self.unheard(i);
         let client = &mut self.clients[i];
         let ear = client.ear.as_mut().ok_or(NO_CODEC)?;
-        ear.hear(&mut client.unheard).map_err(|e| format!("{} received no message: {e}", client.name))
+        ear.hear(&mut client.unheard).map_err(|e| format!("{} received an invalid message: {e}", client.name))
     }
 
-    /// What the handler saw of a client.
+    /// The record of the callbacks for a client.
     pub(super) fn seen(&self, i: usize) -> Option<&Record> {
         self.inner.dispatcher.get(self.key)?.record(self.clients[i].peer)
     }
@@ -135,12 +135,12 @@ impl<H: Handler> Stage<H> {
     pub(super) fn fate(&self, i: usize) -> Fate {
         let gone = self.inner.sys.peers[self.clients[i].peer].closed.is_some();
         match self.seen(i) {
-            // No callback for it, and it is gone: it was refused.
+            // Closed without any callback: it was refused.
             None if gone => Fate::Ended(Reason::AtCapacity),
             None => Fate::Waiting,
             Some(seen) => match &seen.closed {
                 Some(closed) => Fate::Ended(closed.why.clone()),
-                // The first callback, and not the last: the first one panicked.
+                // `on_open` was called and `on_close` was not: `on_open` panicked.
                 None if gone => Fate::Ended(Reason::HandlerPanic),
                 None if self.phase(i) == Some(Phase::Open) => Fate::Open,
                 None => Fate::Closing,
@@ -148,7 +148,7 @@ impl<H: Handler> Stage<H> {
         }
     }
 
-    /// A reset is seen even behind our end, where it is no news to who only reads.
+    /// Also reports a reset after our FIN, which a peer that only reads would not notice.
     pub(super) fn sees(&self, i: usize) -> Option<End> {
         let p = &self.inner.sys.peers[self.clients[i].peer];
         if p.cut_off { Some(End::Reset) } else { p.end() }
@@ -171,4 +171,4 @@ impl<H: Handler> Stage<H> {
     }
 }
 
-const NO_CODEC: &str = "clients have no codec: give them one with `speak`";
+const NO_CODEC: &str = "clients have no codec: set one with `speak`";

@@ -1,7 +1,6 @@
-//! Drives the loop: turns until it rests, lets time pass, and notices when there is no rest to come.
+//! Drives the loop: turns until it is idle, advances the clock, and detects a loop that never becomes idle.
 //!
-//! Knows nothing of what clients say. Invariant: time passes only while the loop is at rest, and stops at every
-//! deadline.
+//! Invariant: time passes only while the loop is idle, and the clock stops at every deadline.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use crate::handler::Handler;
 use crate::time::Time;
 
 impl<H: Handler> Stage<H> {
-    /// Turns until there is nothing to do but wait, and lets clients answer what they see.
+    /// Turns until the loop would only wait, and lets clients close in response to what they see.
     pub(super) fn rest(&mut self) -> Done {
         loop {
             self.turn_to_rest()?;
@@ -29,7 +28,7 @@ impl<H: Handler> Stage<H> {
             if self.answer_dials() {
                 continue;
             }
-            // Work that no event will announce is due at once, as a deadline.
+            // Work that no event will announce shows up as a deadline in the past.
             if self.inner.next_deadline() > Time(self.inner.sys.clock) && self.inner.sys.is_quiet() {
                 return Ok(());
             }
@@ -37,8 +36,8 @@ impl<H: Handler> Stage<H> {
             if idle >= patience {
                 let sent = self.stats().bytes_out - sent;
                 return Err(format!(
-                    "the handler does not come to rest: in {patience} turns it used no input ({sent} bytes were \
-                     sent meanwhile); does it put off its data for ever, or send again each time it is drained?"
+                    "the handler does not come to rest: in {patience} turns it consumed no input ({sent} bytes \
+                     were sent meanwhile); does it defer its input forever, or send again on every drain?"
                 ));
             }
         }
@@ -54,12 +53,12 @@ impl<H: Handler> Stage<H> {
         mark
     }
 
-    /// Goes from one deadline to the next until the time is over.
+    /// Advances from one deadline to the next until the time is over.
     pub(super) fn pass(&mut self, time: Duration) -> Done {
         self.rest()?;
         let end = u64::try_from(time.as_nanos()).ok().and_then(|n| self.inner.sys.clock.checked_add(n));
         let end = end.filter(|&end| Time(end) < Time::NEVER);
-        let end = end.ok_or_else(|| format!("{time:?} is more than the clock can count"))?;
+        let end = end.ok_or_else(|| format!("{time:?} exceeds the range of the clock"))?;
         while self.inner.sys.clock < end {
             self.inner.sys.clock = self.inner.next_deadline().0.min(end);
             self.rest()?;
@@ -70,24 +69,24 @@ impl<H: Handler> Stage<H> {
     pub(super) fn begin_shutdown(&mut self, grace: Duration) -> Done {
         self.rest()?;
         if std::mem::replace(&mut self.shut, true) {
-            return Err("the reactor was told to stop before".to_owned());
+            return Err("the shutdown has already begun".to_owned());
         }
         self.inner.begin_shutdown(grace);
         self.rest()
     }
 }
 
-/// How far the loop has come. Without the clients' doing it gets further only so often.
+/// A measure of the loop's progress. Without action of the clients it can advance only a bounded number of times.
 struct Mark {
     bytes_in: u64,
-    /// Bytes put off. Without bytes read they can only become fewer.
+    /// Bytes of deferred input. They can only become fewer unless more bytes are read.
     kept: usize,
-    /// The least output that waited since the others last changed.
+    /// The least unsent output since the other values last changed.
     pending: usize,
 }
 
 impl Mark {
-    /// Whether this is progress: anything but output that comes and goes.
+    /// Returns `true` if `next` is progress. Output that alternately grows and shrinks is not.
     fn moves_to(&mut self, next: Self) -> bool {
         let same = (next.bytes_in, next.kept) == (self.bytes_in, self.kept);
         let moves = !same || next.pending < self.pending;
@@ -98,6 +97,6 @@ impl Mark {
     }
 }
 
-/// Turns without progress after which a handler is said not to come to rest; and a few more for each client, which may
-/// have to wait its turn to be accepted, timed out and ended.
+/// Turns without progress after which a handler counts as never idle. Chosen; four more per client are added, because
+/// each may have to wait for its turn to be accepted, timed out and closed.
 const PATIENCE: usize = 1_000;

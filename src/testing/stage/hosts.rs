@@ -1,7 +1,7 @@
-//! Those whom the handler connects to: who is there, and what happens when it asks for one who is not.
+//! The hosts that a handler can connect to, and the failures of all other connection attempts.
 //!
-//! Knows nothing of what they say: once connected they are clients like the others. Invariant: every socket that
-//! connects, and every name that is looked up, has its answer before the stage is at rest.
+//! Once connected, they are clients like the others. Invariant: every connecting socket and every lookup has its
+//! result before the stage is idle.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -11,9 +11,9 @@ use super::{Done, Stage};
 use crate::config::address::Endpoint;
 use crate::handler::Handler;
 
-/// What `connect` answers where nobody listens.
+/// `ECONNREFUSED` of Linux: the error of a connection attempt where nothing listens.
 const ECONNREFUSED: i32 = 111;
-/// Addresses for documentation (RFC 5737), which stand for names.
+/// 192.0.2.0/24, reserved for documentation (RFC 5737): the addresses that host names resolve to.
 const STANDING_IN: [u8; 3] = [192, 0, 2];
 
 impl<H: Handler> Stage<H> {
@@ -21,7 +21,7 @@ impl<H: Handler> Stage<H> {
         let endpoint = address.parse::<Endpoint>().map_err(|e| e.to_string())?;
         let port = if let Endpoint::Tcp { port, .. } = endpoint { port } else { 0 };
         if self.hosts.iter().any(|h| h.address == address) {
-            return Err(format!("somebody is at {address} already"));
+            return Err(format!("there is already a host at {address}"));
         }
         let [a, b, c] = STANDING_IN;
         let found = SocketAddr::from(([a, b, c, (self.hosts.len() % 256) as u8], port));
@@ -29,7 +29,7 @@ impl<H: Handler> Stage<H> {
         Ok(())
     }
 
-    /// Answers whatever the handler has asked for. False when that was nothing.
+    /// Decides all lookups and connection attempts of the handler. Returns `false` if there were none.
     pub(super) fn answer_dials(&mut self) -> bool {
         let lookups = std::mem::take(&mut self.inner.sys.lookups);
         let dials_made = std::mem::take(&mut self.inner.sys.dials_made);
@@ -38,7 +38,7 @@ impl<H: Handler> Stage<H> {
             let wanted = format!("{host}:{port}");
             let found = self.hosts.iter().find(|h| h.address == wanted).map(|h| vec![h.found]);
             let unknown =
-                || io::Error::new(ErrorKind::NotFound, format!("cannot resolve {host:?}: nobody knows it"));
+                || io::Error::new(ErrorKind::NotFound, format!("cannot resolve {host:?}: unknown host"));
             self.inner.sys.looked_up(number, found.ok_or_else(unknown));
         }
         for (address, peer) in

@@ -1,7 +1,8 @@
-//! A stage for one handler: the whole loop in a scripted world, clients with names, and a clock in the test's hand.
+//! A stage for one handler: the real event loop on a scripted system, named clients, and a clock that the test
+//! controls.
 //!
-//! No socket, no thread and no real time. Knows nothing of the text form beyond that it is played. Invariant: whenever
-//! a method returns, the loop is at rest: it has nothing to do until a client acts or time passes.
+//! Uses no sockets, no threads and no real time. Transcripts are parsed in [`transcript`](super::transcript).
+//! Invariant: whenever a method returns, the loop is idle until a client acts or time passes.
 
 mod client_codec;
 mod clients;
@@ -33,10 +34,10 @@ use crate::stats::Stats;
 use crate::sys::Sys;
 use crate::sys::script::{End, Script};
 
-/// One handler behind one listener, and clients with names: to test a handler with no socket and no waiting.
+/// Tests one handler behind one listener with simulated clients: no sockets, no waiting.
 ///
-/// The handler runs in the same loop that a [`Reactor`](crate::Reactor) has, limits and timeouts included; only the
-/// system below it is played. A test is a transcript, or calls of the methods, or both in turn:
+/// The handler runs in the same event loop that a [`Reactor`](crate::Reactor) has, including limits and timeouts;
+/// only the system below it is simulated. A test is a transcript, or a series of method calls, or a mix of both:
 ///
 /// ```
 /// use turnwheel::testing::Stage;
@@ -60,45 +61,43 @@ use crate::sys::script::{End, Script};
 /// ```
 ///
 /// # Transcripts
-/// Each line of [`play`](Stage::play) is one step; blank lines and those that begin with `#` are none. After each step
-/// the loop turns until it has nothing left to do. A client connects when it is first mentioned.
+/// Each line passed to [`play`](Stage::play) is one step. Blank lines and lines that begin with `#` are ignored.
+/// After each step the loop turns until it is idle. A client connects when it is first mentioned.
 ///
 /// | step | |
 /// |---|---|
-/// | `A> bytes` | `A` sends these bytes, and nothing behind them: a line's end is written `\n`. |
-/// | `A< bytes` | What `A` has received begins with these bytes; it is asked for the others later. |
-/// | `A< ...` | Whatever `A` has received, if anything. |
-/// | `A hears nothing` | Nothing has been received that no line has mentioned. |
-/// | `A connects` | For one that says nothing at first; or once more, when its connection has ended. |
-/// | `A closes`, `A resets` | `A` finishes sending (FIN), or breaks the connection off (RST). |
-/// | `A stops reading`, `A reads on` | As if all buffers on the way to `A` were full; and no longer. |
-/// | `A open` | The connection is accepted, and the reactor has not begun to end it. |
-/// | `A sees end`, `A sees reset` | The reactor's FIN or RST has come. |
-/// | `A closed`, `A closed idle_timeout` | The connection has ended; for the reason of this [name](Reason::name). |
-/// | `wait 10s` | Time passes: `ms`, `s`, `min` or `h`, in whole numbers. |
-/// | `shutdown`, `shutdown 10s` | The reactor is told to stop, with this grace or that of the limits. |
+/// | `A> bytes` | `A` sends these bytes and nothing more: write a line ending as `\n`. |
+/// | `A< bytes` | The bytes that `A` has received begin with these. They are consumed; the rest is for later lines. |
+/// | `A< ...` | Consumes whatever `A` has received, possibly nothing. |
+/// | `A hears nothing` | `A` has received nothing beyond what earlier lines consumed. |
+/// | `A connects` | `A` connects without sending; or connects again after its connection has ended. |
+/// | `A closes`, `A resets` | `A` finishes sending (FIN), or resets the connection (RST). |
+/// | `A stops reading`, `A reads on` | `A` becomes a slow consumer, as if all buffers on the way to it were full; or reads again. |
+/// | `A open` | Expects that the connection is accepted and that the reactor has not begun to close it. |
+/// | `A sees end`, `A sees reset` | Expects that the reactor's FIN or RST has arrived. |
+/// | `A closed`, `A closed idle_timeout` | Expects that the connection has ended; for the reason of this [name](Reason::name), if given. |
+/// | `wait 10s` | Advances the clock: a whole number of `ms`, `s`, `min` or `h`. |
+/// | `shutdown`, `shutdown 10s` | Begins the shutdown, with the grace period of the limits or with this one. |
 ///
-/// For a handler of lines, say `A> hello\n`, or use [`framed`](Stage::framed), where a line is `A> hello`.
+/// For a line-based handler, write `A> hello\n`, or use [`framed`](Stage::framed) and write `A> hello`.
 ///
-/// A callback that never returns is never given up: the test hangs. (A [`Simulation`](crate::testing::Simulation) gives
-/// it up.)
+/// A callback that never returns hangs the test. (A [`Simulation`](crate::testing::Simulation) detects it.)
 ///
-/// Bytes are written as text, without the spaces around it. `\n`, `\r`, `\t`, `\0`, `\\` and `\x20` stand for what they
-/// usually do; there are no other escapes, and no backslash stands at the end of a line.
+/// Bytes are written as text; spaces around them are ignored. The escapes are `\n`, `\r`, `\t`, `\0`, `\\` and `\x20`
+/// (two hexadecimal digits); there are no others, and a line cannot end with a single backslash.
 ///
-/// When a transcript ends, everything that any client has received must have been mentioned.
+/// At the end of a transcript, everything that any client has received must have been consumed by a line.
 ///
 /// # Clients
-/// A client that the reactor closes in good order closes its own end as soon as it sees that, as most programs do. One
-/// that has stopped reading does not see it. To a FIN that leaves the connection open
-/// ([`shutdown_write`](crate::Context::shutdown_write)) clients do not answer by themselves.
+/// When the reactor closes a connection cleanly, its client closes its own end as soon as it sees that, as most
+/// programs do. A client that has stopped reading does not see it. Clients do not respond to a FIN that leaves the
+/// connection open ([`shutdown_write`](crate::Context::shutdown_write)).
 ///
 /// # Panics
-/// That is how a stage says that something is not as the test wants it. All methods that name a client panic when there
-/// is none of that name, and all that let the loop turn when it does not come to rest: the handler puts off its data
-/// for ever, or sends again each time it is drained. A panic in the handler goes on to the test
-/// ([`PanicPolicy::Propagate`]), so that a handler made for a test may assert; see
-/// [`set_panic_policy`](Stage::set_panic_policy).
+/// A stage reports every failed expectation as a panic. All methods that name a client panic if there is no client of
+/// that name. All methods that turn the loop panic if it does not become idle, because the handler defers its input
+/// forever or sends again on every drain. A panic in the handler propagates to the test ([`PanicPolicy::Propagate`]),
+/// so that a handler written for a test may contain assertions; see [`set_panic_policy`](Stage::set_panic_policy).
 pub struct Stage<H: Handler> {
     inner: EventLoop<Script>,
     key: Key<CheckedHandler<H>>,
@@ -109,23 +108,23 @@ pub struct Stage<H: Handler> {
     shut: bool,
 }
 
-/// What came of a step, or what to say about it.
+/// The result of a step, or the message of the panic.
 type Done<T = ()> = Result<T, String>;
 
 impl<H: Handler> Stage<H> {
-    /// A stage with the default [`Limits`].
+    /// Creates a stage with the default [`Limits`].
     ///
     /// # Panics
-    /// When the handler's framing does not fit them.
+    /// If the handler's framing does not fit them.
     #[track_caller]
     pub fn new(handler: H) -> Self {
         done(Self::with_limits(Limits::default(), handler).map_err(|e| e.to_string()))
     }
 
-    /// A stage with limits of your own.
+    /// Creates a stage with the given limits.
     ///
     /// # Errors
-    /// When a limit is zero or contradicts another one, or the handler's framing does not fit (`InvalidInput`): the
+    /// `InvalidInput` if a limit is zero or contradicts another one, or if the handler's framing does not fit: the
     /// same errors as the reactor's.
     pub fn with_limits(limits: Limits, handler: H) -> io::Result<Self> {
         let mut script = Script::new();
@@ -141,9 +140,9 @@ impl<H: Handler> Stage<H> {
         Ok(Self { inner, key, clients: Vec::new(), hosts: Vec::new(), codec: None, began, shut: false })
     }
 
-    /// Gives all clients a codec: in transcripts `A> text` sends, and `A< text` expects, one whole message.
+    /// Sets the codec of all clients: in transcripts `A> text` then sends, and `A< text` expects, one whole message.
     /// [`say`](Stage::say) and [`hear`](Stage::hear) do the same; [`send`](Stage::send) and [`heard`](Stage::heard)
-    /// still deal in bytes.
+    /// still use raw bytes.
     pub fn speak(&mut self, codec: impl Codec) {
         let codec = Spoken(Rc::new(codec));
         for client in &mut self.clients {
@@ -152,33 +151,34 @@ impl<H: Handler> Stage<H> {
         self.codec = Some(Box::new(codec));
     }
 
-    /// What happens when a callback panics. On a stage it goes on to the test, unless this says otherwise.
+    /// Sets what happens when a callback panics. By default, a stage propagates the panic to the test.
     pub const fn set_panic_policy(&mut self, policy: PanicPolicy) {
         self.inner.dispatcher.set_panic_policy(policy);
     }
 
-    /// Plays a transcript: see [above](Stage#transcripts).
+    /// Runs a transcript: see [above](Stage#transcripts).
     ///
     /// # Panics
-    /// When a line is no step (before anything is played), something is not as a line says, or a client has received
-    /// what no line mentions. The text says which line, what was expected, and what there was instead.
+    /// If a line is not a step (this is checked before anything runs), an expectation fails, or a client has received
+    /// bytes that no line consumes. The message names the line, what was expected, and what was there instead.
     #[track_caller]
     pub fn play(&mut self, transcript: &str) {
         done(self.perform(transcript));
     }
 
-    /// A client connects. It may have had a connection before, if that has ended.
+    /// Connects a client. It may have been connected before, if that connection has ended.
     ///
     /// # Panics
-    /// When it is connected, or has received what nobody has asked for; or when the reactor no longer listens.
+    /// If it is connected already, if data that it received before has not been consumed, or if the reactor no longer
+    /// listens.
     #[track_caller]
     pub fn connect(&mut self, name: &str) {
         done(self.bring(name));
     }
 
-    /// Somebody is at an address (`"127.0.0.1:7000"`, `"example.org:80"`, `"unix:/path"`) for the handler to connect
-    /// to. When it does, that is a client of this name; the second time, and the third, one of this name with a 2 or a
-    /// 3 behind it. Everywhere else connections are refused, and no other name is known.
+    /// Adds a host at an address (`"127.0.0.1:7000"`, `"example.org:80"`, `"unix:/path"`) that the handler can
+    /// connect to. The first connection to it is a client of this name; the second and third have a 2 or 3 appended
+    /// to the name, and so on. Connections to all other addresses are refused, and all other host names are unknown.
     ///
     /// ```
     /// use turnwheel::testing::Stage;
@@ -202,106 +202,108 @@ impl<H: Handler> Stage<H> {
     /// ```
     ///
     /// # Panics
-    /// When the address is none, or somebody is there already.
+    /// If the address is invalid, or there is a host at it already.
     #[track_caller]
     pub fn host(&mut self, name: &str, address: &str) {
         done(self.add_host(name, address));
     }
 
-    /// A client sends bytes.
+    /// Sends bytes from a client.
     ///
     /// # Panics
-    /// When it has closed its end, or its connection has ended.
+    /// If it has closed its end, or its connection has ended.
     #[track_caller]
     pub fn send(&mut self, name: &str, bytes: impl AsRef<[u8]>) {
         done(self.find(name).and_then(|i| self.send_from(i, bytes.as_ref())));
     }
 
-    /// A client sends a message in its codec.
+    /// Sends a message from a client, encoded with its codec.
     ///
     /// # Panics
-    /// As for [`send`](Stage::send), when clients have no [codec](Stage::speak), or when it cannot carry the message.
+    /// As [`send`](Stage::send); also if clients have no [codec](Stage::speak), or it refuses the message.
     #[track_caller]
     pub fn say(&mut self, name: &str, message: impl AsRef<[u8]>) {
         done(self.find(name).and_then(|i| self.say_from(i, message.as_ref())));
     }
 
-    /// All that a client has received and nobody has asked for, as it came.
+    /// Takes everything that a client has received and that has not been consumed yet, as raw bytes.
     #[track_caller]
     pub fn heard(&mut self, name: &str) -> Vec<u8> {
         done(self.at_rest(name).map(|i| self.take_heard(i)))
     }
 
-    /// The next message that a client has received; `None` when there is no whole one.
+    /// Takes the next message that a client has received. Returns `None` if there is no complete one.
     ///
     /// # Panics
-    /// When clients have no [codec](Stage::speak), or the bytes are no message of it.
+    /// If clients have no [codec](Stage::speak), or it cannot decode the bytes.
     #[track_caller]
     pub fn hear(&mut self, name: &str) -> Option<Vec<u8>> {
         done(self.at_rest(name).and_then(|i| self.next_message(i)))
     }
 
-    /// A client finishes sending (FIN), and goes on reading. Nothing happens if it has finished before.
+    /// Half-closes a client's connection: it finishes sending (FIN) and goes on reading. Does nothing if it has
+    /// finished already.
     #[track_caller]
     pub fn finish(&mut self, name: &str) {
         done(self.find(name).and_then(|i| self.finish_from(i)));
     }
 
-    /// A client breaks its connection off (RST). Nothing happens if it has ended.
+    /// Resets a client's connection (RST). Does nothing if it has ended.
     #[track_caller]
     pub fn reset(&mut self, name: &str) {
         done(self.find(name).and_then(|i| self.reset_from(i)));
     }
 
-    /// A client stops reading: as if all buffers on the way to it were full.
+    /// Makes a client stop reading, as if all buffers on the way to it were full.
     #[track_caller]
     pub fn stop_reading(&mut self, name: &str) {
         done(self.find(name).and_then(|i| self.set_reading(i, false)));
     }
 
-    /// A client reads on, as much as there is.
+    /// Makes a client read again, as much as there is.
     #[track_caller]
     pub fn read_on(&mut self, name: &str) {
         done(self.find(name).and_then(|i| self.set_reading(i, true)));
     }
 
-    /// Why a client's connection has ended; `None` while it has not. One that was refused because there were too many
-    /// has ended too, though the handler has never heard of it.
+    /// Returns why a client's connection has ended; `None` while it has not. A connection that was refused because
+    /// there were too many counts as ended, though the handler got no callback for it.
     #[track_caller]
     pub fn closed(&mut self, name: &str) -> Option<Reason> {
         let fate = done(self.at_rest(name).map(|i| self.fate(i)));
         if let Fate::Ended(why) = fate { Some(why) } else { None }
     }
 
-    /// What [`on_close`](Handler::on_close) was told about a client's connection; `None` as long as it was not called.
+    /// Returns what [`on_close`](Handler::on_close) received for a client's connection; `None` if it has not been
+    /// called.
     #[track_caller]
     pub fn told(&mut self, name: &str) -> Option<Closed> {
         let i = done(self.at_rest(name));
         self.seen(i).and_then(|seen| seen.closed.clone())
     }
 
-    /// Whether a client's connection is open: accepted, and the reactor has not begun to end it.
+    /// Returns `true` if a client's connection is open: it is accepted, and the reactor has not begun to close it.
     #[track_caller]
     pub fn is_open(&mut self, name: &str) -> bool {
         done(self.at_rest(name).map(|i| self.fate(i) == Fate::Open))
     }
 
-    /// Whether a client has seen the end of what it is sent: the reactor's FIN.
+    /// Returns `true` if a client has seen the end of its input: the reactor's FIN.
     #[track_caller]
     pub fn saw_end(&mut self, name: &str) -> bool {
         done(self.at_rest(name).map(|i| self.sees(i) == Some(End::Fin)))
     }
 
-    /// Whether the reactor has broken a client's connection off with a RST, as [`abort`](crate::Context::abort) does.
+    /// Returns `true` if the reactor has reset a client's connection (RST), as [`abort`](crate::Context::abort) does.
     #[track_caller]
     pub fn saw_reset(&mut self, name: &str) -> bool {
         done(self.at_rest(name).map(|i| self.sees(i) == Some(End::Reset)))
     }
 
-    /// The id of a client's connection, for the verbs of [`net`](Stage::net).
+    /// Returns the id of a client's connection, for the methods of [`net`](Stage::net).
     ///
     /// # Panics
-    /// When the handler has not got to know it: it waits to be accepted, or was refused.
+    /// If the handler has not seen the connection: it waits to be accepted, or was refused.
     #[track_caller]
     pub fn id(&mut self, name: &str) -> ConnId {
         let i = done(self.at_rest(name));
@@ -311,31 +313,33 @@ impl<H: Handler> Stage<H> {
         }
     }
 
-    /// Time passes. Every timeout that falls due in it fires at its own moment, in the order of their times.
+    /// Advances the clock. Every timer and timeout that expires in this time fires at its own moment, in order of
+    /// expiry.
     ///
     /// # Panics
-    /// When the clock, which counts nanoseconds in 64 bits, cannot go so far.
+    /// If the clock, a 64-bit count of nanoseconds, would overflow.
     #[track_caller]
     pub fn advance(&mut self, time: Duration) {
         done(self.pass(time));
     }
 
-    /// How much time has passed on the stage.
+    /// Returns how much time has passed on the stage.
     pub const fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.inner.sys.clock - self.began)
     }
 
-    /// The reactor is told to stop: it stops listening and calls [`on_shutdown`](Handler::on_shutdown) for every
-    /// connection. Those that are left end after `grace`, which is to be [waited](Stage::advance) for.
+    /// Begins the shutdown: the reactor stops listening and calls [`on_shutdown`](Handler::on_shutdown) for every
+    /// connection. Connections still open after `grace` are terminated; [advance](Stage::advance) the clock to get
+    /// there.
     ///
     /// # Panics
-    /// When it was told before.
+    /// If a shutdown has begun already.
     #[track_caller]
     pub fn shutdown(&mut self, grace: Duration) {
         done(self.begin_shutdown(grace));
     }
 
-    /// What the shutdown came to; `None` until it has ended.
+    /// Returns the report of the shutdown; `None` until it has ended.
     pub const fn last_shutdown(&self) -> Option<Report> {
         self.inner.shutdown.last()
     }
@@ -348,7 +352,7 @@ impl<H: Handler> Stage<H> {
         }
     }
 
-    /// The handler, to change it.
+    /// Returns the handler, mutably.
     pub fn handler_mut(&mut self) -> &mut H {
         match self.inner.dispatcher.get_mut(self.key) {
             Some(checked) => &mut checked.inner,
@@ -356,28 +360,28 @@ impl<H: Handler> Stage<H> {
         }
     }
 
-    /// The verbs that handlers have, for use between turns. What they set going is done before the next method that
-    /// names a client looks at it, or by [`settle`](Stage::settle).
+    /// Returns the [`Net`] that handlers use, for calls between turns. Their effects take place before the next
+    /// method that names a client looks at it, or in [`settle`](Stage::settle).
     pub fn net(&mut self) -> Net<'_> {
         self.inner.update_clock();
         let handler = self.inner.dispatcher.index_of(self.key);
         Net::new(&mut self.inner.dispatcher.core, None, handler)
     }
 
-    /// Turns until there is nothing left to do.
+    /// Turns the loop until it is idle.
     #[track_caller]
     pub fn settle(&mut self) {
         done(self.rest());
     }
 
-    /// A snapshot of the counters.
+    /// Returns a snapshot of the counters.
     pub fn stats(&self) -> Stats {
         self.inner.dispatcher.core.snapshot()
     }
 }
 
 impl<C: Codec + Clone, H: Handler> Stage<Framed<C, H>> {
-    /// A stage with a [`Framed`] handler, whose clients [speak](Stage::speak) the same codec.
+    /// Creates a stage with a [`Framed`] handler, whose clients [use](Stage::speak) the same codec.
     ///
     /// ```
     /// use turnwheel::Echo;
@@ -394,7 +398,7 @@ impl<C: Codec + Clone, H: Handler> Stage<Framed<C, H>> {
     /// ```
     ///
     /// # Panics
-    /// When the framing does not fit the default limits.
+    /// If the framing does not fit the default limits.
     #[track_caller]
     pub fn framed(codec: C, handler: H) -> Self {
         let mut stage = Self::new(Framed::new(codec.clone(), handler));
@@ -412,10 +416,10 @@ impl<H: Handler> fmt::Debug for Stage<H> {
     }
 }
 
-/// What a method is to answer, or its panic.
+/// Unwraps the result of a method, or panics with its message.
 #[track_caller]
 fn done<T>(result: Done<T>) -> T {
-    // No closure here: the panic is to be placed where the test called.
+    // No closure here: `#[track_caller]` would report the closure's location instead of the test's.
     match result {
         Ok(done) => done,
         Err(said) => panic!("{said}"),

@@ -1,7 +1,7 @@
-//! CallSite is on a stage beside the handler: its clients, what has become of each, and the hosts that it can connect
-//! to.
+//! The parties on a stage besides the handler: its clients with the states of their connections, and the hosts that
+//! it can connect to.
 //!
-//! Plain data, on which the stage acts in `clients` and `hosts`. Invariant: it knows neither the stage nor the loop.
+//! Plain data; the methods are in `clients` and `hosts`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,12 +12,12 @@ use crate::closed::Reason;
 /// The far end of one connection.
 pub(super) struct Client {
     pub(super) name: String,
-    /// Its number in the scripted world.
+    /// Its index in the scripted system.
     pub(super) peer: usize,
     pub(super) reading: bool,
-    /// It has closed its end, or broken the connection off.
+    /// It has closed its end, or reset the connection.
     pub(super) finished: bool,
-    /// Received, and not asked for yet.
+    /// Received and not consumed yet.
     pub(super) unheard: Vec<u8>,
     pub(super) ear: Option<Box<dyn Decoder>>,
 }
@@ -35,7 +35,7 @@ impl Client {
     }
 }
 
-/// What has become of a client's connection.
+/// The state of a client's connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Waiting,
@@ -49,21 +49,21 @@ impl fmt::Display for Fate {
         match self {
             Self::Waiting => f.write_str("it waits to be accepted"),
             Self::Open => f.write_str("its connection is open"),
-            Self::Closing => f.write_str("its connection is being closed, and has not ended yet"),
+            Self::Closing => f.write_str("its connection is closing, and has not ended yet"),
             Self::Ended(why) => write!(f, "its connection has ended: {}", why.name()),
         }
     }
 }
 
-/// Somebody who can be connected to.
+/// A host that the handler can connect to.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) name: String,
     /// As the handler writes it.
     pub(super) address: String,
-    /// What stands for it, where that is the name of a host.
+    /// The address it resolves to, if it is a host name.
     pub(super) found: SocketAddr,
-    /// How many have connected to it.
+    /// The number of connections made to it.
     pub(super) times: usize,
 }
 

@@ -1,7 +1,7 @@
-//! Plays transcripts: takes steps one by one, and says what is not as they say.
+//! Runs transcripts: takes the steps one by one, and reports the first expectation that fails.
 //!
-//! Knows the text of steps only as what it was parsed into. Invariant: a transcript is parsed whole before anything
-//! happens, and when it has been played nothing is left that a client received and no line mentions.
+//! Invariant: a transcript is parsed completely before anything happens, and at its end no client has received bytes
+//! that no line consumed.
 
 use super::parties::Fate;
 use super::{Done, Stage};
@@ -9,13 +9,13 @@ use crate::handler::Handler;
 use crate::sys::script::End;
 use crate::testing::transcript::{Act, Shared, Step, parse, show};
 
-/// Says which line was played when the handler panicked in it.
+/// Prints the current line if the handler panics in it.
 struct Playing<'a>(&'a Shared<'a>);
 
 impl Drop for Playing<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("it happened in line {} of the transcript: {}", self.0.number, self.0.text);
+            eprintln!("the panic occurred in line {} of the transcript: {}", self.0.number, self.0.text);
         }
     }
 }
@@ -54,7 +54,7 @@ impl<H: Handler> Stage<H> {
     fn act(&mut self, i: usize, act: &Act) -> Done {
         match act {
             Act::Sends(bytes) | Act::Hears(bytes) if bytes.is_empty() && self.codec.is_none() => {
-                Err("no bytes here; to expect none, say `hears nothing`".to_owned())
+                Err("no bytes given; use `hears nothing` to expect none".to_owned())
             }
             Act::Sends(message) if self.codec.is_some() => self.say_from(i, message),
             Act::Sends(bytes) => self.send_from(i, bytes),
@@ -85,7 +85,7 @@ impl<H: Handler> Stage<H> {
         }
     }
 
-    /// Takes these bytes from the front of what a client has received.
+    /// Consumes these bytes from the front of what a client has received.
     fn expect_bytes(&mut self, i: usize, expected: &[u8]) -> Done {
         let got = self.unheard(i);
         if got.starts_with(expected) {
@@ -96,14 +96,14 @@ impl<H: Handler> Stage<H> {
         Err(difference(expected, &got, &self.fate(i)))
     }
 
-    /// Takes this message from the front of what a client has received.
+    /// Consumes this message from the front of what a client has received.
     fn expect_message(&mut self, i: usize, expected: &[u8]) -> Done {
         match self.next_message(i)? {
             Some(got) if got == expected => Ok(()),
             Some(got) => Err(difference(expected, &got, &self.fate(i))),
             None => {
                 let got = part(self.unheard(i), 0);
-                Err(format!("no whole message has come, but these bytes: {got} ({})", self.fate(i)))
+                Err(format!("no complete message, only these bytes: {got} ({})", self.fate(i)))
             }
         }
     }
@@ -120,19 +120,19 @@ impl<H: Handler> Stage<H> {
         if left.is_empty() {
             Ok(())
         } else {
-            Err(format!("the end of the transcript, and no line mentions:{left}"))
+            Err(format!("end of the transcript, but no line mentions:{left}"))
         }
     }
 }
 
-/// What was expected and what came, with the place where they part.
+/// Shows what was expected, what was received, and where they differ.
 fn difference(expected: &[u8], got: &[u8], fate: &Fate) -> String {
     let at = expected.iter().zip(got).take_while(|(a, b)| a == b).count();
     let (expected, got) = (part(expected, at), part(got, at));
-    format!("they part at byte {at} ({fate})\n    expected {expected}\n    received {got}")
+    format!("they differ at byte {at} ({fate})\n    expected {expected}\n    received {got}")
 }
 
-/// Bytes as a transcript has them; of many, those around one.
+/// Shows bytes in the notation of transcripts; of a long text, the part around one offset.
 fn part(bytes: &[u8], around: usize) -> String {
     const MOST: usize = 160;
     match bytes.len() {

@@ -61,10 +61,10 @@ fn messages_are_written_without_their_framing() {
     let mut stage = Stage::framed(LengthDelimited::u32_be(100).unwrap(), Echo);
     stage.play("A> hello\nA>\nA< hello\nA<\nA> one\nA> two\nA< one\nA< ...");
     let said = stage.perform("A> hello\nA< help").unwrap_err();
-    assert!(said.contains("they part at byte 3") && said.contains("received \"hello\""), "{said}");
+    assert!(said.contains("they differ at byte 3") && said.contains("received \"hello\""), "{said}");
     stage.send("A", b"\0\0\0\x05hel");
     let said = stage.perform("A< hello").unwrap_err();
-    assert!(said.contains("no whole message has come, but these bytes: nothing (its"), "{said}");
+    assert!(said.contains("no complete message, only these bytes: nothing (its"), "{said}");
     // In bytes, header and all.
     let mut stage = Stage::new(Framed::new(LengthDelimited::u32_be(100).unwrap(), Echo));
     stage.play("A> \\0\\0\\0\\x05hel\nA hears nothing\nA> lo\nA< \\0\\0\\0\\x05hello");
@@ -104,9 +104,9 @@ fn a_shutdown_is_a_step() {
     play("A stops reading\nA> x\nshutdown\nwait 9999ms\nwait 1ms\nA closed shutdown_deadline");
     play("A stops reading\nA> x\nshutdown 2s\nwait 2s\nA closed shutdown_deadline\nA sees reset");
     let said = refused("A stops reading\nA> x\nshutdown\nwait 9999ms\nA closed");
-    assert!(said.contains("line 5") && said.contains("is being closed, and has not ended yet"), "{said}");
-    assert!(refused("shutdown\nA> x").contains("listens no longer"));
-    assert!(refused("shutdown\nshutdown").contains("told to stop before"));
+    assert!(said.contains("line 5") && said.contains("is closing, and has not ended yet"), "{said}");
+    assert!(refused("shutdown\nA> x").contains("no longer listens"));
+    assert!(refused("shutdown\nshutdown").contains("already begun"));
 }
 
 #[test]
@@ -122,13 +122,13 @@ fn who_is_refused_can_be_seen() {
 fn a_client_may_come_again() {
     Stage::new(Echo).play("A> x\nA< x\nA closes\nA connects\nA> y\nA< y\nA open");
     assert!(refused("A connects\nA connects").contains("A is connected already"));
-    assert!(refused("A> x\nA closes\nA connects").contains("nobody has asked for what it received"));
+    assert!(refused("A> x\nA closes\nA connects").contains("data that it received has not been consumed"));
 }
 
 #[test]
 fn what_differs_is_shown_with_its_line_and_place() {
     let said = refused("\nA> hello\n  A< help\n");
-    let wanted = "line 3 of the transcript: `A< help`: they part at byte 3 (its connection is open)\n    \
+    let wanted = "line 3 of the transcript: `A< help`: they differ at byte 3 (its connection is open)\n    \
                   expected \"help\" (4 bytes)\n    received \"hello\" (5 bytes)";
     assert_eq!(said, wanted);
     let said = refused("A< hello");
@@ -144,7 +144,7 @@ fn what_differs_is_shown_with_its_line_and_place() {
 #[test]
 fn what_no_line_mentions_is_shown_at_the_end() {
     let said = refused("A> one\nB> two\\n\nA< o");
-    let wanted = "the end of the transcript, and no line mentions:\n    A received \"ne\" (2 bytes)\n    \
+    let wanted = "end of the transcript, but no line mentions:\n    A received \"ne\" (2 bytes)\n    \
                   B received \"two\\n\" (4 bytes)";
     assert_eq!(said, wanted);
     let mut stage = Stage::new(Echo);
@@ -164,9 +164,9 @@ fn what_is_not_so_is_refused() {
         ("A closes\nA> x", "A cannot send: its connection has ended: peer_closed"),
         ("A sees end", "it does not; its connection is open"),
         ("A closes\nA sees reset", "it does not; its connection has ended: peer_closed"),
-        ("A>", "no bytes here; to expect none, say `hears nothing`"),
-        ("A<", "no bytes here; to expect none, say `hears nothing`"),
-        ("wait 5124096h", "is more than the clock can count"),
+        ("A>", "no bytes given; use `hears nothing` to expect none"),
+        ("A<", "no bytes given; use `hears nothing` to expect none"),
+        ("wait 5124096h", "exceeds the range of the clock"),
     ] {
         let got = refused(text);
         let line = text.lines().count();

@@ -112,7 +112,7 @@ fn a_client_may_connect_anew_when_its_connection_has_ended() {
     assert_eq!(said, "A is connected already: its connection is open");
     stage.send("A", "x");
     stage.finish("A");
-    assert!(fails(&mut stage, |s| s.connect("A")).contains("nobody has asked for what it received"));
+    assert!(fails(&mut stage, |s| s.connect("A")).contains("data that it received has not been consumed"));
     assert_eq!(stage.heard("A"), b"x");
     stage.connect("A");
     assert_ne!(stage.id("A"), first);
@@ -180,7 +180,7 @@ fn messages_are_said_and_heard_in_the_clients_codec() {
     stage.send("A", "o\nthree\n");
     assert_eq!((stage.hear("A"), stage.heard("A")), (Some(b"two".to_vec()), b"three\n".to_vec()));
     let said = fails(&mut stage, |s| s.say("A", "a line too long for it"));
-    assert!(said.starts_with("A cannot say that: message of 22 bytes"), "{said}");
+    assert!(said.starts_with("A cannot encode the message: message of 22 bytes"), "{said}");
     stage.send("A", "a line too long for it");
     assert_eq!(stage.closed("A").unwrap().name(), "frame_too_long");
 }
@@ -188,7 +188,7 @@ fn messages_are_said_and_heard_in_the_clients_codec() {
 #[test]
 fn without_a_codec_there_are_no_messages() {
     let mut stage = tight();
-    assert_eq!(fails(&mut stage, |s| s.say("A", "x")), "clients have no codec: give them one with `speak`");
+    assert_eq!(fails(&mut stage, |s| s.say("A", "x")), "clients have no codec: set one with `speak`");
     assert!(fails(&mut stage, |s| s.hear("A")).contains("no codec"));
     // Bytes that are taken as they are leave no beginning of a message behind.
     stage.speak(Lines::lf(10).unwrap());
@@ -201,7 +201,7 @@ fn without_a_codec_there_are_no_messages() {
     stage.say("A", "x");
     stage.send("A", "12345678901");
     assert_eq!(stage.hear("A"), Some(b"x".to_vec()));
-    assert!(fails(&mut stage, |s| s.hear("A")).starts_with("A received no message: message of"));
+    assert!(fails(&mut stage, |s| s.hear("A")).starts_with("A received an invalid message: message of"));
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_long_time_passes_deadline_by_deadline() {
     let to_the_end = Duration::from_nanos(u64::MAX - stage.inner.sys.clock);
     for time in [Duration::MAX, to_the_end] {
         let said = fails(&mut stage, |s| s.advance(time));
-        assert!(said.ends_with("is more than the clock can count"), "{said}");
+        assert!(said.ends_with("exceeds the range of the clock"), "{said}");
     }
 }
 
@@ -321,7 +321,7 @@ fn a_handler_that_never_rests_is_told_so() {
         while cx.wants_more() && cx.send(vec![b'x'; size]).is_queued() {}
     });
     let said = fails(&mut stage, |s| s.send("A", "x"));
-    assert!(said.contains("or send again each time it is drained"), "{said}");
+    assert!(said.contains("or send again on every drain"), "{said}");
     assert!(!said.contains("(0 bytes"), "{said}");
 }
 
@@ -400,8 +400,8 @@ fn a_shutdown_ends_all_who_are_there() {
     stage.shutdown(5 * SECOND);
     assert_eq!((stage.closed("A"), stage.closed("B")), (Some(Reason::Shutdown), None));
     assert_eq!(stage.last_shutdown(), None);
-    assert!(fails(&mut stage, |s| s.connect("C")).contains("listens no longer"));
-    assert!(fails(&mut stage, |s| s.shutdown(SECOND)).contains("told to stop before"));
+    assert!(fails(&mut stage, |s| s.connect("C")).contains("no longer listens"));
+    assert!(fails(&mut stage, |s| s.shutdown(SECOND)).contains("already begun"));
     stage.advance(5 * SECOND - MS);
     assert_eq!(stage.closed("B"), None);
     stage.advance(MS);
@@ -494,6 +494,6 @@ fn whom_a_handler_connects_to_is_a_client() {
         ",
     );
     let taken = fails(&mut stage, |s| s.host("X", "10.0.0.1:7000"));
-    assert!(taken.contains("somebody is at 10.0.0.1:7000 already"), "{taken}");
+    assert!(taken.contains("there is already a host at 10.0.0.1:7000"), "{taken}");
     assert!(fails(&mut stage, |s| s.host("X", "nonsense")).contains("the port is missing"));
 }
