@@ -192,7 +192,7 @@ fn a_socket_that_met_itself_is_refused() {
     let at = dead_port();
     let (kind, text) = rig.fails(Connect::new(at).local(at));
     assert_eq!(kind, ErrorKind::ConnectionRefused);
-    assert!(text.ends_with("nobody listens there; it connected to itself"), "{text}");
+    assert!(text.ends_with("nothing listens there: the socket connected to itself"), "{text}");
 }
 
 #[test]

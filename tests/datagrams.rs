@@ -202,7 +202,9 @@ fn errors_of_binding_say_what_and_where() {
     assert_eq!(error.to_string(), said);
     let error = refused(Datagrams::new(client("127.0.0.1:0")).peer("unix:/nowhere"));
     assert!(
-        error.to_string().contains("connect to unix:/nowhere: the address is of another kind"),
+        error
+            .to_string()
+            .contains("connect to unix:/nowhere: the address is of the wrong family for this socket"),
         "{error}"
     );
     let nowhere = Interface::Address(Ipv4Addr::new(192, 0, 2, 1));

@@ -269,11 +269,11 @@ fn a_socket_given_as_a_listener_that_does_not_listen_is_refused() {
     let (mut reactor, at) = echo_server(Limits::default());
     let tcp = TcpListener::from(OwnedFd::from(connect(at)));
     let error = reactor.listen(tcp, Echo).unwrap_err();
-    assert_eq!(error.to_string(), "cannot listen on the given TCP listener: the socket does not listen");
+    assert_eq!(error.to_string(), "cannot listen on the given TCP listener: the socket is not listening");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     let unix = UnixListener::from(OwnedFd::from(UnixStream::pair().unwrap().0));
     let error = reactor.listen(unix, Echo).unwrap_err();
-    assert_eq!(error.to_string(), "cannot listen on the given Unix listener: the socket does not listen");
+    assert_eq!(error.to_string(), "cannot listen on the given Unix listener: the socket is not listening");
 }
 
 /// How often this thread has gone to sleep.

@@ -1,41 +1,41 @@
-//! The seam's part for datagram sockets.
+//! The part of the system interface for datagram sockets.
 //!
-//! Nothing here knows what a datagram is for. Invariant: as for the seam; and a world that answered `WouldBlock` owes
-//! an edge, one that answered [`SendStatus::PeerFull`] owes none.
+//! Invariant: as for [`Sys`](super::Sys). After `WouldBlock` the implementation owes an edge; after
+//! [`SendStatus::PeerFull`] it owes none.
 
 use std::io;
 
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
 
-/// What became of a datagram that was to be sent.
+/// The result of sending a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SendStatus {
-    /// The kernel has it.
+    /// The kernel has accepted it.
     Sent,
-    /// The receiver takes no more now, and no event will tell when it does: its queue is full, not ours.
+    /// The queue of the *receiver* is full, not ours. No event reports when it has space again: retry after a delay.
     PeerFull,
 }
 
-/// Everything the loop may ask of datagram sockets.
+/// All operations of the event loop on datagram sockets.
 pub(crate) trait DatagramSys {
     type Datagram;
 
     /// Binds a datagram socket, or takes over one that is already bound.
     fn bind_datagram(&mut self, at: DatagramBind, options: &DatagramOptions) -> io::Result<Self::Datagram>;
 
-    /// Where a socket is really bound, and the peer that it is connected to.
+    /// Returns the address that a socket is bound to, and its peer if it is connected.
     fn datagram_addresses(&self, of: &Self::Datagram) -> io::Result<(Address, Option<Address>)>;
 
-    /// Registers a socket. Once, for its life.
+    /// Registers a socket. Called once per socket.
     fn add_datagram(&mut self, socket: &mut Self::Datagram, token: usize) -> io::Result<()>;
 
-    /// Takes one datagram: its length and where it comes from. A length of the whole of `buf` (never empty) says that
-    /// it may have been longer. `Interrupted` is retried inside.
+    /// Receives one datagram; returns its length and the sender's address. If the length equals that of `buf` (never
+    /// empty), the datagram may have been truncated. Retries on `Interrupted`.
     fn receive(&mut self, socket: &mut Self::Datagram, buf: &mut [u8]) -> io::Result<(usize, Address)>;
 
-    /// Sends one datagram, to `to` or to the socket's peer. Raises no signal. `Interrupted` is retried inside;
-    /// `WouldBlock` says that readiness will be reported.
+    /// Sends one datagram, to `to` or to the socket's peer. Does not raise SIGPIPE. Retries on `Interrupted`. After
+    /// `WouldBlock`, readiness will be reported.
     fn send_datagram(
         &mut self,
         socket: &mut Self::Datagram,
@@ -43,6 +43,7 @@ pub(crate) trait DatagramSys {
         data: &[u8],
     ) -> io::Result<SendStatus>;
 
-    /// Deregisters, where it was registered, closes, and removes the file of a Unix socket that is ours.
+    /// Closes a socket, after deregistering it if it was registered, and removes the file of a Unix socket if this
+    /// process created it.
     fn close_datagram(&mut self, socket: Self::Datagram);
 }

@@ -1,9 +1,8 @@
-//! Makes and tunes datagram sockets.
+//! Creates and configures datagram sockets.
 //!
-//! It knows options and errors. It does not know the poll, and neither sends nor receives. What concerns the files of
-//! Unix sockets is in [`socket`](super::socket).
+//! Sends and receives nothing. The files of Unix sockets are handled in `unix_socket`.
 //!
-//! Invariant: an error names the address and what was tried there.
+//! Invariant: an error names the address and the operation.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -21,7 +20,7 @@ pub(super) fn open_udp(address: SocketAddr, options: &DatagramOptions) -> io::Re
     Ok(socket.into())
 }
 
-/// Without `SO_REUSEADDR`: for UDP it would let two programs share a port, and take each other's datagrams.
+/// Does not set `SO_REUSEADDR`: for UDP it would let two programs share a port and take each other's datagrams.
 fn udp(address: SocketAddr, options: &DatagramOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -31,7 +30,7 @@ fn udp(address: SocketAddr, options: &DatagramOptions) -> io::Result<Socket> {
     if address.is_ipv6() {
         match socket.set_only_v6(options.v6_only) {
             Err(error) if options.v6_only => return Err(error),
-            Err(error) => log::debug!("{address}: this system receives IPv6 alone: {error}"),
+            Err(error) => log::debug!("{address}: cannot clear IPV6_V6ONLY; receiving IPv6 only: {error}"),
             Ok(()) => {}
         }
     }
@@ -39,7 +38,7 @@ fn udp(address: SocketAddr, options: &DatagramOptions) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets what was asked for and can be set on a socket that is bound; connects it last.
+/// Sets the options that can be set on a bound socket. Connects it last.
 pub(super) fn tune_udp(socket: &SockRef<'_>, v6: bool, options: &DatagramOptions) -> io::Result<()> {
     set_buffers(socket, options.receive_buffer, options.send_buffer)?;
     if options.broadcast {
@@ -63,9 +62,9 @@ pub(super) fn tune_udp(socket: &SockRef<'_>, v6: bool, options: &DatagramOptions
     connected.map_err(|error| cannot("connect to", peer, &error))
 }
 
-/// An address that no socket of this kind can send to.
+/// The error for an address of the wrong family.
 pub(super) fn of_another_kind() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "the address is of another kind")
+    io::Error::new(io::ErrorKind::InvalidInput, "the address is of the wrong family for this socket")
 }
 
 fn send_from(socket: &SockRef<'_>, v6: bool, interface: Interface) -> io::Result<()> {
@@ -73,13 +72,14 @@ fn send_from(socket: &SockRef<'_>, v6: bool, interface: Interface) -> io::Result
         Interface::Any => Ok(()),
         Interface::Address(address) if !v6 => socket.set_multicast_if_v4(&address),
         Interface::Index(index) if v6 => socket.set_multicast_if_v6(index),
-        // An address in 0.0.0.0/8 is taken for an index.
+        // BSD systems and macOS take an address in 0.0.0.0/8 for an interface index, so the index must fit in 24
+        // bits. Linux does not, and returns EADDRNOTAVAIL.
         Interface::Index(index) if cfg!(unix) && index < 1 << 24 => {
             socket.set_multicast_if_v4(&Ipv4Addr::from(index))
         }
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "it is not named in a way that this socket knows",
+            "this socket cannot use an interface given in that form",
         )),
     }
 }
@@ -90,7 +90,7 @@ fn join(socket: &SockRef<'_>, group: IpAddr, interface: Interface) -> io::Result
         (IpAddr::V4(group), Interface::Address(address)) => socket.join_multicast_v4(&group, &address),
         (IpAddr::V4(group), Interface::Index(index)) => join_v4_by_index(socket, group, index),
         (IpAddr::V6(group), Interface::Index(index)) => socket.join_multicast_v6(&group, index),
-        // That an address is given here has been refused before.
+        // An interface given by its address was refused before, for IPv6.
         (IpAddr::V6(group), _) => socket.join_multicast_v6(&group, 0),
     }
 }
@@ -114,6 +114,6 @@ fn join_v4_by_index(socket: &SockRef<'_>, group: Ipv4Addr, index: u32) -> io::Re
     windows
 )))]
 fn join_v4_by_index(_: &SockRef<'_>, _: Ipv4Addr, _: u32) -> io::Result<()> {
-    let why = "this system takes an interface for IPv4 by its address only";
+    let why = "this system selects an IPv4 interface by address only";
     Err(io::Error::new(io::ErrorKind::Unsupported, why))
 }

@@ -1,7 +1,7 @@
-//! Makes sockets that connect, and tells whether they have.
+//! Creates connecting sockets, and checks whether they have connected.
 //!
-//! It knows options and errors. It does not know the poll, and does not read or write. Invariant: what it gives out
-//! does not block, raises no signal, and has the options that were asked for.
+//! Does not poll, read or write. Invariant: the sockets are non-blocking, do not raise SIGPIPE, and have the options
+//! that were configured.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -11,17 +11,17 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::socket::{set_buffers, set_tcp_options};
 use crate::config::connect::ConnectOptions;
 
-/// A TCP socket that has begun to connect.
+/// Returns a TCP socket that has begun to connect.
 pub(super) fn open_tcp(to: SocketAddr, options: &ConnectOptions) -> io::Result<std::net::TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     prepare(SockRef::from(&socket), options)?;
     set_tcp_options(SockRef::from(&socket), options.nodelay, options.keepalive)?;
     if let Some(local) = options.local {
         if local.is_ipv4() != to.is_ipv4() {
-            let what = format!("the local address {local} is of another kind");
+            let what = format!("the local address {local} is of the wrong family");
             return Err(io::Error::new(ErrorKind::InvalidInput, what));
         }
-        // Else a fixed port could not be used again for a minute after its last connection.
+        // Otherwise a fixed local port could not be reused for a minute after its last connection (TIME_WAIT).
         if cfg!(unix) && local.port() != 0 {
             socket.set_reuse_address(true)?;
         }
@@ -33,7 +33,7 @@ pub(super) fn open_tcp(to: SocketAddr, options: &ConnectOptions) -> io::Result<s
     Ok(socket.into())
 }
 
-/// A Unix socket that has connected: that is at once, or not at all.
+/// Returns a connected Unix socket: connecting succeeds or fails at once.
 #[cfg(unix)]
 pub(super) fn open_unix(
     path: &std::path::Path,
@@ -45,7 +45,7 @@ pub(super) fn open_unix(
     Ok(socket.into())
 }
 
-/// Sets what all sockets have.
+/// Sets the options common to all sockets.
 pub(super) fn prepare(socket: SockRef<'_>, options: &ConnectOptions) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     #[cfg(target_vendor = "apple")]
@@ -53,7 +53,8 @@ pub(super) fn prepare(socket: SockRef<'_>, options: &ConnectOptions) -> io::Resu
     set_buffers(&socket, options.receive_buffer, options.send_buffer)
 }
 
-/// Begins to connect. TCP is only begun, which some systems call an error; a signal in the middle ends nothing either.
+/// Begins to connect. For TCP, EINPROGRESS (EWOULDBLOCK on Windows) means that it has begun; EINTR does not abort it
+/// either (connect(2)).
 fn begin(socket: &Socket, to: &socket2::SockAddr) -> io::Result<()> {
     let unix = to.domain() == Domain::UNIX;
     match socket.connect(to) {
@@ -63,7 +64,8 @@ fn begin(socket: &Socket, to: &socket2::SockAddr) -> io::Result<()> {
     }
 }
 
-/// EINPROGRESS, by the system's number.
+/// Returns `true` for EINPROGRESS. `std` has no stable `ErrorKind` for it, so the system's number is compared: from
+/// errno.h on Unix, `WSAEINPROGRESS` is 10036 on Windows.
 fn is_in_progress(error: &io::Error) -> bool {
     let number = if cfg!(any(target_os = "linux", target_os = "android")) {
         115
@@ -77,7 +79,8 @@ fn is_in_progress(error: &io::Error) -> bool {
     error.raw_os_error() == Some(number)
 }
 
-/// Whether a TCP socket has connected, and to whom.
+/// Returns the peer's address if a TCP socket has connected, `WouldBlock` while it has not, or the error of the
+/// connection attempt (SO_ERROR).
 pub(super) fn finish_tcp(socket: SockRef<'_>) -> io::Result<SocketAddr> {
     if let Some(error) = socket.take_error()? {
         return Err(error);
@@ -90,9 +93,10 @@ pub(super) fn finish_tcp(socket: SockRef<'_>) -> io::Result<SocketAddr> {
         Err(error) => return Err(error),
     };
     let peer = peer.as_socket().ok_or(ErrorKind::AddrNotAvailable)?;
-    // On one machine a socket whose own port is the one it wants meets itself, and would echo for ever.
+    // TCP simultaneous open: a socket connecting to a local port that nothing listens on may get that very port as
+    // its own, and connects to itself. It would echo everything back.
     if socket.local_addr()?.as_socket() == Some(peer) {
-        let what = "nobody listens there; it connected to itself";
+        let what = "nothing listens there: the socket connected to itself";
         return Err(io::Error::new(ErrorKind::ConnectionRefused, what));
     }
     Ok(peer)

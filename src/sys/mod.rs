@@ -1,12 +1,12 @@
-//! The seam: the one trait through which every outside effect goes.
+//! The system interface: the trait [`Sys`], the seam through which every outside effect goes.
 //!
-//! The loop is generic over [`Sys`] by static dispatch. [`mio`] is the real world; a scripted world stands
-//! in for it in tests. Nothing above this floor names a socket type, reads a clock or makes a system call, and nothing
-//! here knows what a connection is for. A stream is opaque to the loop, so an encrypted one can take its place.
+//! The event loop is generic over [`Sys`], by static dispatch. [`mio`] is the real implementation; [`script`] and
+//! [`sim`] replace it in tests. Modules above this one do not name a socket type, read a clock or make a system call.
+//! A stream is an opaque type to the loop, so an encrypted stream could take its place.
 //!
-//! Invariant: readiness is a hint. Whatever [`Sys::poll`] reports may be late, merged, doubled, reordered, stale or
-//! untrue; only the result of a call on the socket itself tells what is so. What a world owes in return is that a due
-//! edge is never lost: after a call answered `WouldBlock` (or said *drained*), readiness is reported again.
+//! Invariant: readiness is a hint. Whatever [`Sys::poll`] reports may be late, merged, duplicated, reordered, stale
+//! or spurious; only the result of a call on the socket itself is reliable. In return an implementation never loses
+//! an edge: after a call that returned `WouldBlock` (or a read that reported *drained*), readiness is reported again.
 
 pub(crate) mod datagram;
 mod datagram_socket;
@@ -39,7 +39,7 @@ use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
-/// What [`Sys::poll`] says about one token.
+/// The readiness that [`Sys::poll`] reports for one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ready {
     /// The token given at registration.
@@ -51,119 +51,123 @@ pub(crate) struct Ready {
 impl Ready {
     pub(crate) const READABLE: u8 = 1;
     pub(crate) const WRITABLE: u8 = 2;
-    /// The peer's end is closed, or urgent data waits: a short read no longer means that nothing is left.
+    /// The peer has closed its end (EPOLLRDHUP, EPOLLHUP), or urgent data is pending (EPOLLPRI): a short read no
+    /// longer means that the socket is drained.
     pub(crate) const HINT: u8 = 4;
-    /// The socket has an error to tell ([`Sys::take_error`], or the next read or write).
+    /// The socket has a pending error (SO_ERROR), for [`Sys::take_error`] or the next read or write.
     pub(crate) const ERROR: u8 = 8;
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Received {
-    /// Bytes read; 0 is the end of input.
+    /// The number of bytes read; 0 is the end of input.
     pub(crate) len: usize,
-    /// Nothing more can be read until the next readiness, unless a hint was reported for this stream.
+    /// Nothing more can be read until the next readiness event, unless a hint was reported for this stream.
     pub(crate) drained: bool,
 }
 
 /// How to close a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseHow {
-    /// Plain close: the kernel sends FIN after what it still holds (or RST where unread input is left).
+    /// Plain close: the kernel sends the data it still holds and then FIN (or RST if there is unread input).
     Graceful,
-    /// Throw away what the kernel still holds and send RST.
+    /// Discard the data that the kernel still holds, and send RST.
     Reset,
 }
 
-/// Ends the wait of another thread's [`Sys::poll`]. Wakes coalesce; none is lost.
+/// Wakes a [`Sys::poll`] of another thread. Wake-ups coalesce; none is lost.
 pub(crate) trait Wake: Send + Sync + fmt::Debug {
     fn wake(&self) -> io::Result<()>;
 }
 
-/// Everything the loop may ask of the outside world.
+/// All operations of the event loop on the operating system.
 pub(crate) trait Sys: DatagramSys {
     type Listener;
     type Stream;
 
-    /// The monotonic clock. It may stand still; the loop clamps it should it step back.
+    /// Reads the monotonic clock. It may stand still; should it step back, the loop clamps it.
     fn now(&mut self) -> Time;
 
-    /// Waits until something is ready, a wake-up, or the timeout (whole milliseconds, so that no system has to round
-    /// it), and appends to `ready`. At most `capacity` entries, as given when the world was made; answers whether that
-    /// is why there are no more of them. A signal is no error: it returns early with nothing.
+    /// Waits for readiness, a wake-up or the timeout, and appends the readiness to `ready`. The timeout is in whole
+    /// milliseconds, so that no system has to round it. Appends at most the number of events set at construction.
+    /// Returns `true` if that limit was reached, so that more events may be pending. A signal is not an error: the
+    /// call returns early without events.
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool>;
 
-    /// What wakes [`Sys::poll`] from another thread.
+    /// Returns a handle that wakes [`Sys::poll`] from another thread.
     fn waker(&self) -> Arc<dyn Wake>;
 
-    /// The process's limit of open descriptors, and how many of them are taken, where that can be learnt.
+    /// Returns the process's limit of open descriptors and the number in use, or `None` if the system does not report
+    /// them.
     fn descriptor_limit(&mut self) -> Option<(usize, usize)>;
 
-    /// Every address of a host name (blocking).
+    /// Resolves a host name to all of its addresses. Blocks.
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 
-    /// Opens a listening socket, or takes over one that is already bound.
+    /// Opens a listening socket, or takes over an existing one.
     fn listen(&mut self, at: ListenTarget, options: &ListenOptions) -> io::Result<Self::Listener>;
 
-    /// Where a listener really listens.
+    /// Returns the address that a listener is bound to, with the port that the kernel chose.
     fn local_addr(&self, listener: &Self::Listener) -> io::Result<Address>;
 
-    /// Registers a listener. Once, for its life.
+    /// Registers a listener. Called once per listener.
     fn add_listener(&mut self, listener: &mut Self::Listener, token: usize) -> io::Result<()>;
 
-    /// Deregisters and closes a listener, and removes the file of a Unix socket that is ours.
+    /// Deregisters and closes a listener, and removes the file of a Unix socket if this process created it.
     fn close_listener(&mut self, listener: Self::Listener);
 
-    /// Takes one waiting connection. `Interrupted` is retried inside.
+    /// Accepts one pending connection. Retries on `Interrupted`.
     fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<(Self::Stream, Address)>;
 
-    /// Begins to connect. The stream is registered next; when it is reported ready, [`Sys::finish_connect`] tells.
-    /// `WouldBlock`: a Unix listener's queue is full, and nothing was begun.
+    /// Begins to connect. The caller registers the stream next; when it is reported ready, [`Sys::finish_connect`]
+    /// returns the result. Returns `WouldBlock` if the backlog of a Unix listener is full; then nothing was begun.
     fn connect(&mut self, to: &Address, options: &ConnectOptions) -> io::Result<Self::Stream>;
 
-    /// Whether a stream has connected, and to whom. `WouldBlock`: not yet.
+    /// Returns the peer's address if the stream has connected, `WouldBlock` while it has not, or the error of the
+    /// connection attempt.
     fn finish_connect(&mut self, stream: &mut Self::Stream) -> io::Result<Address>;
 
-    /// Takes over a stream that is connected already.
+    /// Takes over a stream that is already connected.
     fn take_over(
         &mut self,
         existing: Existing,
         options: &ConnectOptions,
     ) -> io::Result<(Self::Stream, Address)>;
 
-    /// Begins to look a host name up, off the loop. What is found is given a number by the caller, told by
-    /// [`Sys::next_lookup`], and wakes [`Sys::poll`].
+    /// Begins to look up a host name, off the event loop. The result is returned by [`Sys::next_lookup`] under the
+    /// caller's `number`, and wakes [`Sys::poll`].
     fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()>;
 
-    /// What was found out next, under its number. It may be one that was cancelled.
+    /// Returns the next finished lookup with its number. It may be one that was cancelled.
     fn next_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)>;
 
-    /// Nobody waits for that any more.
+    /// Cancels a lookup: its result is no longer needed.
     fn cancel_lookup(&mut self, number: u64);
 
-    /// A number that nobody can foretell, and no more than that.
+    /// Returns an unpredictable number; not cryptographically secure.
     fn random(&mut self) -> u64;
 
-    /// Registers a stream for reading and writing. Once, for its life.
+    /// Registers a stream for reading and writing. Called once per stream.
     fn add_stream(&mut self, stream: &mut Self::Stream, token: usize) -> io::Result<()>;
 
-    /// Reads into `buf` (never empty). `Interrupted` is retried inside.
+    /// Reads into `buf`, which is never empty. Retries on `Interrupted`.
     fn read(&mut self, stream: &mut Self::Stream, buf: &mut [u8]) -> io::Result<Received>;
 
-    /// Writes from `bufs` (1 to 64 slices, none empty) and says how many bytes were taken. Raises no signal.
-    /// `Interrupted` is retried inside.
+    /// Writes from `bufs` (1 to 64 slices, none empty) and returns the number of bytes written. Does not raise
+    /// SIGPIPE. Retries on `Interrupted`.
     fn write(&mut self, stream: &mut Self::Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Sends FIN after all that was written.
+    /// Sends FIN after all data written so far.
     fn shutdown_write(&mut self, stream: &mut Self::Stream) -> io::Result<()>;
 
-    /// The error the socket holds, if any. The kernel forgets it with this call.
+    /// Returns the socket's pending error (SO_ERROR), if any. The kernel clears it with this call.
     fn take_error(&mut self, stream: &mut Self::Stream) -> io::Result<Option<io::Error>>;
 
-    /// Deregisters, where it was registered, and closes.
+    /// Closes a stream, after deregistering it if it was registered.
     fn close(&mut self, stream: Self::Stream, how: CloseHow);
 
-    /// Registers a source of the user's. Once, for its life.
+    /// Registers an event source of the user. Called once per source.
     fn add_source(
         &mut self,
         source: &mut dyn ::mio::event::Source,
@@ -171,6 +175,6 @@ pub(crate) trait Sys: DatagramSys {
         interest: ::mio::Interest,
     ) -> io::Result<()>;
 
-    /// Deregisters a source of the user's.
+    /// Deregisters an event source of the user.
     fn remove_source(&mut self, source: &mut dyn ::mio::event::Source);
 }

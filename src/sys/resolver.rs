@@ -1,8 +1,7 @@
-//! Looks host names up on threads of its own, for the system's resolver blocks.
+//! Looks up host names on threads of its own, because the system's resolver blocks.
 //!
-//! Knows neither sockets nor what a name is for. Invariant: no more threads than [`THREADS`], none before there is
-//! something to look up and none for long after; each lookup that was begun is answered once, unless it was cancelled
-//! before a thread took it.
+//! Invariant: there are at most [`THREADS`] threads, none before the first lookup, and none long after the last. Each
+//! lookup is answered exactly once, unless it is cancelled before a thread takes it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,15 +12,16 @@ use std::time::Duration;
 
 use super::Wake;
 
-/// Names looked up at a time.
+/// The number of lookups at a time. Chosen: as many as the threads of libuv's default pool, which does the same job.
 const THREADS: usize = 4;
-/// How long a thread waits for more to do.
+/// How long an idle thread waits before it exits. Chosen: threads survive a burst of retries, and idle servers have
+/// none.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a lookup came to.
+/// The result of a lookup.
 pub(super) type Found = io::Result<Vec<SocketAddr>>;
 
-/// The addresses of a name, asked of the system. It may take long.
+/// A function that resolves a name. It may block for long.
 pub(super) type Resolve = fn(&str, u16) -> Found;
 
 struct Job {
@@ -35,9 +35,9 @@ struct Queue {
     waiting: VecDeque<Job>,
     found: VecDeque<(u64, Found)>,
     threads: usize,
-    /// Threads that wait for something to do.
+    /// The number of threads that wait for a job.
     idle: usize,
-    /// Nobody will ask any more.
+    /// The resolver was dropped; the threads exit.
     closed: bool,
 }
 
@@ -53,7 +53,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A thread's life: look up what waits, and rest; end when nothing has come for a while.
+    /// The body of a thread: takes jobs, waits for more, and exits after [`IDLE_TIMEOUT`] without one.
     fn run_worker(&self) {
         let mut queue = self.queue();
         while !queue.closed {
@@ -62,7 +62,7 @@ impl Shared {
                 let found = (self.resolve)(&job.host, job.port);
                 queue = self.queue();
                 queue.found.push_back((job.number, found));
-                // Should it fail, the answer is seen when the loop turns for another reason.
+                // If waking fails, the loop finds the result on its next turn.
                 if let Err(error) = self.waker.wake() {
                     log::debug!("cannot wake the loop for the addresses of {:?}: {error}", job.host);
                 }
@@ -81,7 +81,7 @@ impl Shared {
     }
 }
 
-/// What names are asked of.
+/// A queue of lookups with its threads.
 pub(super) struct Resolver {
     shared: Arc<Shared>,
 }
@@ -106,14 +106,15 @@ impl Drop for Resolver {
 }
 
 impl Resolver {
-    /// One that wakes `waker` when something was found.
+    /// Creates a resolver that calls `waker` after each lookup.
     pub(super) fn new(waker: Arc<dyn Wake>, resolve: Resolve) -> Self {
         Self {
             shared: Arc::new(Shared { queue: Mutex::default(), job_ready: Condvar::new(), waker, resolve }),
         }
     }
 
-    /// Has a name looked up.
+    /// Queues a lookup, and starts a thread if all are busy and the limit permits. Returns an error if there is no
+    /// thread and none can be started.
     pub(super) fn begin(&self, number: u64, host: &str, port: u16) -> io::Result<()> {
         let mut queue = self.shared.queue();
         queue.waiting.push_back(Job { number, host: host.to_owned(), port });
@@ -127,20 +128,21 @@ impl Resolver {
                     let what = format!("cannot start a thread to resolve {host:?}: {error}");
                     return Err(io::Error::new(error.kind(), what));
                 }
-                // One that is there will take it.
-                Err(error) => log::debug!("cannot start another thread to resolve names: {error}"),
+                // An existing thread will take the job.
+                Err(error) => log::debug!("cannot start another resolver thread: {error}"),
             }
         }
         self.shared.job_ready.notify_one();
         Ok(())
     }
 
-    /// What was found next.
+    /// Returns the next finished lookup with its number.
     pub(super) fn next(&self) -> Option<(u64, Found)> {
         self.shared.queue().found.pop_front()
     }
 
-    /// Forgets a lookup that no thread has taken yet, and one that is answered already.
+    /// Drops a lookup that no thread has taken yet, or that is already answered. A lookup in progress is still
+    /// answered.
     pub(super) fn cancel(&self, number: u64) {
         let mut queue = self.shared.queue();
         queue.waiting.retain(|job| job.number != number);
@@ -148,7 +150,7 @@ impl Resolver {
     }
 }
 
-/// Asks the system for all addresses of a name, each once. Blocks.
+/// Resolves a name with the system's resolver, without duplicates. Blocks.
 pub(super) fn resolve_with_system(host: &str, port: u16) -> Found {
     let cannot = |kind, why: String| io::Error::new(kind, format!("cannot resolve {host:?}: {why}"));
     let found = (host, port).to_socket_addrs().map_err(|error| cannot(error.kind(), error.to_string()))?;
@@ -159,7 +161,7 @@ pub(super) fn resolve_with_system(host: &str, port: u16) -> Found {
         }
     }
     match addresses.is_empty() {
-        true => Err(cannot(ErrorKind::NotFound, "it has no address".to_owned())),
+        true => Err(cannot(ErrorKind::NotFound, "no addresses found".to_owned())),
         false => Ok(addresses),
     }
 }
@@ -170,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    /// Passes wake-ups on.
+    /// Forwards wake-ups to a channel.
     #[derive(Debug)]
     struct Bell(Mutex<Sender<()>>);
 
@@ -185,7 +187,7 @@ mod tests {
         (Resolver::new(Arc::new(Bell(Mutex::new(sender))), resolve), bell)
     }
 
-    /// Names are numbers, and name themselves as ports; those above 1000 are not found.
+    /// Resolves a number to itself as a port; numbers from 1000 up are not found.
     fn echo(host: &str, _port: u16) -> Found {
         match host.parse() {
             Ok(n @ ..1000) => Ok(vec![SocketAddr::from(([127, 0, 0, 1], n))]),

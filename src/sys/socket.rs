@@ -1,9 +1,8 @@
-//! Makes listening sockets, and tunes them and what they accept.
+//! Creates and configures listening sockets, and sets the options of accepted streams.
 //!
-//! It knows options, errors and the files of Unix sockets. It does not know the poll, and does not accept, read or
-//! write. Abstract Unix sockets are not supported.
+//! Does not poll, accept, read or write. Unix sockets are in `unix_socket`.
 //!
-//! Invariant: a file is removed only if it is a socket of our own user that nobody listens on, or the one that we made.
+//! Invariant: a listener does not block, and its error messages name the address and the operation.
 
 use std::fmt::Display;
 use std::io;
@@ -13,7 +12,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::listen::{Keepalive, ListenOptions};
 
-/// Accepted TCP sockets have the options of their listener, so that they need no system call of their own.
+/// On Linux, accepted TCP sockets inherit the options of their listener (TCP_NODELAY, keepalive), which saves system
+/// calls per connection.
 pub(super) const INHERITS: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Opens a TCP listener.
@@ -25,7 +25,8 @@ pub(super) fn open_tcp(address: SocketAddr, options: &ListenOptions) -> io::Resu
 fn tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    // Elsewhere than on Unix the same option would let another process take the port away.
+    // So that a restart can bind while old connections are in TIME_WAIT. Not on Windows, where the option would let
+    // another process take over the port.
     if cfg!(unix) {
         socket.set_reuse_address(true)?;
     }
@@ -33,14 +34,14 @@ fn tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> 
         reuse_port(&socket)?;
     }
     if address.is_ipv6() {
-        // Some systems have no dual stack and refuse to be asked for one.
+        // Some systems (OpenBSD) have no dual-stack sockets and refuse to clear IPV6_V6ONLY.
         match socket.set_only_v6(options.v6_only) {
             Err(error) if options.v6_only => return Err(error),
-            Err(error) => log::debug!("{address}: this system listens on IPv6 alone: {error}"),
+            Err(error) => log::debug!("{address}: cannot clear IPV6_V6ONLY; listening on IPv6 only: {error}"),
             Ok(()) => {}
         }
     }
-    // Before the handshakes, which settle how far the window can grow.
+    // Before listening: the receive buffer limits the window scale, which is negotiated in the handshake (tcp(7)).
     set_buffers(&SockRef::from(&socket), options.receive_buffer, options.send_buffer)?;
     set_tcp_options(SockRef::from(&socket), options.nodelay, options.keepalive)?;
     socket.bind(&address.into())?;
@@ -62,7 +63,8 @@ pub(super) fn backlog(options: &ListenOptions) -> i32 {
     i32::try_from(options.backlog).unwrap_or(i32::MAX)
 }
 
-/// The kernel cuts a backlog in silence, and the clients that find it full wait a second for their next try.
+/// Warns if the kernel will silently truncate the backlog to somaxconn (listen(2)). A client that finds the backlog
+/// full waits a second for its next SYN.
 pub(super) fn warn_of_backlog(backlog: u32) {
     if !cfg!(any(target_os = "linux", target_os = "android")) {
         return;
@@ -71,21 +73,22 @@ pub(super) fn warn_of_backlog(backlog: u32) {
     if let Ok(most) = text.trim().parse::<u32>()
         && backlog > most
     {
-        log::warn!("a backlog of {backlog} is cut to {most} by net.core.somaxconn");
+        log::warn!("the backlog of {backlog} is limited to {most} by net.core.somaxconn");
     }
 }
 
-/// Refuses a socket that was given as a listener and is none, where the system tells. Its first accept would fail.
+/// Refuses an adopted socket that is not listening, where the system can tell (SO_ACCEPTCONN). Otherwise only the
+/// first accept would fail.
 pub(super) fn require_listening(socket: SockRef<'_>) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     if !socket.is_listener()? {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket is not listening"));
     }
     let _ = socket;
     Ok(())
 }
 
-/// Sets the kernel's buffers, where they were asked for.
+/// Sets the sizes of the kernel's buffers that are given.
 pub(super) fn set_buffers(
     socket: &SockRef<'_>,
     receive: Option<usize>,
@@ -100,7 +103,7 @@ pub(super) fn set_buffers(
     Ok(())
 }
 
-/// Sets what concerns TCP alone, on a stream or on a listener that hands it on.
+/// Sets the TCP options of a stream, or of a listener whose streams inherit them.
 pub(super) fn set_tcp_options(
     socket: SockRef<'_>,
     nodelay: bool,
@@ -115,7 +118,7 @@ pub(super) fn set_tcp_options(
     }
 }
 
-/// Only the idle time can be set everywhere.
+/// Only the idle time is portable; interval and retries are set where the system supports them.
 fn tcp_keepalive(keepalive: Keepalive) -> TcpKeepalive {
     let probes = TcpKeepalive::new().with_time(keepalive.idle);
     #[cfg(any(
@@ -133,12 +136,12 @@ fn tcp_keepalive(keepalive: Keepalive) -> TcpKeepalive {
     probes
 }
 
-/// Says in one line what could not be done, and keeps the kind.
+/// Returns an error of the same kind with a message of one line: "cannot listen on ADDRESS: reason".
 pub(super) fn cannot_listen(at: &dyn Display, error: &io::Error) -> io::Error {
     cannot("listen on", at, error)
 }
 
-/// The same for whatever could not be done to or at `at`.
+/// Like [`cannot_listen`], for any operation `what` at `at`.
 pub(super) fn cannot(what: &str, at: &dyn Display, error: &io::Error) -> io::Error {
     let mut why = error.to_string();
     if error.raw_os_error().is_some()
@@ -190,7 +193,7 @@ mod tests {
             let options = ListenOptions { v6_only, ..ListenOptions::default() };
             let listener = match open_tcp("[::]:0".parse().unwrap(), &options) {
                 Ok(listener) => listener,
-                Err(error) => return println!("skipped, for there is no IPv6 here: {error}"),
+                Err(error) => return println!("skipped: no IPv6 here: {error}"),
             };
             let at = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
             assert_eq!(std::net::TcpStream::connect(at).is_err(), v6_only);
@@ -207,12 +210,13 @@ mod tests {
         let listener = open_tcp("127.0.0.1:0".parse().unwrap(), &options).unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        // Linux doubles what it is told.
+        // Linux doubles the value it is given (socket(7)).
         assert!((20_000..=40_000).contains(&SockRef::from(&stream).recv_buffer_size().unwrap()));
         assert!((30_000..=60_000).contains(&SockRef::from(&stream).send_buffer_size().unwrap()));
     }
 
-    /// A backlog of 128 leaves the 130th client waiting for its next try. 500 fit in the usual limit of descriptors.
+    /// With a backlog of 128, the 130th client would wait for its next SYN. 500 connections fit in the usual limit of
+    /// 1,024 descriptors.
     #[cfg(target_os = "linux")]
     #[test]
     fn the_backlog_holds_a_burst() {

@@ -1,5 +1,11 @@
-//! The file of a Unix socket outlives its server, so the next one finds its address in use and must tell a dead
-//! server's file from a live one's, from a stranger's, and from what is no socket at all.
+//! Creates Unix sockets that are bound to a path, and removes their files.
+//!
+//! The file of a Unix socket outlives its server, so the next server finds its address in use (EADDRINUSE). It must
+//! then tell a stale file from that of a running server, from another user's, and from a file that is not a socket.
+//! Abstract Unix sockets are not supported.
+//!
+//! Invariant: a file is removed only if it is a socket of our own user that no process listens on, or the one that we
+//! created.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -13,27 +19,28 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::socket::{backlog, cannot, cannot_listen, warn_of_backlog};
 use crate::config::listen::ListenOptions;
 
-/// The file that a listener of ours made. Dropping it removes the file, if it is still the same one.
+/// The file that a socket of ours created. Dropping this removes the file if it is still the same one.
 ///
-/// Drop it *before* the listener: as long as that one listens, no other server takes the file for a dead one's and
-/// replaces it between our look and our removal.
+/// Drop it *before* the socket: while the socket is open, no other server takes the file for a stale one and replaces
+/// it between our check and our removal.
 #[derive(Debug)]
 pub(super) struct OwnFile {
-    /// As it was given: what clients connect to.
+    /// The path as given, which clients connect to.
     existing: PathBuf,
-    /// Absolute, so that a change of the working directory does not matter.
+    /// The absolute path, so that a later change of the working directory does not matter.
     path: PathBuf,
     device: u64,
     inode: u64,
 }
 
 impl OwnFile {
-    /// The path that clients connect to.
+    /// Returns the path that clients connect to.
     pub(super) fn as_given(&self) -> &Path {
         &self.existing
     }
 
-    /// An inode number is not used again while the socket that was bound to it is open.
+    /// Returns `true` if the path still leads to our file. Comparing inodes is enough: the number is not reused while
+    /// the socket that is bound to it is open.
     pub(super) fn is_in_place(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode))
     }
@@ -42,25 +49,25 @@ impl OwnFile {
 impl Drop for OwnFile {
     fn drop(&mut self) {
         if !self.is_in_place() {
-            log::debug!("{} is no longer ours and stays", self.path.display());
+            log::debug!("{} is no longer our file; it is not removed", self.path.display());
         } else if let Err(error) = fs::remove_file(&self.path) {
             log::debug!("cannot remove {}: {error}", self.path.display());
         }
     }
 }
 
-/// Opens a Unix listener at `path`, in the place of one that a dead server left behind.
+/// Opens a Unix listener at `path`, and replaces the stale file of a server that has exited.
 ///
-/// Two servers may start at once. A socket that is bound and does not listen yet looks like a dead one, and between
-/// the look at a dead one and its removal another server may have put its own there. So all of this is done under a
-/// lock (`lock_start`) that every server of this library takes, and once it listens a server looks whether the
-/// file is still its own, and begins again if not.
+/// Two servers may start at the same time. A socket that is bound but does not listen yet looks stale, and between
+/// the check of a stale file and its removal another server may have put its own there. Therefore all of this happens
+/// under a lock (`lock_start`) that every server of this library takes; and once it listens, a server checks that the
+/// file is still its own, and starts again if it is not.
 ///
-/// What remains is the time from the look at a file (dead, or not listening yet) to its removal, a few system calls
-/// apart, against servers that do not take the lock: those of other programs, those in another network namespace,
-/// and all of them on systems without abstract sockets. There, one that starts at the very moment when another
-/// replaces the same dead one can lose its file unnoticed: with the lock taken out, four let go together did
-/// so in 45 of 1 000 rounds.
+/// A race of a few system calls remains, from the check of a file (stale, or not listening yet) to its removal, with
+/// servers that do not take the lock: those of other programs, those in another network namespace, and all servers on
+/// systems without abstract sockets. A server that starts at the very moment when another replaces the same stale
+/// file can then lose its own file unnoticed. With the lock removed, this happened in 45 of 1,000 rounds of four
+/// servers started together.
 pub(super) fn open_unix(path: &Path, options: &ListenOptions) -> io::Result<(UnixListener, OwnFile)> {
     warn_of_backlog(options.backlog);
     open_at(path, Type::STREAM, options.unix_mode, |socket| socket.listen(backlog(options)))
@@ -68,7 +75,7 @@ pub(super) fn open_unix(path: &Path, options: &ListenOptions) -> io::Result<(Uni
         .map_err(|error| cannot_listen(&format_args!("unix:{}", path.display()), &error))
 }
 
-/// Binds a Unix datagram socket to `path`, with the same care. It can be sent to as soon as it is bound.
+/// Binds a Unix datagram socket to `path`, with the same checks. It can receive as soon as it is bound.
 pub(super) fn open_unix_datagram(path: &Path, mode: u32) -> io::Result<(UnixDatagram, OwnFile)> {
     open_at(path, Type::DGRAM, mode, |_| Ok(()))
         .map(|(socket, file)| (socket.into(), file))
@@ -87,10 +94,10 @@ fn open_at(
             return Ok(done);
         }
     }
-    Err(io::Error::new(ErrorKind::AddrInUse, "other servers start there at the same time"))
+    Err(io::Error::new(ErrorKind::AddrInUse, "other servers are starting there at the same time"))
 }
 
-/// `None`: the place has changed hands in between; try again.
+/// Tries once to open a socket. Returns `None` if the file at the path was removed or replaced meanwhile: try again.
 fn open_once(
     path: &Path,
     kind: Type,
@@ -108,7 +115,7 @@ fn open_once(
         }
         other => other?,
     }
-    // A listener that is bound and not listening refuses whoever connects now, whatever the mode.
+    // The mode may be set after binding: until it listens, a stream socket refuses all connections.
     let made = fs::symlink_metadata(path)?;
     let file = OwnFile {
         existing: path.to_owned(),
@@ -127,21 +134,23 @@ fn new_socket(kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Lets the file be made with no more than this mode, where the system can: Linux does, others refuse.
+/// Creates the file with no more than this mode, where the system supports it: Linux applies the mode of the socket
+/// at bind(2), others refuse to set it.
 fn limit_mode(socket: Socket, mode: u32) -> Socket {
     let as_file = fs::File::from(OwnedFd::from(socket));
     if let Err(error) = as_file.set_permissions(fs::Permissions::from_mode(mode)) {
-        log::debug!("the mode of a socket cannot be set before it is bound: {error}");
+        log::debug!("cannot set the mode of a socket before binding it: {error}");
     }
     Socket::from(OwnedFd::from(as_file))
 }
 
-/// Whose the files are that we make: a socket belongs to the same user.
+/// Returns the user id that our files get: a socket belongs to the user who created it.
 fn owner_of(socket: Socket) -> io::Result<u32> {
     Ok(fs::File::from(OwnedFd::from(socket)).metadata()?.uid())
 }
 
-/// Removes what is in the way, if it is a socket of the user `us` that nobody listens on; else says why not.
+/// Removes the file at the path if it is a socket of the user `us` that no process listens on. Otherwise returns
+/// `AddrInUse` with the reason.
 fn remove_stale(path: &Path, us: u32) -> io::Result<()> {
     let refuse = |why: &str| Err(io::Error::new(ErrorKind::AddrInUse, why.to_owned()));
     let Some(found) = look(path)? else { return Ok(()) };
@@ -155,22 +164,22 @@ fn remove_stale(path: &Path, us: u32) -> io::Result<()> {
         Err(ErrorKind::ConnectionRefused) => {}
         Err(ErrorKind::NotFound) => return Ok(()),
         Err(ErrorKind::PermissionDenied) => {
-            return refuse("it exists and its mode lets nobody find out whether it is in use");
+            return refuse("it exists, and its mode does not permit checking whether it is in use");
         }
-        // It took the connection, has a full backlog, or is of another type and open.
+        // The socket accepted the connection, has a full backlog, or is open and of another type.
         _ => return refuse("it is in use by a running server"),
     }
     if !look(path)?.is_some_and(|again| same(&found, &again)) {
         return Ok(());
     }
-    log::debug!("{} was left by a server that is gone, and is replaced", path.display());
+    log::debug!("replacing {}, the stale socket of a server that has exited", path.display());
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Does not follow a link: a link in the way is not a socket.
+/// Does not follow a symbolic link: a link at the path is not a socket.
 fn look(path: &Path) -> io::Result<Option<fs::Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(found) => Ok(Some(found)),
@@ -179,7 +188,7 @@ fn look(path: &Path) -> io::Result<Option<fs::Metadata>> {
     }
 }
 
-/// Also the time of the last change: a new file may get the inode number of one just removed.
+/// Compares the ctime as well: a new file may get the inode number of one that was just removed.
 fn same(a: &fs::Metadata, b: &fs::Metadata) -> bool {
     let id = |m: &fs::Metadata| (m.dev(), m.ino(), m.ctime(), m.ctime_nsec());
     id(a) == id(b)
@@ -195,11 +204,10 @@ use start_lock::lock_start;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod start_lock {
-    //! Held by the one server that starts at a path. It leaves no file behind: it is an abstract socket, whose name
-    //! one process has at a time, and which is free again when that process ends, however it ends.
+    //! A lock held by the one server that starts at a path. It leaves no file behind: it is an abstract socket, whose
+    //! name only one process can bind, and which is released when that process exits, however it exits.
     //!
-    //! It guards against accidents of timing and against nothing else, so it is not waited for without end: anyone
-    //! may take the name.
+    //! It only prevents accidental races, so waiting for it is bounded: any process may bind the name.
 
     use std::fs;
     use std::io::{ErrorKind, Read};
@@ -212,7 +220,8 @@ mod start_lock {
     use std::path::Path;
     use std::time::Duration;
 
-    /// Takes the lock, which is held as long as what is returned. `None`: it goes on without.
+    /// Takes the lock, which is held until the returned socket is dropped. Returns `None` if it cannot be taken; the
+    /// caller goes on without.
     pub(super) fn lock_start(path: &Path) -> Option<UnixListener> {
         let address = SocketAddr::from_abstract_name(name(path)?).ok()?;
         for _ in 0..super::TRIES {
@@ -225,11 +234,12 @@ mod start_lock {
                 break;
             }
         }
-        log::debug!("{}: somebody else has been starting there for long", path.display());
+        log::debug!("{}: another process holds the start lock; continuing without it", path.display());
         None
     }
 
-    /// The same for every way to write the path: the directory by its inode, and a sum of the last part.
+    /// Builds a name that is the same for every spelling of the path: from the inode of the directory, and a hash of
+    /// the file name.
     fn name(path: &Path) -> Option<String> {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = fs::metadata(parent.unwrap_or(Path::new("."))).ok()?;
@@ -238,19 +248,23 @@ mod start_lock {
         Some(format!("turnwheel-start/{:x}/{:x}/{sum:x}", directory.dev(), directory.ino()))
     }
 
-    /// Waits until the holder lets go, which ends the connections that it never accepted. False: it did not.
+    /// Waits until the holder releases the lock, which closes the connections that it never accepted. Returns `false`
+    /// after a timeout.
     fn wait(address: &SocketAddr) -> bool {
         let Ok(mut stream) = UnixStream::connect_addr(address) else { return true };
         stream.set_read_timeout(Some(LONGEST_WAIT)).is_ok()
             && !matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
+    /// The longest wait for the holder, per try. Chosen: a start takes milliseconds.
     const LONGEST_WAIT: Duration = Duration::from_secs(1);
+    /// The offset basis and prime of 64-bit FNV-1a (Fowler, Noll and Vo).
     const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const FNV_PRIME: u64 = 0x100_0000_01b3;
 }
 
-/// How often a place that changes hands is tried again.
+/// The number of tries when the file at the path keeps changing. Chosen: each lost try means that another server has
+/// started or stopped.
 const TRIES: usize = 64;
 
 #[cfg(test)]
@@ -263,7 +277,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory of its own for each test, removed at its end.
+    /// A directory for one test, removed at its end.
     struct Place(PathBuf);
 
     impl Place {
@@ -277,7 +291,7 @@ mod tests {
             self.0.join("s")
         }
 
-        /// What a server leaves behind when it is killed.
+        /// Creates the file that a killed server leaves behind.
         fn stale(&self) -> PathBuf {
             drop(UnixListener::bind(self.socket()).unwrap());
             assert!(UnixStream::connect(self.socket()).is_err());
@@ -391,7 +405,7 @@ mod tests {
         let path = place.stale();
         let other = fs::metadata(&path).unwrap().uid() + 1;
         if let Err(error) = std::os::unix::fs::chown(&path, Some(other), None) {
-            return println!("skipped, for only root can give files away: {error}");
+            return println!("skipped: only root can give files away: {error}");
         }
         place.is_refused("it exists and belongs to another user");
         assert_eq!(fs::metadata(path).unwrap().uid(), other);
@@ -426,8 +440,8 @@ mod tests {
         assert!(!file.is_in_place());
     }
 
-    /// However many start at once in the place of a dead one, one comes to listen, and the file is its own: where
-    /// there is a lock for it.
+    /// Of several servers that start at once at a stale file, exactly one succeeds in listening, and the file is its
+    /// own: where there is a lock for it.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[test]
     fn of_servers_that_start_at_once_one_wins() {
@@ -446,7 +460,7 @@ mod tests {
             assert_eq!(won.len(), 1, "round {round}");
             let (listener, file) = won.pop().unwrap();
             assert!(file.is_in_place(), "round {round}");
-            // The losers looked whether it is alive. It dies now, and its file stays.
+            // The losers checked whether the winner runs. It stops now, and its file stays.
             drop(listener);
             std::mem::forget(file);
         }

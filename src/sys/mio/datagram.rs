@@ -1,7 +1,7 @@
-//! The real world's datagram sockets.
+//! Datagram sockets on mio.
 //!
-//! Like the file above it, it says what the system said and decides nothing. Invariant: IPv4 addresses look like IPv4
-//! addresses to the loop, whatever the socket.
+//! Passes on results of the system without decisions of its own. Invariant: an IPv4 address is an IPv4 address to the
+//! loop, even on a dual-stack IPv6 socket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use crate::sys::unix_socket;
 /// A datagram socket.
 #[derive(Debug)]
 pub(crate) struct Datagram {
-    /// Goes before the socket does: see [`unix_socket::OwnFile`].
+    /// Declared first, so that it is dropped before the socket: see [`unix_socket::OwnFile`].
     #[cfg(unix)]
     file: Option<unix_socket::OwnFile>,
     socket: Kind,
@@ -31,7 +31,7 @@ pub(crate) struct Datagram {
 
 #[derive(Debug)]
 enum Kind {
-    /// Whether it is IPv6, too.
+    /// The flag is `true` for an IPv6 socket.
     Udp(::mio::net::UdpSocket, bool),
     #[cfg(unix)]
     Unix(::mio::net::UnixDatagram),
@@ -46,7 +46,7 @@ impl Datagram {
         }
     }
 
-    /// Takes over a UDP socket that is bound already.
+    /// Takes over a UDP socket that is already bound.
     fn adopt_udp(socket: std::net::UdpSocket, options: &DatagramOptions) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let v6 = socket.local_addr()?.is_ipv6();
@@ -166,8 +166,9 @@ impl DatagramSys for MioSys {
     }
 }
 
-/// With a full receiver Linux says `WouldBlock`, and tells a socket when there is room only if that receiver is its
-/// peer; others say that there are no buffers, and tell nobody.
+/// Sends on a Unix socket, and tells a full receiver from a full send buffer. If the receiver's queue is full, Linux
+/// returns `WouldBlock` and reports readiness later only if that receiver is the connected peer (unix(7)). Other
+/// systems return ENOBUFS and report nothing.
 #[cfg(unix)]
 fn ship_unix(socket: &::mio::net::UnixDatagram, to: Option<&Address>, data: &[u8]) -> io::Result<SendStatus> {
     let sent = match to {
@@ -192,7 +193,7 @@ fn unix_address(address: &std::os::unix::net::SocketAddr) -> Address {
     Address::Unix(path.map(std::path::Path::to_owned))
 }
 
-/// An IPv4 address as an IPv6 socket wants it.
+/// Maps an IPv4 address to the form that an IPv6 socket needs (`::ffff:a.b.c.d`).
 fn mapped(to: SocketAddr) -> SocketAddr {
     match to {
         SocketAddr::V4(v4) => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
@@ -200,9 +201,11 @@ fn mapped(to: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Windows tells of a datagram that is longer than the buffer by an error, and not where it comes from.
+/// Windows reports a datagram that is longer than the buffer as an error (`WSAEMSGSIZE`, 10040), without the sender's
+/// address.
 fn is_cut(error: &io::Error) -> bool {
     cfg!(windows) && error.raw_os_error() == Some(10040)
 }
 
+/// Stands for the unknown sender of a truncated datagram on Windows.
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);

@@ -1,6 +1,7 @@
-//! Listening sockets, and what the streams that they accept are given.
+//! Listeners on mio, and the options of the streams that they accept.
 //!
-//! Does not know the poll. Invariant: a listener does not block, and its streams have the options of its [`Listen`].
+//! Does not register or accept. Invariant: a listener does not block, and its streams have the options of its
+//! [`Listen`].
 //!
 //! [`Listen`]: crate::Listen
 
@@ -13,10 +14,10 @@ use crate::sys::socket;
 #[cfg(unix)]
 use crate::sys::unix_socket;
 
-/// A listening socket, and what the streams that it accepts are given.
+/// A listening socket, with the options of the streams that it accepts.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    /// Goes before the socket does: see [`unix_socket::OwnFile`].
+    /// Declared first, so that it is dropped before the socket: see [`unix_socket::OwnFile`].
     #[cfg(unix)]
     pub(super) file: Option<unix_socket::OwnFile>,
     pub(super) socket: Listening,
@@ -50,7 +51,7 @@ impl Listener {
         Self { file, socket, options: options.clone() }
     }
 
-    /// Takes over a TCP listener that is bound already.
+    /// Takes over a TCP listener that is already bound.
     pub(super) fn adopt_tcp(listener: std::net::TcpListener, options: &ListenOptions) -> io::Result<Self> {
         socket::require_listening(SockRef::from(&listener))?;
         listener.set_nonblocking(true)?;
@@ -60,8 +61,8 @@ impl Listener {
         Ok(Self::tcp(listener, options))
     }
 
-    /// Gives an accepted TCP stream what it does not have from its listener. It works without, so a failure (the peer
-    /// may be gone already) is no reason to lose it.
+    /// Sets the options that an accepted TCP stream does not inherit from its listener. A failure (the peer may have
+    /// closed already) is only logged, because the stream works without them.
     pub(super) fn tune_tcp(&self, stream: &::mio::net::TcpStream) {
         #[cfg(target_vendor = "apple")]
         if let Err(error) = SockRef::from(stream).set_nosigpipe(true) {
@@ -72,7 +73,7 @@ impl Listener {
         }
         let ListenOptions { nodelay, keepalive, .. } = self.options;
         if let Err(error) = socket::set_tcp_options(SockRef::from(stream), nodelay, keepalive) {
-            log::debug!("cannot set the options of a connection: {error}");
+            log::debug!("cannot set the socket options of a connection: {error}");
         }
     }
 
@@ -84,7 +85,7 @@ impl Listener {
         }
         let ListenOptions { receive_buffer, send_buffer, .. } = self.options;
         if let Err(error) = socket::set_buffers(&stream, receive_buffer, send_buffer) {
-            log::debug!("cannot set the buffers of a connection: {error}");
+            log::debug!("cannot set the buffer sizes of a connection: {error}");
         }
     }
 }

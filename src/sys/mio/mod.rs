@@ -1,10 +1,9 @@
-//! The real world: mio's poll, the system's sockets and its clock.
+//! The real system: mio's poll, the operating system's sockets, and its clock.
 //!
-//! The only file that names mio's sockets. It does not know what a connection is for, keeps nothing about any of them,
-//! and decides nothing: it says what the system said.
+//! Only this folder names mio's socket types. It keeps no per-connection state and makes no decisions.
 //!
-//! Invariant: every hint that the peer's end is closed, that an error waits or that urgent data has come sets
-//! `READABLE`, so that whoever reads until `WouldBlock` misses nothing.
+//! Invariant: every hint that the peer has closed, that an error is pending or that urgent data has arrived also sets
+//! `READABLE`, so that a caller that reads until `WouldBlock` misses nothing.
 
 mod datagram;
 mod listener;
@@ -32,23 +31,23 @@ use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
-/// The real world.
+/// The real implementation of [`Sys`].
 #[derive(Debug)]
 pub(crate) struct MioSys {
     poll: Poll,
     events: Events,
     waker: Arc<MioWaker>,
     base: Instant,
-    /// Made when the first name is looked up.
+    /// Created with the first lookup.
     resolver: Option<Resolver>,
     resolve: Resolve,
-    /// What random numbers are made of.
+    /// The randomly keyed hasher of `std`, the source of [`Sys::random`].
     seed: RandomState,
     drawn: u64,
 }
 
 impl MioSys {
-    /// `events_capacity`: how many events one wait can bring.
+    /// Creates the poll. `events_capacity` is the number of events that one wait can return.
     #[allow(clippy::disallowed_methods)] // The one place that reads the clock.
     pub(crate) fn new(events_capacity: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
@@ -87,7 +86,7 @@ impl Sys for MioSys {
 
     #[inline]
     fn now(&mut self) -> Time {
-        // 584 years fit.
+        // 64 bits of nanoseconds overflow after 584 years.
         let elapsed = self.base.elapsed();
         Time(elapsed.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(elapsed.subsec_nanos())))
     }
@@ -98,7 +97,7 @@ impl Sys for MioSys {
             other => other?,
         }
         ready.extend(self.events.iter().filter(|event| event.token() != WAKER).map(ready_of));
-        // The waker's own event takes a place as well.
+        // Counts the waker's event as well, because it takes up capacity.
         Ok(self.events.iter().count() >= self.events.capacity())
     }
 
@@ -112,7 +111,7 @@ impl Sys for MioSys {
         }
         let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
         let most = open_files_limit(&limits)?;
-        // The directory is itself open while it is read.
+        // Minus one: the descriptor of the directory itself, open while it is read.
         let open = std::fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
         Some((most, open))
     }
@@ -130,11 +129,11 @@ impl Sys for MioSys {
                 Ok(Listener::unix(listener, Some(file), options))
             }
             ListenTarget::TcpListener(listener) => Listener::adopt_tcp(listener, options)
-                .map_err(|error| socket::cannot_listen(&"the existing TCP listener", &error)),
+                .map_err(|error| socket::cannot_listen(&"the given TCP listener", &error)),
             #[cfg(unix)]
             ListenTarget::UnixListener(listener) => socket::require_listening(SockRef::from(&listener))
                 .and_then(|()| listener.set_nonblocking(true))
-                .map_err(|error| socket::cannot_listen(&"the existing Unix listener", &error))
+                .map_err(|error| socket::cannot_listen(&"the given Unix listener", &error))
                 .map(|()| Listener::unix(listener, None, options)),
         }
     }
@@ -195,7 +194,9 @@ impl Sys for MioSys {
             Address::Unix(Some(path)) => {
                 Ok(Stream::Unix(::mio::net::UnixStream::from_std(dial::open_unix(path, options)?)))
             }
-            Address::Unix(_) => Err(io::Error::new(ErrorKind::Unsupported, "no such Unix sockets here")),
+            Address::Unix(_) => {
+                Err(io::Error::new(ErrorKind::Unsupported, "this kind of Unix socket is not supported here"))
+            }
         }
     }
 
@@ -266,7 +267,8 @@ impl Sys for MioSys {
                 let len = uninterrupted(|| stream.read(buf))?;
                 Ok(Received { len, drained: SHORT_IS_DRAINED && len < buf.len() })
             }
-            // A short read may end at a passed descriptor, with more behind it.
+            // A short read may end at a passed descriptor (SCM_RIGHTS) with more data behind it, so it does not mean
+            // drained.
             #[cfg(unix)]
             Stream::Unix(stream) => {
                 let len = uninterrupted(|| stream.read(buf))?;
@@ -277,7 +279,7 @@ impl Sys for MioSys {
 
     #[inline]
     fn write(&mut self, stream: &mut Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        // Through `try_io`, for on some systems mio must hear of a `WouldBlock` to report the next readiness.
+        // Through `try_io`: on Windows, mio must see a `WouldBlock` to re-arm the socket for the next readiness event.
         match stream {
             Stream::Tcp(stream) => uninterrupted(|| stream.try_io(|| send(SockRef::from(&*stream), bufs))),
             #[cfg(unix)]
@@ -304,7 +306,8 @@ impl Sys for MioSys {
     fn close(&mut self, stream: Stream, how: CloseHow) {
         match stream {
             Stream::Tcp(mut stream) => {
-                // A duplicate of the descriptor in another process would keep the registration alive.
+                // Explicitly: closing does not remove the socket from epoll while a duplicate of the descriptor, for
+                // example in a forked child, is still open (epoll(7)).
                 self.deregister(&mut stream);
                 if how == CloseHow::Reset
                     && let Err(error) = SockRef::from(&stream).set_linger(Some(Duration::ZERO))
@@ -354,7 +357,8 @@ fn ready_of(event: &Event) -> Ready {
     Ready { token: event.token().0, bits }
 }
 
-/// An IPv4 peer of an IPv6 listener, as what it is. (`to_canonical` would lose the scope of a link-local address.)
+/// Converts an IPv4-mapped peer address of a dual-stack listener to IPv4. (`to_canonical` would lose the scope of a
+/// link-local address.)
 fn unmapped(peer: SocketAddr) -> SocketAddr {
     match peer {
         SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
@@ -383,8 +387,8 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Not mio's own `accept`: that one panics when a client is bound to a path of 108 bytes, which any client may be
-/// (Linux then gives a length that counts a zero byte beyond the structure).
+/// Accepts a Unix connection. Does not use mio's `accept`, which panics if the client is bound to a path of 108
+/// bytes, as any client may be: Linux then returns a length that includes a zero byte beyond the structure.
 #[cfg(unix)]
 fn accept_unix(listener: &::mio::net::UnixListener) -> io::Result<(::mio::net::UnixStream, Address)> {
     let (stream, peer) = SockRef::from(listener).accept()?;
@@ -394,7 +398,7 @@ fn accept_unix(listener: &::mio::net::UnixListener) -> io::Result<(::mio::net::U
     Ok((::mio::net::UnixStream::from_std(stream.into()), address))
 }
 
-/// The soft limit in the text of `/proc/self/limits`; `None` where there is none.
+/// Parses the soft limit in the text of `/proc/self/limits`. Returns `None` if there is none.
 fn open_files_limit(limits: &str) -> Option<usize> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
@@ -409,23 +413,26 @@ impl Wake for MioWaker {
     }
 }
 
-/// No stream and no listener has this token.
+/// The waker's token. No other source has it, because tokens of slots never reach this value.
 const WAKER: Token = Token(usize::MAX);
 
-/// Far below where any system's count of milliseconds ends.
+/// The longest wait in one poll. Chosen: epoll_wait(2) takes an `int` of milliseconds, about 24 days; an hour is far
+/// below that, and waking once an hour costs nothing.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// What streams are registered for, once.
+/// The interests of a stream, registered once. Edge-triggered: mio sets EPOLLET. EPOLLPRI reports urgent data.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const STREAM: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const STREAM: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-/// Whether a TCP read that does not fill the buffer has taken all there was, unless a hint says otherwise.
+/// Whether a TCP read that does not fill the buffer has drained the socket, unless a hint says otherwise. epoll(7)
+/// guarantees it for edge-triggered streams; elsewhere the loop reads until `WouldBlock`.
 const SHORT_IS_DRAINED: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
-/// `MSG_NOSIGNAL`: a write to a peer that is gone is an error and no more, even where SIGPIPE is not ignored.
-/// Zero where the socket itself is told so ([`Listener::tune_tcp`]), and where there are no signals.
+/// `MSG_NOSIGNAL`, from the system's sys/socket.h: a write to a closed peer returns EPIPE and does not raise SIGPIPE,
+/// even if the program does not ignore that signal. Zero on Apple systems, where a socket option does the same
+/// ([`Listener::tune_tcp`]), and where there are no signals.
 const NO_SIGNAL: i32 = if cfg!(any(target_os = "linux", target_os = "android")) {
     0x4000
 } else if cfg!(target_os = "freebsd") {
@@ -447,7 +454,7 @@ mod tests {
     use crate::config::listen::Keepalive;
 
     const TOKEN: usize = 7;
-    /// Nothing here waits that long unless it is broken.
+    /// No wait here takes that long unless something is broken.
     const PATIENCE: Duration = Duration::from_secs(20);
 
     fn world() -> MioSys {
@@ -475,7 +482,7 @@ mod tests {
         (stream, client)
     }
 
-    /// Waits until all of `wanted` has been reported, and returns everything that was.
+    /// Waits until all of `wanted` has been reported, and returns everything that was reported.
     #[track_caller]
     fn wait_for(sys: &mut MioSys, token: usize, wanted: u8) -> u8 {
         let (mut bits, start) = (0, sys.now());
