@@ -1,13 +1,13 @@
-//! What clients and the network do in the scripted world.
+//! The actions of clients and of the network in the scripted system.
 //!
-//! Knows the pipes and which event each change is due, and not what the loop makes of either. Invariant: whatever is
-//! done here that a call on the socket would tell gives an edge.
+//! Changes the pipes and queues the event that each change owes. Invariant: every change that a call on the socket
+//! could observe triggers an edge.
 
 use super::peer::{ECONNRESET, EPIPE, End, Peer, Sent};
 use super::{Ready, Script};
 
 impl Script {
-    /// A client connects to a listener.
+    /// Connects a client to a listener; returns its index.
     pub(crate) fn connect(&mut self, listener: usize) -> usize {
         let peer = Peer { window: usize::MAX, readable_armed: true, ..Peer::default() };
         self.peers.push(peer);
@@ -23,7 +23,7 @@ impl Script {
     pub(crate) fn send(&mut self, peer: usize, data: &[u8]) {
         let p = &mut self.peers[peer];
         if p.closed.is_some() {
-            // Nobody is there to read it.
+            // The loop has closed the stream: the data is answered with RST.
             p.cut_off = true;
             return;
         }
@@ -34,7 +34,7 @@ impl Script {
         self.arrived(peer, Ready::READABLE);
     }
 
-    /// An urgent byte, or on a Unix stream a passed descriptor, of which nothing is told.
+    /// Sends an urgent byte; on a Unix stream a passed descriptor, which no event reports.
     pub(crate) fn send_urgent(&mut self, peer: usize) {
         self.peers[peer].put_urgent();
         self.arrived(peer, Ready::READABLE);
@@ -45,8 +45,9 @@ impl Script {
         self.arrived(peer, Ready::READABLE);
     }
 
-    /// The peer breaks the connection off. What it sent before can still be read, then the error; behind a FIN only
-    /// writes tell (on a Unix stream reads, too), and behind both FINs nothing does.
+    /// Resets the connection from the peer's side. Data sent before can still be read, then the error follows. After
+    /// the peer's FIN only writes return the error (on a Unix stream reads as well), and after both FINs nothing
+    /// does.
     pub(crate) fn reset(&mut self, peer: usize) {
         let p = &mut self.peers[peer];
         if p.got_fin && p.has_finished() && !p.unix {
@@ -60,14 +61,14 @@ impl Script {
         self.broke(peer);
     }
 
-    /// Everything is ready on a connection that broke.
+    /// Queues the event of a failed connection: readable, writable and a hint.
     fn broke(&mut self, peer: usize) {
         let writable = !self.strict || std::mem::take(&mut self.peers[peer].writable_armed);
         let writable = if writable { Ready::WRITABLE } else { 0 };
         self.arrived(peer, Ready::READABLE | Ready::HINT | writable);
     }
 
-    /// The network gives up: what was not read is lost, and the next call is told this error.
+    /// Fails the connection in the network: unread data is lost, and the next call returns this error.
     pub(crate) fn network_fails(&mut self, peer: usize, error: i32) {
         let p = &mut self.peers[peer];
         let finished = p.has_finished();
@@ -77,8 +78,8 @@ impl Script {
         self.broke(peer);
     }
 
-    /// The peer closes both directions: FIN, or a reset if it leaves something unread. What is written to it later is
-    /// answered with a reset; on a Unix stream nothing can be.
+    /// Closes the peer's socket: FIN, or RST if it leaves data unread. What the loop writes afterwards is answered
+    /// with RST; on a Unix stream the write fails.
     pub(crate) fn hang_up(&mut self, peer: usize) {
         let p = &mut self.peers[peer];
         if p.taken < p.got.len() {
@@ -95,7 +96,7 @@ impl Script {
         }
     }
 
-    /// The peer takes up to `most` bytes of what it got, which makes window for as many. Answers how many.
+    /// Reads up to `most` bytes at the peer, which opens the window by as many. Returns how many.
     pub(crate) fn take(&mut self, peer: usize, most: usize) -> usize {
         let p = &mut self.peers[peer];
         let n = most.min(p.got.len() - p.taken);
@@ -105,7 +106,7 @@ impl Script {
         n
     }
 
-    /// Lets the kernel take this many more bytes, and no more.
+    /// Sets how many more bytes the kernel accepts from the loop.
     pub(crate) fn set_window(&mut self, peer: usize, window: usize) {
         self.peers[peer].window = window;
         if window > 0 && std::mem::take(&mut self.peers[peer].writable_armed) {

@@ -1,7 +1,6 @@
-//! Connecting in the scripted world, and looking names up.
+//! Connecting sockets and lookups in the scripted system.
 //!
-//! Knows what the test has planned for the next sockets, and not what the loop makes of it. Invariant: a socket that
-//! connects is ready once that is decided, and not before.
+//! Invariant: a connecting socket becomes ready when its result is decided, and not before.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +10,7 @@ use super::{Call, Ready, Script, Stream, Wake, address_of, outcome};
 use crate::config::address::Address;
 
 impl Script {
-    /// A pending connection comes about.
+    /// Lets a pending connection succeed.
     pub(crate) fn dial_succeeds(&mut self, peer: usize) {
         if self.peers[peer].dial == DialState::Pending {
             self.peers[peer].dial = DialState::Up;
@@ -19,7 +18,7 @@ impl Script {
         }
     }
 
-    /// A pending connection fails.
+    /// Lets a pending connection fail.
     pub(crate) fn dial_fails(&mut self, peer: usize, error: i32) {
         if self.peers[peer].dial == DialState::Pending {
             let p = &mut self.peers[peer];
@@ -68,16 +67,16 @@ impl Script {
         done.map(|_| address_of(peer))
     }
 
-    /// The resolver has found out what a name stands for: of the lookup that was begun as the `n`-th.
+    /// Answers the `n`-th lookup that was begun.
     pub(crate) fn resolves(&mut self, n: usize, found: Result<Vec<SocketAddr>, i32>) {
         let number = self.lookups[n].0;
         self.looked_up(number, found.map_err(io::Error::from_raw_os_error));
     }
 
-    /// What a lookup with this number came to.
+    /// Answers the lookup with this number.
     pub(crate) fn looked_up(&mut self, number: u64, found: io::Result<Vec<SocketAddr>>) {
         self.found.push_back((number, found));
-        // CallSite finds something out wakes the loop.
+        // A finished lookup wakes the loop. The bell of the script cannot fail.
         let _ = self.bell.wake();
     }
 }

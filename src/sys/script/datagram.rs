@@ -1,7 +1,6 @@
-//! Datagram sockets in the scripted world: what comes to them, and what the kernel takes.
+//! Datagram sockets in the scripted system: what arrives on them, and what the kernel accepts.
 //!
-//! Knows nothing of the loop. Invariant: as for the script: a due edge is never lost; none is due after
-//! [`SendStatus::PeerFull`].
+//! Invariant: an edge that is owed is never lost; after [`SendStatus::PeerFull`] none is owed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,7 +13,7 @@ use crate::config::datagram::{DatagramBind, DatagramOptions};
 use crate::sys::datagram::{DatagramSys, SendStatus};
 
 impl Script {
-    /// Something comes to a datagram socket.
+    /// Delivers a datagram or an error to a socket.
     pub(crate) fn comes(&mut self, socket: usize, came: Came) {
         let socket = &mut self.sockets[socket];
         socket.inbox.push_back(came);
@@ -24,13 +23,13 @@ impl Script {
         }
     }
 
-    /// A datagram from a port of this host.
+    /// Delivers a datagram from a port of this host.
     pub(crate) fn datagram(&mut self, socket: usize, port: u16, data: impl AsRef<[u8]>) {
         let from = Address::Tcp(([127, 0, 0, 1], port).into());
         self.comes(socket, Came::From(from, data.as_ref().to_vec()));
     }
 
-    /// Lets the kernel take so many more datagrams of a socket, and no more.
+    /// Sets how many more datagrams the kernel accepts from a socket.
     pub(crate) fn set_datagram_room(&mut self, socket: usize, window: usize) {
         let socket = &mut self.sockets[socket];
         socket.window = window;
@@ -42,7 +41,7 @@ impl Script {
 }
 
 impl DatagramSys for Script {
-    /// By its number.
+    /// A socket, by its index.
     type Datagram = usize;
 
     fn bind_datagram(&mut self, at: DatagramBind, options: &DatagramOptions) -> io::Result<usize> {

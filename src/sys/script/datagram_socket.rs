@@ -1,32 +1,32 @@
-//! One datagram socket of the scripted world: what has come to it, and what was sent from it.
+//! One datagram socket of the scripted system: what has arrived on it, and what was sent from it.
 //!
-//! Knows neither events nor the loop. Invariant: datagrams lie in the order in which they came or were sent.
+//! Invariant: datagrams stay in the order in which they arrived or were sent.
 
 use std::collections::VecDeque;
 
 use crate::config::address::Address;
 
-/// What a socket is to receive.
+/// What the next receive call returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Came {
     From(Address, Vec<u8>),
     Fail(i32),
 }
 
-/// A datagram socket, as the world sees it.
+/// The kernel's side of a datagram socket.
 #[derive(Debug)]
 pub(crate) struct ScriptSocket {
     pub(super) local: Address,
     pub(super) peer: Option<Address>,
     pub(crate) token: Option<usize>,
     pub(crate) inbox: VecDeque<Came>,
-    /// What was sent, and where to (`None`: to the peer).
+    /// The datagrams sent, with their destinations (`None`: the connected peer).
     pub(crate) sent: Vec<(Option<Address>, Vec<u8>)>,
-    /// How many datagrams the kernel takes.
+    /// How many more datagrams the kernel accepts.
     pub(crate) window: usize,
-    /// The next sends fail with these errors; 0: this one does not.
+    /// The errors of the next sends; 0 lets one succeed.
     pub(crate) answers: VecDeque<i32>,
-    /// Receivers that take nothing, and of which nothing is told.
+    /// Receivers whose queues are full: sends to them return [`PeerFull`](crate::sys::datagram::SendStatus::PeerFull).
     pub(crate) stuck: Vec<Address>,
     pub(super) readable_armed: bool,
     pub(super) writable_armed: bool,
@@ -34,7 +34,7 @@ pub(crate) struct ScriptSocket {
 }
 
 impl ScriptSocket {
-    /// What was sent since this was last asked, as text: `7001<hello`.
+    /// Returns what was sent since the last call, as text: `7001<hello`.
     pub(crate) fn said(&mut self) -> Vec<String> {
         let shown = |(to, data): (Option<Address>, Vec<u8>)| {
             let to = to.map_or_else(

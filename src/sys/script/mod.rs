@@ -1,9 +1,9 @@
-//! A scripted world for tests: clock, listeners and streams in memory, in the hand of the test.
+//! A scripted system for tests: clock, listeners and streams in memory, controlled by the test.
 //!
-//! No threads, no real time and no chance: what happens is what the test did, in that order. A stream is two byte
-//! pipes; what a call answers can be scripted call by call, and by default follows from the pipes. Readiness is
-//! edge-triggered as epoll's, or in *strict* mode as mio promises it: no second edge before `WouldBlock`. Knows nothing
-//! of the loop. Invariant: a due edge is never lost, however late, doubled or disguised the test lets it come.
+//! No threads, no real time and no randomness: what happens is what the test did, in that order. A stream is two byte
+//! pipes. The result of a call follows from the pipes, unless the test has scripted it. Readiness is edge-triggered
+//! as with epoll, or in *strict* mode as mio guarantees it: no second edge before `WouldBlock`. Invariant: an edge
+//! that is owed is never lost, however late, duplicated or altered the test delivers it.
 
 mod acts;
 mod calls;
@@ -38,7 +38,7 @@ use crate::time::Time;
 struct Backlog {
     token: Option<usize>,
     closed: bool,
-    /// Strict mode: whether a client gives an edge.
+    /// Strict mode: whether the next client triggers an edge.
     armed: bool,
     waiting: VecDeque<usize>,
     answers: VecDeque<i32>,
@@ -54,55 +54,55 @@ impl Wake for Bell {
     }
 }
 
-/// The scripted world.
+/// The scripted system.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
-    /// The virtual clock in nanoseconds; the test may set it to whatever it likes.
+    /// The virtual clock in nanoseconds; the test may set it to any value.
     pub(crate) clock: u64,
-    /// How far the clock goes on at each look at it.
+    /// How far the clock advances each time it is read, in nanoseconds.
     pub(crate) tick: u64,
-    /// A poll with nothing to deliver takes as long as its timeout.
+    /// A poll without events advances the clock by its timeout.
     pub(crate) sleeps: bool,
     pub(crate) strict: bool,
-    /// Events stay where they are until this is cleared.
+    /// Events are held back until this is cleared.
     pub(crate) held: bool,
     pub(crate) capacity: usize,
     pub(crate) descriptors: Option<(usize, usize)>,
     pub(crate) peers: Vec<Peer>,
     pub(crate) trace: Vec<Call>,
-    /// Calls are not written down.
+    /// Calls are not recorded in `trace`.
     pub(crate) untraced: bool,
-    /// Looks at the clock, ever.
+    /// How often the clock was read.
     pub(crate) looks: usize,
-    /// What the next registration of a source fails with.
+    /// The error of the next registration of a source.
     pub(crate) source_fails: Option<i32>,
     listeners: Vec<Backlog>,
     pub(crate) sockets: Vec<ScriptSocket>,
     events: VecDeque<Ready>,
-    /// How many events have left the queue.
+    /// The number of events that have left the queue.
     gone: usize,
     bell: Arc<Bell>,
     rung: usize,
-    /// What becomes of the next sockets that connect; the others do at once.
+    /// The results of the next connecting sockets; all later ones connect at once.
     pub(crate) dials: VecDeque<DialPlan>,
-    /// Sockets that connect wait for the test to decide, where nothing else is planned.
+    /// Connecting sockets stay pending until the test decides, unless `dials` has a plan.
     pub(crate) dials_wait: bool,
-    /// What was connected to, and as which peer if the call did not fail.
+    /// The addresses connected to, each with its peer's index if the call did not fail.
     pub(crate) dials_made: Vec<(Address, Option<usize>)>,
-    /// Every lookup that was begun: its number, the host and the port.
+    /// Every lookup that was begun: its number, host and port.
     pub(crate) lookups: Vec<(u64, String, u16)>,
     found: VecDeque<(u64, io::Result<Vec<SocketAddr>>)>,
-    /// What the next random number is; it grows.
+    /// The last random number; the next ones are derived from it.
     pub(crate) luck: u64,
-    /// The next registration of a stream fails with this error.
+    /// The error of the next registration of a stream.
     pub(crate) next_add: Option<i32>,
 }
 
-/// A listener's number.
+/// A listener, by its index.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Listener(usize);
 
-/// A stream, by its peer's number.
+/// A stream, by its peer's index.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stream(usize);
 
@@ -117,7 +117,7 @@ impl Script {
         Self { clock: 1_000_000_000, capacity: 1024, ..Self::default() }
     }
 
-    /// The next accepts of a listener fail with these errors.
+    /// Makes the next accepts of a listener fail with these errors, and reports it readable.
     pub(crate) fn accepts_fail(&mut self, listener: usize, errors: &[i32]) {
         self.listeners[listener].answers.extend(errors);
         if let Some(token) = self.listeners[listener].token {
@@ -125,7 +125,7 @@ impl Script {
         }
     }
 
-    /// The next accept of a listener fails with this error, of which no event tells.
+    /// Makes the next accept of a listener fail with this error, without an event.
     pub(crate) fn accept_fails(&mut self, listener: &Listener, error: i32) {
         self.listeners[listener.0].answers.push_back(error);
     }
@@ -136,21 +136,21 @@ impl Script {
 
     pub(crate) fn record_poll(&mut self, timeout: Option<Duration>) {
         let whole = timeout.is_none_or(|t| t.subsec_nanos() % 1_000_000 == 0);
-        assert!(whole, "some system would round {timeout:?}");
+        assert!(whole, "not whole milliseconds, some system would round it: {timeout:?}");
         self.record(Call::Poll(timeout));
     }
 
-    /// The peer's pending error has been told in another way.
+    /// Clears the peer's pending error, because it was reported in another way.
     pub(crate) fn forget_error(&mut self, peer: usize) {
         self.peers[peer].error = None;
     }
 
-    /// Whether one can connect to a listener.
+    /// Returns `true` if the listener is open.
     pub(crate) fn is_listening(&self, listener: usize) -> bool {
         self.listeners.get(listener).is_some_and(|l| !l.closed)
     }
 
-    /// Connections that wait at listeners that are open.
+    /// The number of connections in the backlogs of all open listeners.
     pub(crate) fn all_waiting(&self) -> usize {
         self.listeners.iter().filter(|l| l.token.is_some()).map(|l| l.waiting.len()).sum()
     }
@@ -159,35 +159,35 @@ impl Script {
         self.listeners[listener].waiting.len()
     }
 
-    /// Bytes sent to the loop that it has not read.
+    /// The number of bytes sent to the loop that it has not read.
     pub(crate) fn unread(&self, peer: usize) -> usize {
         self.peers[peer].unread()
     }
 
-    /// The token a stream was registered with, even if it is closed.
+    /// The token that a stream was registered with, even if it is closed.
     pub(crate) fn token(&self, peer: usize) -> usize {
         self.peers[peer].token.unwrap_or(usize::MAX)
     }
 
-    /// Adds an event of the test's own: stale, doubled, or simply untrue.
+    /// Adds an event made up by the test: stale, duplicated or spurious.
     pub(crate) fn inject(&mut self, token: usize, bits: u8) {
         self.events.push_back(Ready { token, bits });
     }
 
-    /// Takes up to `most` events out of the queue, oldest first.
+    /// Takes up to `most` events from the queue, oldest first.
     pub(crate) fn take_events(&mut self, most: usize) -> impl Iterator<Item = Ready> {
         let n = self.events.len().min(most);
         self.gone += n;
         self.events.drain(..n)
     }
 
-    /// Whether a wake-up has come since this was last asked.
+    /// Returns `true` if there was a wake-up since the last call.
     pub(crate) fn take_wake(&mut self) -> bool {
         let rung = self.bell.0.load(Ordering::SeqCst);
         std::mem::replace(&mut self.rung, rung) != rung
     }
 
-    /// Streams that the loop has accepted and not closed.
+    /// The number of streams that the loop has accepted and not closed.
     pub(crate) fn open_streams(&self) -> usize {
         self.peers.iter().filter(|p| p.accepted && p.closed.is_none()).count()
     }
@@ -196,7 +196,7 @@ impl Script {
         self.held || self.events.is_empty()
     }
 
-    /// An edge, unless strict mode has given one already and seen no `WouldBlock` since.
+    /// Queues an edge, unless strict mode has delivered one already and seen no `WouldBlock` since.
     fn arrived(&mut self, peer: usize, bits: u8) {
         let p = &mut self.peers[peer];
         let Some(token) = p.token.filter(|_| p.closed.is_none()) else { return };
@@ -205,7 +205,8 @@ impl Script {
         if bits == 0 {
             return;
         }
-        // An event tells of all that is so, whatever it comes from. None but epoll promises that.
+        // An epoll event reports the whole current state, whatever triggered it. Other systems do not guarantee that,
+        // so strict mode adds hints only.
         let bits = bits
             | match self.strict {
                 false => p.all_ready(),
@@ -376,7 +377,7 @@ impl Sys for Script {
     fn write(&mut self, stream: &mut Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         assert!((1..=64).contains(&bufs.len()) && bufs.iter().all(|b| !b.is_empty()));
         let peer = &mut self.peers[stream.0];
-        assert!(!peer.got_fin, "a write behind our FIN");
+        assert!(!peer.got_fin, "a write after our FIN");
         let answer = peer.writes.pop_front();
         let done = match answer {
             Some(Answer::Fail(number)) => fail(number),

@@ -1,37 +1,38 @@
-//! One connection of the scripted world: the peer's end, and the kernel's part of ours.
+//! One connection of the scripted system: the peer's end, and the kernel's part of our end.
 //!
-//! Knows neither events nor the loop: bytes in, bytes out, and what a call on the socket answers.
+//! Holds the bytes of both directions and computes what a call on the socket returns. Queues no events.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read};
 
 use crate::sys::{CloseHow, Ready};
 
-/// A scripted answer of one call, instead of what would follow from the pipes.
+/// A scripted result of one call, in place of the one that follows from the pipes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The error with this number. For `EAGAIN` a later edge is owed, and comes.
+    /// The error with this number. After `EAGAIN` an edge is owed and will be delivered.
     Fail(i32),
-    /// At most this many bytes (a write may take 0).
+    /// At most this many bytes (a write may accept 0).
     AtMost(usize),
 }
 
-/// What becomes of the next socket that connects.
+/// The result of the next connecting socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DialPlan {
-    /// The call itself fails.
+    /// The call itself fails with this error.
     Fail(i32),
-    /// Nothing, until the test says so.
+    /// The socket stays pending until the test decides.
     Later,
 }
 
+// Error numbers of Linux (asm-generic/errno.h) on every host: the scripted system behaves like Linux.
 pub(crate) const EAGAIN: i32 = 11;
 pub(crate) const ECONNRESET: i32 = 104;
 pub(crate) const EPIPE: i32 = 32;
 pub(crate) const ENOTCONN: i32 = 107;
 pub(crate) const ENOBUFS: i32 = 105;
 
-/// How far a socket of ours has connected.
+/// The connection state of our socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum DialState {
     /// It was accepted, or has connected.
@@ -48,46 +49,46 @@ pub(crate) enum End {
     Reset,
 }
 
-/// What a peer has put into the pipe and the loop has not read.
+/// What a peer has sent and the loop has not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     Bytes(VecDeque<u8>),
-    /// A read stops short of it, though there is more behind it.
+    /// An urgent mark: a read stops short of it, though there is more data behind it.
     Urgent,
     Fin,
     Reset,
 }
 
-/// The far end of one connection, and the kernel's part of the near one.
+/// The peer's end of one connection, and the kernel's part of our end.
 #[derive(Debug, Default)]
 pub(crate) struct Peer {
     pub(super) token: Option<usize>,
     pub(crate) accepted: bool,
-    /// We asked for the connection; and how far that is.
+    /// Whether the loop opened the connection; then its state is in `dial`.
     pub(crate) ours: bool,
     pub(crate) dial: DialState,
     pub(super) sent: VecDeque<Sent>,
-    /// What the loop wrote.
+    /// The bytes that the loop wrote.
     pub(crate) got: Vec<u8>,
-    /// How much of it a peer that reads has taken.
+    /// How many of them the peer has read.
     pub(crate) taken: usize,
-    /// How many more bytes the kernel takes.
+    /// How many more bytes the kernel accepts.
     pub(super) window: usize,
-    /// The socket's pending error; the first call that sees it takes it away.
+    /// The socket's pending error (SO_ERROR); the first call that returns it clears it.
     pub(super) error: Option<i32>,
     pub(crate) dead: bool,
-    /// It has closed both directions: what is written to it is answered with a reset.
+    /// The peer has closed its socket: data written to it is answered with RST.
     pub(super) deaf: bool,
-    /// A reset is on its way to it, or the like: it can send no more, and may have lost what it has not taken.
+    /// A reset or the like is on its way to the peer: it can send no more, and may have lost data that it has not read.
     pub(crate) cut_off: bool,
-    /// What its reads end with, once it has taken all that it got: of FIN and reset, what came first.
+    /// How its input ends, after the data it got: with FIN or RST, whichever came first.
     pub(super) end: Option<End>,
-    /// As a Unix stream: *drained* is said with `WouldBlock` only, urgent marks stand for passed descriptors, and there
-    /// is neither a reset by us nor a first write that is taken after a hang-up.
+    /// It is a Unix stream: reads report *drained* only by `WouldBlock`, urgent marks stand for passed descriptors,
+    /// closing cannot force a reset, and the first write after the peer has closed fails.
     pub(crate) unix: bool,
-    /// Where its event is in the queue, counted from the beginning of time.
+    /// The position of its event in the queue, counted from the first event ever.
     pub(super) event: Option<usize>,
-    /// The loop sent FIN.
+    /// The loop has sent FIN.
     pub(crate) got_fin: bool,
     /// How the loop closed it.
     pub(crate) closed: Option<CloseHow>,
@@ -95,25 +96,25 @@ pub(crate) struct Peer {
     pub(crate) writes: VecDeque<Answer>,
     pub(crate) add: Option<i32>,
     pub(crate) shutdown: Option<i32>,
-    /// Strict mode: whether an arrival gives an edge, and whether room gives one.
+    /// Strict mode: whether new input triggers an edge, and whether new space does.
     pub(super) readable_armed: bool,
     pub(super) writable_armed: bool,
 }
 
 impl Peer {
-    /// Bytes sent to the loop that it has not read.
+    /// The number of bytes sent to the loop that it has not read.
     pub(crate) fn unread(&self) -> usize {
         let len = |s: &Sent| if let Sent::Bytes(b) = s { b.len() } else { 0 };
         self.sent.iter().map(len).sum()
     }
 
-    /// Whether a read would tell something: bytes, or the end of them.
+    /// Returns `true` if a read would return data, the end of input or an error.
     pub(crate) fn has_input(&self) -> bool {
         self.sent.iter().any(|s| *s != Sent::Urgent)
     }
 
-    /// What an event says beside readability: that there is more than bytes to read, and that an error waits. Of a
-    /// passed descriptor nothing is told.
+    /// The bits of an event beside readability: a hint if more than bytes can be read, and an error if one is
+    /// pending. A passed descriptor sets none.
     pub(super) fn hints(&self) -> u8 {
         let more = |s: &Sent| match s {
             Sent::Bytes(_) => false,
@@ -124,7 +125,7 @@ impl Peer {
         hint | if self.error.is_some() { Ready::HINT | Ready::ERROR } else { 0 }
     }
 
-    /// All that is so, which each event of epoll tells.
+    /// The whole current state, which each epoll event reports.
     pub(super) fn all_ready(&self) -> u8 {
         let readable = if self.sent.is_empty() { 0 } else { Ready::READABLE };
         let up = self.dial != DialState::Pending;
@@ -132,7 +133,8 @@ impl Peer {
         readable | writable | self.hints()
     }
 
-    /// TCP knows one urgent byte. An earlier one that was not read up to becomes an ordinary byte.
+    /// Adds an urgent mark. TCP has one urgent pointer: an earlier urgent byte that was not read up to becomes an
+    /// ordinary byte (tcp(7)).
     pub(super) fn put_urgent(&mut self) {
         if let Some(at) = self.sent.iter().position(|s| *s == Sent::Urgent).filter(|_| !self.unix) {
             match at {
@@ -143,12 +145,12 @@ impl Peer {
         self.sent.push_back(Sent::Urgent);
     }
 
-    /// Whether an error waits for a call that sees it.
+    /// Returns `true` if an error is pending.
     pub(crate) const fn has_error(&self) -> bool {
         self.error.is_some()
     }
 
-    /// Whether an urgent byte was not read up to, which another one would make an ordinary byte.
+    /// Returns `true` if there is an urgent byte that was not read up to. Another one would make it an ordinary byte.
     pub(crate) fn has_urgent(&self) -> bool {
         !self.unix && self.sent.contains(&Sent::Urgent)
     }
@@ -157,13 +159,13 @@ impl Peer {
         self.sent.back() == Some(&Sent::Fin)
     }
 
-    /// How the peer sees the end, once it has taken all that it got.
+    /// Returns how the peer's input ends, after the data it got.
     pub(crate) const fn end(&self) -> Option<End> {
         self.end
     }
 
-    /// We have closed it: FIN, or a reset where input is unread. Behind an earlier FIN a reset is no news to a reader,
-    /// but for a Unix stream.
+    /// Records that the loop has closed the stream: the peer sees FIN, or RST if input was left unread. After an
+    /// earlier FIN, a TCP peer that only reads does not notice a RST; a Unix peer does.
     pub(super) fn was_closed(&mut self, how: CloseHow) {
         let unread = self.unread() > 0 || self.has_urgent();
         let reset = unread || (how == CloseHow::Reset && !self.unix);
@@ -178,7 +180,7 @@ impl Peer {
         self.end.get_or_insert(end);
     }
 
-    /// A reset overtakes all but the first `kept` bytes of what the peer got.
+    /// Drops all but the first `kept` bytes that the peer got, because a reset overtook them.
     pub(crate) fn lose(&mut self, kept: usize) {
         if kept < self.got.len() {
             self.got.truncate(kept);
@@ -186,7 +188,7 @@ impl Peer {
         }
     }
 
-    /// How many more bytes the kernel takes.
+    /// How many more bytes the kernel accepts.
     pub(crate) const fn window(&self) -> usize {
         self.window
     }

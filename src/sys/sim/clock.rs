@@ -1,6 +1,6 @@
-//! The clock of the seeded world, which is late, leaps, stands still, or seems to go back.
+//! The clock of the simulated system, which is late, leaps, freezes, or seems to step back.
 //!
-//! Knows only that it is looked at. Invariant: the world's own time never goes back.
+//! Invariant: the simulation's own time never goes back.
 
 use super::{Fault, MS, Sim};
 use crate::time::Time;
@@ -15,7 +15,7 @@ impl Sim {
         Time(now)
     }
 
-    /// How far a look at the clock moves it, or seems to.
+    /// Advances the clock by a random step and returns the time to report.
     fn tick(&mut self) -> u64 {
         if self.frozen > 0 {
             self.frozen -= 1;

@@ -1,8 +1,7 @@
-//! Connecting in the seeded world, and looking names up: what becomes of each, and when.
+//! Connecting sockets and lookups in the simulated system: the result of each, and when it is known.
 //!
-//! Knows neither the loop nor who asked. An address may carry a mark, by which whoever judges a run finds the attempt
-//! that it belongs to. Invariant: once everything goes right each socket connects or fails, and each name is answered,
-//! within a moment.
+//! An address may carry a mark, by which the checks of a run find the connect job that it belongs to. Invariant: once
+//! all faults have ended, each socket connects or fails, and each lookup is answered, within a millisecond.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -14,50 +13,50 @@ use crate::sys::script::{DialPlan, DialState, EAGAIN, Stream};
 use crate::sys::{Ready, Sys};
 
 const ECONNREFUSED: i32 = 111;
-/// Sockets that a run may connect; others are refused.
+/// The number of sockets that a run may connect; later ones are refused. Chosen to bound the length of a run.
 const MOST_DIALS: usize = 200;
 
 impl Sim {
-    /// Peers that were connected to since this was last asked.
+    /// Takes the peers that the loop has connected to since the last call.
     pub(crate) fn take_born(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.dials.born)
     }
 
-    /// Whether a socket connects, or a name is looked up.
+    /// Returns `true` if a socket is connecting or a lookup is unanswered.
     pub(crate) fn is_dialling(&self) -> bool {
         !self.dials.pending.is_empty() || self.dials.lookups.iter().any(Lookup::is_open)
     }
 
-    /// How many names are looked up for somebody.
+    /// The number of lookups that are neither answered nor cancelled.
     pub(crate) fn looking(&self) -> usize {
         self.dials.lookups.iter().filter(|l| !l.answered && !l.cancelled).count()
     }
 
-    /// Whom a socket of ours was to reach, if it is one.
+    /// The connect attempt that created this peer, if the loop connected to it.
     pub(crate) fn dial_of(&self, peer: usize) -> Option<&Dial> {
         self.dials.dials.iter().rfind(|d| d.peer == Some(peer))
     }
 
-    /// From now on nobody is reached.
+    /// Refuses all connections from now on.
     pub(crate) fn refuse_dials(&mut self) {
         self.dials.closed = true;
     }
 
-    /// Whatever would take for ever comes to its end soon.
+    /// Lets everything that is pending finish within a millisecond.
     pub(super) fn heal_dials(&mut self) {
         let soon = self.script.clock.saturating_add(MS as u64);
         self.dials.pending.iter_mut().for_each(|p| p.0 = p.0.min(soon));
         self.dials.lookups.iter_mut().for_each(|l| l.due = l.due.min(soon));
     }
 
-    /// When something here happens next.
+    /// The time of the next result, in nanoseconds.
     pub(super) fn next_dial(&self) -> u64 {
         let pending = self.dials.pending.iter().map(|p| p.0);
         let lookups = self.dials.lookups.iter().filter(|l| l.is_open()).map(|l| l.due);
         pending.chain(lookups).min().unwrap_or(u64::MAX)
     }
 
-    /// Lets happen what is due. True if a name was found, which wakes the loop.
+    /// Applies the results whose time has come. Returns `true` if a lookup is among them, which wakes the loop.
     pub(super) fn settle_dials(&mut self) -> bool {
         let clock = self.script.clock;
         let (due, later) = std::mem::take(&mut self.dials.pending).into_iter().partition(|p| p.0 <= clock);
@@ -91,7 +90,7 @@ impl Sim {
                 })
         };
         let mut same = self.dials.dials.iter().filter(|d| d.mark == mark);
-        // One that has failed lets the next begin at once.
+        // A failed attempt lets the next one begin at once.
         let failed = mark.and_then(|mark| self.dials.trouble.get(&mark).copied());
         let last = same.next_back().filter(connecting).map(|d| d.at);
         let beside = last.filter(|&at| failed.is_none_or(|failed| failed < at));
@@ -123,7 +122,7 @@ impl Sim {
         done
     }
 
-    /// Decides what becomes of the socket that is to connect next.
+    /// Draws the result of the next connecting socket.
     fn begin_dial(&mut self, unix: bool) {
         let peer = self.facts.len();
         self.facts.push(Facts { state: State::Connecting, ..Facts::default() });
@@ -144,7 +143,7 @@ impl Sim {
         self.dials.pending.push((self.script.clock.saturating_add(after), peer, error));
     }
 
-    /// Something untrue may be said of a socket that has just been registered.
+    /// May report a spurious event for a socket that was just registered.
     pub(super) fn mislead(&mut self, peer: usize, token: usize) {
         if self.script.peers[peer].dial == DialState::Pending
             && let Some(dice) = self.strikes(Fault::DialSpurious, peer)
@@ -168,7 +167,7 @@ impl Sim {
         done
     }
 
-    /// Writes down what the loop is told has gone wrong.
+    /// Records an error that the loop gets.
     pub(super) fn record_trouble<T>(&mut self, mark: Option<u64>, done: &io::Result<T>) {
         if let Err(error) = done
             && error.kind() != ErrorKind::WouldBlock
@@ -210,7 +209,7 @@ impl Sim {
         Some((number, answer))
     }
 
-    /// Nobody wants to know any more; one that is being answered may be answered all the same.
+    /// Cancels a lookup. If one is just being answered, the answer may still be delivered.
     pub(super) fn end_lookup(&mut self, number: u64) {
         for i in 0..self.dials.lookups.len() {
             let lookup = &self.dials.lookups[i];

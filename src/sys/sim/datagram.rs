@@ -1,7 +1,6 @@
-//! Datagram sockets in the seeded world: as in the scripted one. No run has any yet.
+//! Datagram sockets in the simulated system: as in the scripted one. No run uses any yet.
 //!
-//! Invariant: what is registered is among the living until it is closed, so that an event for it is not taken
-//! for a stale one.
+//! Invariant: a socket counts as registered until it is closed, so that an event for it is not taken for a stale one.
 
 use std::io;
 

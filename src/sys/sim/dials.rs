@@ -1,6 +1,6 @@
-//! What was connected to and looked up in the seeded world, and the marks that addresses carry.
+//! The records of connect attempts and lookups in the simulated system, and the marks that addresses carry.
 //!
-//! Knows neither the loop nor the world. Invariant: an address with a mark names one of a bounded number of places.
+//! Invariant: each mark has a bounded number of addresses.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -9,15 +9,15 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use super::dice::Dice;
 use crate::config::address::Address;
 
-/// One call that connects.
+/// One call of [`Sys::connect`](crate::sys::Sys::connect).
 #[derive(Debug)]
 pub(crate) struct Dial {
     /// The mark of its address.
     pub(crate) mark: Option<u64>,
-    /// `None`: the call failed.
+    /// The peer, or `None` if the call failed.
     pub(crate) peer: Option<usize>,
     pub(crate) at: u64,
-    /// When the socket before for the same mark began, if it was still connecting, and none had failed since.
+    /// When the previous socket for the same mark began, if it was still connecting and none has failed since.
     pub(crate) beside: Option<u64>,
 }
 
@@ -27,36 +27,36 @@ pub(crate) struct Lookup {
     pub(super) number: u64,
     pub(crate) mark: Option<u64>,
     pub(crate) at: u64,
-    /// When it is answered, and whether it was; or whether nobody wants to know any more.
+    /// When it will be answered, whether it was, and whether it was cancelled.
     pub(super) due: u64,
     pub(super) answered: bool,
     pub(super) cancelled: bool,
     pub(super) fails: bool,
-    /// How many addresses there are.
+    /// The number of addresses in the answer.
     pub(super) addresses: usize,
 }
 
-/// What goes on, and what went on.
+/// All connect attempts and lookups of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Dials {
     pub(crate) dials: Vec<Dial>,
     pub(crate) lookups: Vec<Lookup>,
-    /// The most lookups that went on at once.
+    /// The highest number of simultaneous lookups.
     pub(crate) most_lookups: usize,
-    /// What the loop was told had gone wrong, for which mark.
+    /// The errors that the loop got, each with its mark.
     pub(crate) told: Vec<(Option<u64>, ErrorKind)>,
-    /// When it was last told so.
+    /// When the loop last got an error, by mark.
     pub(super) trouble: BTreeMap<u64, u64>,
-    /// Sockets that connect: when that is decided, and with which error.
+    /// Connecting sockets: when the result is known, the peer, and the error if it fails.
     pub(super) pending: Vec<(u64, usize, Option<i32>)>,
     pub(super) found: VecDeque<(u64, io::Result<Vec<SocketAddr>>)>,
-    /// Those that have come about since this was last asked for.
+    /// Peers connected since the last call of [`Sim::take_born`](super::Sim::take_born).
     pub(super) born: Vec<usize>,
-    /// Nobody can be reached any more.
+    /// All connections are refused.
     pub(super) closed: bool,
 }
 
-/// An address with a mark: one of several, by its number among them.
+/// Returns the `n`-th address of a mark.
 pub(crate) fn marked(mark: u64, n: usize, v6: bool) -> SocketAddr {
     let [.., high, low] = mark.to_be_bytes();
     let ip: IpAddr = match v6 {
@@ -66,7 +66,7 @@ pub(crate) fn marked(mark: u64, n: usize, v6: bool) -> SocketAddr {
     (ip, 7).into()
 }
 
-/// The mark that an address, a path or a host name carries.
+/// Returns the mark of an address or a path.
 pub(crate) fn mark_of(address: &Address) -> Option<u64> {
     match address {
         Address::Tcp(SocketAddr::V4(a)) => match a.ip().octets() {
@@ -85,7 +85,7 @@ pub(super) fn mark_of_name(name: &str) -> Option<u64> {
 }
 
 impl Lookup {
-    /// It is to be answered, whoever wants to know.
+    /// Returns `true` if it will still be answered, even if it was cancelled.
     pub(super) const fn is_open(&self) -> bool {
         !self.answered
     }

@@ -1,7 +1,6 @@
-//! Pseudo-random numbers from one seed: everything that chance decides in a simulation.
+//! Pseudo-random numbers from one seed: the source of every random choice in a simulation.
 //!
-//! Knows nothing of what is decided. Invariant: the same seed and the same questions give the same answers, on every
-//! system.
+//! Invariant: the same seed and the same sequence of calls give the same results, on every system.
 
 /// A generator of pseudo-random numbers (splitmix64: Steele, Lea and Flood, "Fast splittable pseudorandom number
 /// generators", 2014).
@@ -9,12 +8,12 @@
 pub struct Dice(u64);
 
 impl Dice {
-    /// The generator that begins with `seed`.
+    /// Creates a generator with this seed.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     pub const fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,39 +21,42 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// A number from 0 up to but not including `n`; 0 when `n` is 0.
+    /// Returns a number from 0 up to but not including `n`; 0 if `n` is 0.
     pub const fn below(&mut self, n: usize) -> usize {
         ((self.roll() as u128 * n as u128) >> 64) as usize
     }
 
-    /// A number from `low` to `high`, both included (`low` when that is the larger).
+    /// Returns a number from `low` to `high`, both included (`low` if that is the larger).
     pub const fn between(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high.saturating_sub(low).saturating_add(1))
     }
 
-    /// True once in `n` times.
+    /// Returns `true` with a probability of 1 in `n`.
     pub const fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
-    /// A size from 1 to `max`, every order of magnitude as likely as the next.
+    /// Returns a size from 1 to `max`. Every order of magnitude is about equally likely.
     pub fn size(&mut self, max: usize) -> usize {
         let bits = usize::BITS - max.leading_zeros();
         let most = 1_usize.checked_shl(self.between(1, bits as usize) as u32).map_or(max, |n| n - 1);
         self.between(1, most.min(max).max(1))
     }
 
-    /// One of several things.
+    /// Returns one of several items.
+    ///
+    /// # Panics
+    /// If there are none.
     pub const fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 
-    /// So many bytes.
+    /// Returns `n` random bytes.
     pub fn bytes(&mut self, n: usize) -> Vec<u8> {
         (0..n.div_ceil(8)).flat_map(|_| self.roll().to_le_bytes()).take(n).collect()
     }
 
-    /// Puts things in another order.
+    /// Shuffles a slice.
     pub fn shuffle<T>(&mut self, things: &mut [T]) {
         for i in (1..things.len()).rev() {
             things.swap(i, self.below(i + 1));

@@ -1,20 +1,20 @@
-//! What may become of an event between its being due and its being told.
+//! The delivery of events: from the change that causes an event to the poll that reports it.
 //!
-//! Knows nothing of what made it due. Invariant: each due event is told at least once, with all its bits, though not
-//! all at once, and not before others that came later.
+//! Invariant: each event is delivered at least once with all its bits, though perhaps in parts, late, and after
+//! events that were caused later.
 
 use super::{Fault, MS, Sim, State};
 use crate::sys::Ready;
 
 impl Sim {
-    /// Sends due events on their way, each as it pleases chance.
+    /// Takes the events from the script and schedules their delivery, with faults.
     pub(super) fn launch(&mut self) {
         let due: Vec<Ready> = self.script.take_events(usize::MAX).collect();
         for ready in due {
             let peer = self.live.get(&ready.token).copied().flatten().unwrap_or(usize::MAX);
             let mut parts = vec![ready];
             if self.strikes(Fault::EdgeSplit, peer).is_some() {
-                // The other half may overtake this one; a hint stays with the readiness it explains.
+                // The other half may overtake this one. A hint stays with the readiness that it explains.
                 let apart = |bits| Ready { token: ready.token, bits };
                 parts = [ready.bits & Ready::WRITABLE, ready.bits & !Ready::WRITABLE].map(apart).to_vec();
                 parts.retain(|r| r.bits != 0);
@@ -39,7 +39,7 @@ impl Sim {
         }
     }
 
-    /// Tells the events that are due, up to what fits.
+    /// Delivers the events whose time has come, up to the capacity.
     pub(super) fn land(&mut self, ready: &mut Vec<Ready>) {
         if let Some(dice) = self.odds.strikes(Fault::EdgeOrder, State::None) {
             dice.shuffle(&mut self.flight);

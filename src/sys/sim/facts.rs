@@ -1,7 +1,7 @@
-//! The plain facts of one connection, by which a run is judged.
+//! The facts of one connection, against which a run is checked.
 //!
-//! Knows nothing of the loop's own account of them. Invariant: only what a call of the seam answered, or an event said,
-//! is in here.
+//! Invariant: contains only what a call of [`Sys`](crate::sys::Sys) returned or an event reported, never the loop's
+//! own account of it.
 
 use std::cell::Cell;
 use std::io::ErrorKind;
@@ -10,36 +10,37 @@ use std::rc::Rc;
 use super::fault::State;
 use crate::time::Time;
 
-/// What the first look at the clock found since this was last taken.
+/// The first time read from the clock since this was last taken.
 pub(crate) type Mark = Rc<Cell<Option<Time>>>;
 
-/// What the loop was told about one connection, and did with it.
+/// What the loop learned about one connection, and did with it.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    /// What it was doing when the turn began; set by whoever can see the loop.
+    /// What the connection was doing when the turn began; set by the test kit, which can see the loop.
     pub(crate) state: State,
     pub(crate) token: Option<usize>,
-    /// Bytes that were read, and bytes that were taken from the loop.
+    /// Bytes read by the loop, and bytes accepted from it.
     pub(crate) read: u64,
     pub(crate) written: u64,
     pub(crate) read_this_turn: usize,
-    /// When a byte last went either way, and when one was last read, or written (or the connection began).
+    /// When a byte was last transferred in either direction; when one was last read; and when one was last written
+    /// (or the connection began).
     pub(crate) moved: u64,
     pub(crate) heard: u64,
     pub(crate) wrote: u64,
-    /// A read answered with the end of input.
+    /// A read has returned the end of input.
     pub(crate) ended: bool,
     pub(crate) errors: Vec<ErrorKind>,
-    /// When FIN was sent, and how much was read since.
+    /// When the loop sent FIN, and how many bytes it has read since.
     pub(crate) fin: Option<u64>,
     pub(crate) discarded: u64,
-    /// Hints since something was last read.
+    /// The number of hints since data was last read.
     pub(crate) hints: u32,
-    /// It was said to be readable, and no read has shown since that it is not.
+    /// An event has reported it readable, and no read has drained it or reached the end since.
     pub(crate) told_readable: bool,
-    /// It was said that an error waits, and nothing that would tell it was called since.
+    /// An event has reported an error, and no call that would return it was made since.
     pub(crate) told_error: bool,
     pub(crate) add_failed: bool,
-    /// When it was closed.
+    /// When the loop closed it.
     pub(crate) closed: Option<u64>,
 }

@@ -1,17 +1,16 @@
-//! What may go wrong, how often, and how often it did.
+//! The kinds of faults: how likely each is, and how often it occurred.
 //!
-//! Knows neither the world nor the loop. Invariant: a kind that is switched off never strikes, and one that strikes is
-//! counted under the state that its connection was in.
+//! Invariant: a disabled kind never occurs, and every occurrence is counted under the state of its connection.
 
 use std::fmt;
 
 use super::dice::Dice;
 
-/// Defines the kinds, with in how many thousand chances each strikes at most. What ends a connection, or the run, is
-/// rare.
+/// Defines the kinds, each with its maximum probability in thousandths. Faults that end a connection or the run are
+/// rare, so that runs get past them. All values are chosen.
 macro_rules! faults {
     ($($name:ident $most:literal)*) => {
-        /// What may go wrong, one kind for each call or event.
+        /// A kind of fault, of one kind of call or event.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Fault { $($name),* }
 
@@ -38,15 +37,15 @@ faults! {
     LookupRefused 200  LookupFails 500  LookupSlow 900  LookupSilent 400  LookupMany 1000  LookupLate 1000
 }
 
-/// What a connection was doing when something went wrong with it.
+/// What a connection was doing when a fault occurred.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
-    /// No connection's matter, or one that is being accepted.
+    /// The fault does not concern a connection, or concerns one that is being accepted.
     #[default]
     None,
     Connecting,
     Open,
-    /// Not read.
+    /// Reading is paused.
     Paused,
     /// The end of its input has been read.
     ReadClosed,
@@ -66,24 +65,24 @@ impl State {
     ];
 }
 
-/// How often each kind struck in each state.
+/// How often each kind occurred in each state.
 pub(crate) type Struck = [[u64; State::ALL.len()]; Fault::ALL.len()];
 
 pub(crate) const fn new_struck() -> Struck {
     [[0; State::ALL.len()]; Fault::ALL.len()]
 }
 
-/// The odds of one run, and what came of them.
+/// The probabilities of one run, and the occurrences.
 pub(crate) struct Odds {
-    /// In a thousand.
+    /// In thousandths.
     odds: [usize; Fault::ALL.len()],
-    /// Each kind has its own, so that without one the others strike as they did.
+    /// Each kind has its own generator, so that disabling one does not change when the others occur.
     dice: [Dice; Fault::ALL.len()],
     pub(crate) struck: Struck,
 }
 
 impl Odds {
-    /// About half the kinds are off, the others of any strength.
+    /// Draws the probabilities: about half of the kinds are disabled, the others have any value up to their maximum.
     pub(crate) fn draw(dice: &mut Dice) -> Self {
         let seed = dice.roll();
         let own = |i: usize| Dice::new(seed.wrapping_add(i as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
@@ -106,7 +105,7 @@ impl Odds {
         self.odds = [0; Fault::ALL.len()];
     }
 
-    /// Whether a fault strikes now; if so, with the dice that say how.
+    /// Decides whether a fault occurs now. If so, returns its generator, for the details.
     #[inline]
     pub(crate) const fn strikes(&mut self, fault: Fault, state: State) -> Option<&mut Dice> {
         let (odds, dice) = (self.odds[fault as usize], &mut self.dice[fault as usize]);

@@ -1,9 +1,9 @@
-//! The seeded world: the scripted one, with chance for its author.
+//! The simulated system: the scripted one, driven by a seeded random number generator.
 //!
-//! At each call of the seam it may let something go wrong, and between an event's being due and its being told lies
-//! whatever a kernel may do to it. It also writes down, for each connection, the plain facts by which a run is judged.
-//! Knows nothing of the loop. Invariant: a due edge may come late, doubled, split, reordered, stale or disguised, but
-//! it comes; and what a call is made to answer, the script's pipes agree with.
+//! Each call may be hit by a fault, and each event may be delayed, duplicated, split or reordered between the change
+//! that causes it and its delivery. For each connection it records the facts against which a run is checked.
+//! Invariant: an edge that is owed may come late, duplicated, split, reordered or along with spurious ones, but it
+//! comes; and the script's pipes agree with every faked result.
 
 mod answers;
 mod clock;
@@ -37,41 +37,43 @@ use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
-/// A millisecond, in nanoseconds.
+/// A millisecond in nanoseconds.
 pub(crate) const MS: usize = 1_000_000;
+// Error numbers of Linux, as in `script::peer`.
 const ETIMEDOUT: i32 = 110;
 const EHOSTUNREACH: i32 = 113;
 
-/// What other threads do. They take their steps between any two calls of the loop's.
+/// Other threads in the simulation. They act between any two calls of the loop.
 pub(crate) trait OtherThreads: Any + fmt::Debug {
     fn act(&mut self);
-    /// Whether they wait for the loop to do something.
+    /// Returns `true` if they wait for the loop to do something.
     fn wait(&self) -> bool;
-    /// From now on they do nothing.
+    /// Stops them for the rest of the run.
     fn rest(&mut self);
 }
 
-/// The scripted world, and what chance makes of it.
+/// The scripted system with random faults.
 #[derive(Debug)]
 pub(crate) struct Sim {
     pub(crate) script: Script,
     pub(crate) dice: Dice,
     pub(crate) odds: Odds,
     pub(crate) facts: Vec<Facts>,
-    /// The latest time that the loop was told.
+    /// The latest time that the clock has returned to the loop.
     pub(crate) seen: u64,
-    /// Events for nobody that the loop was told of.
+    /// The number of events delivered for tokens that are no longer registered.
     pub(crate) stale: u64,
     /// A hash of all bytes that were written.
     pub(crate) content: u64,
-    /// Calls of the seam, ever; polls and looks at the clock left out.
+    /// The number of calls of [`Sys`], without polls and reads of the clock.
     pub(crate) calls: u64,
     pub(crate) threads: Option<Box<dyn OtherThreads>>,
-    /// The loop went to sleep while other threads waited for it, and nothing had been said to wake it.
+    /// Set if the loop went to sleep while other threads waited for it and nothing was going to wake it.
     pub(crate) overslept: bool,
-    /// Events on their way, and when they are due.
+    /// Events on their way, with the time of delivery.
     flight: Vec<(u64, Ready)>,
-    /// Tokens of all that is registered: who they stand for (`None`: a listener), and of all that was.
+    /// All registered tokens, each with its peer (`None`: a listener or datagram socket); and the tokens that are no
+    /// longer registered.
     live: BTreeMap<usize, Option<usize>>,
     dead: Vec<usize>,
     frozen: usize,
@@ -105,7 +107,7 @@ impl Sim {
         }
     }
 
-    /// From now on everything goes right.
+    /// Ends all faults for the rest of the run.
     pub(crate) fn heal(&mut self) {
         self.odds.switch_all_off();
         self.threads.iter_mut().for_each(|o| o.rest());
@@ -113,7 +115,7 @@ impl Sim {
         self.heal_dials();
     }
 
-    /// Whether no event is on its way.
+    /// Returns `true` if no event is on its way.
     pub(crate) fn is_quiet(&self) -> bool {
         self.flight.is_empty() && self.script.is_quiet()
     }
@@ -133,7 +135,7 @@ impl Sim {
         self.odds.strikes(fault, State::None)
     }
 
-    /// A client connects.
+    /// Connects a client.
     pub(crate) fn connect(&mut self, listener: usize, window: usize, unix: bool) -> usize {
         let peer = self.script.connect(listener);
         self.script.peers[peer].unix = unix;
@@ -142,7 +144,7 @@ impl Sim {
         peer
     }
 
-    /// The network gives up on a connection.
+    /// Fails a connection in the network.
     pub(crate) fn network_fails(&mut self, peer: usize) {
         let error = self.dice.pick(&[ETIMEDOUT, EHOSTUNREACH, ECONNRESET]);
         self.script.network_fails(peer, error);
@@ -153,7 +155,7 @@ impl Sim {
     }
 }
 
-/// Adds a number to a hash (FNV-1a, a word at a time).
+/// Adds a number to a hash (FNV-1a, a word instead of a byte at a time).
 pub(crate) const fn fold(hash: u64, x: u64) -> u64 {
     (hash ^ x).wrapping_mul(0x0100_0000_01b3)
 }
@@ -179,7 +181,7 @@ impl Sys for Sim {
             return Ok(false);
         }
         if let Some(dice) = self.strikes_all(Fault::PollLate) {
-            // The process was stopped, or the machine was.
+            // As if the process had been stopped, or the machine suspended.
             let late = dice.size(60_000 * MS) as u64;
             self.script.clock = self.script.clock.saturating_add(late);
         }
@@ -277,7 +279,7 @@ impl Sys for Sim {
         self.calls += 1;
         let peer = stream.peer();
         if let Some(dice) = self.strikes(Fault::AddFails, peer) {
-            let error = dice.pick(&[28, 12]);
+            let error = dice.pick(&[28, 12]); // ENOSPC, ENOMEM: see epoll_ctl(2).
             self.facts[peer].add_failed = true;
             self.script.peers[peer].add = Some(error);
         } else {
@@ -319,7 +321,7 @@ impl Sys for Sim {
         let done = self.script.read(stream, buf);
         let now = self.seen;
         let f = &mut self.facts[peer];
-        // An end of input that was read first hides the error.
+        // A read that returned the end of input does not report a pending error.
         f.told_error &= matches!(done, Ok(Received { len: 0, .. }));
         match &done {
             Ok(Received { len: 0, .. }) => (f.ended, f.told_readable) = (true, false),
@@ -387,7 +389,7 @@ impl Sys for Sim {
         let done = self.script.shutdown_write(stream);
         match &done {
             Ok(()) => self.facts[peer].fin = Some(self.seen),
-            // The loop takes a connection that cannot be finished for one that was reset.
+            // The loop treats a failed shutdown(2) as a reset.
             Err(_) => self.facts[peer].errors.push(ErrorKind::ConnectionReset),
         }
         done
@@ -414,7 +416,7 @@ impl Sys for Sim {
         self.script.close(stream, how);
         let p = &mut self.script.peers[peer];
         if p.cut_off {
-            // A reset overtakes what is still on its way.
+            // The reset overtakes data that is still on its way.
             let kept = p.taken + self.dice.below(p.got.len() - p.taken + 1);
             p.lose(kept);
         }
