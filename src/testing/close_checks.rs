@@ -1,7 +1,6 @@
-//! Whether a connection ended for the reason that is given, and nothing was lost but with a reason for that.
+//! Checks at the end of a connection that its close reason is correct, and that no data was lost without one.
 //!
-//! Knows one connection at its end. Invariant: a reason is believed only if the world's facts, or what callbacks did,
-//! bear it out.
+//! Invariant: a reason is accepted only if the facts of the simulated system, or what callbacks did, confirm it.
 
 use std::time::Duration;
 
@@ -15,10 +14,11 @@ use crate::sys::CloseHow;
 use crate::sys::sim::Facts;
 use crate::time::Time;
 
-/// Hints that come to nothing, after which a connection may be given up: one more may have come with the last bytes.
+/// The number of hints without progress after which the loop may close a connection. One less than the loop's own
+/// limit, because one hint may have come with the last bytes.
 const LIVELOCK: u32 = 63;
 
-/// N4: a connection ends for the reason that is given.
+/// N4: the close reason is correct.
 pub(super) fn require_earned<H: Handler>(
     view: &View<H>,
     record: &Record,
@@ -39,7 +39,7 @@ pub(super) fn require_earned<H: Handler>(
         Reason::BadFrame(_) | Reason::TruncatedFrame { .. } => record.closed_itself,
         Reason::WriteStall => ago(facts.wrote.max(seen.idle_out)) >= limits.write_stall.get(),
         Reason::IdleTimeout => {
-            // What waited may have been written since the verdict.
+            // Output that was unsent then may have been written since.
             ago(seen.moved.max(facts.heard).max(seen.held_at)) >= limits.idle_timeout.get()
                 && !(facts.told_readable && unread)
         }
@@ -52,18 +52,18 @@ pub(super) fn require_earned<H: Handler>(
         Reason::ShutdownDeadline => view.stopping.is_some_and(|(at, grace)| ago(at) >= grace),
         Reason::AtCapacity | Reason::RegisterFailed => false,
         Reason::Livelock => facts.hints >= LIVELOCK,
-        // What the handler did, and what it sent, is for the user's check.
+        // Reasons that depend on the handler and its output are for the user's check.
         _ => true,
     };
     require(earned, || {
         format!(
-            "N4: {why} was not earned: {facts:?}, unfinished since {:?}, {}",
+            "N4: {why} is not justified: {facts:?}, unfinished since {:?}, {}",
             record.unfinished, core.now.0
         )
     })
 }
 
-/// N4, N6: what is told at the end is what happened.
+/// N4, N6: the report to on_close is correct.
 pub(super) fn judge<H: Handler>(view: &View<H>, record: &Record, closed: &Closed) -> Result<(), String> {
     let facts = &view.inner.sys.facts[record.peer];
     let same = closed.bytes_in == facts.read && closed.bytes_out == facts.written;
@@ -81,11 +81,11 @@ pub(super) fn judge<H: Handler>(view: &View<H>, record: &Record, closed: &Closed
     require(!own || !record.ended, || "N4: the peer had finished before".to_owned())?;
     let reset = view.inner.sys.script.peers[record.peer].closed == Some(CloseHow::Reset);
     let cut = record.aborted || record.panicked || closed.unsent > 0;
-    require(!in_order || cut || !reset, || "N4: ended in good order, and reset".to_owned())?;
-    require(!in_order || closed.unsent == 0, || "N4: ended in good order, and bytes were lost".to_owned())
+    require(!in_order || cut || !reset, || "N4: a clean close sent RST".to_owned())?;
+    require(!in_order || closed.unsent == 0, || "N4: a clean close lost bytes".to_owned())
 }
 
-/// Whether a connection whose peer has not finished had waited long enough for that.
+/// Returns `true` if a connection has lingered long enough for its peer's FIN.
 pub(super) fn may_stop_lingering<H: Handler>(view: &View<H>, facts: &Facts, full: bool) -> bool {
     let (core, limits) = (&view.inner.dispatcher.core, &view.inner.dispatcher.core.limits);
     if view.stopping.is_some_and(|(at, grace)| core.now.since(Time(at)) >= grace) {

@@ -1,25 +1,27 @@
-//! What is drawn before a simulated run begins: limits of every size that do not contradict each other.
+//! Draws random limits for a simulated run: of every size, without contradictions.
 //!
-//! Knows neither world nor handlers. Invariant: what is drawn passes [`Limits::check`], and no run needs more than some
-//! ten thousand turns for what its clients have to say.
+//! Invariant: the limits pass [`Limits::check`], and no run needs more than some ten thousand turns for the data of
+//! its clients.
 
 use std::time::Duration;
 
 use crate::config::limits::{AtCapacity, LEAST_READ, Limit, Limits};
 use crate::sys::sim::Dice;
 
-/// Bytes that all clients may say together for each byte of the smallest budget: they may come one after another.
+/// The bytes that all clients may send together, per byte of the smallest budget (they may be served one after
+/// another); and the most that they may send at all. Chosen to bound the turns of a run.
 const TURNS: usize = 4_000;
 const MOST_SAID: usize = 20_000;
-/// Bytes in a small message.
+/// The bytes of a small message. Chosen.
 const MESSAGE: usize = 4;
+/// Below this total output limit, a connection or two use it up: an answer waits for space.
 const SCANT: usize = 128 * 1024;
 
 fn ms(dice: &mut Dice, most: usize) -> Duration {
     Duration::from_millis(dice.size(most) as u64)
 }
 
-/// A timeout from a millisecond to an hour; half of them an hour.
+/// A timeout from a millisecond to an hour; half of them are an hour.
 fn timeout(dice: &mut Dice) -> Limit<Duration> {
     let hour = 3_600_000;
     let long = dice.one_in(2);
@@ -30,7 +32,7 @@ fn or_unlimited(dice: &mut Dice, n: usize) -> Limit<usize> {
     if dice.one_in(8) { Limit::Unlimited } else { Limit::At(n) }
 }
 
-/// Limits of any size.
+/// Draws limits of any size.
 pub(crate) fn draw_limits(dice: &mut Dice) -> Limits {
     let read_buffer = dice.size(16_384);
     let output_high = dice.size(65_535) + 1;
@@ -80,10 +82,10 @@ pub(crate) fn draw_limits(dice: &mut Dice) -> Limits {
     }
 }
 
-/// How many bytes at a time keep a run short under these limits, and how many one client may say.
+/// Draws how many bytes one client may send, so that a run stays short under these limits.
 pub(crate) fn draw_volume(dice: &mut Dice, limits: &Limits, clients: usize) -> usize {
     let least = limits.read_buffer.min(limits.write_per_turn).min(limits.output_high);
-    // Where a buffer or two are all that may wait, no more than a message is answered in a turn.
+    // If the total output limit is only a buffer or two, no more than one message is answered per turn.
     let messages = if limits.output_total.get() < SCANT { 1 } else { limits.messages_per_turn };
     let least = least.min(MESSAGE * messages);
     dice.size(MOST_SAID.min(TURNS * least / clients))

@@ -1,6 +1,6 @@
-//! A logger for tests: the lines of `warn` and above, of those threads that ask for them.
+//! A logger for tests: records lines of level `warn` and above, for threads that ask for them.
 //!
-//! Invariant: nothing is kept for a thread that has not asked.
+//! Invariant: nothing is recorded for a thread that has not called [`lines`].
 
 use std::cell::Cell;
 
@@ -29,7 +29,7 @@ impl Log for Keeper {
     fn flush(&self) {}
 }
 
-/// The lines that this thread has logged since it last asked.
+/// Returns the lines that this thread has logged since the last call.
 pub(crate) fn lines() -> Vec<String> {
     let _ = log::set_logger(&Keeper);
     log::set_max_level(LevelFilter::Warn);

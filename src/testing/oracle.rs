@@ -1,26 +1,27 @@
-//! What must hold after every turn of a simulated run.
+//! The oracle: checks the reactor's guarantees after every turn of a simulated run.
 //!
-//! Knows the loop, the world's facts, and what callbacks saw; it believes only what two of them agree on. Invariant: a
-//! run that breaks one of the promises ends with an error that names it and the connection.
+//! Compares the state of the loop, the facts that the simulated system recorded, and what callbacks saw; a statement
+//! counts only if two of them agree. Invariant: a run that breaks a guarantee ends with an error that names the
+//! guarantee and the connection.
 //!
 //! ```text
-//! N1   what was sent comes back, or arrives: a prefix always, all of it at a good end     the handler's own check
-//! N2   a group's messages arrive in order and once; those skipped are counted             the handler's own check
-//! N3   nobody gets what another sent                                       here, and the handler's own check
-//! N4   each end has the reason that is given for it, each attempt too      here, close_checks, the handler's own check
-//! N5   callbacks: on_open first, on_close last and once, never nested      checked_handler
-//! N6   every count is what the world counted; no stream is left open       here, connect_checks, timer_checks, audit
-//! N7   whoever has work is in a queue, or something will wake the loop     here, connect_checks, audit
-//! N8   no turn without effect, no more calls than there is work            here, connect_checks
-//! N9   memory within the limits, recounted; watermarks and links kept      here, timer_checks, audit
-//! N10  no more than a budget in a turn, and nobody waits for many          here
-//! N11  nothing lives past its deadline                                     here
-//! N12  whoever waits is accepted or refused                                here, run
-//! N13  a shutdown ends with its grace                                      here, run
-//! N14  few lines in the log                                                tests/logs
-//! N15  the same seed is the same run                                       seeds
-//! N16  no panic, no overflow                                               the profile `sim`
-//! I    what other threads sent is obeyed as promised                       threads
+//! N1   data sent arrives or comes back: always a prefix, all of it after a clean close    the handler's own check
+//! N2   a group's messages arrive once and in order; skipped ones are counted             the handler's own check
+//! N3   no connection gets data meant for another one                       here, and the handler's own check
+//! N4   close reasons and connect failures are reported correctly           here, close_checks, the handler's own check
+//! N5   callbacks: on_open first, on_close last and once, never nested      here, checked_handler, timer_checks
+//! N6   every counter equals the system's count; no stream stays open       here, *_checks, audit
+//! N7   pending work is in a queue, or an event or deadline will come       here, connect_checks, threads, audit
+//! N8   no busy loop, no more system calls than there is work               here, connect_checks
+//! N9   memory is within the limits; watermarks and links are respected     here, connect_checks, timer_checks, audit
+//! N10  a turn stays within its budgets, and no connection is starved       here, threads
+//! N11  timeouts expire on time                                             here
+//! N12  every waiting connection is accepted or refused                     here, run
+//! N13  a shutdown ends with its grace period                               here, run
+//! N14  the log is rate-limited                                             tests/logs
+//! N15  the same seed gives the same run                                    seeds
+//! N16  no panic, no arithmetic overflow                                    the profile `sim`
+//! I    commands of other threads run once and in order                     threads
 //! ```
 
 use std::time::Duration;
@@ -43,40 +44,43 @@ use crate::sys::script::Call;
 use crate::sys::sim::{Facts, Sim};
 use crate::time::Time;
 
-/// Turns that a connection with work may wait.
+/// The number of turns that a connection with work may wait. Chosen: a turn may find its budget used up, but not
+/// repeatedly.
 const WAITS: u32 = 3;
-/// Turns that would not wait and did nothing.
+/// The number of consecutive turns that neither wait nor do anything, after which the loop counts as busy. Chosen.
 const SPINS: u32 = 3;
-/// The same, where only deadlines are due: they may be many, and one a turn.
+/// The same where only deadlines have expired: there may be many, processed one per turn. Chosen.
 const DUE_SPINS: u32 = 200;
-/// Time between two turns, in nanoseconds, after which deadlines may be judged late; by how many turns; and how late
-/// they may be judged otherwise.
+/// After a gap of this many nanoseconds between two turns, the loop may defer timeouts, for at most so many turns;
+/// otherwise timeouts may be late by [`SLACK`]. The gap must not exceed the loop's own threshold for deferring
+/// timeouts; the others are chosen.
 const ABSENCE: u64 = 200_000_000;
 const MAX_DEFERRED_TURNS: u32 = 128;
 const SLACK: Duration = Duration::from_secs(1);
-/// Calls that a turn may make for each connection, and for how many there may be though none are there.
+/// The system calls that a turn may make per connection, and the number of connections to assume in addition. Chosen,
+/// well above what a turn needs.
 const CALLS: u64 = 8;
 const FEW: u64 = 16;
 
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     seen: Vec<Seen>,
-    /// Records whose end was judged already.
+    /// Records whose end has been checked.
     judged: Vec<bool>,
-    /// Calls of the seam, and bytes moved, ever.
+    /// The number of system calls and of bytes transferred so far.
     called: (u64, u64),
-    /// Turns in a row that did nothing: for work that there was, and for deadlines.
+    /// Consecutive turns that did nothing: with work pending, and with expired deadlines.
     spins: [u32; 2],
     before: (u64, u64, bool),
     now: u64,
-    /// For how many turns deadlines may be overdue.
+    /// For how many turns timeouts may still be deferred.
     behind: u32,
     pub(crate) waits_to_be_accepted: bool,
-    /// Connections after the last turn; and whether there ever were as many as allowed.
+    /// The number of connections after the last turn, and whether the limit was ever reached.
     open: usize,
     full: bool,
     dials: Dials,
-    /// Attempts that were to be looked after, those there were, and how often one was to be tried again.
+    /// The connect jobs queued, those in existence, and the number of retries.
     attempts: (usize, usize, u64),
 }
 
@@ -85,13 +89,13 @@ impl Oracle {
         self.seen.get(peer)?.closed.as_ref()
     }
 
-    /// Whether there ever were as many connections as allowed.
+    /// Returns `true` if the limit of connections was ever reached.
     #[cfg(test)]
     pub(crate) const fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Checks everything that a turn may have broken.
+    /// Checks all guarantees after a turn.
     pub(super) fn check<H: Handler>(
         &mut self,
         view: &View<H>,
@@ -101,7 +105,7 @@ impl Oracle {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let tick = core.now.0 - self.now;
         self.now = core.now.0;
-        // After an absence the loop first catches up on input, and judges a few at a time.
+        // After a long gap the loop defers timeouts: it first reads input, and then checks a few deadlines per turn.
         self.behind = if tick > ABSENCE { MAX_DEFERRED_TURNS } else { self.behind.saturating_sub(1) };
         self.seen.resize_with(sim.facts.len(), Seen::default);
         let were = self.open;
@@ -129,13 +133,13 @@ impl Oracle {
         self.check_shutdown(view)
     }
 
-    /// N6: what the loop counts is what the world saw.
+    /// N6: the loop's counters equal those of the simulated system.
     fn check_counts<H: Handler>(&self, view: &View<H>) -> Result<(), String> {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let (open, slots) = (sim.script.open_streams(), core.conns.len());
-        require(open == slots, || format!("N6: {open} streams open in the world, {slots} in the loop"))?;
+        require(open == slots, || format!("N6: {open} streams open in the system, {slots} in the loop"))?;
         let stale = core.stats.stale_events;
-        require(stale == sim.stale, || format!("N6: {stale} stale events, {} were told", sim.stale))?;
+        require(stale == sim.stale, || format!("N6: {stale} stale events counted, {} delivered", sim.stale))?;
         let moved = |of: fn(&Facts) -> u64| sim.facts.iter().map(of).sum::<u64>();
         let (read, written) = (moved(|f| f.read), moved(|f| f.written));
         let (i, o) = (core.stats.bytes_in, core.stats.bytes_out);
@@ -143,9 +147,9 @@ impl Oracle {
         if let Some(w) = view.checked() {
             let unsent: u64 = w.records.iter().filter_map(|r| r.closed.as_ref()).map(|c| c.unsent).sum();
             let counted = core.stats.bytes_unsent;
-            // Of a connection whose on_open panicked nobody is told.
+            // A connection whose on_open panicked gets no on_close.
             let told = w.panics > 0 || unsent == counted;
-            require(told, || format!("N6: {counted} B unsent, {unsent} were told"))?;
+            require(told, || format!("N6: {counted} B unsent counted, {unsent} reported to on_close"))?;
             let counted = core.stats.panics;
             require(w.panics == counted, || format!("N6: {counted} panics counted of {}", w.panics))?;
         }
@@ -155,10 +159,10 @@ impl Oracle {
         require(failed == counted, || format!("N4: {counted} register_failed, {failed} were made to fail"))?;
         let refused = core.stats.closed(&Reason::AtCapacity);
         let may = core.limits.at_capacity == AtCapacity::Refuse && self.full;
-        require(refused == 0 || may, || format!("N4: {refused} refused though there was room"))
+        require(refused == 0 || may, || format!("N4: {refused} refused though the limit was not reached"))
     }
 
-    /// N8: no more calls than there are connections, and bytes.
+    /// N8: no more system calls than connections and bytes require.
     fn check_calls<H: Handler>(&mut self, view: &View<H>, conns: usize) -> Result<(), String> {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let now = (sim.calls, core.stats.bytes_in + core.stats.bytes_out);
@@ -168,13 +172,13 @@ impl Oracle {
         require(calls <= most, || format!("N8: {calls} calls for {conns} connections and {bytes} B"))
     }
 
-    /// N8: a turn that would not wait does something.
+    /// N8: a turn that does not wait has some effect.
     fn check_spin<H: Handler>(&mut self, view: &View<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
         let obeyed = view.inner.dispatcher.core.stats.commands;
         let now = (view.inner.sys.calls, obeyed + view.checked().map_or(0, |w| w.calls));
         let (calls_before, callbacks_before, more) = self.before;
         let waited = !calls.contains(&Call::Poll(Some(Duration::ZERO)));
-        // To look after an attempt takes no call where it is given up, or is to wait.
+        // Processing a connect job makes no system call if it is dropped or must wait.
         let core = &view.inner.dispatcher.core;
         let attempts = (core.connect_jobs.queue.len(), core.connect_jobs.len(), core.stats.connect_retries);
         let same = std::mem::replace(&mut self.attempts, attempts) == attempts;
@@ -187,10 +191,10 @@ impl Oracle {
         };
         self.before = (now.0, now.1, turn.more);
         let spins = self.spins[0] >= SPINS || self.spins[1] >= DUE_SPINS;
-        require(!spins, || format!("N8: spins: {calls:?}"))
+        require(!spins, || format!("N8: busy loop: {calls:?}"))
     }
 
-    /// One connection, against what the world knows of it.
+    /// Checks one connection against the facts of the simulated system.
     fn check_peer(&mut self, core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<(), String> {
         let (facts, limits, now) = (&sim.facts[peer], &core.limits, core.now);
         require(c.bytes_in == facts.read, || format!("N6: {} B in, {} were read", c.bytes_in, facts.read))?;
@@ -205,7 +209,8 @@ impl Oracle {
             seen.fell = Some((u64::MAX, 0));
         }
         let could = c.phase == Phase::Open && core.may_read(c) && !c.deferred && facts.told_readable;
-        // Where little may wait in all, or much does, it may be too much in the middle of every turn.
+        // If the total output limit is low, or much output is unsent, memory pressure may occur in the middle of any
+        // turn.
         let total = limits.output_total.get();
         let near = total < 128 * 1024 || core.pool.output() > total / 4;
         let tight = c.out.pending() > 0 && near;
@@ -220,7 +225,7 @@ impl Oracle {
         let fell = before.is_none_or(|(pending, written)| {
             pending as u64 <= limits.output_low as u64 + (facts.written - written)
         });
-        require(fell, || format!("N9: read on above the low-water mark: {before:?}"))?;
+        require(fell, || format!("N9: reading resumed above the low-water mark: {before:?}"))?;
         seen.high = c.flow.above_high_water.then_some((c.out.pending(), facts.written));
         if c.out.pending() == 0 {
             seen.idle_out = now.0;
@@ -228,7 +233,7 @@ impl Oracle {
         if c.phase == Phase::Open && (c.is_read_blocked() || c.flow.throttled) {
             seen.held_at = now.0;
         }
-        // Where we do not read, no time passes for the peer.
+        // Timeouts do not run against the peer while the loop does not read.
         let held = c.phase == Phase::Open && (!core.may_read(c) || c.flow.throttled || c.deferred);
         if seen.phase != Some(c.phase) || held {
             (seen.phase, seen.since) = (Some(c.phase), now.0);
@@ -237,18 +242,20 @@ impl Oracle {
         if self.behind > 0 { Ok(()) } else { check_not_late(limits, facts, c, since, now) }
     }
 
-    /// N7, N12: nobody waits at a listener that does not rest.
+    /// N7, N12: no connection waits at a listener that accepts.
     fn check_listeners<H: Handler>(&mut self, view: &View<H>, turn: Turn) -> Result<(), String> {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let waiting = sim.script.all_waiting();
-        // Where there are as many as allowed, only an end makes room; otherwise time does.
+        // At the limit of connections only a close makes space; otherwise the accept pause ends by itself.
         self.waits_to_be_accepted = waiting > 0 && view.inner.listeners.paused_until() != Time::NEVER;
         let quiet = !turn.more && sim.is_quiet() && waiting > 0;
         let rests = view.inner.listeners.is_paused(core);
-        require(!quiet || rests, || format!("N7: {waiting} wait to be accepted, and nothing will wake us"))
+        require(!quiet || rests, || {
+            format!("N7: {waiting} wait to be accepted, and nothing will wake the loop")
+        })
     }
 
-    /// What callbacks saw: N5, the bytes of N1, and N4 for those that have ended.
+    /// Checks what callbacks saw: N5, the input bytes (N3), and N4 for connections that have ended.
     fn check_records<H: Handler>(&mut self, view: &View<H>, calls: &[Call]) -> Result<(), String> {
         let Some(checked) = view.checked() else { return Err("the loop has lost its handler".to_owned()) };
         if let Some(broken) = checked.broken.first() {
@@ -263,10 +270,10 @@ impl Oracle {
             let seen = &mut self.seen[peer];
             let new = seen.compared..record.input.len();
             let same = record.input.get(new.clone()) == said.get(new);
-            require(same, || told("N3: delivered what was not sent".to_owned()))?;
+            require(same, || told("N3: delivered data that was not sent".to_owned()))?;
             seen.compared = record.input.len();
             let gone = view.inner.sys.facts[peer].closed.is_some();
-            // Its id may have come round.
+            // The id may have been reused, where generations are few.
             let c = view.inner.dispatcher.core.conns.get(record.id).filter(|_| !gone);
             let why = record.closed.as_ref().map(|c| &c.why).or(c.and_then(|c| c.reason()));
             if let Some(why) = why.filter(|&why| seen.why.as_ref() != Some(why)) {
@@ -286,18 +293,18 @@ impl Oracle {
             seen.closed = Some(closed.clone());
             judge(view, record, closed).map_err(told)?;
             let facts = &view.inner.sys.facts[peer];
-            require(gone, || told("N6: told, and not closed".to_owned()))?;
+            require(gone, || told("N6: on_close called, but the stream is open".to_owned()))?;
             let graceful = calls.contains(&Call::Close(peer, CloseHow::Graceful));
             let cut = record.aborted || record.panicked;
             let unheard = graceful && !cut && !facts.ended && facts.errors.is_empty();
             require(!unheard || may_stop_lingering(view, facts, full), || {
-                told("N4: closed before the peer was".to_owned())
+                told("N4: closed without waiting for the peer".to_owned())
             })?;
         }
         Ok(())
     }
 
-    /// N13: a shutdown ends with its grace, or the turn after.
+    /// N13: a shutdown ends with its grace period, or in the turn after.
     fn check_shutdown<H: Handler>(&mut self, view: &View<H>) -> Result<(), String> {
         let Some((at, grace)) = view.stopping.filter(|_| view.inner.shutdown.is_under_way()) else {
             return Ok(());
@@ -305,40 +312,41 @@ impl Oracle {
         let over = view.inner.dispatcher.core.now.since(Time(at)) >= grace;
         let ended = |c: &Connection| matches!(c.phase, Phase::Connecting | Phase::Closed);
         let close_notify = view.inner.dispatcher.core.conns.iter().all(ended);
-        require(!over || close_notify, || "N13: still open at the end of the grace".to_owned())
+        require(!over || close_notify, || "N13: still open after the grace period".to_owned())
     }
 }
 
-/// N9: who has fallen to the low-water mark is told.
+/// N9: a connection that has drained to the low-water mark gets on_drain.
 fn require_drained(record: &Record, seen: &mut Seen) -> Result<(), String> {
     let Some((before, turns)) = &mut seen.fell else { return Ok(()) };
-    // It may have been told in the very turn.
+    // on_drain may have been called in this very turn.
     *before = (*before).min(seen.drains);
     *turns += 1;
     if record.drains > *before {
         seen.fell = None;
         return Ok(());
     }
-    require(*turns <= WAITS, || "N9: below the low-water mark, and not told".to_owned())
+    require(*turns <= WAITS, || "N9: below the low-water mark without on_drain".to_owned())
 }
 
-/// A connection without its bytes.
+/// Describes a connection, without its data.
 fn describe(c: &Connection) -> String {
-    let mut text = format!("{} {:?}, {} B wait, {} B kept", c.id, c.phase, c.out.pending(), c.buffered_len());
+    let mut text =
+        format!("{} {:?}, {} B unsent, {} B buffered", c.id, c.phase, c.out.pending(), c.buffered_len());
     let flags = [
         ("readable", c.readiness.readable),
         ("writable", c.readiness.writable),
         ("read_to_eagain", c.readiness.read_to_eagain),
-        ("suspect", c.readiness.error_pending),
+        ("error_pending", c.readiness.error_pending),
         ("peer_fin", c.halves.peer_fin),
-        ("ended", c.halves.eof_delivered),
+        ("eof_delivered", c.halves.eof_delivered),
         ("fin_wanted", c.halves.fin_wanted),
         ("fin_sent", c.halves.fin_sent),
-        ("broken", c.halves.write_failed),
+        ("write_failed", c.halves.write_failed),
         ("deferred", c.deferred),
         ("paused", c.flow.paused),
-        ("high", c.flow.above_high_water),
-        ("held", c.flow.pause_count > 0),
+        ("above_high_water", c.flow.above_high_water),
+        ("pause_count", c.flow.pause_count > 0),
         ("drain_due", c.flow.drain_due),
         ("throttled", c.flow.throttled),
         ("queued", c.queues.ready),
@@ -350,7 +358,7 @@ fn describe(c: &Connection) -> String {
     text
 }
 
-/// N7: nothing will wake the loop, so there is nothing that it could do.
+/// N7: if nothing will wake the loop, there must be nothing that it could do.
 fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<(), String> {
     let (p, facts) = (&sim.script.peers[peer], &sim.facts[peer]);
     let unread = p.has_input() && !facts.ended && facts.errors.is_empty();
@@ -361,14 +369,17 @@ fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<
         Phase::Flushing | Phase::Closed => true,
         Phase::Connecting | Phase::Lingering => false,
     };
-    require(!unread || held, || format!("N7: unread input, and nothing will wake us: {facts:?}"))?;
+    require(!unread || held, || format!("N7: unread input, and nothing will wake the loop: {facts:?}"))?;
     let asked = !facts.told_error || !p.has_error() || matches!(c.phase, Phase::Closed | Phase::Lingering);
-    require(asked, || format!("N7: an error waits, and nobody asks: {facts:?}"))?;
+    require(asked, || format!("N7: an error is pending, and is not fetched: {facts:?}"))?;
     let blocked = p.window() == 0 || c.phase == Phase::Closed;
-    require(c.out.pending() == 0 || blocked, || "N7: output waits, and nothing will wake us".to_owned())
+    require(c.out.pending() == 0 || blocked, || {
+        "N7: unsent output, and nothing will wake the loop".to_owned()
+    })
 }
 
-/// N11: nothing lives past its deadline. A turn may judge only so many, and what was not read is judged later.
+/// N11: no connection outlives its timeout. A turn may check only so many, and a connection with unread input is
+/// checked later.
 fn check_not_late(
     limits: &Limits,
     facts: &Facts,
@@ -379,13 +390,13 @@ fn check_not_late(
     let late = |from: u64, most: Duration| now.since(Time(from)) > most.saturating_add(SLACK);
     let again = limits.idle_timeout.get().min(limits.message_timeout.get());
     let most = match c.phase {
-        // Its own stamp may be later: it counts from when it was last read again.
+        // Its own timestamp may be later: the time counts from when reading resumed.
         Phase::Open => {
             (facts.moved.max(since).max(c.last_activity.0), limits.idle_timeout.get().saturating_add(again))
         }
         Phase::Flushing => (facts.wrote.max(since), limits.write_stall.get()),
         Phase::Lingering => (since, limits.linger_total),
-        // That of the attempt counts.
+        // The deadline of the connect job counts.
         Phase::Connecting | Phase::Closed => return Ok(()),
     };
     require(!late(most.0, most.1), || format!("N11: {:?} for too long", c.phase))

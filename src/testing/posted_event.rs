@@ -1,12 +1,11 @@
-//! A note that another thread of the simulated world sends, and that says when it arrives.
+//! A note sent by a simulated thread, which records its own arrival.
 //!
-//! Knows neither who sends it nor who receives it. Invariant: an errand that arrives is written down once, behind those
-//! that arrived before.
+//! Invariant: an arrival is recorded once, after those that arrived before.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// CallSite arrived, in that order: a thread and its serial number.
+/// The arrivals in order: the sending thread and the serial number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Arrivals(Arc<Mutex<VecDeque<(usize, u64)>>>);
 
@@ -15,13 +14,13 @@ impl Arrivals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back((from, serial));
     }
 
-    /// Those since this was last asked.
+    /// Takes the arrivals since the last call.
     pub(super) fn take(&self) -> VecDeque<(usize, u64)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A note that says when it arrives.
+/// A note that records its arrival.
 #[derive(Debug)]
 pub(crate) struct PostedEvent {
     pub(super) from: usize,

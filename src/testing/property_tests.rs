@@ -1,7 +1,7 @@
-//! How property tests are run: something pause_count for many random values, and the smallest that breaks it is shown.
+//! The runner of property tests: a property must hold for many random values, and the smallest counterexample is shown.
 //!
 //! `PROPTEST_CASES=2560` tries ten times as many values of each property; `PROPTEST_RNG_SEED=7` tries others. Nothing
-//! is written to disk. Invariant: without these two, every run tries the same values.
+//! is written to disk. Invariant: without these variables, every run tries the same values.
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};

@@ -1,7 +1,7 @@
-//! One run: a loop with a handler in a seeded world, first while things go wrong, then while nothing does.
+//! One simulated run: a loop with a handler, first with faults, then without.
 //!
-//! Knows what clients do and when; what must hold is the oracle's. Invariant: a run is decided by its seed, and ends
-//! after a bounded number of turns.
+//! Decides what clients do and when; the checks are in [`oracle`](super::oracle). Invariant: a run depends on its
+//! seed alone, and ends after a bounded number of turns.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -25,27 +25,28 @@ use crate::reactor::turn::Turn;
 use crate::sys::Sys;
 use crate::sys::sim::{Dice, Fault, MS, Mark, Odds, Sim, Struck, fold, new_struck};
 
-/// Turns in which something must be delivered once nothing goes wrong any more; and everything, for some take a byte at
-/// a time.
+/// Once the faults have ended: the turns within which some byte must be delivered, and within which all must be.
+/// Chosen; with the smallest budgets, a byte at a time is written.
 const PATIENCE: usize = 30_000;
 const LONG_PATIENCE: usize = 200_000;
-/// Turns at most in which things go wrong.
+/// The maximum number of turns with faults. Chosen: long enough for timeouts and shutdowns, short enough for
+/// thousands of seeds.
 const STEPS: usize = 300;
 
-/// What is asked of a run, beside its seed.
+/// The options of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RunOptions {
-    /// A kind of fault that is left out.
+    /// A kind of fault to disable.
     pub(crate) without: Option<Fault>,
-    /// Whether edges are strict, in place of what the seed draws.
+    /// Whether edges are strict, in place of the seed's choice.
     pub(crate) strict: Option<bool>,
-    /// Write down every call.
+    /// Record every call in the trace.
     pub(crate) traced: bool,
-    /// Print what would be written down as it comes.
+    /// Print the trace as it grows.
     pub(crate) live: bool,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) error: Option<String>,
@@ -53,50 +54,50 @@ pub(crate) struct Outcome {
     /// A hash of every call and its result, every byte written, and the final counters.
     pub(crate) hash: u64,
     pub(crate) turns: usize,
-    /// Nanoseconds of the world's time.
+    /// Simulated time in nanoseconds.
     pub(crate) elapsed: u64,
     pub(crate) trace: Vec<String>,
 }
 
-/// What a user adds to a run. It is made for each seed.
+/// The user's part of a run. Created for each seed.
 pub(crate) trait Play {
     type H: Handler;
     fn handler(&self, dice: &mut Dice) -> Self::H;
-    /// Where a handler wants to find when the clock was looked at first, after it took the last such time.
+    /// Returns the cell in which the handler finds the time of the first reading of the clock since it last took that.
     fn mark(&self, handler: &Self::H) -> Mark {
         let _ = handler;
         Mark::default()
     }
-    /// Changes limits that were drawn.
+    /// Adjusts the limits that were drawn.
     fn limits(&self, limits: &mut Limits) {
         let _ = limits;
     }
-    /// Whether the handler may panic.
+    /// Returns `true` if the handler may panic.
     fn may_panic(&self) -> bool {
         false
     }
-    /// What other threads may do; `None`: there are none.
+    /// Returns what other threads may do, or `None` if there are none.
     fn thread_plan(&self) -> Option<ThreadPlan> {
         None
     }
-    /// What a client says, `most` bytes or thereabouts.
+    /// Returns the data that a client sends, about `most` bytes.
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8>;
-    /// Whether all is well, as far as the user can tell; `over` at the end of the run.
+    /// The user's check, called after each turn; with `over` at the end of the run.
     fn check(&self, view: &View<Self::H>, oracle: &Oracle, over: bool) -> Result<(), String>;
 }
 
-/// A run on its way: its state, who judges that, and what is written down of it.
+/// A run in progress: its state, its oracle, and its trace.
 struct Run<H: Handler> {
     view: View<H>,
     oracle: Oracle,
     listeners: usize,
     hash: u64,
     trace: Trace,
-    /// How much one client says at most.
+    /// The maximum number of bytes that one client sends.
     volume: usize,
 }
 
-/// Plays a seed to its end.
+/// Runs a seed to its end.
 pub(crate) fn play<P: Play>(seed: u64, plan: impl FnOnce(&mut Dice) -> P, options: RunOptions) -> Outcome {
     let mut dice = Dice::new(seed);
     let plan = plan(&mut dice);
@@ -175,7 +176,7 @@ impl<H: Handler> Run<H> {
         Ok(run)
     }
 
-    /// Tells what was drawn.
+    /// Records what was drawn.
     fn describe(&mut self) {
         let (sim, limits) = (&self.view.inner.sys, &self.view.inner.dispatcher.core.limits);
         self.trace.record(|| format!("{limits:?}"));
@@ -208,7 +209,7 @@ impl<H: Handler> Run<H> {
         self.stop(plan)
     }
 
-    /// While things go wrong: clients do this and that, and the loop turns.
+    /// The phase with faults: clients act at random, and the loop turns.
     fn rough_time<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
         let dice = &mut self.view.inner.sys.dice;
         let steps = dice.between(10, STEPS);
@@ -238,7 +239,7 @@ impl<H: Handler> Run<H> {
         let client = &mut self.view.clients[i];
         let before = client.doing();
         if !client.finds_listener(&self.view.inner.sys) {
-            // Refused, or lost in the queue of a listener that was closed.
+            // Refused, or lost in the backlog of a listener that was closed.
             client.gone = Some(Gone::Network);
             return;
         }
@@ -249,7 +250,7 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// Whoever was reached has something to say.
+    /// Turns the peers that the loop has connected to into clients with data to send.
     fn adopt<P: Play<H = H>>(&mut self, plan: &P) {
         for peer in self.view.inner.sys.take_born() {
             let dice = &mut self.view.inner.sys.dice;
@@ -263,7 +264,7 @@ impl<H: Handler> Run<H> {
         }
     }
 
-    /// Now and then.
+    /// Closes a listener, rarely.
     fn close_a_listener(&mut self) {
         if self.listeners > 1 && self.view.inner.sys.dice.one_in(500) {
             let open = self.view.inner.listeners();
@@ -281,7 +282,7 @@ impl<H: Handler> Run<H> {
         self.view.inner.begin_shutdown(grace);
     }
 
-    /// Turns until nobody has anything left to do. At the `end` everyone finishes who has said all.
+    /// Turns until nothing is left to do. With `end`, clients that have sent everything finish.
     fn until_quiet<P: Play<H = H>>(&mut self, plan: &P, end: bool) -> Result<(), String> {
         let (mut before, mut still) = (0, 0);
         for _ in 0..LONG_PATIENCE {
@@ -311,7 +312,7 @@ impl<H: Handler> Run<H> {
         ))
     }
 
-    /// Lets a client say all and read all, as far as it goes. False when that was nothing.
+    /// Lets a client send and read as much as it can. Returns `false` if that was nothing.
     fn help(&mut self, client: usize, end: bool) -> bool {
         let (client, sim) = (&mut self.view.clients[client], &mut self.view.inner.sys);
         if client.gone.is_some() {
@@ -339,7 +340,7 @@ impl<H: Handler> Run<H> {
         before != (client.said, sim.script.peers[peer].taken, client.finished)
     }
 
-    /// Bytes that well-behaved clients got, of those that were written for them.
+    /// The number of bytes that the clients still present have received, and the number written for them.
     fn delivered(&self) -> (u64, u64) {
         let sim = &self.view.inner.sys;
         let fine = self.view.clients.iter().filter(|c| c.is_here());
@@ -349,7 +350,7 @@ impl<H: Handler> Run<H> {
         })
     }
 
-    /// What was written for a client that stayed to the end has reached it.
+    /// Checks that the output for the clients that stayed to the end has arrived.
     fn check_delivered(&self) -> Result<(), String> {
         let sim = &self.view.inner.sys;
         let here = self.view.clients.iter().filter(|c| c.is_here());
@@ -363,9 +364,9 @@ impl<H: Handler> Run<H> {
         Ok(())
     }
 
-    /// Shuts down, if that has not been done; nothing may be left open.
+    /// Shuts down, unless a shutdown is under way; nothing may be left open.
     fn stop<P: Play<H = H>>(&mut self, plan: &P) -> Result<(), String> {
-        // One that is over does not keep the handler from beginning anew.
+        // After a completed shutdown, the handler may have opened connections again.
         if !self.view.inner.shutdown.is_under_way() {
             self.begin_shutdown(Duration::from_millis(100));
             plan.check(&self.view, &self.oracle, false)?;
@@ -379,7 +380,7 @@ impl<H: Handler> Run<H> {
         Err("N13: the shutdown does not end".to_owned())
     }
 
-    /// One turn, and everything that must hold after it.
+    /// Runs one turn and all checks.
     fn turn<P: Play<H = H>>(&mut self, plan: &P, wait: Duration) -> Result<Turn, String> {
         self.view.turns += 1;
         for facts in &mut self.view.inner.sys.facts {
@@ -404,7 +405,7 @@ impl<H: Handler> Run<H> {
         Ok(turn)
     }
 
-    /// All connections, as they stand.
+    /// Formats a table of all connections.
     fn table(&self) -> String {
         let mut lines = vec![format!(
             "{:>5} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}  phase",

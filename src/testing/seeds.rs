@@ -1,9 +1,9 @@
-//! Plays many seeds on all cores, watches that each comes to an end, and tells of the first that fails.
+//! Runs many seeds on all cores, detects runs that do not end, and reports the first seed that fails.
 //!
-//! Knows nothing of what is played. Invariant: whatever happens in a seed, also if a callback never returns, the run
-//! ends with that seed in its message.
+//! Invariant: whatever happens in a run, even if a callback never returns, the test ends with a message that names
+//! the seed.
 
-// A seed in which a callback never returns can only be noticed from another thread.
+// A callback that never returns can only be detected from another thread.
 #![allow(clippy::disallowed_methods)]
 
 use std::cell::Cell;
@@ -18,28 +18,29 @@ use std::time::Duration;
 use super::run::{Outcome, RunOptions};
 use crate::sys::sim::{Fault, Struck, fold, new_struck};
 
-/// How often workers are looked after, and how often in a row one may be found at the same seed.
+/// The interval at which workers are checked, and the number of consecutive checks that may find a worker at the same
+/// seed. Chosen: a seed takes milliseconds, so 30 seconds without progress mean a hang even on a slow machine.
 const LOOK: Duration = Duration::from_secs(10);
 const LOOKS: u32 = 3;
-/// One seed in so many is played twice.
+/// One seed in this many runs twice, to compare. Chosen: it costs 2 % of the time.
 const TWICE: u64 = 50;
-/// Lines of the trace that are shown of a seed that was not asked for.
+/// The number of lines at the end of the trace to print for a seed that failed. Chosen to fit a screen or two.
 const SHOWN: usize = 60;
-/// Turns from which on a run is too long to be tried without each of the faults.
+/// From this number of turns, a failed run is too long to be repeated without each kind of fault. Chosen.
 const LONG: usize = 20_000;
 const IDLE: u64 = u64::MAX;
 
-/// Plays one seed.
+/// Runs one seed.
 pub(crate) trait PlaySeed: Fn(u64, RunOptions) -> Outcome + Send + Sync + 'static {}
 impl<F: Fn(u64, RunOptions) -> Outcome + Send + Sync + 'static> PlaySeed for F {}
 
-/// What many seeds came to.
+/// The sums over many seeds.
 #[derive(Debug)]
 pub(crate) struct Summary {
     pub(crate) seeds: u64,
     pub(crate) turns: u64,
     pub(crate) struck: Struck,
-    /// One hash over all seeds, whatever order they were played in.
+    /// A hash over all seeds, independent of their order.
     pub(crate) hash: u64,
 }
 
@@ -63,16 +64,16 @@ impl Summary {
     }
 }
 
-/// What a worker has to say: that it is done, or that a seed failed.
+/// A message of a worker: it is done, or a seed failed.
 enum Word {
     Done(Box<Summary>),
     Failed(u64),
 }
 
-/// Which seeds are asked for: those of the environment, or else `otherwise`.
+/// Returns the seeds of the environment variables, or else `otherwise`; and whether it is a single seed.
 ///
 /// # Panics
-/// When `SIM_SEED` or `SIM_SEEDS` is no such thing.
+/// If `SIM_SEED` or `SIM_SEEDS` is not a valid seed or range.
 pub(crate) fn seeds_from_env(otherwise: Range<u64>) -> (Range<u64>, bool) {
     let var = |name| std::env::var(name).ok();
     match parse(var("SIM_SEED").as_deref(), var("SIM_SEEDS").as_deref()) {
@@ -89,7 +90,7 @@ fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// The seeds that are asked for, if any are, and whether it is one.
+/// Parses the two variables: the range, if there is one, and whether it is a single seed.
 fn parse(seed: Option<&str>, seeds: Option<&str>) -> Result<(Option<Range<u64>>, bool), String> {
     if let Some(text) = seed.map(str::trim) {
         let n = number(text).filter(|&n| n < IDLE);
@@ -109,10 +110,10 @@ fn parse(seed: Option<&str>, seeds: Option<&str>) -> Result<(Option<Range<u64>>,
     Ok((Some(range), false))
 }
 
-/// Plays all seeds of a range. The first that fails is played again, to tell more of it.
+/// Runs all seeds of a range. A seed that fails is run again, to report more about it.
 ///
 /// # Panics
-/// When a seed fails, or does not end; the text says how to play it again.
+/// If a seed fails or does not end; the message says how to reproduce it.
 #[track_caller]
 pub(crate) fn play_all(seeds: Range<u64>, alone: bool, play: impl PlaySeed) -> Summary {
     assert!(!seeds.is_empty(), "no seeds to play: {seeds:?}");
@@ -138,7 +139,7 @@ fn play_many(seeds: Range<u64>, play: &Arc<impl PlaySeed>, look: Duration) -> Su
     }
 }
 
-/// Plays one seed, and prints what happens as it happens.
+/// Runs one seed, and prints the trace as it grows.
 #[track_caller]
 fn play_alone(seed: u64, play: &Arc<impl PlaySeed>, look: Duration) -> Summary {
     let options = RunOptions { live: true, ..RunOptions::default() };
@@ -169,7 +170,7 @@ fn work(play: &impl PlaySeed, next: &AtomicU64, end: u64, place: &AtomicU64, say
         let outcome = play(seed, RunOptions::default());
         let twice = seed.is_multiple_of(TWICE);
         if outcome.error.is_some() || twice && play(seed, RunOptions::default()).hash != outcome.hash {
-            // Nobody begins another one.
+            // Stops all workers.
             next.store(end, Ordering::Relaxed);
             let _ = say.send(Word::Failed(seed));
             break;
@@ -185,7 +186,7 @@ enum Trouble {
     Stuck(u64),
 }
 
-/// Waits until all workers are done. The lowest seed that failed is told of.
+/// Waits until all workers are done. Returns the lowest seed that failed, if any.
 fn watch(hear: &Receiver<Word>, at: &[Arc<AtomicU64>], look: Duration) -> Result<Summary, Trouble> {
     let mut sum = Summary::none();
     let (mut done, mut failed) = (0, None::<u64>);
@@ -212,7 +213,7 @@ fn watch(hear: &Receiver<Word>, at: &[Arc<AtomicU64>], look: Duration) -> Result
     failed.map_or(Ok(sum), |seed| Err(Trouble::Failed(seed)))
 }
 
-/// Everything that can be told of a seed that failed.
+/// Returns the report on a seed that failed.
 fn tell(seed: u64, play: &impl PlaySeed) -> String {
     hush(true);
     let text = tell_hushed(seed, play);
@@ -238,7 +239,7 @@ fn tell_hushed(seed: u64, play: &impl PlaySeed) -> String {
     format!("seed {seed}: {error}\n{takes}\nEnd of the trace:\n{trace}\n{}", again(seed))
 }
 
-/// Where two plays of the same seed part.
+/// Returns the report on a seed whose two runs differ.
 fn differs(seed: u64, one: &[String], other: &[String]) -> String {
     let parted = one.iter().zip(other).find(|(a, b)| a != b);
     let parted = parted.map_or("only in the bytes sent".to_owned(), |(a, b)| {
@@ -254,7 +255,7 @@ thread_local! {
     static HUSHED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps the panics of this thread from being printed while a seed that failed is played again and again.
+/// Suppresses the panic messages of this thread while a failed seed is run repeatedly.
 fn hush(on: bool) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -276,7 +277,7 @@ fn stuck(seed: u64, look: Duration) -> String {
     )
 }
 
-/// How to play a seed again.
+/// Returns how to reproduce a seed.
 fn again(seed: u64) -> String {
     let name = thread::current().name().unwrap_or("this test").to_owned();
     format!("To reproduce with all output, run {name} alone with SIM_SEED={seed} and -- --nocapture")
@@ -308,7 +309,7 @@ mod tests {
         Outcome { error, struck: new_struck(), hash: 0, turns: 1, elapsed: 0, trace: Vec::new() }
     }
 
-    /// What a callback that never returns looks like to others.
+    /// Behaves like a run in which a callback never returns.
     fn never() -> Outcome {
         loop {
             thread::park();

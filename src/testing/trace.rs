@@ -1,11 +1,11 @@
-//! What a run has done: line by line for people, and as a number that two runs of one seed must share.
+//! The trace of a run, as lines of text, and as a hash that must be the same for two runs of one seed.
 //!
-//! Knows nothing of what it means. Invariant: the number depends on every call and what it came to.
+//! Invariant: the hash depends on every call and its result.
 
 use crate::sys::script::Call;
 use crate::sys::sim::fold;
 
-/// What happened, line by line, if anyone wants to know.
+/// The trace as lines of text, if it is requested.
 #[derive(Debug)]
 pub(super) struct Trace {
     pub(super) lines: Option<Vec<String>>,

@@ -1,7 +1,7 @@
-//! A simulated run as those see it who judge it: the loop, the world below it, and the clients.
+//! The state of a simulated run as the checks see it: the loop, the simulated system, and the clients.
 //!
-//! Knows neither what must hold nor what comes next. Invariant: the oracle and the checks of a play only read it; the
-//! run changes it, and what other threads did is entered in it.
+//! Invariant: the oracle and the checks of a play only read it; the run changes it, and the effects of other threads
+//! are recorded in it.
 
 use std::time::Duration;
 
@@ -18,25 +18,25 @@ pub(crate) struct View<H: Handler> {
     pub(crate) inner: EventLoop<Sim>,
     pub(crate) key: Key<CheckedHandler<H>>,
     pub(crate) clients: Vec<Client>,
-    /// When a shutdown began, and how long it may take.
+    /// When a shutdown began, in nanoseconds, and its grace period.
     pub(crate) stopping: Option<(u64, Duration)>,
     pub(crate) turns: usize,
 }
 
 impl<H: Handler> View<H> {
-    /// The connections, each with its client's number in the world.
+    /// Iterates over the connections, each with its peer's index.
     pub(crate) fn connections(&self) -> impl Iterator<Item = (usize, &Connection)> {
         let (streams, conns) = (&self.inner.streams, &self.inner.dispatcher.core.conns);
         let here = streams.iter().enumerate().filter_map(|(slot, s)| Some((slot as u32, s.as_ref()?.peer())));
         here.filter_map(|(slot, peer)| Some((peer, conns.get(conns.id_in_slot(slot)?)?)))
     }
 
-    /// The handler, and what its callbacks were.
+    /// The handler, with the record of its callbacks.
     pub(crate) fn checked(&self) -> Option<&CheckedHandler<H>> {
         self.inner.dispatcher.get(self.key)
     }
 
-    /// Tells the world what each connection is doing, for the table of what struck when.
+    /// Sets the state of each connection, for the table of faults by state.
     pub(super) fn record_states(&mut self) {
         let core = &self.inner.dispatcher.core;
         let state_of = |c: &Connection| match c.phase {
