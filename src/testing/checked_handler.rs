@@ -1,7 +1,7 @@
-//! A handler around a handler, which sees that callbacks come as they were promised.
+//! A wrapper around a handler that checks the order of callbacks (N5).
 //!
-//! Knows what the inner handler was given, and not what it means. Invariant: every callback goes through to the inner
-//! handler unchanged, and a broken promise is written down and not a panic, which the reactor would catch.
+//! Invariant: every callback is passed to the inner handler unchanged. A violation is recorded and does not panic,
+//! because the reactor would catch the panic.
 
 use std::any::Any;
 use std::io;
@@ -21,42 +21,42 @@ use crate::id::ConnId;
 use crate::sys::script::peer_at;
 use crate::time::Time;
 
-/// What one connection's callbacks were.
+/// The record of one connection's callbacks.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) id: ConnId,
-    /// The client's number in the world.
+    /// The peer's index in the simulated system.
     pub(crate) peer: usize,
-    /// All that was delivered, and how much of it the handler is done with.
+    /// All delivered input, and how much of it the handler has consumed.
     pub(crate) input: Vec<u8>,
     pub(crate) consumed: usize,
     /// Since when the handler has waited for the rest of a message.
     pub(crate) unfinished: Option<Time>,
     pub(crate) ended: bool,
     pub(crate) panicked: bool,
-    /// A callback of its own began its close.
+    /// One of its own callbacks began its close.
     pub(crate) closed_itself: bool,
-    /// How often it was told that its output has drained.
+    /// The number of on_drain calls.
     pub(crate) drains: u64,
-    /// A callback aborted it, its own or another's.
+    /// A callback aborted it, one of its own or another connection's.
     pub(crate) aborted: bool,
     pub(crate) closed: Option<Closed>,
 }
 
-/// A handler that is watched.
+/// A handler under observation.
 #[derive(Debug)]
 pub(crate) struct CheckedHandler<H> {
     pub(crate) inner: H,
     pub(crate) records: Vec<Record>,
-    /// Promises that were broken.
+    /// The violations found.
     pub(crate) broken: Vec<String>,
-    /// A panic of the inner handler's breaks a promise.
+    /// A panic of the inner handler is a violation.
     pub(crate) may_not_panic: bool,
-    /// Callbacks, ever.
+    /// The number of callbacks.
     pub(crate) calls: u64,
-    /// Callbacks that panicked.
+    /// The number of callbacks that panicked.
     pub(crate) panics: u64,
-    /// Attempts to connect that it was told have failed.
+    /// The number of on_connect_failed calls.
     pub(crate) failed: u64,
 }
 
@@ -73,7 +73,7 @@ impl<H: Handler> CheckedHandler<H> {
         }
     }
 
-    /// What became of a client, by its number in the world; `None` if it never got to the handler.
+    /// Returns the record of a client, by its peer's index; `None` if the handler never saw it.
     pub(crate) fn record(&self, peer: usize) -> Option<&Record> {
         self.records.iter().rfind(|r| r.peer == peer)
     }
@@ -92,7 +92,7 @@ impl<H: Handler> CheckedHandler<H> {
         }
     }
 
-    /// Runs a callback of the inner handler, and notes what it did to its own connection.
+    /// Runs a callback of the inner handler, and records what it did to its own connection.
     fn around<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -106,13 +106,13 @@ impl<H: Handler> CheckedHandler<H> {
         let done = catch_unwind(AssertUnwindSafe(|| call(inner, cx)));
         let closing = cx.core().conns.get(id).is_some_and(|c| c.phase == Phase::Flushing);
         self.records[index].closed_itself |= closing;
-        // CallSite takes over is told of the end as well.
+        // After a switch to itself, the handler gets on_end again.
         self.records[index].ended &= !adopt_state::<H>(cx, index);
         self.note_aborts(cx.core(), close_notify);
         self.go_on(index, done)
     }
 
-    /// Runs a callback of the inner handler that is for no connection.
+    /// Runs a callback of the inner handler that concerns no connection.
     fn around_handler(&mut self, net: &mut Net<'_>, call: impl FnOnce(&mut H, &mut Net<'_>)) {
         self.calls += 1;
         let close_notify = net.core().close_notify.len();
@@ -128,7 +128,7 @@ impl<H: Handler> CheckedHandler<H> {
         }
     }
 
-    /// Goes on with what a callback came to, if it is a panic.
+    /// Returns the result of a callback, or records its panic and resumes it.
     fn go_on<T>(&mut self, index: usize, done: std::thread::Result<T>) -> T {
         done.unwrap_or_else(|panic| {
             self.records[index].panicked = true;
@@ -141,7 +141,8 @@ impl<H: Handler> CheckedHandler<H> {
         })
     }
 
-    /// Notes whom a callback has aborted: those who were close_notify in it.
+    /// Records the connections that a callback has aborted: those that it added to `close_notify`, unless a limit
+    /// closed them.
     fn note_aborts(&mut self, core: &Core, before: usize) {
         for id in core.close_notify.get(before..).unwrap_or_default() {
             use Reason::{OutputLimit, TotalInputLimit, TotalOutputLimit};
@@ -155,7 +156,7 @@ impl<H: Handler> CheckedHandler<H> {
         }
     }
 
-    /// Notes what arrived: what was left before comes back, with what is new behind it.
+    /// Records the input of a callback. It must begin with the bytes left unconsumed before.
     fn note_data(&mut self, index: usize, data: &[u8]) {
         let record = &mut self.records[index];
         let left = record.input.len() - record.consumed;
@@ -163,29 +164,29 @@ impl<H: Handler> CheckedHandler<H> {
         record.input.extend_from_slice(data.get(left..).unwrap_or_default());
         let ended = record.ended;
         if !same {
-            self.complain(index, "what was kept did not come back as it was");
+            self.complain(index, "buffered input was not delivered again unchanged");
         }
         if ended {
-            self.complain(index, "data behind the end");
+            self.complain(index, "data after the end");
         }
         if data.is_empty() {
-            self.complain(index, "data without a byte");
+            self.complain(index, "empty data");
         }
     }
 
-    /// Input is only told of where it may be read, and its end only where no write has failed.
+    /// Checks that input is delivered only while reading is permitted, and a clean end only if no write has failed.
     fn note_input(&mut self, index: usize, cx: &Context<'_>, end: bool) {
         let core = cx.core();
         let c = core.conns.get(cx.id());
         if !c.is_some_and(|c| core.may_read(c)) {
-            self.complain(index, "input while it is held up");
+            self.complain(index, "input while it is read blocked");
         }
         let high = |id: &ConnId| core.conns.get(*id).is_some_and(|c| c.flow.above_high_water);
         if c.and_then(|c| c.cold()).is_some_and(|r| r.links_to.iter().any(high)) {
-            self.complain(index, "input while one that it links_to is high");
+            self.complain(index, "input while a connection that it links to is above its high-water mark");
         }
         if end && c.is_some_and(|c| c.halves.write_failed) {
-            self.complain(index, "a clean end after a write that failed");
+            self.complain(index, "a clean end after a failed write");
         }
     }
 
@@ -203,7 +204,7 @@ impl<H: Handler> CheckedHandler<H> {
     }
 }
 
-/// A connection that goes over to its own handler, with a new state, stays the one that it was here. Whether it does.
+/// Keeps the record of a connection that switches to its own handler, with a new state. Returns `true` if it does.
 fn adopt_state<H: Handler>(cx: &mut Context<'_>, index: usize) -> bool {
     let id = cx.id();
     let core = cx.core_mut();
@@ -318,7 +319,7 @@ impl<H: Handler> Handler for CheckedHandler<H> {
     }
 }
 
-/// Notes of the simulation's own threads say when they arrive.
+/// Records the arrival of a note from a simulated thread.
 fn note_arrival(note: &(dyn Any + Send)) {
     if let Some(posted_event) = note.downcast_ref::<PostedEvent>() {
         posted_event.arrive();
@@ -327,7 +328,7 @@ fn note_arrival(note: &(dyn Any + Send)) {
 
 #[cfg(test)]
 mod tests {
-    /// A callback added to the trait has a default, so that nothing else would say that it is not passed on.
+    /// Callbacks have defaults, so a new one that is not passed on would go unnoticed.
     #[test]
     fn every_callback_is_passed_on() {
         let names = |text: &'static str, from: &str| -> Vec<&str> {

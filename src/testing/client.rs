@@ -1,7 +1,6 @@
-//! The clients of a simulated world: what each has to say, how it reads, and how it goes.
+//! The clients of a simulated run: what each sends, how it reads, and how it leaves.
 //!
-//! Knows the world and not the loop. Invariant: a client says what it was given to say in order and once, and never
-//! reads more than it got.
+//! Invariant: a client sends its data once and in order, and never reads more than it got.
 
 use std::fmt;
 
@@ -12,13 +11,13 @@ use crate::sys::sim::{Dice, Fault, Sim};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gone {
     Reset,
-    /// It closed both directions at once.
+    /// It closed its socket.
     HungUp,
-    /// The network between them failed.
+    /// The network failed.
     Network,
 }
 
-/// How far a client has come, for the trace.
+/// The progress of a client, for the trace.
 #[derive(Debug, PartialEq, Eq)]
 #[allow(dead_code, reason = "it is read by being shown")]
 pub(crate) struct Doing {
@@ -29,21 +28,21 @@ pub(crate) struct Doing {
     gone: Option<Gone>,
 }
 
-/// One client.
+/// One simulated client.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) peer: Option<usize>,
     listener: usize,
     unix: bool,
-    /// What it will say in all, and how much of it is said.
+    /// All the data that it will send, and how much of it has been sent.
     pub(crate) says: Vec<u8>,
     pub(crate) said: usize,
-    /// Bytes said at a time, read at a time, and held for it by the kernels either way.
+    /// The bytes that it sends and reads at a time, and the sizes of the kernel's buffers in either direction.
     piece: usize,
     sip: usize,
     window: usize,
     unread: usize,
-    /// It finishes as soon as all is said, and not only at the end.
+    /// It finishes (FIN) as soon as everything is sent, not only at the end of the run.
     finishes: bool,
     pub(crate) finished: bool,
     pub(crate) frozen: bool,
@@ -60,7 +59,7 @@ impl fmt::Display for Client {
 }
 
 impl Client {
-    /// A client of some kind: fast or slow at either, with large or small buffers.
+    /// Draws a client: fast or slow in either direction, with large or small buffers.
     pub(crate) fn draw(dice: &mut Dice, says: Vec<u8>, listeners: usize, least: usize) -> Self {
         let mut size = |max: usize| dice.size(max).max(least.min(max));
         let (piece, sip, window, unread) = (size(4096), size(4096), size(65_536), size(65_536));
@@ -81,7 +80,7 @@ impl Client {
         }
     }
 
-    /// How far it has come.
+    /// Returns its progress.
     pub(crate) const fn doing(&self) -> Doing {
         Doing {
             peer: self.peer,
@@ -92,12 +91,12 @@ impl Client {
         }
     }
 
-    /// Whether it has not left, nor been told to.
+    /// Returns `true` if it has connected and has not left.
     pub(crate) fn is_here(&self) -> bool {
         self.peer.is_some() && self.gone.is_none()
     }
 
-    /// Whether its listener is there, as long as it matters.
+    /// Returns `true` if it has been accepted, or its listener is still open.
     pub(crate) fn finds_listener(&self, sim: &Sim) -> bool {
         self.peer.is_some_and(|p| sim.script.peers[p].accepted) || sim.script.is_listening(self.listener)
     }
@@ -110,7 +109,7 @@ impl Client {
         }
     }
 
-    /// Does one thing or another.
+    /// Acts at random.
     pub(crate) fn act(&mut self, sim: &mut Sim) {
         let Some(peer) = self.peer else {
             if sim.dice.one_in(8) {
@@ -121,7 +120,7 @@ impl Client {
         if self.gone.is_some() || self.frozen {
             return;
         }
-        // A second urgent byte would make the first an ordinary one, of which the script knows nothing.
+        // A second urgent byte would make the first an ordinary one, which is not part of the client's data.
         let may_urge = !self.finished && !sim.script.peers[peer].has_urgent();
         if sim.script.peers[peer].dead {
             self.gone = Some(Gone::Network);
@@ -148,7 +147,7 @@ impl Client {
         }
     }
 
-    /// Says up to `most` bytes more, as far as the kernels hold them.
+    /// Sends up to `most` more bytes, as far as the kernel's buffers have space.
     pub(crate) fn say(&mut self, sim: &mut Sim, most: usize) {
         let Some(peer) = self.peer.filter(|_| !self.finished) else { return };
         let space = self.unread.saturating_sub(sim.script.unread(peer));
@@ -159,7 +158,7 @@ impl Client {
         }
     }
 
-    /// Reads up to `most` bytes; at the end it closes its own side.
+    /// Reads up to `most` bytes. At the end of input it closes its own side.
     pub(crate) fn read(&mut self, sim: &mut Sim, most: usize) {
         let Some(peer) = self.peer else { return };
         sim.script.take(peer, most);
@@ -194,7 +193,7 @@ impl Client {
         }
     }
 
-    /// What it has read.
+    /// Returns the data that it has read.
     pub(crate) fn received<'a>(&self, sim: &'a Sim) -> &'a [u8] {
         self.peer.map_or(&[], |peer| {
             let p = &sim.script.peers[peer];

@@ -14,8 +14,8 @@ use crate::sys::CloseHow;
 use crate::sys::sim::Facts;
 use crate::time::Time;
 
-/// The number of hints without progress after which the loop may close a connection. One less than the loop's own
-/// limit, because one hint may have come with the last bytes.
+/// The number of hints without progress after which the loop may close a connection: one less than the 64 spurious
+/// wakeups that `reactor::read` permits, because one hint may have come with the last bytes.
 const LIVELOCK: u32 = 63;
 
 /// N4: the close reason is correct.

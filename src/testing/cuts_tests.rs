@@ -1,9 +1,9 @@
-//! Tests of the proofs: they pass for what is right, and each way of breaking the contract is named.
+//! Tests of the codec checks: correct codecs pass, and each violation of the contract is reported.
 
 use super::*;
 use crate::codec::{EncodeError, LengthDelimited, Lines, Raw};
 
-/// A codec made of one function for each direction; messages of at most 3 bytes with 2 around them.
+/// A codec built from one function per direction; messages have at most 3 bytes, with 2 bytes of framing.
 struct Made<D, E>(D, E);
 
 type Answer = Result<Decoded, FrameError>;
@@ -38,9 +38,9 @@ fn said(input: &[u8], decode: impl Fn(&mut usize, &[u8]) -> Answer + 'static) ->
     complaint(|| drop(prove_cuts(&codec, input)))
 }
 
-/// What the proof says of an encoder for the message "abc".
+/// Returns the message of the check for an encoder with the message "abc".
 fn said_of(encode: impl Fn(&[u8], &mut Vec<u8>) -> Result<(), EncodeError> + 'static) -> String {
-    // Three bytes and a semicolon.
+    // Messages of three bytes and a semicolon.
     let decode = |_: &mut usize, data: &[u8]| match data.len() {
         0..4 => Ok(Decoded::Incomplete),
         _ => message(0, 3, 4),
@@ -73,7 +73,7 @@ fn a_short_input_is_cut_in_every_way_and_a_long_one_at_every_place() {
     for len in 0..=EXHAUSTIVE {
         let mut seen = std::collections::BTreeSet::new();
         each_cutting(len, |cuts| assert!(seen.insert(cuts.to_vec()) && cuts.is_sorted()));
-        // With the cut before the first byte, instead of no cut at all.
+        // The cut before the first byte takes the place of no cut at all.
         assert_eq!(seen.len(), 1 << len.saturating_sub(1), "{len}");
     }
     for len in [EXHAUSTIVE + 1, PAIRS, PAIRS + 1, SINGLE, SINGLE + 1, 100_000] {
@@ -113,7 +113,7 @@ fn a_decoder_that_depends_on_the_cuts_is_shown_with_both_outcomes() {
     assert!(
         said(b"ab!", unlike).contains("uncut: Decoding { messages: [b\"\"], skipped: [], error: Some((2")
     );
-    // What is thrown away counts as well, and where it began.
+    // Discarded messages are compared as well, with their offsets.
     let forgets = |seen: &mut usize, data: &[u8]| {
         *seen += 1;
         match data.len() {
@@ -126,7 +126,7 @@ fn a_decoder_that_depends_on_the_cuts_is_shown_with_both_outcomes() {
 
 #[test]
 fn a_fault_that_shows_at_one_place_only_is_found_in_a_long_input() {
-    // Loses its place when what has arrived ends at byte 77.
+    // Fails when the input so far ends at byte 77.
     let decode = |arrived: &mut usize, data: &[u8]| {
         *arrived += usize::from(*arrived + data.len() == 77) * 1000;
         match data {

@@ -51,9 +51,9 @@ const WAITS: u32 = 3;
 const SPINS: u32 = 3;
 /// The same where only deadlines have expired: there may be many, processed one per turn. Chosen.
 const DUE_SPINS: u32 = 200;
-/// After a gap of this many nanoseconds between two turns, the loop may defer timeouts, for at most so many turns;
-/// otherwise timeouts may be late by [`SLACK`]. The gap must not exceed the loop's own threshold for deferring
-/// timeouts; the others are chosen.
+/// After a gap of this many nanoseconds between two turns, the loop may defer timeouts (see `reactor::timers`), for
+/// at most this many turns; otherwise timeouts may be late by [`SLACK`]. The turns are twice the loop's own 64,
+/// because a second gap may begin within them; the others are chosen.
 const ABSENCE: u64 = 200_000_000;
 const MAX_DEFERRED_TURNS: u32 = 128;
 const SLACK: Duration = Duration::from_secs(1);

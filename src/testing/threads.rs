@@ -1,8 +1,7 @@
-//! Other threads as the simulated world has them: between any two calls of the seam they send commands.
+//! Other threads in a simulated run: between any two calls of [`Sys`](crate::sys::Sys) they send commands.
 //!
-//! Knows what was accepted, and in which order; what a handler does with a note is its own matter. Invariant: what
-//! is accepted arrives once and in the order of its sender, but for notes to connections that are gone by then, which
-//! are counted; what is refused never arrives.
+//! Invariant: accepted commands arrive once and in the order of their sender, except notes to connections that have
+//! closed, which are counted; refused commands never arrive.
 
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
@@ -17,24 +16,25 @@ use crate::id::ConnId;
 use crate::reactor::audit::require;
 use crate::sys::sim::{Dice, OtherThreads};
 
-/// Commands in a run, at most.
+/// The maximum number of commands in a run, and the number of threads. Chosen: enough to overflow the queue, and few
+/// enough to end.
 const BREATH: usize = 10_000;
 const THREADS: usize = 3;
 
 /// What other threads may do in a play.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ThreadPlan {
-    /// What ends a message that they send to any connection. `None`: they send to those only that are gone.
+    /// The terminator of the messages that they send, to any connection. `None`: they send only to closed connections.
     pub(crate) ending: Option<&'static [u8]>,
-    /// They close and abort.
+    /// They close and abort connections.
     pub(crate) ends: bool,
 }
 
-/// Something accepted that has not arrived.
+/// An accepted command that has not arrived.
 #[derive(Debug)]
 struct Accepted {
     serial: u64,
-    /// It is for a connection that may have gone.
+    /// Its target is a connection, which may have closed.
     may_miss: bool,
 }
 
@@ -46,24 +46,24 @@ pub(crate) struct Threads {
     handle: Handle,
     notes: Notes<PostedEvent>,
     capacity: usize,
-    /// In a thousand calls.
+    /// The probability to act at a call, in thousandths.
     eager: usize,
     breath: usize,
     serial: u64,
-    /// Everyone who was ever there, and those of them for whom nobody can be taken any more.
+    /// All connections so far, and those of them that are closed and whose ids are never reused.
     ids: Vec<ConnId>,
     gone: Vec<ConnId>,
-    /// No id ever comes round.
+    /// Ids are never reused.
     unique: bool,
     arrivals: Arrivals,
     accepted: [VecDeque<Accepted>; THREADS],
     commands: u64,
     missed: u64,
-    /// Commands that had been obeyed when this was last checked.
+    /// The number of commands run at the previous check.
     obeyed: u64,
-    /// Whom they aborted since this was last asked.
+    /// The connections that they aborted since the previous check.
     aborted: Vec<ConnId>,
-    /// What they sent, to whom.
+    /// The messages sent, by connection.
     texts: BTreeMap<ConnId, Vec<Vec<u8>>>,
     wrong: Option<String>,
 }
@@ -101,12 +101,12 @@ impl Threads {
         }
     }
 
-    /// What was sent to a connection.
+    /// Returns the messages sent to a connection.
     pub(crate) fn texts_for(&self, id: ConnId) -> &[Vec<u8>] {
         self.texts.get(&id).map_or(&[], Vec::as_slice)
     }
 
-    /// One of them sends a command of any kind.
+    /// Sends a random command.
     fn send_any(&mut self) {
         let n = self.ids.len();
         let id = (n > 0).then(|| self.ids[self.dice.between(n.saturating_sub(8), n - 1)]);
@@ -135,7 +135,7 @@ impl Threads {
         }
     }
 
-    /// Sends something that says when it arrives.
+    /// Sends a command that records its arrival.
     fn send_errand<E>(
         &mut self,
         send: impl FnOnce(&Notes<PostedEvent>, &Handle, PostedEvent) -> Result<(), HandleError<E>>,
@@ -152,7 +152,7 @@ impl Threads {
         self.note_outcome(done);
     }
 
-    /// Sends a message that says for whom it is.
+    /// Sends a message, and records it for its connection.
     fn send_text(&mut self, id: ConnId) {
         let to = match self.thread_plan.ending {
             Some(_) => Some(id),
@@ -177,14 +177,14 @@ impl Threads {
         }
     }
 
-    /// Learns who is there, and who has gone.
+    /// Updates the lists of connections.
     fn meet(&mut self, records: &[Record]) {
         self.ids = records.iter().map(|r| r.id).collect();
         let gone = records.iter().filter(|r| self.unique && r.closed.is_some());
         self.gone = gone.map(|r| r.id).collect();
     }
 
-    /// What has arrived was accepted, and nothing was lost before it.
+    /// Checks that everything that arrived was accepted, and that nothing before it was lost.
     fn check_arrivals(&mut self) -> Result<(), String> {
         for (from, serial) in self.arrivals.take() {
             loop {
@@ -205,7 +205,7 @@ impl Threads {
         require(lost.may_miss, || format!("I1: {} of thread {from} was lost", lost.serial))
     }
 
-    /// Nothing waits any more: whatever has not arrived is lost.
+    /// Checks at the end that nothing is queued. What has not arrived is lost.
     fn check_over(&mut self) -> Result<(), String> {
         let waits = self.handle.queued();
         require(waits == 0, || format!("I1: {waits} commands still wait"))?;
@@ -240,14 +240,14 @@ impl OtherThreads for Threads {
 }
 
 impl<H: Handler> View<H> {
-    /// The other threads, if there are any.
+    /// Returns the other threads, if there are any.
     pub(crate) fn threads(&self) -> Option<&Threads> {
         let threads: &dyn Any = &**self.inner.sys.threads.as_ref()?;
         threads.downcast_ref()
     }
 
-    /// What other threads sent was obeyed as promised; and who came and went in the turn is told to them. At the end
-    /// (`over`) nothing may be under way.
+    /// Checks that the commands of other threads ran as guaranteed, and updates their lists of connections. At the
+    /// end (`over`) nothing may be queued.
     pub(super) fn check_threads(&mut self, over: bool) -> Result<(), String> {
         let overslept = self.inner.sys.overslept;
         require(!overslept, || "N7: commands wait, and nothing will wake us".to_owned())?;

@@ -1,11 +1,11 @@
-//! The stage by transcripts: what passes, and what is said of what does not.
+//! Tests of transcripts: what passes, and the messages for what does not.
 
 use super::*;
 use crate::builtin::{Broadcast, Echo, Framed};
 use crate::codec::{LengthDelimited, Lines};
 use crate::config::limits::{AtCapacity, Limit, Limits};
 
-/// What is said of a transcript with an echo.
+/// Returns the error of a transcript, with an echo handler.
 fn refused(transcript: &str) -> String {
     Stage::new(Echo).perform(transcript).unwrap_err()
 }
@@ -65,7 +65,7 @@ fn messages_are_written_without_their_framing() {
     stage.send("A", b"\0\0\0\x05hel");
     let said = stage.perform("A< hello").unwrap_err();
     assert!(said.contains("no complete message, only these bytes: nothing (its"), "{said}");
-    // In bytes, header and all.
+    // Without a client codec: raw bytes with the header.
     let mut stage = Stage::new(Framed::new(LengthDelimited::u32_be(100).unwrap(), Echo));
     stage.play("A> \\0\\0\\0\\x05hel\nA hears nothing\nA> lo\nA< \\0\\0\\0\\x05hello");
     stage.play("B> \\0\\0\\0\\x65\nB closed frame_too_long");

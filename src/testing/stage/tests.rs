@@ -1,4 +1,4 @@
-//! The stage by its methods.
+//! Tests of the stage's methods.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,7 +12,7 @@ use crate::handler::context::Context;
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// A handler that is a closure: called for data, and with nothing for a drain.
+/// A closure as a handler: called with data, and with `None` for a drain.
 struct With<F>(F);
 
 impl<F: FnMut(&mut Context<'_>, Option<&[u8]>) + 'static> Handler for With<F> {
@@ -29,14 +29,14 @@ impl<F: FnMut(&mut Context<'_>, Option<&[u8]>) + 'static> Handler for With<F> {
     }
 }
 
-/// A stage for a closure, with `A` on it.
+/// A stage for a closure, with a connected client `A`.
 fn with(act: impl FnMut(&mut Context<'_>, Option<&[u8]>) + 'static) -> Stage<impl Handler> {
     let mut stage = Stage::new(With(act));
     stage.connect("A");
     stage
 }
 
-/// A stage for an echo with limits that a test can reach, and with `A` on it.
+/// A stage for an echo with limits that a test can reach, and a connected client `A`.
 fn tight() -> Stage<Echo> {
     let limits = Limits {
         read_buffer: 64,
@@ -50,7 +50,7 @@ fn tight() -> Stage<Echo> {
     stage
 }
 
-/// The text of the panic.
+/// Returns the message of the panic.
 fn fails<H: Handler, T>(stage: &mut Stage<H>, act: impl FnOnce(&mut Stage<H>) -> T) -> String {
     let panic = catch_unwind(AssertUnwindSafe(|| act(stage))).map(drop).unwrap_err();
     *panic.downcast::<String>().unwrap()
@@ -190,13 +190,13 @@ fn without_a_codec_there_are_no_messages() {
     let mut stage = tight();
     assert_eq!(fails(&mut stage, |s| s.say("A", "x")), "clients have no codec: set one with `speak`");
     assert!(fails(&mut stage, |s| s.hear("A")).contains("no codec"));
-    // Bytes that are taken as they are leave no beginning of a message behind.
+    // Taking raw bytes resets the decoder.
     stage.speak(Lines::lf(10).unwrap());
     stage.send("A", "begun");
     assert_eq!((stage.hear("A"), stage.heard("A")), (None, b"begun".to_vec()));
     stage.send("A", "x\n");
     assert_eq!(stage.hear("A"), Some(b"x".to_vec()));
-    // Given later, it is for those too who are there already.
+    // A codec set later is also for clients that are connected already.
     stage.speak(Lines::lf(10).unwrap());
     stage.say("A", "x");
     stage.send("A", "12345678901");
@@ -226,7 +226,7 @@ fn timeouts_that_fall_due_together_all_fire() {
     }
     stage.advance(600 * SECOND);
     assert_eq!(stage.stats().closed(&Reason::IdleTimeout), 3);
-    // And the one that was not idle, which is judged first, does not hide the one that was.
+    // A connection that is not idle and is checked first does not hide one that is.
     stage.connect("D");
     stage.connect("E");
     stage.advance(SECOND);
@@ -314,7 +314,7 @@ fn a_handler_that_never_rests_is_told_so() {
     assert!(said.starts_with("the handler does not come to rest: in 1004 turns"), "{said}");
     assert!(said.contains("(0 bytes were sent"), "{said}");
 
-    // Never twice the same amount waits.
+    // The amount of unsent output is never the same twice.
     let mut size = 4096;
     let mut stage = with(move |cx, _| {
         size = if size == 4096 { 4000 } else { 4096 };
@@ -445,7 +445,7 @@ fn timers_go_off_as_time_passes() {
     );
 }
 
-/// Asks for a connection for whoever says where to, and joins the two.
+/// Connects each client to the address that it sends, and links the two.
 struct Operator;
 
 impl Handler for Operator {

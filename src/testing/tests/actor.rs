@@ -1,5 +1,4 @@
-//! A handler that misbehaves, and knows what must come of it: it does anything in any callback, and writes down what it
-//! has sent to whom.
+//! A handler that does anything in any callback, and records what each connection must receive.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -18,14 +17,15 @@ use crate::handler::net::Net;
 use crate::id::{ConnId, Group, Key};
 use crate::sys::sim::Dice;
 
-/// Bytes that an actor sends at most, in all, and for each byte that may be written in a turn.
+/// The maximum bytes that an actor sends in all, and per byte of the write budget of a turn. Chosen to bound the
+/// length of a run.
 const BREATH: usize = 200_000;
 const TURNS: usize = 300;
-/// What a timer costs it of that.
+/// The bytes that a timer counts for, and the number of repeated timers. Chosen: timers must not keep a run going.
 const TICK: usize = 50;
 const FEW_TIMERS: usize = 16;
 
-/// How an actor behaves: in how many of a hundred callbacks it does each thing.
+/// The behavior of an actor: the percentage of callbacks in which it does each thing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ActorPlan {
     pub(super) answer: usize,
@@ -40,20 +40,20 @@ pub(super) struct ActorPlan {
     pub(super) rest: usize,
     /// It does not close when its peer has finished.
     pub(super) stay: usize,
-    /// It sends part of what it was given.
+    /// It sends back part of its input.
     pub(super) echo: usize,
     pub(super) timers: usize,
     pub(super) asks: usize,
     pub(super) links: usize,
-    /// It goes over to itself.
+    /// It switches to itself.
     pub(super) switch: usize,
-    /// The longest message.
+    /// The length of the longest message.
     pub(super) longest: usize,
 }
 
 impl ActorPlan {
-    /// Half of everything is left out; but one in a few is loud, and soon has slow members cut, and
-    /// another asks for many connections.
+    /// Draws a behavior: about half of the actions are disabled. One actor in four is loud, so that slow members are
+    /// soon closed, and one in four requests many connections.
     pub(super) fn draw(dice: &mut Dice) -> Self {
         let stay = if dice.one_in(2) { dice.between(50, 100) } else { 0 };
         let (loud, eager) = (dice.one_in(4), dice.one_in(4));
@@ -84,15 +84,15 @@ impl ActorPlan {
 #[derive(Clone, Debug)]
 pub(super) struct Unsent {
     pub(super) text: Vec<u8>,
-    /// Its group may have let it miss this one.
+    /// Its group may have skipped this message.
     pub(super) may_miss: bool,
 }
 
-/// What an actor knows of one connection.
+/// An actor's record of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) owed: Vec<Unsent>,
-    /// Bytes of messages that were refused for want of room.
+    /// The bytes of messages that were refused for lack of capacity.
     pub(super) refused: usize,
     pub(super) told_to_end: bool,
     pub(super) aborted: bool,
@@ -104,19 +104,19 @@ pub(super) struct Actor {
     dice: Dice,
     plan: ActorPlan,
     groups: Vec<(Group, SlowMember)>,
-    /// Everyone who was ever there: their ids are tried for ever.
+    /// All connections so far: stale ids are used as well.
     ids: Vec<ConnId>,
     pub(super) ledgers: BTreeMap<ConnId, Ledger>,
     serial: u64,
-    /// Bytes that it will still send: it must not answer its own answers for ever, nor send more than can be written.
+    /// The bytes that it may still send: it must not answer its own answers forever, nor send more than can be written.
     breath: usize,
-    /// What ends a message where nothing frames it.
+    /// The terminator of a message, if there is no framing.
     ending: &'static [u8],
     pub(super) timer_model: TimerModel,
     pub(super) connect_model: RunOptions,
     pub(super) link_model: LinkModel,
     pub(super) wrong: Vec<String>,
-    /// A new state for a connection that goes over to it.
+    /// Creates a new state for a connection that switches to it.
     new_state: fn() -> Box<dyn Any>,
 }
 
@@ -143,7 +143,7 @@ impl Actor {
         self.dice.below(100) < of_hundred
     }
 
-    /// A message like no other.
+    /// Returns a unique message.
     fn message(&mut self) -> Vec<u8> {
         self.serial += 1;
         let fill = self.dice.size(self.plan.longest);
@@ -183,7 +183,7 @@ impl Actor {
         }
     }
 
-    /// Sends to someone: copied, or by reference.
+    /// Sends to a connection, by copy or by reference.
     fn whisper(&mut self, net: &mut Net<'_>, id: ConnId) {
         let (text, open) = (self.message(), net.is_open(id));
         let sent = match self.dice.one_in(4) {
@@ -266,7 +266,7 @@ impl Actor {
         }
     }
 
-    /// Sets, moves or cancels a timer, of this connection or its own.
+    /// Sets, moves or cancels a timer, of this connection or of the handler.
     fn change_timers(&mut self, net: &mut Net<'_>, me: Option<ConnId>) {
         let (n, after) = (self.dice.below(1 << 16), self.draw_delay());
         let done = match self.dice.below(8) {
@@ -284,7 +284,7 @@ impl Actor {
         after: Duration,
         every: bool,
     ) -> Result<(), String> {
-        // More that go off every millisecond than a turn may let would keep time from going by.
+        // If more timers fired every millisecond than a turn permits, time would never advance.
         let every = every && self.timer_model.len() < FEW_TIMERS;
         let key = self.timer_model.next_key();
         let core = net.core_mut();
@@ -323,7 +323,7 @@ impl Actor {
         }
     }
 
-    /// Goes over to itself: the connection's timers end, and all else goes on.
+    /// Switches to itself: the connection's timers end, and everything else goes on.
     fn switch(&mut self, cx: &mut Context<'_>) {
         let (id, open) = (cx.id(), cx.is_open(cx.id()));
         let core = cx.core_mut();
@@ -338,14 +338,14 @@ impl Actor {
         }
     }
 
-    /// Sends part of what was given, from where it lies.
+    /// Echoes part of the input in place.
     fn echo(&mut self, cx: &mut Context<'_>, data: &[u8]) {
         let end = match self.ending {
             [] => self.dice.between(0, data.len()),
             [ending, ..] => data.iter().position(|b| b == ending).map_or(0, |at| at + 1),
         };
         let text = data.get(self.dice.below(end)..end).unwrap_or_default();
-        // What begins with a mark comes from other threads.
+        // Messages that begin with a mark come from other threads.
         if text.is_empty() || text.starts_with(b"!") {
             return;
         }
@@ -355,9 +355,9 @@ impl Actor {
         self.sent(cx, id, text.to_vec(), open, sent);
     }
 
-    /// Does anything that needs no connection of its own.
+    /// Does a random action that needs no connection of its own.
     fn act_alone(&mut self, net: &mut Net<'_>) {
-        // A timer must not keep it busy for ever.
+        // A timer must not keep it busy forever.
         self.breath = self.breath.saturating_sub(TICK);
         if self.breath == 0 {
             self.plan = ActorPlan { longest: 1, ..ActorPlan::default() };
@@ -384,7 +384,7 @@ impl Actor {
         }
     }
 
-    /// Does anything.
+    /// Does random actions.
     fn act(&mut self, cx: &mut Context<'_>) {
         self.breath = self.breath.min(TURNS * cx.core().limits.write_per_turn);
         if self.breath == 0 {
@@ -431,7 +431,7 @@ impl Actor {
             self.switch(cx);
         }
         if self.chance(plan.panic) {
-            // Without the hook, which would print it.
+            // Bypasses the panic hook, which would print it.
             std::panic::resume_unwind(Box::new("an actor panics"));
         }
     }
@@ -447,7 +447,7 @@ impl Handler for Actor {
         let done = self.connect_model.opens(cx);
         self.record(done);
         self.ids.push(cx.id());
-        // Where generations are few, the id may have come round.
+        // Where generations are few, the id may have been reused.
         self.ledgers.insert(cx.id(), Ledger::default());
         self.act(cx);
     }

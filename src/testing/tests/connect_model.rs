@@ -1,8 +1,8 @@
-//! What an actor knows of the connections that it has asked for: how each must end, and what may have gone wrong.
+//! A model of an actor's connection requests: how each may end, and which errors justify a failure.
 //!
-//! Each request has a tag of its own, which is the mark of its addresses: by that the world's account is found.
-//! Invariant: each request ends once, as a connection, as a failure that is earned, or without a word when it was
-//! cancelled.
+//! Each request has its own tag, which is also the mark of its addresses and identifies it in the records of the
+//! simulated system. Invariant: each request ends once: as a connection, as a justified failure, or without a
+//! callback if it was cancelled.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -27,9 +27,9 @@ use crate::testing::oracle::Oracle;
 use crate::testing::view::View;
 use crate::time::Time;
 
-/// Connections that an actor asks for at most.
+/// The maximum number of requests of an actor. Chosen.
 const MOST: u64 = 60;
-/// Turns that an attempt may be late for each reason there is, beside that of having been away.
+/// The number of turns that a connect job may be late for other reasons than deferred timeouts. Chosen.
 const FEW: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ enum Outcome {
     Up(ConnId),
     Failed,
     Cancelled,
-    /// It has led to a connection, and to no other.
+    /// It has led to its one connection, which has closed.
     Done,
 }
 
@@ -54,11 +54,11 @@ struct Request {
     local: bool,
     bad: bool,
     outcome: Outcome,
-    /// How often it led to a connection.
+    /// The number of connections it led to.
     opened: u32,
-    /// In which turn it ended.
+    /// The turn in which it ended.
     over: u32,
-    /// How far it was when that last changed, when that was, and for how many turns it has been late since.
+    /// Its progress when that last changed, the time of that, and the number of turns that it has been late since.
     progress: Cell<(u32, u8)>,
     since: Cell<Time>,
     late: Cell<usize>,
@@ -67,18 +67,18 @@ struct Request {
 #[derive(Debug, Default)]
 pub(super) struct RunOptions {
     requests: BTreeMap<u64, Request>,
-    /// What was told in the turn.
+    /// The failures reported in this turn.
     failures: Vec<(u32, u64, ErrorKind)>,
     pub(super) opened: u64,
 }
 
-/// What to ask for, and how.
+/// The parameters of a request.
 struct Wish {
     to: Connect,
     timeout: Duration,
     retry: Option<Backoff>,
     anew: bool,
-    /// Whether it has a name, is a Unix socket's, has an address of ours, and is impossible.
+    /// Whether it uses a host name, is a Unix socket, has a local address, and is impossible.
     kind: [bool; 4],
 }
 
@@ -120,7 +120,7 @@ fn draw_wish(dice: &mut Dice, tag: u64, core: &Core) -> Wish {
 }
 
 impl RunOptions {
-    /// Asks for a connection to anything.
+    /// Makes a random request.
     pub(super) fn ask(&mut self, net: &mut Net<'_>, dice: &mut Dice) -> Result<(), String> {
         let tag = self.requests.len() as u64;
         if tag >= MOST {
@@ -154,7 +154,7 @@ impl RunOptions {
         Ok(())
     }
 
-    /// Gives one up, or tries to.
+    /// Cancels a request, or tries to.
     pub(super) fn cancel(&mut self, net: &mut Net<'_>, n: usize) -> Result<(), String> {
         let last = self.requests.len().saturating_sub(8);
         let Some(n) = n.checked_rem(self.requests.len() - last) else { return Ok(()) };
@@ -162,7 +162,7 @@ impl RunOptions {
         let turn = net.core().turn;
         let there = match r.outcome {
             Outcome::Waiting => Some(true),
-            // It is over with the connection, which may be ending.
+            // It ends with its connection, which may be closing.
             Outcome::Up(id) => is_up(net.core(), r, id).then_some(true),
             Outcome::Done if r.anew && r.over == turn => None,
             Outcome::Failed | Outcome::Cancelled | Outcome::Done => Some(false),
@@ -177,7 +177,7 @@ impl RunOptions {
         require(!net.cancel_connect(r.id), || format!("request {tag} was cancelled twice"))
     }
 
-    /// A connection begins, perhaps one that was asked for.
+    /// Records a new connection, which may be the result of a request.
     pub(super) fn opens(&mut self, cx: &Context<'_>) -> Result<(), String> {
         let Origin::Connected(tag) = cx.origin() else { return Ok(()) };
         self.opened += 1;
@@ -185,7 +185,7 @@ impl RunOptions {
         let Some(r) = self.requests.get_mut(&tag) else { return Err(format!("N4: nobody asked for {tag}")) };
         let may = match r.outcome {
             Outcome::Waiting => true,
-            // Its on_open may have panicked.
+            // The previous one may have ended by a panic in on_open.
             Outcome::Up(id) => r.anew && (id == cx.id() || !is_up(cx.core(), r, id)),
             Outcome::Failed | Outcome::Cancelled | Outcome::Done => false,
         };
@@ -195,7 +195,7 @@ impl RunOptions {
         Ok(())
     }
 
-    /// A request has failed.
+    /// Records a failed request.
     pub(super) fn fails(&mut self, net: &Net<'_>, tag: u64, error: &io::Error) -> Result<(), String> {
         let turn = net.core().turn;
         let Some(r) = self.requests.get_mut(&tag) else { return Err(format!("N4: nobody asked for {tag}")) };
@@ -211,9 +211,9 @@ impl RunOptions {
         Ok(())
     }
 
-    /// A connection has ended, perhaps one that will be made again.
+    /// Records a closed connection, which may be connected again.
     pub(super) fn closes(&mut self, net: &Net<'_>, closed: &Closed) {
-        // Where generations are few, its id may be that of one whose on_open panicked.
+        // Where generations are few, the id may be that of a connection whose on_open panicked.
         let attempt = net.core().conns.get(closed.who).and_then(|c| c.job());
         let up = |r: &&mut Request| r.outcome == Outcome::Up(closed.who) && Some(r.id) == attempt;
         let Some(r) = self.requests.values_mut().find(up) else { return };
@@ -225,7 +225,8 @@ impl RunOptions {
         r.late.set(0);
     }
 
-    /// At the end of a turn: each that has not ended is there and makes progress, and what was told is true.
+    /// Checks at the end of a turn that each pending request has a connect job that makes progress, and that the
+    /// reported failures are justified.
     pub(super) fn check<H: Handler>(&self, view: &View<H>, oracle: &Oracle) -> Result<(), String> {
         let core = &view.inner.dispatcher.core;
         for (tag, r) in &self.requests {
@@ -241,7 +242,7 @@ impl RunOptions {
                     let up = there.is_some_and(|a| matches!(a.stage, ConnectStage::Connected));
                     require(!open || up, || told("N7: it was forgotten"))?;
                 }
-                // Cancelled ones are forgotten in their turn.
+                // Cancelled jobs are removed in their turn.
                 Outcome::Cancelled => {
                     let gone = there.is_none_or(|a| matches!(a.stage, ConnectStage::Cancelled));
                     require(gone, || told("N4: cancelled, and goes on"))?;
@@ -260,12 +261,12 @@ impl RunOptions {
     }
 }
 
-/// Whether a request's connection is open. Its id may have come round.
+/// Returns `true` if a request's connection is open. Compares the job as well, because the id may have been reused.
 fn is_up(core: &Core, r: &Request, id: ConnId) -> bool {
     core.conns.get(id).is_some_and(|c| c.phase == Phase::Open && c.job() == Some(r.id))
 }
 
-/// N10, N11: each step of an attempt takes no longer than it may, and a few turns.
+/// N10, N11: each stage of a connect job takes no longer than its time limit plus a few turns.
 fn check_progress(core: &Core, r: &Request, attempt: &ConnectJob, wakes: Time) -> Result<(), String> {
     let (stage, most) = match attempt.stage {
         ConnectStage::New => (0, Duration::ZERO),
@@ -290,7 +291,7 @@ fn check_progress(core: &Core, r: &Request, attempt: &ConnectJob, wakes: Time) -
     require(r.late.get() <= turns, || format!("N10: late for {} turns", r.late.get()))
 }
 
-/// N4: an attempt fails for the reason that is given; and not before it has tried as often as it may.
+/// N4: the reported error is that of an attempt, and the job has made as many attempts as it may.
 fn check_earned<H: Handler>(
     view: &View<H>,
     oracle: &Oracle,

@@ -1,6 +1,6 @@
-//! What an actor knows of its links.
+//! A model of an actor's links.
 //!
-//! Invariant: a link is there from when it was made until it is undone or one of its ends begins to close.
+//! Invariant: a link exists from when it is made until it is removed or one of its ends begins to close.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub(super) struct LinkModel {
 }
 
 impl LinkModel {
-    /// A connection has ended, or one with its id begins.
+    /// Removes the links of a connection that has closed, or whose id was reused.
     pub(super) fn forget(&mut self, id: ConnId) {
         self.pairs.retain(|&(from, to)| from != id && to != id);
     }
@@ -48,7 +48,7 @@ impl LinkModel {
         require(!net.unlink(from, to), || format!("unlinked {from} and {to} twice"))
     }
 
-    /// At the end of a turn: these links are there, and no others.
+    /// Checks at the end of a turn that exactly these links exist.
     pub(super) fn check(&self, core: &Core) -> Result<(), String> {
         let links_to =
             |c: &crate::connection::Connection| c.cold().map_or(Vec::new(), |r| r.links_to.clone());

@@ -1,4 +1,4 @@
-//! N14: however rude the world, the log stays readable.
+//! N14: the log is rate-limited, whatever clients and the system do.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,11 @@ use crate::testing::log_tests::lines;
 use crate::testing::run::RunOptions;
 
 const SEEDS: u64 = 500;
-/// Lines of one kind at once, and one more for the second that has begun.
+/// The permitted lines of one kind at once (the burst of `time::log_limit`), and one more for the second that has
+/// begun.
 const BURST: u64 = 10 + 1;
 
-/// What a line is about: its words, without numbers and what is in brackets.
+/// Returns the kind of a line: its words, without numbers and parentheses.
 fn kind(line: &str) -> String {
     let words = line.split(" (").next().unwrap_or_default();
     words.chars().filter(|c| !c.is_ascii_digit()).take(60).collect()

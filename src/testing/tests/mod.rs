@@ -1,6 +1,6 @@
-//! The simulator, tried on the crate's own handlers, and tested itself.
+//! Simulations of the crate's own handlers, and tests of the simulator itself.
 //!
-//! `SIM_SEEDS=20000` says how many seeds [`seeds_of_all_kinds`] plays, `SIM_SEED=17` which one.
+//! `SIM_SEEDS=20000` sets the number of seeds that [`seeds_of_all_kinds`] runs; `SIM_SEED=17` selects a single one.
 
 mod actor;
 mod connect_model;
@@ -17,9 +17,9 @@ use super::run::RunOptions;
 use super::seeds::{Summary, play_all, seeds_from_env};
 use crate::sys::sim::{Fault, State};
 
-/// Seeds that a build without optimisation plays in a few seconds.
+/// The default number of seeds. Chosen: an unoptimized build runs them in a few seconds.
 const SEEDS: u64 = 3_000;
-/// From so many on, everything must have happened.
+/// From this number of seeds, every possible fault must have occurred. Chosen: rare combinations need that many.
 const ENOUGH: u64 = 20_000;
 
 #[test]
@@ -32,8 +32,8 @@ fn seeds_of_all_kinds() {
     assert!(summary.seeds < ENOUGH || empty.is_empty(), "never happened: {empty:?}");
 }
 
-/// Prints one hash over everything that the reactor does in a range of seeds, under strict edges and under epoll's. A
-/// change that is meant to change nothing leaves both as they were:
+/// Prints a hash over everything that the reactor does in a range of seeds, with strict and with epoll's edges. A
+/// change that is not meant to change behavior must leave both unchanged:
 ///
 /// `SIM_SEEDS=20000 cargo test --profile sim --lib hash_of_all_seeds -- --ignored --nocapture`
 #[test]
@@ -47,8 +47,8 @@ fn hash_of_all_seeds() {
     }
 }
 
-/// Seeds that have found a fault of the reactor. What a seed plays changes with whatever is drawn; the scenes
-/// themselves are in `reactor/tests/regressions.rs`.
+/// Seeds that have found a bug of the reactor. A seed gives a different run whenever the random draws change; the
+/// scenes themselves are in `reactor/tests/regressions.rs`.
 const FOUND: [(u64, &str); 4] = [
     (8_950, "the time to catch up after an absence was given again and again"),
     (339, "a peer was judged idle, or its message unfinished, though input waited"),
@@ -63,7 +63,7 @@ fn seeds_that_have_found_something() {
     }
 }
 
-/// Kinds of faults by states of connections: how often one struck in the other.
+/// Prints the table of fault kinds by connection state: how often each occurred.
 fn print_struck(summary: &Summary) {
     let head: String = State::ALL.iter().map(|s| format!("{:>11}", format!("{s:?}"))).collect();
     println!("{:<16}{head}", "");
@@ -82,7 +82,7 @@ fn empty_cells(summary: &Summary) -> Vec<(Fault, State)> {
     cells.filter(|&(f, s)| is_possible(f, s) && summary.struck[f as usize][s as usize] == 0).collect()
 }
 
-/// Whether a fault can strike in a state at all.
+/// Returns `true` if a fault can occur in a state at all.
 fn is_possible(fault: Fault, state: State) -> bool {
     use Fault as F;
     use State as S;

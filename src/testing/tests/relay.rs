@@ -1,6 +1,6 @@
-//! A relay: who connects to it is connected to somebody else, and what one says the other hears.
+//! A relay: connects each client to another peer, and forwards the data between the two.
 //!
-//! Invariant: both directions are linked, so that no more waits for anyone than may; bytes arrive in order and once.
+//! Invariant: both directions are linked, so that backpressure limits unsent data; bytes arrive in order and once.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,11 +26,10 @@ use crate::testing::view::View;
 #[derive(Debug)]
 pub(super) struct Relay {
     dice: Dice,
-    /// CallSite waits for whom to be reached.
+    /// The clients that wait for a connection, by the tag of the connect job.
     waiting: BTreeMap<u64, (ConnId, AttemptId)>,
     others: BTreeMap<ConnId, ConnId>,
-    /// Clients by their numbers in the world: those who were connected to each other; and whether something that one
-    /// said could not be passed on to the other.
+    /// Pairs of connected peers, by their indexes; and whether data of either could not be forwarded.
     pairs: Vec<([usize; 2], [bool; 2])>,
     tags: u64,
 }
@@ -41,7 +40,7 @@ impl Relay {
         Self { dice, waiting, others, pairs: Vec::new(), tags: 0 }
     }
 
-    /// Asks for somebody for a client that waits.
+    /// Requests a connection for a client.
     fn call(&mut self, cx: &mut Context<'_>) {
         let tag = self.tags;
         self.tags += 1;
@@ -151,7 +150,7 @@ impl Play for Relaying {
     }
 }
 
-/// N1: what one says is what the other hears, and all of it where it was read to its end and nothing was lost.
+/// N1: each peer gets what the other one sent: all of it if its input was read to the end and nothing was lost.
 fn check_direction(view: &View<Relay>, from: usize, to: usize, lost: bool) -> Result<(), String> {
     let client = |peer| view.clients.iter().find(|c| c.peer == Some(peer));
     let (Some(speaker), Some(hearer), Some(checked)) = (client(from), client(to), view.checked()) else {
@@ -162,7 +161,7 @@ fn check_direction(view: &View<Relay>, from: usize, to: usize, lost: bool) -> Re
     let sent_all = |r: &Record| r.closed.as_ref().is_some_and(|c| c.unsent == 0);
     let ended = checked.record(from).is_some_and(|r| r.ended);
     let whole = hearer.is_here() && view.inner.sys.script.peers[to].end() == Some(End::Fin);
-    // Where the network fails behind its FIN, what it said may be lost without a word.
+    // If the network fails after its FIN, its data may be lost without an error.
     let whole = whole && speaker.is_here() && ended && !lost && checked.record(to).is_some_and(sent_all);
     require(!whole || said == heard, || {
         format!("N1: {to} heard {} of {} B of {from}", heard.len(), said.len())

@@ -1,15 +1,15 @@
-//! How the loop scales: up to a million connections in a world that does next to nothing.
+//! Measures how the loop scales, with up to a million connections on a system that does almost nothing.
 //!
-//! Each poll of this world brings pings in a shuffled order, so that no two in a row are for neighbours in memory; its
-//! clock goes on by 4.5 us a look, of which there is one an event. The same calls made by a bare loop cost what the
-//! world costs, and that is subtracted. Time is only measured and shown, never judged.
+//! Each poll of this system returns pings in a shuffled order, so that no two in a row are for neighbors in memory.
+//! Its clock advances by 4.5 us per reading, of which there is one per event. A bare loop makes the same calls to
+//! measure the cost of the system itself, which is subtracted. Times are only measured and printed, never checked.
 //!
 //! ```text
 //! cargo test --release --lib tests::scale -- --ignored --nocapture     # nanoseconds and memory
 //! python3 tests/scale.py                                        # instructions as well
 //! ```
 
-// Nobody but this file measures real time.
+// Only this file measures real time.
 #![allow(clippy::disallowed_methods)]
 
 use std::io::{self, ErrorKind, IoSlice};
@@ -33,11 +33,11 @@ use crate::sys::{CloseHow, Ready, Received, Sys, Wake};
 use crate::time::Time;
 
 const PING: usize = 64;
-/// How far the clock goes on at a look, in nanoseconds.
+/// How far the clock advances at each reading, in nanoseconds. Chosen: about the cost of an event.
 const TICK: u64 = 4_500;
 const SECOND: u64 = 1_000_000_000;
 
-/// The far end of one connection.
+/// The peer's end of one connection.
 #[derive(Clone, Copy)]
 struct Peer {
     token: usize,
@@ -48,10 +48,10 @@ struct Peer {
 struct Clients {
     clock: u64,
     peers: Vec<Peer>,
-    /// In which order the peers speak, round after round.
+    /// The order in which the peers send, in each round.
     order: Vec<u32>,
     next: usize,
-    /// Pings that are still to come.
+    /// The number of pings still to be delivered.
     due: usize,
     accepted: usize,
     fins: usize,
@@ -72,7 +72,8 @@ impl Wake for Silent {
 }
 
 impl Clients {
-    /// A world in which this many connections wait to be accepted. All its memory is in use from the start.
+    /// Creates a system in which this many connections wait to be accepted. Allocates and touches all its memory at
+    /// once.
     fn new(connections: usize) -> Self {
         let mut order: Vec<u32> = (0..connections as u32).collect();
         let mut state = 1u64;
@@ -94,7 +95,7 @@ impl Clients {
         }
     }
 
-    /// What a peer's latest ping begins with.
+    /// The first bytes of a peer's latest ping.
     fn mark(&self, stream: &Stream) -> [u8; 8] {
         (u64::from(stream.0) << 32 | u64::from(self.peers[stream.0 as usize].pings)).to_le_bytes()
     }
@@ -144,7 +145,7 @@ impl Sys for Clients {
 
     #[inline(never)]
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
-        // Nobody twice.
+        // No peer twice in one poll.
         let n = self.due.min(self.events_per_turn).min(self.peers.len());
         self.due -= n;
         for _ in 0..n {
@@ -266,19 +267,19 @@ impl Sys for Clients {
     fn remove_source(&mut self, _: &mut dyn mio::event::Source) {}
 }
 
-/// What turns in this world.
+/// A loop that runs on this system.
 trait Turning {
     fn step(&mut self);
     fn sys(&mut self) -> &mut Clients;
 
-    /// Accepts all who wait.
+    /// Accepts all waiting connections.
     fn accept_all(&mut self) {
         while self.sys().accepted < self.sys().peers.len() {
             self.step();
         }
     }
 
-    /// Every peer pings this many times.
+    /// Lets every peer ping this many times.
     fn ping_all(&mut self, rounds: usize) {
         self.sys().due = rounds * self.sys().peers.len();
         while self.sys().due > 0 {
@@ -305,7 +306,7 @@ impl Turning for EventLoop<Clients> {
     }
 }
 
-/// The calls that the loop makes, and nothing else: what the world costs.
+/// Makes the calls of the loop and nothing else, to measure the cost of the system.
 struct Bare {
     sys: Clients,
     streams: Vec<Option<Stream>>,
@@ -344,7 +345,7 @@ impl Turning for Bare {
     }
 }
 
-/// A loop with the default limits, but for the number of connections, and the echo handler.
+/// A loop with the echo handler and the default limits, except for the number of connections.
 fn reactor(connections: usize) -> EventLoop<Clients> {
     reactor_with(connections, Echo).0
 }
@@ -362,7 +363,7 @@ fn reactor_with<H: Handler>(connections: usize, handler: H) -> (EventLoop<Client
 struct Alarmed {
     at: u64,
     fired: Vec<u32>,
-    /// When the first went off, and the last.
+    /// When the first timer fired, and the last.
     from: u64,
     to: u64,
 }
@@ -371,7 +372,7 @@ impl Handler for Alarmed {
     type State = usize;
 
     fn on_open(&mut self, cx: &mut Context<'_>) -> usize {
-        // The time begins when the clock is looked at after this.
+        // The delay starts at the next reading of the clock.
         cx.set_timer(Duration::from_nanos(self.at - cx.core().now.0 - TICK), 7);
         self.fired.push(0);
         self.fired.len() - 1
@@ -389,16 +390,16 @@ impl Handler for Alarmed {
     }
 }
 
-/// A loop with so many timers that are not due for another hour.
+/// A loop with this many timers that do not expire for another hour.
 fn alarmed(connections: usize) -> (EventLoop<Clients>, Key<Alarmed>) {
     let handler = Alarmed { at: 3_600 * SECOND, fired: Vec::new(), from: u64::MAX, to: 0 };
     reactor_with(connections, handler)
 }
 
-/// What a crowd did to the loop that has it.
+/// Operations on all connections.
 impl EventLoop<Clients> {
-    /// Everyone speaks, and a quarter of the idle timeout later all the timeouts come due that were set before: each is
-    /// looked at once and set anew, and no one is ended. Answers how long the looking took.
+    /// All peers ping, and a quarter of the idle timeout later all idle deadlines set before expire: each is checked
+    /// once and set again, and no connection is closed. Returns how long the checks took.
     fn recheck_all(&mut self) -> Duration {
         let idle = self.dispatcher.core.limits.idle_timeout.get().as_nanos() as u64;
         let (first, _) = self.dispatcher.core.deadlines.next().unwrap();
@@ -418,7 +419,7 @@ impl EventLoop<Clients> {
         took
     }
 
-    /// Nobody speaks any more: all are ended, no more in a turn than the limit says.
+    /// All peers stay silent: all connections are closed, no more per turn than the limit permits.
     fn end_all(&mut self) {
         let (n, most) = (self.dispatcher.core.conns.len(), self.dispatcher.core.limits.timeouts_per_turn);
         self.sys.clock += 2 * self.dispatcher.core.limits.idle_timeout.get().as_nanos() as u64;
@@ -428,7 +429,7 @@ impl EventLoop<Clients> {
             self.turn(None).unwrap();
             assert!(self.sys.fins - before.0 <= most && self.sys.closed - before.1 <= most);
             turns += 1;
-            // Each is judged twice: when it is idle, and when it has lingered long enough.
+            // Each is checked twice: when it is idle, and when it has lingered long enough.
             assert!(turns <= 2 * n.div_ceil(most) + 4, "{turns} turns");
         }
         let stats = self.dispatcher.core.snapshot();
@@ -436,12 +437,12 @@ impl EventLoop<Clients> {
         assert_eq!((self.sys.fins, self.sys.closed, stats.accepted), (n, n, n as u64));
     }
 
-    /// All timers come due at once: each goes off once, and no more in a turn than the limit says.
+    /// All timers expire at once: each fires once, and no more per turn than the limit permits.
     fn sound_all(&mut self, key: Key<Alarmed>) {
         let (n, most) = (self.dispatcher.core.conns.len(), self.dispatcher.core.limits.timeouts_per_turn);
         let at = self.dispatcher.get(key).unwrap().at;
         assert_eq!((self.dispatcher.core.timers.len(), self.dispatcher.core.timers.next()), (n, Time(at)));
-        // Nobody is judged idle in this.
+        // No connection may be closed as idle meanwhile.
         self.dispatcher.core.limits.idle_timeout = Limit::Unlimited;
         (self.sys.clock, self.sys.tick) = (at, 0);
         let turns = self.dispatcher.core.stats.turns;
@@ -469,15 +470,15 @@ impl EventLoop<Clients> {
     }
 }
 
-/// Bytes of memory in use, without what is mapped from files, where that can be learnt. (The sum over the mappings: the
-/// figures in `statm` may lag behind by a quarter of a megabyte.)
+/// Returns the resident memory in bytes, without mapped files; 0 if it cannot be read. (The sum over the mappings:
+/// the figures in `statm` may lag behind by a quarter of a megabyte.)
 fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
     let line = text.lines().find_map(|l| l.strip_prefix("Anonymous:"));
     line.and_then(|l| l.split_whitespace().next()?.parse::<usize>().ok()).map_or(0, |kib| kib * 1024)
 }
 
-/// Nanoseconds for each of `n`.
+/// Returns nanoseconds per item.
 fn each(took: Duration, n: usize) -> f64 {
     took.as_nanos() as f64 / n as f64
 }
@@ -488,7 +489,7 @@ fn timed(what: impl FnOnce()) -> Duration {
     began.elapsed()
 }
 
-/// Measurements of one kind.
+/// The measurements of one quantity.
 #[derive(Default)]
 struct Figures(Vec<f64>);
 
@@ -499,24 +500,24 @@ impl Figures {
     }
 }
 
-/// How often everything is measured.
+/// The number of repetitions of each measurement. Chosen: odd, so that there is a median.
 const TIMES: usize = 7;
 
-/// Nanoseconds of an accept, and of an end by timeout, of this many connections.
+/// Returns the nanoseconds per accept and per close by timeout, for this many connections.
 fn lives(n: usize) -> (f64, f64) {
     let (mut accepts, mut ends) = (Figures::default(), Figures::default());
     for _ in 0..TIMES {
         let (mut inner, mut bare) = (reactor(n), Bare::new(n));
         let both = each(timed(|| inner.accept_all()), n);
         accepts.0.push(both - each(timed(|| bare.accept_all()), n));
-        // From now on the deadlines are in the order of pings, and so are the ends.
+        // After this the deadlines are in the order of the pings, and so are the closes.
         inner.recheck_all();
         ends.0.push(each(timed(|| inner.end_all()), n));
     }
     (accepts.median(), ends.median())
 }
 
-/// One row of the table: everything about this many connections.
+/// Returns one row of the table: all measurements for this many connections.
 fn row(n: usize) -> String {
     let mut inner = reactor(n);
     let empty = resident();
@@ -555,9 +556,9 @@ fn row(n: usize) -> String {
     )
 }
 
-/// One run for a counter of instructions, where what it does more than another tells: `accept` all; and let all `ping`
-/// so many times; and once more, and look at all timeouts (`check`); and `end` all. With `alarmed-` in front each has a
-/// timer.
+/// One run for an instruction counter; the difference between two runs is the result. `accept` accepts all; `ping`
+/// then pings this many rounds; `check` pings once more and checks all timeouts; `end` closes all. With the prefix
+/// `alarmed-`, each connection has a timer.
 fn run_to(until: &str, n: usize, rounds: usize) {
     if let Some(until) = until.strip_prefix("alarmed-") {
         return run_alarmed_to(until, n, rounds);
@@ -576,7 +577,7 @@ fn run_to(until: &str, n: usize, rounds: usize) {
     }
 }
 
-/// The same with a timer for each connection, which is not due; and `alarm`: all go off.
+/// The same with a timer for each connection, which does not expire; `alarm` lets all of them fire.
 fn run_alarmed_to(until: &str, n: usize, rounds: usize) {
     let (mut inner, key) = alarmed(n);
     inner.accept_all();

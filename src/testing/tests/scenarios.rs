@@ -1,4 +1,4 @@
-//! CallSite plays in the crate's own simulations: echo, framed echo, a relay, and actors, raw and framed.
+//! The handlers of the crate's own simulations: echo, framed echo, a relay, and actors, raw and framed.
 
 use std::any::Any;
 
@@ -17,7 +17,7 @@ use crate::testing::run::{Outcome, Play, RunOptions, play};
 use crate::testing::threads::ThreadPlan;
 use crate::testing::view::View;
 
-/// Plays a seed with whoever the seed asks for.
+/// Runs a seed with the handler that the seed selects.
 pub(super) fn simulate(seed: u64, options: RunOptions) -> Outcome {
     match seed % 5 {
         0 => play(seed, |_| Echoing, options),
@@ -42,7 +42,7 @@ fn draw_codec(dice: &mut Dice) -> AnyCodec {
     spec.parse().unwrap()
 }
 
-/// What clients say to a framed handler: messages, and in some seeds garbage behind them.
+/// Draws the data of a client for a framed handler: messages, in some seeds followed by garbage.
 fn messages(codec: &AnyCodec, dice: &mut Dice, most: usize) -> Vec<u8> {
     let mut out = Vec::new();
     while out.len() < most {
@@ -57,7 +57,7 @@ fn messages(codec: &AnyCodec, dice: &mut Dice, most: usize) -> Vec<u8> {
     out
 }
 
-/// Whether nothing excuses a byte that a client has not got.
+/// Returns `true` if a client must have got every byte.
 fn is_whole(view: &View<impl crate::Handler>, client: &Client, closed: &Closed) -> bool {
     let Some(p) = client.peer.map(|p| &view.inner.sys.script.peers[p]) else { return false };
     client.is_here() && closed.unsent == 0 && p.end() == Some(End::Fin)
@@ -86,7 +86,7 @@ impl Play for Echoing {
     }
 }
 
-/// N1: what a client got is the beginning of what it said, and all of it if nothing excuses less.
+/// N1: a client got a prefix of what it sent, and all of it after a clean close.
 fn check_echo<H: crate::Handler>(view: &View<H>, oracle: &Oracle, over: bool) -> Result<(), String> {
     for client in view.clients.iter().filter(|_| over) {
         let (said, got) = (&client.says[..client.said], client.received(&view.inner.sys));
@@ -99,7 +99,7 @@ fn check_echo<H: crate::Handler>(view: &View<H>, oracle: &Oracle, over: bool) ->
     Ok(())
 }
 
-/// An echo of messages. Its clients' messages come back as they were sent.
+/// An echo of messages: clients get their messages back unchanged.
 pub(super) struct FramedEcho {
     codec: AnyCodec,
 }
@@ -145,7 +145,7 @@ impl Play for FramedEcho {
     }
 }
 
-/// The messages in a stream, up to where it pause_count none; what no codec frames ends with a line break.
+/// Splits a stream into messages, up to the first error. Without a codec, messages end with a line break.
 fn parse(codec: Option<&AnyCodec>, stream: &[u8]) -> (Vec<Vec<u8>>, Option<FrameError>) {
     let Some(codec) = codec else {
         return (stream.split_inclusive(|&b| b == b'\n').map(<[u8]>::to_vec).collect(), None);
@@ -164,7 +164,7 @@ fn parse(codec: Option<&AnyCodec>, stream: &[u8]) -> (Vec<Vec<u8>>, Option<Frame
     }
 }
 
-/// Takes out of a stream what other threads sent to it, which must be `direct`: in that order and once.
+/// Removes from a stream the messages of other threads, which must be those in `direct`, once and in order.
 fn without_direct(mut got: Vec<Vec<u8>>, direct: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, String> {
     let mut sent = direct.iter();
     for strange in got.extract_if(.., |m| m.starts_with(b"!")) {
@@ -179,9 +179,9 @@ pub(super) struct Acting {
 }
 
 impl Acting {
-    /// N2, N3: a client's stream is what was sent to it, in that order and once, but for what its groups may skip.
+    /// N2, N3: a client's stream has the messages sent to it, once and in order, except those that its groups may skip.
     ///
-    /// Answers how many were skipped.
+    /// Returns how many were skipped.
     fn check_stream(
         &self,
         ledger: &Ledger,
@@ -218,7 +218,7 @@ impl Acting {
         Ok(skipped)
     }
 
-    /// How many bytes messages are.
+    /// Returns the encoded size of messages.
     fn size<'a>(&self, texts: impl Iterator<Item = &'a Vec<u8>>) -> u64 {
         let mut out = Vec::new();
         match &self.codec {
@@ -230,7 +230,7 @@ impl Acting {
         }
     }
 
-    /// N4: all that was sent is accounted for. Of what other threads sent (`direct`) it may have refused some.
+    /// N4: all data sent is accounted for. Messages of other threads (`direct`) may have been refused.
     fn check_end(
         &self,
         ledger: &Ledger,
@@ -314,7 +314,7 @@ impl Play for Acting {
     }
 }
 
-/// An actor of messages.
+/// An actor behind a codec.
 pub(super) struct FramedActing {
     acting: Acting,
     codec: AnyCodec,

@@ -1,8 +1,7 @@
-//! What an actor knows of the timers it has set: which are to go off, when, and in which order.
+//! A model of an actor's timers: which must fire, when, and in which order.
 //!
-//! Knows only what the actor did and when callbacks began. The time of a timer begins when its callback has returned
-//! and the loop has looked at the clock, of which the world tells ([`Mark`]).
-//! Invariant: each timer that is set goes off as often as it was promised, in order, neither early nor for long late.
+//! Uses only the actor's own calls and the times of callbacks. The delay of a timer starts when its callback has
+//! returned and the loop has read the clock; the simulated system reports that time ([`Mark`]).
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -17,9 +16,10 @@ use crate::sys::sim::Mark;
 use crate::testing::view::View;
 use crate::time::Time;
 
-/// The shortest period.
+/// The shortest period, that of the public API.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// Turns that a timer may be late: to catch up after an absence, and for any other reason.
+/// The number of turns that a timer may be late: while timeouts are deferred (the loop's 64 turns and two more), and
+/// for other reasons (chosen).
 pub(super) const MAX_DEFERRED_TURNS: usize = 66;
 const FEW: usize = 4;
 
@@ -29,24 +29,24 @@ struct Alarm {
     owner: Option<ConnId>,
     after: Duration,
     every: Option<Duration>,
-    /// When it is due, once that is settled.
+    /// When it expires, once the clock has been read.
     at: Option<Time>,
     number: u64,
-    /// Ends of turns at which it was due.
+    /// The number of turns at whose end it was overdue.
     late: Cell<usize>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct TimerModel {
     alarms: BTreeMap<u64, Alarm>,
-    /// Some that are gone.
+    /// Some timers that no longer exist.
     gone: Vec<TimerId>,
     keys: u64,
     count: u64,
     pub(super) mark: Mark,
-    /// The turn in which one went off last, and the time that was then.
+    /// The turn in which a timer last fired, and the time then.
     sounding: (u32, Time),
-    /// The most there ever were.
+    /// The highest number of timers.
     most: usize,
     pub(super) fired: u64,
 }
@@ -56,7 +56,7 @@ fn is_open(core: &Core, owner: Option<ConnId>) -> bool {
 }
 
 impl TimerModel {
-    /// A callback begins: the time of what was set before has begun.
+    /// Records that a callback begins: the delays of the timers set before have started.
     pub(super) fn begin(&mut self) {
         let Some(now) = self.mark.take() else { return };
         for alarm in self.alarms.values_mut().filter(|a| a.at.is_none()) {
@@ -64,7 +64,7 @@ impl TimerModel {
         }
     }
 
-    /// A connection has ended, or one with its id begins.
+    /// Removes the timers of a connection that has closed, or whose id was reused.
     pub(super) fn forget(&mut self, owner: ConnId) {
         let gone = &mut self.gone;
         self.alarms.retain(|_, a| {
@@ -80,18 +80,18 @@ impl TimerModel {
         self.alarms.values().filter(|a| is_open(core, a.owner))
     }
 
-    /// How many there are, with those whose connections are ending.
+    /// Returns the number of timers, including those of closing connections.
     pub(super) fn len(&self) -> usize {
         self.alarms.len()
     }
 
-    /// What to set a timer with.
+    /// Returns an unused key.
     pub(super) fn next_key(&mut self) -> u64 {
         self.keys += 1;
         self.keys
     }
 
-    /// One was set, or refused.
+    /// Records that a timer was set or refused.
     pub(super) fn set(
         &mut self,
         core: &Core,
@@ -114,7 +114,7 @@ impl TimerModel {
         Ok(())
     }
 
-    /// The `n`-th that is there, or one that is gone.
+    /// Returns the `n`-th existing timer, or one that no longer exists.
     fn some(&self, n: usize) -> Option<(Option<u64>, TimerId)> {
         let all = self.alarms.len() + self.gone.len().min(8);
         let n = n.checked_rem(all)?;
@@ -151,7 +151,7 @@ impl TimerModel {
         Ok(())
     }
 
-    /// One goes off.
+    /// Checks a timer that fires.
     pub(super) fn fires(&mut self, net: &mut Net<'_>, owner: Option<ConnId>, key: u64) -> Result<(), String> {
         self.fired += 1;
         let core = net.core();
@@ -194,7 +194,8 @@ impl TimerModel {
         Ok(())
     }
 
-    /// At the end of a turn: as many are there as should be, something will wake the loop, and none is long overdue.
+    /// Checks at the end of a turn that the right number of timers exists, that something will wake the loop, and
+    /// that none is long overdue.
     pub(super) fn check<H: Handler>(&self, view: &View<H>) -> Result<(), String> {
         let core = &view.inner.dispatcher.core;
         let (all, there) = (self.live(core).count(), core.timers.len());
