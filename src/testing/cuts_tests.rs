@@ -32,7 +32,7 @@ where
     }
 }
 
-/// What the proof says of a decoder, fed `input`.
+/// Returns the message of the check for a decoder with this `input`.
 fn said(input: &[u8], decode: impl Fn(&mut usize, &[u8]) -> Answer + 'static) -> String {
     let codec = Made(decode, |_: &[u8], _: &mut Vec<u8>| Ok(()));
     complaint(|| drop(prove_cuts(&codec, input)))

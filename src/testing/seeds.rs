@@ -246,7 +246,8 @@ fn differs(seed: u64, one: &[String], other: &[String]) -> String {
         format!("first where it was\n{a}\nand the second time\n{b}")
     });
     format!(
-        "seed {seed}: N15: the run differs when repeated, {parted}\nDoes the handler use a HashMap, a clock or an address?\n{}",
+        "seed {seed}: N15: the run differs when repeated, {parted}\n\
+         Does the handler use a HashMap, a clock or an address?\n{}",
         again(seed)
     )
 }

@@ -189,8 +189,7 @@ impl Threads {
         for (from, serial) in self.arrivals.take() {
             loop {
                 let next = self.accepted[from].pop_front();
-                let next =
-                    next.ok_or_else(|| format!("I1: {serial} of thread {from} arrived from nowhere"))?;
+                let next = next.ok_or_else(|| format!("I1: {serial} of thread {from} arrived unsent"))?;
                 if next.serial == serial {
                     break;
                 }
@@ -208,7 +207,7 @@ impl Threads {
     /// Checks at the end that nothing is queued. What has not arrived is lost.
     fn check_over(&mut self) -> Result<(), String> {
         let waits = self.handle.queued();
-        require(waits == 0, || format!("I1: {waits} commands still wait"))?;
+        require(waits == 0, || format!("I1: {waits} commands still queued"))?;
         for from in 0..THREADS {
             while let Some(lost) = self.accepted[from].pop_front() {
                 self.miss(from, &lost)?;
@@ -250,7 +249,7 @@ impl<H: Handler> View<H> {
     /// end (`over`) nothing may be queued.
     pub(super) fn check_threads(&mut self, over: bool) -> Result<(), String> {
         let overslept = self.inner.sys.overslept;
-        require(!overslept, || "N7: commands wait, and nothing will wake us".to_owned())?;
+        require(!overslept, || "N7: commands are queued, and nothing will wake the loop".to_owned())?;
         let Some(threads) = &mut self.inner.sys.threads else { return Ok(()) };
         let threads: &mut dyn Any = &mut **threads;
         let Some(threads) = threads.downcast_mut::<Threads>() else { return Ok(()) };
@@ -260,16 +259,16 @@ impl<H: Handler> View<H> {
         threads.obeyed = obeyed;
         require(now <= share, || format!("N10: {now} commands in a turn, not {share}"))?;
         let (waits, accepted) = (threads.handle.queued() as u64, threads.commands);
-        require(waits <= threads.capacity as u64, || format!("I3: {waits} of {} wait", threads.capacity))?;
+        require(waits <= threads.capacity as u64, || format!("I3: {waits} of {} queued", threads.capacity))?;
         require(obeyed + waits == accepted, || {
-            format!("I1: {accepted} commands accepted, {obeyed} obeyed, {waits} wait")
+            format!("I1: {accepted} commands accepted, {obeyed} run, {waits} queued")
         })?;
         threads.check_arrivals()?;
         if over {
             threads.check_over()?;
         }
         let (missed, nobody) = (threads.missed, stats.commands_for_nobody);
-        require(missed <= nobody, || format!("I1: {missed} notes for nobody, {nobody} counted"))?;
+        require(missed <= nobody, || format!("I1: {missed} notes without a target, {nobody} counted"))?;
         if let Some(wrong) = &threads.wrong {
             return Err(format!("I3: {wrong}"));
         }

@@ -166,9 +166,9 @@ impl DatagramSys for MioSys {
     }
 }
 
-/// Sends on a Unix socket, and tells a full receiver from a full send buffer. If the receiver's queue is full, Linux
-/// returns `WouldBlock` and reports readiness later only if that receiver is the connected peer (unix(7)). Other
-/// systems return ENOBUFS and report nothing.
+/// Sends on a Unix socket, and distinguishes a full receiver from a full send buffer. If the receiver's queue is
+/// full, Linux returns `WouldBlock` and reports readiness later only if that receiver is the connected peer
+/// (unix(7)). Other systems return ENOBUFS and report nothing.
 #[cfg(unix)]
 fn ship_unix(socket: &::mio::net::UnixDatagram, to: Option<&Address>, data: &[u8]) -> io::Result<SendStatus> {
     let sent = match to {

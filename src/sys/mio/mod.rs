@@ -551,7 +551,7 @@ mod tests {
         wait_for(&mut sys, TOKEN, Ready::READABLE);
         assert_eq!(read(&mut sys, &mut stream, 3), (b"hel".to_vec(), false));
         assert_eq!(read(&mut sys, &mut stream, 3), (b"lo".to_vec(), SHORT_IS_DRAINED));
-        // What "drained" promises: the next byte is reported.
+        // After "drained", the next byte is reported.
         client.write_all(b"!").unwrap();
         wait_for(&mut sys, TOKEN, Ready::READABLE);
         assert_eq!(read(&mut sys, &mut stream, 3).0, b"!");
@@ -633,7 +633,7 @@ mod tests {
         };
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
         let mut ready = Vec::new();
-        sys.poll(&mut ready, Some(Duration::ZERO)).unwrap(); // What was reported before the block.
+        sys.poll(&mut ready, Some(Duration::ZERO)).unwrap(); // Takes the events from before the WouldBlock.
         client.read_exact(&mut vec![0; written]).unwrap();
         wait_for(&mut sys, TOKEN, Ready::WRITABLE);
         assert!(sys.write(&mut stream, &[IoSlice::new(b"x")]).is_ok());
@@ -737,7 +737,7 @@ mod tests {
         assert!(sys.now().since(start) >= Duration::from_millis(2));
         assert!(!sys.poll(&mut ready, Some(Duration::ZERO)).unwrap());
         assert_eq!(ready, []);
-        // The place that a wake-up takes may have been another's.
+        // A wake-up takes up capacity, so there may be more events.
         sys.waker().wake().unwrap();
         assert!(sys.poll(&mut ready, Some(PATIENCE)).unwrap());
         assert_eq!(ready, []);
@@ -855,8 +855,8 @@ mod tests {
             std::fs::remove_file(&path).unwrap();
         }
 
-        /// Longer by one than what can be said with a zero byte at its end. The client cannot be written in Rust
-        /// without unsafe code, which is no hindrance to anyone else.
+        /// One byte longer than a path with a terminating zero can be. Rust code cannot create such a client without
+        /// `unsafe`, but any other program can.
         #[cfg(target_os = "linux")]
         #[test]
         fn a_client_with_the_longest_path_is_accepted() {
@@ -868,7 +868,7 @@ mod tests {
             let script = "use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) or die;
                 bind(S, pack('Sa108', AF_UNIX, $ARGV[0])) or die; connect(S, pack_sockaddr_un($ARGV[1])) or die;";
             match std::process::Command::new("perl").args(["-e", script]).arg(&long).arg(&path).status() {
-                Err(error) => println!("skipped, for there is no perl: {error}"),
+                Err(error) => println!("skipped: no perl here: {error}"),
                 Ok(status) => {
                     assert!(status.success());
                     let (_, peer) = sys.accept(&mut listener).unwrap();

@@ -1,4 +1,4 @@
-//! The kernel, over loopback: the real seam, and clients with sockets of their own.
+//! The kernel over loopback: the real system under test, and clients with sockets of their own.
 
 use std::io::{self, ErrorKind, Read};
 use std::mem::MaybeUninit;
@@ -17,7 +17,7 @@ pub(super) struct Kernel {
     unix: bool,
     at: Option<SockAddr>,
     clients: Vec<Option<Socket>>,
-    /// Whom the seam connects to.
+    /// The listener that the system under test connects to.
     theirs: Option<Socket>,
 }
 
@@ -61,11 +61,11 @@ impl World for Kernel {
         let domain = if self.unix { Domain::UNIX } else { Domain::IPV4 };
         let socket = Socket::new(domain, Type::STREAM, None)?;
         if !self.unix {
-            // A buffer that was asked for does not grow by itself.
+            // A buffer of explicit size does not grow by itself.
             socket.set_recv_buffer_size(16 * 1024)?;
         }
         match socket.connect(self.at.as_ref().unwrap()) {
-            // The file of a Unix socket has gone with its listener.
+            // Closing the listener has removed its file.
             Err(e) if self.unix && e.kind() == ErrorKind::NotFound => {
                 return Err(ErrorKind::ConnectionRefused.into());
             }

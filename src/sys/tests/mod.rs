@@ -1,8 +1,8 @@
-//! The scripted world held against the kernel: scenarios that are written once and played in both.
+//! Compares the scripted system with the kernel: each scenario is written once and played on both.
 //!
-//! A scenario is a list of steps, and each step that asks something has its answer beside it. Where the worlds differ
-//! it is the scripted one that is wrong, for the answers are Linux's. It knows nothing of the loop. Invariant: an event
-//! too many is no difference, one that is missing is.
+//! A scenario is a list of steps, with the expected result beside each query. Where the two differ, the scripted
+//! system is wrong, because the expected results are those of Linux. Invariant: a superfluous event is not a
+//! difference, a missing one is.
 
 mod kernel;
 mod scenarios;
@@ -20,7 +20,7 @@ use crate::config::address::Address;
 use crate::config::connect::ConnectOptions;
 use crate::config::listen::{ListenOptions, ListenTarget};
 
-/// What a client finds when it reads.
+/// The result of a client's read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Heard {
     Bytes(Vec<u8>),
@@ -29,35 +29,35 @@ enum Heard {
     Nothing,
 }
 
-/// A seam, and the clients on the other side of it. Clients are numbered as they connect.
+/// A system under test, with the clients on the other side. Clients are numbered in the order in which they connect.
 trait World: Sized {
     type S: Sys;
 
     fn sys(&mut self) -> &mut Self::S;
 
-    /// What is to come may take a while.
+    /// Returns `true` if results may take a while to appear.
     fn is_real(&self) -> bool;
 
-    /// No second edge before `WouldBlock`, and so nothing is ever *drained* and no hint is promised.
+    /// Strict edges: no second edge before `WouldBlock`, so reads never report *drained* and hints are not guaranteed.
     fn is_strict(&self) -> bool;
 
     fn is_unix(&self) -> bool;
 
-    /// After the seam has opened its one listener.
+    /// Sets the listener, after it was opened.
     fn set_listener(&mut self, listener: &<Self::S as Sys>::Listener);
 
     fn connect(&mut self) -> io::Result<()>;
 
-    /// Where the seam may connect to; nobody may be there.
+    /// Returns an address to connect to, with or without a listener (`anybody`).
     fn target(&mut self, anybody: bool) -> Address;
 
-    /// What was dialled last is refused.
+    /// Refuses the latest connection attempt.
     fn refuse(&mut self);
 
-    /// Whoever is there takes the connection, and is the next client.
+    /// Accepts the latest connection attempt; its peer is the next client.
     fn meet(&mut self);
 
-    /// False: it cannot send any more.
+    /// Sends from a client. Returns `false` if it cannot send any more.
     fn send(&mut self, client: usize, bytes: &[u8]) -> bool;
 
     fn send_urgent(&mut self, client: usize);
@@ -70,23 +70,22 @@ trait World: Sized {
 
     fn hear(&mut self, client: usize, most: usize) -> Heard;
 
-    /// How many bytes the client could hear, up to `most`.
+    /// Returns how many bytes the client could read, up to `most`.
     fn could_hear(&mut self, client: usize, most: usize) -> usize;
 }
 
-/// What happens next, or what is asked and how it is to be answered. Steps of clients and streams are for the one that
-/// was last chosen.
+/// An action, or a query with its expected result. Steps of clients and streams concern the one chosen last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Chooses a client, and the stream that was accepted as the same number.
+    /// Chooses a client, and the accepted stream of the same number.
     With(usize),
     Connects,
     IsRefused,
-    /// The seam connects, to one who will be the next client; and he takes it.
+    /// The system under test connects to a listener, whose side becomes the next client.
     Dials,
     IsMet,
     DialsNobody(ErrorKind),
-    /// It begins, and nobody is there.
+    /// It begins to connect where nothing listens.
     DialsInVain,
     Connected,
     DialFails(ErrorKind),
@@ -96,10 +95,10 @@ enum Step {
     Finishes,
     HangsUp,
     Resets,
-    /// This many bytes have reached the client's kernel.
+    /// Waits until this many bytes have reached the client's kernel.
     Waiting(usize),
     Hears(&'static str),
-    /// All that filled the stream.
+    /// The client reads everything that filled the stream.
     HearsAll,
     HearsEnd,
     HearsReset,
@@ -109,16 +108,16 @@ enum Step {
     AcceptBlocks,
     ClosesListener,
     Adds,
-    /// All of these bits come, since they were last asked for.
+    /// Expects all of these bits since they were last queried.
     Told(u8),
-    /// None of these bits comes.
+    /// Expects none of these bits.
     NotTold(u8),
-    /// A read with this much len.
+    /// A read with a buffer of this length, and its expected data.
     Reads(usize, &'static str),
     ReadFails(ErrorKind),
     Writes(&'static str),
     WriteFails(ErrorKind),
-    /// Writes until nothing more is taken, and sees that the last write is not taken whole.
+    /// Writes until the socket is full, and expects that the last write is partial.
     Fills,
     ShutsDown,
     ShutdownFails(ErrorKind),
@@ -127,33 +126,33 @@ enum Step {
 }
 
 const LISTENER: usize = 1000;
-/// Nothing here takes that long unless it is broken.
+/// No wait here takes that long unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Nothing new for so long: nothing will come.
+/// After this long without events, none will come. Chosen for loopback.
 const QUIET: Duration = Duration::from_millis(20);
-/// As long as a kernel may keep it to itself that it has taken something.
+/// The longest time that a kernel may take to report space after a peer has read (delayed ACKs take up to 200 ms).
 const LONG_QUIET: Duration = Duration::from_millis(250);
 
-/// One scenario in one world.
+/// One scenario on one system.
 struct Play<W: World> {
     world: W,
     listener: Option<<W::S as Sys>::Listener>,
     streams: Vec<Option<<W::S as Sys>::Stream>>,
     with: usize,
-    /// What was told of each stream since it was last asked for, and whether anything was of the listener.
+    /// The bits reported for each stream since they were last queried, and whether the listener was reported.
     told: Vec<u8>,
     listener_told: bool,
     filled: usize,
 }
 
-/// What a step came to: `None` as long as it may still come right.
+/// The result of a step; `None` while the expected result may still appear.
 type Answer = Option<Result<(), String>>;
 
 fn must<T: PartialEq + std::fmt::Debug>(got: T, expected: T) -> Answer {
     Some(if got == expected { Ok(()) } else { Err(format!("{got:?}")) })
 }
 
-/// As [`must`], where the first of what is asked for may be still on its way.
+/// Like [`must`], where the expected result may still be on its way.
 fn comes<T: PartialEq + std::fmt::Debug>(got: T, expected: T) -> Answer {
     if got == expected { Some(Ok(())) } else { None }
 }
@@ -174,7 +173,7 @@ impl<W: World> Play<W> {
         }
     }
 
-    /// Answers with the first step that goes wrong, and how.
+    /// Returns the first step that fails, and how.
     fn run(&mut self, steps: impl Iterator<Item = Step>) -> Result<(), (usize, Step, String)> {
         for (n, step) in steps.enumerate() {
             let start = self.world.sys().now();
@@ -193,7 +192,7 @@ impl<W: World> Play<W> {
         Ok(())
     }
 
-    /// Takes in what the seam tells.
+    /// Polls, and records the readiness.
     fn look(&mut self, timeout: Duration) -> usize {
         let mut ready = Vec::new();
         self.world.sys().poll(&mut ready, Some(timeout)).unwrap();
@@ -234,7 +233,7 @@ impl<W: World> Play<W> {
         }
     }
 
-    /// What is so while something else is waited for.
+    /// Describes the actual state when an expected result does not appear.
     fn instead(&mut self, step: Step) -> String {
         match step {
             Step::Told(_) => format!("only the bits {:#06b}", self.told[self.with]),
@@ -396,7 +395,7 @@ impl<W: World> Play<W> {
                         self.filled += n;
                         whole = n == block.len();
                     }
-                    // What was under way to the client has made len when it arrived.
+                    // Data on its way to the client has freed buffer space by the time it arrives.
                     self.told[self.with] = 0;
                     self.settle(if self.world.is_unix() { QUIET } else { LONG_QUIET });
                     if self.told[self.with] & Ready::WRITABLE == 0 {
@@ -427,17 +426,17 @@ impl<W: World> Play<W> {
     }
 }
 
-/// A path for a Unix socket, for one scenario.
+/// A path for a Unix socket, unique to one scenario.
 fn path() -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     std::env::temp_dir().join(format!("turnwheel-world-{}-{n}", std::process::id()))
 }
 
-/// The worlds, as the table has them.
+/// The systems, as columns of the table.
 const WORLDS: [&str; 6] = ["tcp", "epoll", "strict", "unix", "epoll", "strict"];
 
-/// Plays a scenario in one of the worlds. `None`: it is not for this one.
+/// Plays a scenario on one of the systems. Returns `None` if it does not apply there.
 fn play(scenario: &Scenario, world: usize) -> Option<Result<(), (usize, Step, String)>> {
     let (unix, mode) = (world >= 3, world % 3);
     let on = scenario.on;
@@ -453,7 +452,7 @@ fn play(scenario: &Scenario, world: usize) -> Option<Result<(), (usize, Step, St
     })
 }
 
-/// Plays all of them everywhere, prints the table, and fails with every difference.
+/// Plays all scenarios on all systems, prints the table, and fails with every difference.
 fn play_all(scenarios: &[Scenario]) {
     let mut wrong = Vec::new();
     println!("{:60} {}", "", WORLDS.map(|w| format!("{w:7}")).concat());

@@ -1,4 +1,4 @@
-//! The scenarios, and where each can be played.
+//! The scenarios, and where each applies.
 
 use std::io::ErrorKind::{
     BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected, NotFound, WouldBlock,
@@ -8,7 +8,7 @@ use super::Step::{self, *};
 use crate::sys::CloseHow::{Graceful, Reset};
 use crate::sys::Ready;
 
-/// Kinds of streams, and whether it is for a world that gives no second edge before `WouldBlock`, too.
+/// The kinds of streams, and whether strict edges suffice (no second edge before `WouldBlock`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct On {
     pub(super) tcp: bool,
@@ -34,7 +34,7 @@ const EDGES: On = On { strict: false, ..ALL };
 const TCP_EDGES: On = On { strict: false, ..TCP };
 const UNIX_EDGES: On = On { strict: false, ..UNIX };
 
-/// One connection that is accepted and registered, and nothing else.
+/// One connection, accepted and registered.
 const OPEN: &[Step] =
     &[AddsListener, Connects, ListenerIsTold, Accepts, AcceptBlocks, Adds, Told(W), NotTold(H | E)];
 const LISTENING: &[Step] = &[AddsListener];
@@ -267,7 +267,7 @@ pub(super) const ENDING: &[Scenario] = &[
     ]),
 ];
 
-/// What waits to be accepted, and what has happened before.
+/// Accepting, and what has happened to a connection before.
 #[rustfmt::skip] // As in a table.
 pub(super) const ACCEPTING: &[Scenario] = &[
     of("nothing waits", ALL, LISTENING, &[AcceptBlocks]),

@@ -1,4 +1,4 @@
-//! The world in memory, as the seam and from the clients' side.
+//! The scripted system as a system under test, and its clients.
 
 use std::io::{self, ErrorKind};
 
@@ -8,7 +8,7 @@ use crate::sys::script::{DialPlan, End, Listener, Script};
 
 const ENOENT: i32 = 2;
 const ECONNREFUSED: i32 = 111;
-/// How many bytes lie between us and a client that does not read.
+/// The buffer space between us and a client that does not read.
 const ROOM: usize = 4096;
 
 pub(super) struct Scripted {
@@ -76,7 +76,7 @@ impl World for Scripted {
     fn send(&mut self, client: usize, bytes: &[u8]) -> bool {
         let could = !self.script.peers[client].cut_off;
         self.script.send(client, bytes);
-        // A Unix stream tells at once, where TCP learns by what it has sent.
+        // A Unix client learns at once that we have closed; a TCP client learns by sending.
         could && !(self.unix && self.script.peers[client].cut_off)
     }
 

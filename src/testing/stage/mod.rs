@@ -72,10 +72,10 @@ use crate::sys::script::{End, Script};
 /// | `A hears nothing` | `A` has received nothing beyond what earlier lines consumed. |
 /// | `A connects` | `A` connects without sending; or connects again after its connection has ended. |
 /// | `A closes`, `A resets` | `A` finishes sending (FIN), or resets the connection (RST). |
-/// | `A stops reading`, `A reads on` | `A` becomes a slow consumer, as if all buffers on the way to it were full; or reads again. |
+/// | `A stops reading`, `A reads on` | As if all buffers on the way to `A` were full (a slow consumer); or no longer. |
 /// | `A open` | Expects that the connection is accepted and that the reactor has not begun to close it. |
 /// | `A sees end`, `A sees reset` | Expects that the reactor's FIN or RST has arrived. |
-/// | `A closed`, `A closed idle_timeout` | Expects that the connection has ended; for the reason of this [name](Reason::name), if given. |
+/// | `A closed`, `A closed idle_timeout` | Expects that the connection has ended, for the reason of this [name](Reason::name). |
 /// | `wait 10s` | Advances the clock: a whole number of `ms`, `s`, `min` or `h`. |
 /// | `shutdown`, `shutdown 10s` | Begins the shutdown, with the grace period of the limits or with this one. |
 ///

@@ -252,7 +252,7 @@ fn a_long_time_passes_deadline_by_deadline() {
     let mut stage = with(|cx, _| cx.pause());
     stage.send("A", "x");
     stage.advance(24 * 3600 * SECOND);
-    assert!(stage.is_open("A"), "nobody reads it, so it is not idle");
+    assert!(stage.is_open("A"), "it is not read, so it is not idle");
     let to_the_end = Duration::from_nanos(u64::MAX - stage.inner.sys.clock);
     for time in [Duration::MAX, to_the_end] {
         let said = fails(&mut stage, |s| s.advance(time));

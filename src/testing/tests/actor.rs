@@ -557,7 +557,7 @@ impl Handler for Actor {
         let ledger = self.ledger(closed.who);
         let ended = ledger.told_to_end;
         if matches!(closed.why, Reason::Handler | Reason::Shutdown) && !ended {
-            self.wrong.push(format!("N4: nobody ended {}", closed.who));
+            self.wrong.push(format!("N4: no callback closed {}", closed.who));
         }
         let sent = net.send_to(closed.who, b"x");
         if sent != Sent::Closed && sent != Sent::Full {

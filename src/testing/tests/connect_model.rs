@@ -182,7 +182,9 @@ impl RunOptions {
         let Origin::Connected(tag) = cx.origin() else { return Ok(()) };
         self.opened += 1;
         let turn = cx.core().turn;
-        let Some(r) = self.requests.get_mut(&tag) else { return Err(format!("N4: nobody asked for {tag}")) };
+        let Some(r) = self.requests.get_mut(&tag) else {
+            return Err(format!("N4: no request has the tag {tag}"));
+        };
         let may = match r.outcome {
             Outcome::Waiting => true,
             // The previous one may have ended by a panic in on_open.
@@ -198,7 +200,9 @@ impl RunOptions {
     /// Records a failed request.
     pub(super) fn fails(&mut self, net: &Net<'_>, tag: u64, error: &io::Error) -> Result<(), String> {
         let turn = net.core().turn;
-        let Some(r) = self.requests.get_mut(&tag) else { return Err(format!("N4: nobody asked for {tag}")) };
+        let Some(r) = self.requests.get_mut(&tag) else {
+            return Err(format!("N4: no request has the tag {tag}"));
+        };
         let may = match r.outcome {
             Outcome::Waiting => true,
             Outcome::Up(id) => !is_up(net.core(), r, id),
@@ -234,21 +238,21 @@ impl RunOptions {
             let there = core.connect_jobs.get(r.id);
             match r.outcome {
                 Outcome::Waiting => {
-                    let Some(attempt) = there else { return Err(told("N7: it was lost")) };
+                    let Some(attempt) = there else { return Err(told("N7: the connect job was lost")) };
                     check_progress(core, r, attempt, view.inner.next_deadline()).map_err(|e| told(&e))?;
                 }
                 Outcome::Up(id) => {
                     let open = is_up(core, r, id);
                     let up = there.is_some_and(|a| matches!(a.stage, ConnectStage::Connected));
-                    require(!open || up, || told("N7: it was forgotten"))?;
+                    require(!open || up, || told("N7: the connection was not made"))?;
                 }
                 // Cancelled jobs are removed in their turn.
                 Outcome::Cancelled => {
                     let gone = there.is_none_or(|a| matches!(a.stage, ConnectStage::Cancelled));
-                    require(gone, || told("N4: cancelled, and goes on"))?;
+                    require(gone, || told("N4: cancelled, and still exists"))?;
                 }
                 Outcome::Failed | Outcome::Done => {
-                    require(there.is_none(), || told("N6: it is over, and there"))?;
+                    require(there.is_none(), || told("N6: ended, and still exists"))?;
                 }
             }
         }

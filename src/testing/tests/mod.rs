@@ -51,7 +51,7 @@ fn hash_of_all_seeds() {
 /// scenes themselves are in `reactor/tests/regressions.rs`.
 const FOUND: [(u64, &str); 4] = [
     (8_950, "the time to catch up after an absence was given again and again"),
-    (339, "a peer was judged idle, or its message unfinished, though input waited"),
+    (339, "a peer was closed as idle, or its message as unfinished, though it had unread input"),
     (53_610, "who was left out of a broadcast was cut for it"),
     (47_195, "a close that had not been tried was taken for a stalled write"),
 ];

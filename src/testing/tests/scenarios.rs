@@ -168,7 +168,7 @@ fn parse(codec: Option<&AnyCodec>, stream: &[u8]) -> (Vec<Vec<u8>>, Option<Frame
 fn without_direct(mut got: Vec<Vec<u8>>, direct: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, String> {
     let mut sent = direct.iter();
     for strange in got.extract_if(.., |m| m.starts_with(b"!")) {
-        require(sent.any(|m| *m == strange), || format!("N3: nobody sent {:?}", strange.escape_ascii()))?;
+        require(sent.any(|m| *m == strange), || format!("N3: never sent: {:?}", strange.escape_ascii()))?;
     }
     Ok(got)
 }
@@ -207,7 +207,7 @@ impl Acting {
             });
             require(next.is_some_and(|o| o.text == message), || {
                 let text = |m: &[u8]| String::from_utf8_lossy(&m[..m.len().min(20)]).into_owned();
-                format!("N2: got {:?}, owed {:?}", text(&message), next.map(|o| text(&o.text)))
+                format!("N2: got {:?}, expected {:?}", text(&message), next.map(|o| text(&o.text)))
             })?;
         }
         let half = half.filter(|h| !h.starts_with(b"!"));

@@ -1,7 +1,8 @@
 //! A model of an actor's timers: which must fire, when, and in which order.
 //!
 //! Uses only the actor's own calls and the times of callbacks. The delay of a timer starts when its callback has
-//! returned and the loop has read the clock; the simulated system reports that time ([`Mark`]).
+//! returned and the loop has read the clock; the simulated system reports that time ([`Mark`]). Invariant: each timer
+//! fires as often as it should, in order, never early, and at most a bounded number of turns late.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -163,7 +164,7 @@ impl TimerModel {
             return Err(format!("N5: timer {key} of {owner:?} went off, and is not there"));
         };
         require(alarm.owner == owner, || {
-            format!("N5: timer {key} of {:?} went off for {owner:?}", alarm.owner)
+            format!("N5: timer {key} of {:?} fired for {owner:?}", alarm.owner)
         })?;
         let Some(at) = alarm.at else {
             return Err(format!("N11: timer {key} went off in the callback that set it"));
@@ -172,7 +173,7 @@ impl TimerModel {
         let first = self.live(core).filter_map(|a| Some((a.at?, a.number))).min();
         require(first == Some((at, alarm.number)), || {
             let before = self.live(core).find(|a| Some((a.at.unwrap_or(Time::NEVER), a.number)) == first);
-            format!("N11: timer {key}, {alarm:?}, went off before {before:?} at {now:?}")
+            format!("N11: timer {key}, {alarm:?}, fired before {before:?} at {now:?}")
         })?;
         let (id, every) = (alarm.id, alarm.every);
         let Some(every) = every else {
@@ -206,12 +207,14 @@ impl TimerModel {
         for alarm in self.live(core) {
             let at = alarm.at.or_else(|| Some(self.mark.get()?.after(alarm.after)));
             let Some(at) = at else { continue };
-            require(wakes <= at.max(core.now), || format!("N7: {alarm:?} is due, we wake at {wakes:?}"))?;
+            require(wakes <= at.max(core.now), || {
+                format!("N7: {alarm:?} is set, but the loop wakes at {wakes:?}")
+            })?;
             if at <= core.now {
                 alarm.late.set(alarm.late.get() + 1);
             }
             require(alarm.late.get() <= most, || {
-                format!("N10: due for {} turns: {alarm:?}", alarm.late.get())
+                format!("N10: overdue for {} turns: {alarm:?}", alarm.late.get())
             })?;
         }
         Ok(())
