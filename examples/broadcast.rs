@@ -1,4 +1,5 @@
-//! A relay: what one client sends, all the others get. With `--frame lines` it is a chat room for telnet.
+//! A broadcast server: sends what one client sends to all the others. With `--frame lines` it is a chat room for
+//! telnet.
 //!
 //! ```text
 //! cargo run --release --example broadcast -- --frame lines    # listens on 127.0.0.1:7001
@@ -13,7 +14,7 @@ use clap::Parser;
 use turnwheel::codec::AnyCodec;
 use turnwheel::{Broadcast, Framed};
 
-/// Passes what one client sends on to all the others. Ctrl-C ends it in good order.
+/// Sends what one client sends to all the others. Ctrl-C shuts it down gracefully.
 #[derive(Parser)]
 #[command(name = "broadcast")]
 struct Arguments {
@@ -22,11 +23,11 @@ struct Arguments {
     addresses: Vec<String>,
 
     /// How messages are framed: raw, lines, len:u32be, dec:10, varint, netstring, delim:\0, fixed:64, with options such
-    /// as max=1MiB behind commas
+    /// as max=1MiB after commas
     #[arg(long, value_name = "SPEC", default_value = "raw")]
     frame: AnyCodec,
 
-    /// Send a message to the one it came from as well
+    /// Send a message back to its sender as well
     #[arg(long)]
     include_sender: bool,
 

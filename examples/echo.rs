@@ -1,10 +1,10 @@
-//! An echo server: sends back every byte it gets.
+//! An echo server: sends back every byte that it receives.
 //!
 //! ```text
 //! cargo run --release --example echo                          # listens on 127.0.0.1:7000
-//! nc 127.0.0.1 7000                                           # type a line, see it again
+//! nc 127.0.0.1 7000                                           # type a line; the server returns it
 //! cargo run --release --example echo -- [::1]:7000 unix:/tmp/echo.sock --stats 5
-//! systemd-socket-activate -l 7000 target/release/examples/echo    # takes over the listeners of a supervisor
+//! systemd-socket-activate -l 7000 target/release/examples/echo    # with listeners of a supervisor
 //! ```
 
 mod common;
@@ -14,12 +14,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use turnwheel::Echo;
 
-/// Sends back every byte it gets. Ctrl-C ends it in good order.
+/// Sends back every byte that it receives. Ctrl-C shuts it down gracefully.
 #[derive(Parser)]
 #[command(name = "echo")]
 struct Arguments {
-    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH [default: 127.0.0.1:7000, unless a supervisor has given
-    /// listeners by LISTEN_FDS]
+    /// Where to listen: HOST:PORT, [IPV6]:PORT or unix:PATH [default: 127.0.0.1:7000, unless a supervisor passes
+    /// listeners in LISTEN_FDS]
     #[arg(value_name = "ADDR")]
     addresses: Vec<String>,
 

@@ -1,11 +1,11 @@
-//! An echo server beside a console. The program's own loop is `poll(2)`; the reactor is one of the two things it waits
-//! for.
+//! An echo server with a console. The program has its own `poll(2)` loop, which waits for the reactor and for standard
+//! input.
 //!
 //! ```text
 //! cargo run --release --example embed_poll                    # listens on 127.0.0.1:7006
-//! stats                                                       # typed: the counters
-//! connections                                                 # typed: what each connection is doing
-//! quit
+//! stats                                                       # type this: prints the counters
+//! connections                                                 # type this: prints a line for each connection
+//! quit                                                        # type this: shuts down gracefully
 //! ```
 
 #[cfg(unix)]
@@ -18,7 +18,7 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(unix))]
 fn main() {
-    eprintln!("this example waits in poll(2), which only Unix has");
+    eprintln!("this example uses poll(2), which is available on Unix only");
 }
 
 #[cfg(unix)]
@@ -34,7 +34,8 @@ mod program {
 
     use super::common;
 
-    /// Sends back every byte it gets, and obeys what is typed: stats, connections, quit. Ctrl-C ends it in good order.
+    /// Sends back every byte that it receives, and runs typed commands: stats, connections, quit. Ctrl-C shuts it down
+    /// gracefully.
     #[derive(Parser)]
     #[command(name = "embed_poll")]
     struct Arguments {
@@ -55,11 +56,11 @@ mod program {
         common::serve_in(&arguments.options, arguments.options.limits(), listen, drive)
     }
 
-    /// The outer loop.
+    /// The program's loop: waits, reads the console, runs a turn of the reactor.
     fn drive(mut reactor: Reactor) -> Result<Reactor> {
         let mut console = Console { stdin: stdin(), open: true, typed: Vec::new() };
         loop {
-            // Asked last, after all that was done with the reactor: work that is left makes it zero.
+            // After all other calls of the reactor: they may leave work, and then the deadline is zero.
             let due = reactor.next_deadline();
             if console.wait(&reactor, due)? {
                 console.read(&mut reactor)?;
@@ -73,19 +74,19 @@ mod program {
     struct Console {
         stdin: Stdin,
         open: bool,
-        /// The beginning of a line.
+        /// A line that is not complete yet.
         typed: Vec<u8>,
     }
 
-    /// No command is longer.
+    /// Longer than every command; the rest of a longer line is ignored. Chosen.
     const LONGEST_LINE: usize = 80;
 
     impl Console {
-        /// Waits for either of the two, or the deadline. Answers whether something was typed.
+        /// Waits for the reactor, standard input or the deadline. Returns whether standard input is readable.
         fn wait(&self, reactor: &Reactor, due: Option<Duration>) -> Result<bool> {
             let mut fds = [PollFd::new(reactor, PollFlags::IN), PollFd::new(&self.stdin, PollFlags::IN)];
             let watched = if self.open { 2 } else { 1 };
-            // One that is too far to be counted is as good as none.
+            // A deadline that does not fit a `Timespec` is too far away to matter.
             let due = due.and_then(|due| Timespec::try_from(due).ok());
             match poll(&mut fds[..watched], due.as_ref()) {
                 Err(Errno::INTR) => Ok(false),
@@ -93,10 +94,10 @@ mod program {
             }
         }
 
-        /// Reads once, which does not block now, and obeys each whole line.
+        /// Reads once, which does not block when standard input is readable, and runs each complete line.
         fn read(&mut self, reactor: &mut Reactor) -> Result<()> {
             let mut buffer = [0; 1024];
-            // Not through std, whose buffer could hold a line of which `poll` knows nothing.
+            // Not through std: a line that is left in its buffer does not make the descriptor readable for `poll`.
             let n = match rustix::io::read(&self.stdin, &mut buffer) {
                 Err(Errno::INTR | Errno::AGAIN) => return Ok(()),
                 done => done?,

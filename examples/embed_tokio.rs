@@ -1,9 +1,9 @@
-//! An echo server inside tokio: the reactor is one task of a current-thread runtime, beside tasks that are tokio's own.
+//! An echo server inside tokio: the reactor runs in a current-thread runtime, together with other tokio tasks.
 //!
 //! ```text
-//! cargo run --release --example embed_tokio                   # listens on 127.0.0.1:7007; tokio itself on 7008
+//! cargo run --release --example embed_tokio                   # listens on 127.0.0.1:7007; tokio on 7008
 //! nc 127.0.0.1 7007                                           # the reactor answers
-//! nc 127.0.0.1 7008                                           # a task of tokio's answers
+//! nc 127.0.0.1 7008                                           # a tokio task answers
 //! ```
 
 #[cfg(unix)]
@@ -16,7 +16,7 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(unix))]
 fn main() {
-    eprintln!("this example needs tokio's AsyncFd, which only Unix has");
+    eprintln!("this example uses tokio's AsyncFd, which is available on Unix only");
 }
 
 #[cfg(unix)]
@@ -37,19 +37,20 @@ mod program {
 
     use super::common;
 
-    /// Sends back every byte it gets, and so does a tokio task on a port of its own. Ctrl-C ends it in good order.
+    /// Sends back every byte that it receives; a tokio task does the same on another port. Ctrl-C shuts it down
+    /// gracefully.
     #[derive(Parser)]
     #[command(name = "embed_tokio")]
     struct Arguments {
-        /// Where the reactor is to listen: HOST:PORT, [IPV6]:PORT or unix:PATH
+        /// Where the reactor listens: HOST:PORT, [IPV6]:PORT or unix:PATH
         #[arg(value_name = "ADDR", default_value = "127.0.0.1:7007")]
         addresses: Vec<String>,
 
-        /// Where tokio is to listen: IP:PORT
+        /// Where tokio listens: IP:PORT
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7008")]
         tokio: std::net::SocketAddr,
 
-        /// How often a task of tokio's says what the other one has done, in milliseconds
+        /// How often a tokio task prints how many bytes tokio has echoed, in milliseconds
         #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
         every: u64,
 
@@ -78,16 +79,17 @@ mod program {
         })
     }
 
-    /// Turns the reactor until it has stopped. It is not `Send`, so this future is not either: it is for `block_on`, or
-    /// a `LocalSet`.
+    /// Runs turns of the reactor until it has stopped. A reactor is not `Send`, so this future is not either: use
+    /// `block_on` or a `LocalSet`.
     async fn drive(reactor: Reactor) -> Result<Reactor> {
-        // Newer versions of tokio call this `register_with_interest` and unsafe, for its caller must promise that the
-        // descriptor stays the same and open. A reactor keeps that promise, and there is no unsafe code here.
+        // Newer versions of tokio replace this with `register_with_interest`, which is unsafe: the caller must
+        // guarantee that the descriptor stays the same and open. A reactor guarantees that, and this example has
+        // no unsafe code.
         #[allow(deprecated)]
         let mut reactor = AsyncFd::with_interest(reactor, Interest::READABLE)?;
         loop {
             match reactor.get_mut().next_deadline() {
-                // Work is left: the others get their turn, but nobody sleeps.
+                // Work is left over: let other tasks run, but do not sleep.
                 Some(Duration::ZERO) => tokio::task::yield_now().await,
                 Some(due) => {
                     if let Ok(ready) = timeout(due, ready(&mut reactor)).await {
@@ -102,7 +104,8 @@ mod program {
         }
     }
 
-    /// Waits for an edge and forgets it, so that one that comes during the turn is not taken for it.
+    /// Waits until the reactor is readable and clears the readiness before the turn. tokio is edge-triggered: clearing
+    /// it after the turn would lose an event that arrives during the turn.
     async fn ready(reactor: &mut AsyncFd<Reactor>) -> Result<()> {
         reactor.readable_mut().await?.clear_ready();
         Ok(())

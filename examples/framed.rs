@@ -1,7 +1,7 @@
-//! A message server: answers each message with the same message, whatever pieces it came in.
+//! A message echo server: answers each message with the same message, however its bytes are split on arrival.
 //!
 //! ```text
-//! cargo run --release --example framed                        # 127.0.0.1:7002, messages behind a 4-byte length
+//! cargo run --release --example framed                        # 127.0.0.1:7002, a 4-byte length before each message
 //! printf '\0\0\0\005hello' | nc -N 127.0.0.1 7002
 //! cargo run --release --example framed -- --frame dec:10      # the 10-character header of Python tutorials
 //! ```
@@ -14,7 +14,7 @@ use clap::Parser;
 use turnwheel::codec::AnyCodec;
 use turnwheel::{Echo, Framed};
 
-/// Answers each message with the same message. Ctrl-C ends it in good order.
+/// Answers each message with the same message. Ctrl-C shuts it down gracefully.
 #[derive(Parser)]
 #[command(name = "framed")]
 struct Arguments {
@@ -23,7 +23,7 @@ struct Arguments {
     addresses: Vec<String>,
 
     /// How messages are framed: raw, lines, len:u32be, dec:10, varint, netstring, delim:\0, fixed:64, with options such
-    /// as max=1MiB behind commas
+    /// as max=1MiB after commas
     #[arg(long, value_name = "SPEC", default_value = "len:u32be")]
     frame: AnyCodec,
 

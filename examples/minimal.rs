@@ -1,12 +1,12 @@
-//! An echo server written by hand on mio, without the library: what `echo` is to be compared with.
+//! An echo server written by hand on mio, without the library, as a baseline for `echo`.
 //!
-//! It reads, writes back, and does nothing else. There are no limits and no timeouts; a peer that sends and does not
-//! read is cut; one error of accepting or polling ends it; nothing is counted or logged, and it ends by being killed.
-//! Do not build on it: `tests/minimal.py` shows what each of the two servers costs for one ping.
+//! It reads, writes back, and does nothing else. It has no limits and no timeouts, closes a peer that sends and does
+//! not read, ends at the first error of `accept` or `poll`, counts and logs nothing, and runs until it is killed. Do
+//! not build on it. `tests/minimal.py` measures what one ping costs each of the two servers.
 //!
 //! ```text
 //! cargo run --release --example minimal                       # listens on 127.0.0.1:7000
-//! nc 127.0.0.1 7000                                           # type a line, see it again
+//! nc 127.0.0.1 7000                                           # type a line; the server returns it
 //! ```
 
 use std::io::{ErrorKind, Read, Result, Write};
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// Takes all who wait.
+/// Accepts all waiting connections.
 fn accept(poll: &Poll, listener: &TcpListener, streams: &mut Slab<TcpStream>) -> Result<()> {
     loop {
         match listener.accept() {
@@ -60,7 +60,7 @@ fn accept(poll: &Poll, listener: &TcpListener, streams: &mut Slab<TcpStream>) ->
     }
 }
 
-/// Sends back what there is. False when the connection is at its end.
+/// Reads all available input and sends it back. Returns `false` if the connection has ended.
 fn echo(stream: &mut TcpStream, event: &Event, buffer: &mut [u8]) -> bool {
     loop {
         match stream.read(buffer) {
@@ -69,7 +69,8 @@ fn echo(stream: &mut TcpStream, event: &Event, buffer: &mut [u8]) -> bool {
                 if stream.write_all(&buffer[..n]).is_err() {
                     return false;
                 }
-                // The next event comes when there is more, unless the end has been announced already.
+                // A short read emptied the socket, and more input makes a new event. Not so if the peer has closed its
+                // end: that event was already delivered.
                 if n < buffer.len() && !event.is_read_closed() {
                     return true;
                 }

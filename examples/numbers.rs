@@ -1,9 +1,9 @@
-//! A handler with its tests: each line is answered with its number.
+//! A handler with its tests: it answers each line with its number.
 //!
 //! ```text
 //! cargo run --release --example numbers                       # listens on 127.0.0.1:7003
-//! nc 127.0.0.1 7003                                           # type lines, see numbers
-//! cargo test --features testing --example numbers             # its tests: no socket, no waiting
+//! nc 127.0.0.1 7003                                           # type lines; the server answers with numbers
+//! cargo test --features testing --example numbers             # runs its tests: no socket, no waiting
 //! ```
 
 mod common;
@@ -30,12 +30,12 @@ impl Handler for Numbers {
     }
 }
 
-/// The server for lines of up to 1000 bytes.
+/// Returns the handler, with a framing for lines of up to 1000 bytes.
 fn numbers() -> Result<Framed<Lines, Numbers>, BuildError> {
     Ok(Framed::new(Lines::lf(1000)?, Numbers))
 }
 
-/// Answers each line with its number. Ctrl-C ends it in good order.
+/// Answers each line with its number. Ctrl-C shuts it down gracefully.
 #[derive(Parser)]
 #[command(name = "numbers")]
 struct Arguments {

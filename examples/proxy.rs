@@ -1,13 +1,13 @@
-//! A proxy: passes the bytes of each client on to a target, and back.
+//! A proxy: forwards the bytes of each client to a target, and back.
 //!
 //! ```text
-//! cargo run --release --example proxy -- 127.0.0.1:7009 example.org:80     # any of them may be unix:PATH
+//! cargo run --release --example proxy -- 127.0.0.1:7009 example.org:80     # each may be unix:PATH
 //! printf 'GET / HTTP/1.0\r\nHost: example.org\r\n\r\n' | nc -N 127.0.0.1 7009
 //! ```
 //!
-//! However fast one side sends and however slowly the other reads, no more than a few hundred KiB wait here: the two
-//! ends are linked, and who is too fast is not read. Each half ends when its sender has finished. Where the target
-//! cannot be reached, the client is told why.
+//! Backpressure keeps the queues at a few hundred KiB, however fast one side sends and however slowly the other reads:
+//! the two ends are linked, and the reactor stops reading the faster side. Each half closes when its sender has
+//! finished. If the target cannot be reached, the client receives the error text.
 
 mod common;
 
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use turnwheel::{AttemptId, Closed, ConnId, Connect, Context, Endpoint, Handler, Net, Origin, Reason};
 
-/// Passes the bytes of each client on to a target, and back. Ctrl-C ends it in good order.
+/// Forwards the bytes of each client to a target, and back. Ctrl-C shuts it down gracefully.
 #[derive(Parser)]
 #[command(name = "proxy")]
 struct Arguments {
@@ -36,12 +36,12 @@ struct Arguments {
 
 struct Proxy {
     target: Endpoint,
-    /// Each end of a pair, with the other one.
+    /// For each end of a pair, the other end.
     pairs: BTreeMap<ConnId, ConnId>,
 }
 
 impl Proxy {
-    /// Joins a client and the connection that was made for it.
+    /// Links a client with the connection that was opened for it.
     fn pair(&mut self, net: &mut Net<'_>, client: ConnId, upstream: ConnId) {
         self.pairs.extend([(client, upstream), (upstream, client)]);
         net.link(client, upstream);
@@ -51,18 +51,18 @@ impl Proxy {
 }
 
 impl Handler for Proxy {
-    /// Of a client: the attempt to connect for it.
+    /// For a client: the connect attempt to the target.
     type State = Option<AttemptId>;
 
     fn on_open(&mut self, cx: &mut Context<'_>) -> Self::State {
         let id = cx.id();
         match cx.origin() {
             Origin::Accepted(_) => {
-                // There is nobody yet to pass its bytes on to.
+                // Do not read from the client before the target is connected.
                 cx.pause();
                 let attempt = cx.connect(Connect::new(self.target.clone()), id.to_bits());
                 if attempt.is_none() {
-                    cx.send("proxy: too many connections are being made\n");
+                    cx.send("proxy: too many pending connections\n");
                     cx.close();
                 }
                 return attempt;
@@ -70,7 +70,7 @@ impl Handler for Proxy {
             Origin::Connected(tag) if cx.is_open(ConnId::from_bits(tag)) => {
                 self.pair(cx, ConnId::from_bits(tag), id);
             }
-            // The client has gone meanwhile.
+            // The client closed while the target was connecting.
             _ => cx.close(),
         }
         None
@@ -91,7 +91,7 @@ impl Handler for Proxy {
 
     fn on_close(&mut self, net: &mut Net<'_>, attempt: Self::State, closed: &Closed) {
         if let Some(attempt) = attempt {
-            // Where it has led to a connection, it is over.
+            // Does nothing if the attempt has already succeeded.
             net.cancel_connect(attempt);
         }
         let Some(other) = self.pairs.remove(&closed.who) else { return };

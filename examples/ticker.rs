@@ -1,11 +1,12 @@
-//! A line for every client each second, from a thread of its own; and so is every line typed here.
+//! Sends a line to every client each second, and every line that is typed on standard input. Both come from other
+//! threads.
 //!
 //! ```text
 //! cargo run --release --example ticker -- --every 1      # listens on 127.0.0.1:7005
-//! nc 127.0.0.1 7005                                      # in another terminal, any number of times
+//! nc 127.0.0.1 7005                                      # in other terminals, as often as you like
 //! ```
 
-// The library starts no thread; a program may, and reaches the reactor by a `Handle`.
+// The lint is for the library. A program may start threads; they reach the reactor through a `Handle`.
 #![allow(clippy::disallowed_methods)]
 
 mod common;
@@ -18,7 +19,8 @@ use std::time::Duration;
 use clap::Parser;
 use turnwheel::{Context, Group, Handle, HandleError, Handler};
 
-/// Sends a line to every client each second, and every line of its input as it comes. Ctrl-C ends it in good order.
+/// Sends a line to every client each second, and each line of standard input as it arrives. Ctrl-C shuts it down
+/// gracefully.
 #[derive(Parser)]
 #[command(name = "ticker")]
 struct Arguments {
@@ -26,7 +28,7 @@ struct Arguments {
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:7005")]
     addresses: Vec<String>,
 
-    /// Seconds from one line to the next
+    /// Seconds between two lines
     #[arg(long, value_name = "SECS", default_value = "1", value_parser = common::interval)]
     every: Duration,
 
@@ -34,7 +36,7 @@ struct Arguments {
     options: common::Options,
 }
 
-/// Puts its clients into a group, and hears nothing of what they say.
+/// Adds its clients to a group, and ignores their input.
 struct Subscribers(Group);
 
 impl Handler for Subscribers {
@@ -47,19 +49,19 @@ impl Handler for Subscribers {
     fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {}
 }
 
-/// Broadcasts a line from another thread. False when there is nobody to do it any more.
+/// Broadcasts a line from another thread. Returns `false` if the reactor was dropped.
 fn say(handle: &Handle, to: Group, line: String) -> bool {
     match handle.broadcast(to, line) {
         Ok(()) => true,
         Err(HandleError::Full(line)) => {
-            eprintln!("too much waits already, and this is not sent: {}", line.escape_ascii());
+            eprintln!("the command queue is full; not sent: {}", line.escape_ascii());
             true
         }
         Err(HandleError::Gone(_)) => false,
     }
 }
 
-/// The thread that ticks. It ends when the reactor has gone.
+/// Runs the ticking thread. Returns when the reactor was dropped.
 fn tick(handle: &Handle, to: Group, every: Duration) {
     let mut n: u64 = 0;
     loop {
@@ -71,7 +73,7 @@ fn tick(handle: &Handle, to: Group, every: Duration) {
     }
 }
 
-/// The thread that reads what is typed.
+/// Runs the thread that reads standard input. Returns at its end, or when the reactor was dropped.
 fn relay_input(handle: &Handle, to: Group) {
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { return };
@@ -84,7 +86,7 @@ fn relay_input(handle: &Handle, to: Group) {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     common::serve(&arguments.options, arguments.options.limits(), |reactor| {
-        let to = reactor.net().group().ok_or_else(|| std::io::Error::other("no room for a group"))?;
+        let to = reactor.net().group().ok_or_else(|| std::io::Error::other("limit of groups reached"))?;
         let key = reactor.add(Subscribers(to))?;
         common::listen_all(reactor, &arguments.addresses, key)?;
         let (ticker, reader) = (reactor.handle(), reactor.handle());

@@ -1,8 +1,8 @@
-//! A datagram echo server: sends every datagram back to where it came from, over UDP or Unix sockets.
+//! A datagram echo server: sends every datagram back to its sender, over UDP or Unix sockets.
 //!
 //! ```text
-//! cargo run --release --example udp_echo                      # receives at 127.0.0.1:7004
-//! nc -u 127.0.0.1 7004                                        # type a line, see it again
+//! cargo run --release --example udp_echo                      # receives on 127.0.0.1:7004
+//! nc -u 127.0.0.1 7004                                        # type a line; the server returns it
 //! cargo run --release --example udp_echo -- [::]:7004 unix:/tmp/echo.sock --max-size 1500 --stats 5
 //! ```
 
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use turnwheel::{Address, DatagramContext, DatagramHandler, Datagrams, Limits};
 
-/// Sends every datagram back to where it came from. Ctrl-C ends it in good order.
+/// Sends every datagram back to its sender. Ctrl-C shuts it down gracefully.
 #[derive(Parser)]
 #[command(name = "udp_echo")]
 struct Arguments {
@@ -22,11 +22,11 @@ struct Arguments {
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:7004")]
     addresses: Vec<String>,
 
-    /// Take datagrams of up to this many bytes; longer ones are thrown away, and reported
+    /// Accept datagrams of up to this many bytes; discard and report longer ones
     #[arg(long, value_name = "BYTES", default_value_t = 65_535)]
     max_size: usize,
 
-    /// Let other sockets that say so too be bound to the same ports
+    /// Set SO_REUSEPORT, so that other sockets with this option can bind the same port
     #[arg(long)]
     reuse_port: bool,
 
@@ -34,14 +34,14 @@ struct Arguments {
     options: common::Basic,
 }
 
-/// Echoes, and reports what goes wrong: the first time, the second, the fourth, the eighth, and so on.
+/// Echoes datagrams. Reports the first, second, fourth, eighth error and so on, to keep the output short.
 #[derive(Default)]
 struct Echo {
     too_long: u64,
     errors: u64,
 }
 
-/// Counts, and says whether this one is worth a line.
+/// Adds one to `count`. Returns whether to print a line: when the count is a power of two.
 fn worth_a_line(count: &mut u64) -> bool {
     *count += 1;
     count.is_power_of_two()

@@ -1,7 +1,6 @@
-//! What the example servers share: options, signals, and the loop. The server itself is in each example's own file.
+//! Code that the example servers share: options, signals, and the loop. The handlers are in the example files.
 
-// The library reads the clock through its seam only; a program may do as it likes.
-// Each example uses a part of this.
+// The lints are for the library, which reads the clock in one place only. Each example uses only a part of this file.
 #![allow(clippy::disallowed_methods, dead_code)]
 
 use std::io::{Result, Write};
@@ -11,14 +10,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use turnwheel::{Limit, Limits, Reactor};
 
-/// The options that every example with connections has.
+/// The options of every example with connections.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// End connections on which no byte moved for this many seconds, or "off"
+    /// Close connections with no traffic for this many seconds, or "off"
     #[arg(long, value_name = "SECS", default_value = "600", value_parser = seconds)]
     idle_timeout: Limit<Duration>,
 
-    /// Have at most this many connections at a time; more wait
+    /// Serve at most this many connections at a time; others wait
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least_one)]
     max_connections: usize,
 
@@ -26,10 +25,10 @@ pub(crate) struct Options {
     basic: Basic,
 }
 
-/// The options that every example has, whatever it serves.
+/// The options of every example.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Basic {
-    /// Print a line of statistics on stderr every SECS seconds
+    /// Print a line of statistics to stderr every SECS seconds
     #[arg(long, value_name = "SECS", value_parser = interval)]
     stats: Option<Duration>,
 }
@@ -47,7 +46,7 @@ fn seconds(text: &str) -> std::result::Result<Limit<Duration>, String> {
     interval(text).map(Limit::At).map_err(|e| e + ", or \"off\"")
 }
 
-/// A time in seconds, such as `0.5`.
+/// Parses a time in seconds, such as `0.5`. The shortest is 1 ms.
 pub(crate) fn interval(text: &str) -> std::result::Result<Duration, String> {
     let duration = text.parse().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
     duration
@@ -60,7 +59,7 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
 }
 
 impl Options {
-    /// The default limits, with what the options change.
+    /// Returns the default limits, changed by the options.
     pub(crate) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         limits.connections = Limit::At(self.max_connections);
@@ -69,8 +68,8 @@ impl Options {
     }
 }
 
-/// Makes a reactor, lets `set_up` put handlers behind the addresses, and turns until Ctrl-C or SIGTERM. A second signal
-/// ends what the first one waits for.
+/// Creates a reactor, calls `set_up` to add handlers and listen, and runs the loop until Ctrl-C or SIGTERM. A second
+/// signal ends the grace period of the first.
 pub(crate) fn serve(
     options: impl Into<Basic>,
     limits: Limits,
@@ -80,7 +79,7 @@ pub(crate) fn serve(
     serve_in(options, limits, set_up, |mut reactor| run(&mut reactor, options.stats).map(|()| reactor))
 }
 
-/// [`serve`], in a loop of the caller's own, which turns the reactor until it has stopped and gives it back.
+/// Like [`serve`], but with the caller's loop: `drive` runs turns of the reactor until it has stopped, and returns it.
 pub(crate) fn serve_in(
     options: impl Into<Basic>,
     limits: Limits,
@@ -107,14 +106,15 @@ fn try_serve(
     let handle = reactor.handle();
     let mut asked = false;
     ctrlc::set_handler(move || {
-        // The first begins a shutdown, the second ends its grace; a loop that cannot be woken ends with the process.
+        // The first signal starts a shutdown, the second ends its grace period. If the loop cannot be woken, exit with
+        // 130, the shell's code for SIGINT.
         if handle.stop().is_err() {
             std::process::exit(130);
         }
         say(if asked {
-            "stopping: what is left ends now"
+            "stopping: closing the remaining connections now"
         } else {
-            "stopping: connections have a moment to finish; once more ends them at once"
+            "stopping: waiting for connections to finish; signal again to close them at once"
         });
         asked = true;
     })
@@ -132,7 +132,7 @@ fn try_serve(
     Ok(())
 }
 
-/// Writes a line to stderr, whether somebody reads it or not: a pipe that is broken ends no server.
+/// Writes a line to stderr and ignores errors: a broken pipe must not end the server.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -140,7 +140,7 @@ fn say(line: impl std::fmt::Display) {
 fn run(reactor: &mut Reactor, stats: Option<Duration>) -> Result<()> {
     let Some(interval) = stats else { return reactor.run() };
     let mut next = Instant::now() + interval;
-    // A turn rounds its timeout down: without the millisecond it would not sleep towards the end.
+    // A turn rounds its timeout down to milliseconds: without the extra one it would spin in the last millisecond.
     let left = |next: Instant| next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
     while !reactor.turn(Some(left(next)))?.stopped {
         if Instant::now() >= next {
@@ -151,8 +151,8 @@ fn run(reactor: &mut Reactor, stats: Option<Duration>) -> Result<()> {
     Ok(())
 }
 
-/// Takes over the listeners that a supervisor has given this process (`LISTEN_FDS`, as systemd has it) for the handler
-/// behind `key`, and says so. Answers how many there were.
+/// Takes over the listeners that a supervisor passed to this process (systemd's `LISTEN_FDS`), for the handler of
+/// `key`, and prints their addresses. Returns how many there were.
 pub(crate) fn listen_inherited<H: turnwheel::Handler>(
     reactor: &mut Reactor,
     key: turnwheel::Key<H>,
@@ -166,9 +166,9 @@ pub(crate) fn listen_inherited<H: turnwheel::Handler>(
     Ok(given.len())
 }
 
-/// The `n`th listener given: a TCP one, or a Unix one.
+/// Returns the `n`th inherited listener, TCP or Unix.
 fn inherited(given: &mut listenfd::ListenFd, n: usize) -> Result<turnwheel::Listen> {
-    let not_there = || std::io::Error::other(format!("LISTEN_FDS: listener {n} has been taken"));
+    let not_there = || std::io::Error::other(format!("LISTEN_FDS: listener {n} was already taken"));
     let tcp = given.take_tcp_listener(n);
     #[cfg(unix)]
     if tcp.is_err()
@@ -180,7 +180,7 @@ fn inherited(given: &mut listenfd::ListenFd, n: usize) -> Result<turnwheel::List
     tcp.map_err(cannot)?.map(Into::into).ok_or_else(not_there)
 }
 
-/// Listens at every address for the handler behind `key`, and says so.
+/// Listens on every address for the handler of `key`, and prints the addresses.
 pub(crate) fn listen_all<H: turnwheel::Handler>(
     reactor: &mut Reactor,
     addresses: &[String],
