@@ -1,6 +1,6 @@
-//! Taking connections: bursts, caps, the limit of connections, the limit of descriptors.
+//! Accepting connections: bursts, the cap per turn, the connection limit, the descriptor limit.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -46,7 +46,7 @@ fn a_burst_against_a_busy_reactor_waits_in_the_kernel_and_nobody_is_turned_away(
     limits.connections = Limit::Unlimited;
     let mut reactor = Reactor::with_limits(limits).unwrap();
     let at = reactor.listen("127.0.0.1:0", Echo).unwrap().local_addr().unwrap();
-    // A reactor with a short queue in the kernel would let the connects beyond it hang.
+    // With a short listen backlog, the connects beyond it would hang.
     let mut clients: Vec<TcpStream> = (0..count).map(|_| connect(at)).collect();
     for (n, client) in clients.iter_mut().enumerate() {
         client.write_all(&(n as u32).to_be_bytes()).unwrap();
@@ -78,7 +78,7 @@ fn at_the_limit_more_wait_and_each_is_served_when_its_turn_comes() {
         waiting.retain_mut(|client| {
             let mut back = [0; 5];
             let got = client.read(&mut back);
-            assert!(!matches!(got, Ok(0)), "turned away");
+            assert!(!matches!(got, Ok(0)), "refused");
             served += got.is_ok() as usize;
             got.is_err()
         });
@@ -97,7 +97,7 @@ fn at_the_limit_more_are_refused_and_counted_where_that_is_wanted() {
     server.wait_for("the refusals", |s| s.accepted + s.refused == 50);
     let (mut served, mut refused) = (0, 0);
     for client in &mut clients {
-        // What is sent to a refused connection may be answered with a reset: only the end counts.
+        // A write to a refused connection may fail with a reset, so only the end of the connection is checked.
         let _ = client.write_all(b"hello");
         let mut back = [0; 5];
         match client.read(&mut back) {
@@ -115,7 +115,7 @@ fn at_the_limit_more_are_refused_and_counted_where_that_is_wanted() {
     assert_eq!((stats.open, stats.refused, stats.closed(&Reason::AtCapacity)), (8, 42, 42));
     drop(clients);
     server.wait_for("the ends", |s| s.open == 0);
-    echo(&mut connect(server.addr()), b"there is room again");
+    echo(&mut connect(server.addr()), b"below the limit");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn one_event_at_a_time_is_enough_to_serve_everybody() {
 
 const CHILD: &str = "TURNWHEEL_TEST_CHILD";
 
-/// Echoes, but answers `?` with counters.
+/// Echoes, except that it answers `?` with counters.
 struct Reporter;
 
 impl Handler for Reporter {
@@ -182,7 +182,7 @@ impl Handler for Reporter {
     }
 }
 
-/// The child: a server that may open few descriptors.
+/// Runs in the child process: a server with a low limit of descriptors.
 fn serve_in_a_child() -> ! {
     let mut limits = Limits::default();
     limits.connections = Limit::Unlimited;
@@ -240,20 +240,20 @@ fn at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wa
         }
     };
     assert!((5..40).contains(&accepted), "{accepted} with 40 descriptors");
-    // Nothing is sent for a while: the turns that go by are the reactor's own doing.
+    // Nothing is sent for a while, so all turns in this time are the retries of the reactor.
     let since = std::time::Instant::now();
     first.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     assert!(is_timeout(&first.read(&mut [0]).unwrap_err()));
     first.set_read_timeout(Some(PATIENCE)).unwrap();
     let [turns_then, pauses_then, _] = ask(&mut first);
     let (turned, paused) = (turns_then - turns, pauses_then - pauses);
-    assert!(paused > 0, "it tried again");
+    assert!(paused > 0, "it never retried");
     let most = 2 + since.elapsed().as_millis() as u64 / 100;
-    assert!(paused <= most, "{paused} attempts where each is followed by a rest of 100 ms: at most {most}");
+    assert!(paused <= most, "{paused} pauses of 100 ms each, at most {most} expected");
     assert!(turned <= 4 * paused + 20, "{turned} turns for {paused} pauses: it spins");
     echo(&mut first, b"served during the shortage");
 
-    // Those that were taken first go; the others come to be served, thirty or so at a time.
+    // The first clients close, and then about thirty of the others at a time are accepted and served.
     while !others.is_empty() {
         let rest = others.split_off(others.len().min(20));
         for client in &mut others {

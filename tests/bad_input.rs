@@ -1,6 +1,6 @@
-//! Clients that break the rules of their framing: each ends its own connection, and nobody else's.
+//! Clients that violate their framing: each closes its own connection and no other.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -15,7 +15,7 @@ use support::{
 };
 use turnwheel::{Echo, Framed, Limits, Reason};
 
-/// What the client does after its bytes.
+/// What the client does after it has sent its bytes.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
     Wait,
@@ -53,12 +53,12 @@ fn bad_bytes_end_only_the_connection_they_came_on_each_with_its_reason() {
         let mut good = connect(server.addr());
         echo(&mut good, &good_message);
         let mut bad: TcpStream = connect(server.addr());
-        // What came before the fault is answered.
+        // The message before the error is answered.
         echo(&mut bad, &good_message);
         bad.write_all(bytes).unwrap();
         match then {
             Then::Wait => {
-                // The server says goodbye though the client has not.
+                // The server closes the connection although the client has not.
                 let (rest, end) = read_to_any_end(&mut bad);
                 assert!(rest.is_empty() && end.is_ok(), "{spec} {bytes:?}: {rest:?} {end:?}");
                 drop(bad);
@@ -68,7 +68,7 @@ fn bad_bytes_end_only_the_connection_they_came_on_each_with_its_reason() {
                 assert!(read_to_any_end(&mut bad).0.is_empty());
             }
             Then::Reset => {
-                // Only when the server has the bytes, so that it is in the middle of the message.
+                // Reset only after the server has read the bytes, so that it is in the middle of the message.
                 server.wait_for("the bytes", |s| s.bytes_in == (2 * good_message.len() + bytes.len()) as u64);
                 reset(bad);
             }

@@ -1,6 +1,6 @@
-//! Ends of connections: nothing that was accepted for sending is lost, and each end has its reason.
+//! Closing connections: no byte that was accepted for sending is lost, and each close has its reason.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -17,7 +17,7 @@ use support::{
 };
 use turnwheel::{Context, Echo, Handler, Limit, Limits, Listen, Reason};
 
-/// Sends this many bytes of the pattern of that name, then closes; at once, or when the peer has sent something.
+/// Sends a pattern of the requested size, at once or when the peer has sent something, and then closes if `close`.
 struct Give {
     at_once: bool,
     close: bool,
@@ -103,7 +103,8 @@ fn a_client_that_never_stops_sending_gets_the_whole_answer_before_the_close() {
         let mut back = Vec::new();
         let mut buffer = [0; 2048];
         loop {
-            // The answer comes slowly through a narrow window, and unread bytes of ours lie at the server all the time.
+            // The answer arrives slowly through a small window, and the server always has unread input. A close with
+            // unread input would send RST and destroy the answer.
             client.write_all(&[b'x'; 512]).unwrap();
             match client.read(&mut buffer) {
                 Ok(0) => break,
@@ -128,7 +129,7 @@ fn a_client_that_never_finishes_its_half_is_not_waited_for_for_ever() {
 
     let mut loud = connect(server.addr());
     check_pattern(64 * 1024, 64 * 1024, &read_to_end(&mut loud));
-    // It goes on sending as long as it can.
+    // Keep sending until a write fails.
     while loud.write(&[0; 100]).is_ok() {}
     let closed = next_end(&ended);
     assert_eq!((closed.why, closed.bytes_out, closed.unsent), (Reason::Handler, 64 * 1024, 0));
@@ -148,7 +149,7 @@ fn a_reset_is_told_as_one_and_what_was_not_sent_is_counted() {
         let mut client = connect_narrow(server.addr(), 16 * 1024);
         let size = 1 << 20;
         client.write_all(size.to_string().as_bytes()).unwrap();
-        // It has begun to send when the first byte is here, and cannot have sent all.
+        // The first byte has arrived, so the server is sending; the buffers are too small for all of it.
         assert!(client.peek(&mut [0]).unwrap() > 0);
         read_n(&mut client, read_first);
         reset(client);
@@ -185,7 +186,7 @@ fn an_abort_reaches_the_client_as_a_reset() {
 
 #[test]
 fn after_the_end_of_output_the_other_direction_goes_on() {
-    /// Says hello and finishes, then counts what comes.
+    /// Sends a greeting and half-closes, then counts the input.
     struct Half(mpsc::Sender<usize>);
     impl Handler for Half {
         type State = usize;
@@ -229,12 +230,12 @@ fn an_idle_connection_is_ended_cleanly_and_a_busy_one_is_not() {
                 ended = true;
                 break;
             }
-            Ok(_) => panic!("bytes from nowhere"),
+            Ok(_) => panic!("unexpected bytes"),
             Err(e) => assert!(is_timeout(&e), "{e}"),
         }
     }
-    assert!(ended, "the idle connection was never ended");
-    support::echo(&mut busy, b"and it goes on");
+    assert!(ended, "the idle connection was never closed");
+    support::echo(&mut busy, b"still served");
     drop(idle);
     assert_eq!(server.wait_for("the end", |s| s.open == 1).closed(&Reason::IdleTimeout), 1);
 }

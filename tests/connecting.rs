@@ -1,5 +1,5 @@
-//! Outbound connections over the kernel's sockets: names, both kinds of addresses, Unix sockets, streams that exist
-//! already, and every way in which it can fail.
+//! Outgoing connections over real sockets: names, IPv4 and IPv6 addresses, Unix sockets, existing streams, and every
+//! way in which connecting can fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
@@ -14,7 +14,7 @@ use turnwheel::{
     Backoff, Closed, Connect, Context, Handler, Key, Limit, Limits, Net, Origin, Reactor, Reason,
 };
 
-/// Greets whoever it reached, and writes down what happens.
+/// Sends a greeting to each peer, and records all callbacks.
 #[derive(Default)]
 struct Caller {
     greeting: Vec<u8>,
@@ -28,7 +28,7 @@ impl Handler for Caller {
     type State = ();
 
     fn on_open(&mut self, cx: &mut Context<'_>) {
-        let Origin::Connected(tag) = cx.origin() else { panic!("nobody is accepted here") };
+        let Origin::Connected(tag) = cx.origin() else { panic!("this handler has no listener") };
         self.opened.push((tag, cx.peer()));
         cx.send(&self.greeting);
     }
@@ -66,18 +66,18 @@ impl Rig {
         self.reactor.connect(to, self.caller, tag).unwrap();
     }
 
-    /// Turns until `done`.
+    /// Runs turns until `done` returns `true`.
     #[track_caller]
     fn until(&mut self, what: &str, mut done: impl FnMut(&Caller) -> bool) -> &Caller {
         let end = Instant::now() + PATIENCE;
         while !done(self.reactor.get(self.caller).unwrap()) {
-            assert!(Instant::now() < end, "waited in vain for {what}");
+            assert!(Instant::now() < end, "timed out waiting for {what}");
             self.reactor.turn(Some(Duration::from_millis(100))).unwrap();
         }
         self.reactor.get(self.caller).unwrap()
     }
 
-    /// Asks for a connection that fails, and answers how.
+    /// Starts a connection that fails, and returns the error.
     #[track_caller]
     fn fails(&mut self, to: impl Into<Connect>) -> (ErrorKind, String) {
         let before = self.reactor.get(self.caller).unwrap().failed.len();
@@ -88,7 +88,7 @@ impl Rig {
     }
 }
 
-/// A port on which nobody listens.
+/// Returns an address without a listener.
 fn dead_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -155,7 +155,7 @@ fn an_unknown_host_is_named() {
 
 #[test]
 fn what_is_unreachable_is_named() {
-    // Class E is reserved, and no route leads to it.
+    // Class E (240.0.0.0/4) is reserved, so there is no route to it.
     let (kind, text) = rig().fails(Connect::new("255.255.255.255:80"));
     assert!(text.starts_with("cannot connect to 255.255.255.255:80: "), "{text}");
     assert!(matches!(kind, ErrorKind::NetworkUnreachable | ErrorKind::PermissionDenied), "{kind:?}");
@@ -163,7 +163,7 @@ fn what_is_unreachable_is_named() {
 
 #[test]
 fn who_does_not_answer_is_given_up_when_the_time_is_over() {
-    // A listener with a full queue answers nobody.
+    // A listener with a full backlog drops SYNs.
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     listener.listen(0).unwrap();
@@ -171,7 +171,7 @@ fn who_does_not_answer_is_given_up_when_the_time_is_over() {
     let fillers: Vec<TcpStream> =
         (0..8).filter_map(|_| TcpStream::connect_timeout(&at, Duration::from_millis(100)).ok()).collect();
     if fillers.len() == 8 {
-        println!("skipped: this system's queues do not fill");
+        println!("skipped: the listen backlog does not fill here");
         return;
     }
     let mut rig = rig();
@@ -181,14 +181,14 @@ fn who_does_not_answer_is_given_up_when_the_time_is_over() {
         (kind, text),
         (ErrorKind::TimedOut, format!("cannot connect to {at}: no answer within 300ms"))
     );
-    assert!(begun.elapsed() >= Duration::from_millis(300), "never early");
+    assert!(begun.elapsed() >= Duration::from_millis(300), "the timeout expired early");
     assert_eq!(rig.reactor.stats().connecting, 0);
 }
 
 #[test]
 fn a_socket_that_met_itself_is_refused() {
     let mut rig = rig();
-    // Bound to the port it wants, a socket connects to itself.
+    // A TCP socket that connects to the port that it is bound to connects to itself (simultaneous open).
     let at = dead_port();
     let (kind, text) = rig.fails(Connect::new(at).local(at));
     assert_eq!(kind, ErrorKind::ConnectionRefused);
@@ -219,7 +219,7 @@ fn a_stream_that_exists_is_taken_over() {
     let server = std::thread::spawn(move || echo_once(&listener));
     rig.until("an answer", |c| c.heard == b"welcome");
     assert_eq!(server.join().unwrap(), b"hello");
-    // One that is not connected is reported, and nothing else happens.
+    // A stream that is not connected is reported as an error, and has no other effect.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let (kind, text) = rig.fails(TcpStream::from(socket));
     assert_eq!(kind, ErrorKind::NotConnected, "{text}");

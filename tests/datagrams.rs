@@ -1,6 +1,6 @@
-//! Datagrams over real sockets: what the kernel answers, and what comes of it.
+//! Datagrams over real sockets: the results and errors of the kernel, and how the reactor handles them.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -22,12 +22,12 @@ fn client(at: &str) -> UdpSocket {
 fn has_ipv6() -> bool {
     let has = UdpSocket::bind("[::1]:0").is_ok();
     if !has {
-        eprintln!("skipped: there is no IPv6 here");
+        eprintln!("skipped: no IPv6 here");
     }
     has
 }
 
-/// Sends one, and expects it back from where it was sent to.
+/// Sends a datagram, and expects the echo from the address that it was sent to.
 #[track_caller]
 fn ping(world: &mut World, client: &UdpSocket, to: SocketAddr, data: &[u8]) {
     client.send_to(data, to).unwrap();
@@ -99,7 +99,7 @@ fn in_connected_mode_a_closed_port_is_told_and_the_socket_goes_on() {
     let mut buffer = [0; 100];
     let (n, from) = back.recv_from(&mut buffer).unwrap();
     assert_eq!((&buffer[..n], from), (&b"now?"[..], world.ip()));
-    // A stranger's is not taken, the peer's is.
+    // A datagram of another sender is not received, one of the peer is.
     client("127.0.0.1:0").send_to(b"stranger", world.ip()).unwrap();
     back.send_to(b"peer", world.ip()).unwrap();
     assert_eq!(world.next(), Told::Datagram(Address::Tcp(at), b"peer".to_vec()));
@@ -126,7 +126,7 @@ fn without_the_flag_a_broadcast_is_an_error_and_with_it_none() {
     assert_eq!(world.reactor.net().send_datagram_to(world.id, broadcast, "x"), Posted::Queued);
     assert_eq!(world.next(), Told::Error(ErrorKind::PermissionDenied, Some(EACCES)));
     assert_eq!(world.reactor.stats().datagrams_dropped, 1);
-    // Within the loopback network, so that nothing leaves the host.
+    // Use the broadcast address of the loopback network, so that no packet leaves the host.
     let mut world = World::new(Datagrams::new("127.0.0.1:0").broadcast(true));
     let there = client("0.0.0.0:0");
     let to = SocketAddr::from(([127, 255, 255, 255], there.local_addr().unwrap().port()));
@@ -211,7 +211,7 @@ fn errors_of_binding_say_what_and_where() {
     let error = refused(Datagrams::new("127.0.0.1:0").join([239, 1, 2, 3], nowhere));
     assert!(error.to_string().contains("cannot join 239.1.2.3: "), "{error}");
     drop(tell);
-    assert!(told.recv().is_err(), "the handlers are gone, and were told nothing");
+    assert!(told.recv().is_err(), "the handlers were dropped without a callback");
     drop(taken);
     let (tell, _told) = mpsc::channel();
     reactor.bind(at, Echo(tell)).unwrap();
@@ -239,7 +239,7 @@ fn a_full_queue_drops_and_counts() {
     let mut world = World::within(limits, "127.0.0.1:0");
     let there = client("127.0.0.1:0");
     let to = there.local_addr().unwrap();
-    // Nothing is sent before the next turn.
+    // Datagrams are queued until the next turn.
     let posted: Vec<Posted> =
         (0..20).map(|_| world.reactor.net().send_datagram_to(world.id, to, [0; 936])).collect();
     let full = posted.iter().filter(|p| **p == Posted::Dropped).count();
@@ -262,7 +262,7 @@ fn a_flood_on_one_socket_leaves_another_its_turn() {
         flood.send_to(b"flood", world.ip()).unwrap();
     }
     single.send_to(b"me", quiet.local_addr().unwrap()).unwrap();
-    // Both have been reported, and both are served in the same turn.
+    // Both sockets are readable, and both are served in the same turn.
     world.reactor.turn(None).unwrap();
     world.reactor.turn(None).unwrap();
     assert_eq!(told.try_iter().count(), 1);
@@ -284,7 +284,7 @@ fn a_panic_or_a_close_ends_its_socket_alone_and_frees_the_port() {
     UdpSocket::bind(world.ip()).unwrap();
     client.send_to(b"close", to).unwrap();
     turn_until(&mut world.reactor, "both", |_| told.try_iter().any(|t| t == Told::Closed));
-    assert_eq!(client.recv(&mut [0; 10]).unwrap(), 5, "what was sent before the close is sent");
+    assert_eq!(client.recv(&mut [0; 10]).unwrap(), 5, "a datagram queued before the close is sent");
     UdpSocket::bind(to).unwrap();
 }
 

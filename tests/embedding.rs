@@ -1,6 +1,6 @@
-//! The reactor inside other loops, beside other reactors, and in a process that wants to hear nothing of it.
+//! The reactor inside other event loops, together with other reactors, and in a process without a logger.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
@@ -20,14 +20,14 @@ use turnwheel::{Echo, Framed, Limit, Limits, Reactor, Reason, mio};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Another loop that watches reactors, each under its number.
+/// An outer loop that watches reactors.
 trait Outer {
     fn watch(reactors: &[&mut Reactor]) -> Self;
-    /// Waits until one is ready, or the time is over. It may do so early.
+    /// Waits until a reactor is readable or `time` has passed. May return early.
     fn wait(&mut self, reactors: &[&mut Reactor], time: Duration);
 }
 
-/// Readiness is a level.
+/// A level-triggered loop: `poll(2)`.
 struct Level;
 
 impl Outer for Level {
@@ -42,7 +42,7 @@ impl Outer for Level {
     }
 }
 
-/// Readiness is an edge: mio knows no other.
+/// An edge-triggered loop: mio.
 struct Edge(Poll, Events);
 
 impl Outer for Edge {
@@ -56,12 +56,12 @@ impl Outer for Edge {
     }
 
     fn wait(&mut self, _: &[&mut Reactor], time: Duration) {
-        // To take the event is to forget the readiness.
+        // An edge is reported once, so taking the event clears the readiness.
         self.0.poll(&mut self.1, Some(time)).unwrap();
     }
 }
 
-/// Turns reactors as an outer loop is told to until `done`. Answers how often it woke.
+/// Drives reactors as documented for outer loops, until `done`. Returns how often the loop woke.
 fn drive<O: Outer>(
     reactors: &mut [&mut Reactor],
     what: &str,
@@ -76,8 +76,8 @@ fn drive<O: Outer>(
         let left = until.saturating_duration_since(Instant::now());
         let due = reactors.iter_mut().filter_map(|r| r.next_deadline()).min();
         outer.wait(reactors, due.unwrap_or(left).min(left));
-        // Not turned in the end: what was missed stays missed.
-        assert!(Instant::now() < until, "waited in vain for {what}: {}", reactors[0].stats());
+        // Check before the last turn: a turn now would hide a missed wakeup.
+        assert!(Instant::now() < until, "timed out waiting for {what}: {}", reactors[0].stats());
         for reactor in &mut *reactors {
             reactor.turn(Some(Duration::ZERO)).unwrap();
         }
@@ -97,7 +97,7 @@ fn accept_all<O: Outer>(reactor: &mut Reactor, at: SocketAddr, n: usize) -> Vec<
     clients
 }
 
-/// All send before the loop wakes, which then takes no more than two events at once.
+/// All clients send before the loop wakes. The reactor then takes at most two events per turn.
 fn a_burst_is_answered<O: Outer>() {
     let mut limits = Limits::default();
     limits.events_per_turn = 2;
@@ -155,7 +155,7 @@ fn a_handle_wakes<O: Outer>() {
     let handle = reactor.handle();
     let other = thread::spawn(move || {
         handle.stop().unwrap();
-        // The second ends the grace.
+        // The second stop ends the grace period.
         handle.stop().unwrap();
     });
     drive::<O>(&mut [&mut reactor], "the shutdown to end", |r| r[0].last_shutdown().is_some());
@@ -181,7 +181,7 @@ fn two_reactors<O: Outer>() {
     }
     let key = a.add(Echo).unwrap();
     assert!(a.get(key).is_some() && b.get(key).is_none());
-    // The end of one is not the other's.
+    // Stopping one reactor does not stop the other.
     a.shutdown(Duration::ZERO).unwrap();
     clients[1].write_all(b"still here").unwrap();
     drive::<O>(&mut [&mut b], "the other one", |r| r[0].stats().bytes_out == 19);
@@ -206,7 +206,7 @@ fn each_thread_may_have_a_reactor() {
     }
 }
 
-/// Turns a reactor inside tokio until it has stopped.
+/// Drives a reactor inside tokio until it has stopped.
 async fn drive_in_tokio(reactor: Reactor) -> Reactor {
     use tokio::io::Interest;
     use tokio::io::unix::AsyncFd;
@@ -235,7 +235,7 @@ fn inside_tokio_the_reactor_and_tasks_take_turns() {
     let handle = reactor.handle();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let reactor = runtime.block_on(async {
-        // The clients are tasks of the same thread: neither side may keep it for itself.
+        // The clients are tasks on the same thread, so neither side may block it.
         let clients: Vec<_> = (0..40u8)
             .map(|n| {
                 tokio::spawn(async move {
@@ -276,7 +276,7 @@ fn a_socket_given_as_a_listener_that_does_not_listen_is_refused() {
     assert_eq!(error.to_string(), "cannot listen on the given Unix listener: the socket is not listening");
 }
 
-/// How often this thread has gone to sleep.
+/// Returns how often this thread has slept (voluntary context switches).
 #[cfg(target_os = "linux")]
 fn sleeps() -> u64 {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
@@ -301,10 +301,10 @@ fn a_turn_does_not_sleep_unless_there_is_a_millisecond_for_it() {
     for _ in 0..20 {
         reactor.turn(Some(MS)).unwrap();
     }
-    assert!(sleeps() - before >= 20, "it does sleep when asked to");
+    assert!(sleeps() - before >= 20, "it does not sleep although it has a timeout");
 }
 
-/// What the child of the next test does: everything of which something might be said.
+/// Runs in the child process of the next test. Does everything that might print or log.
 #[test]
 #[ignore = "run by the test below"]
 fn silent_child() {
@@ -331,7 +331,7 @@ fn silent_child() {
     for client in &mut clients {
         client.write_all(b"a line that is too long\n").unwrap();
     }
-    drive::<Level>(&mut [&mut reactor], "the bad to be cut", |r| r[0].stats().closed_total() == 4);
+    drive::<Level>(&mut [&mut reactor], "the bad clients to be closed", |r| r[0].stats().closed_total() == 4);
     reactor.shutdown(Duration::ZERO).unwrap();
     drop(reactor);
     quiet(">>>");

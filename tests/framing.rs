@@ -1,6 +1,6 @@
-//! Messages over real sockets: every framing, however the bytes are cut.
+//! Messages over real sockets: every framing, with the bytes split in different ways.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -12,7 +12,7 @@ use std::thread;
 use support::{codec, connect, pattern, read_n, read_to_end, serve, turn_until, wire};
 use turnwheel::{Echo, Framed, Limits, Reactor};
 
-/// Every framing, with how long a message may be in these tests.
+/// Every framing, with the maximum message length in these tests.
 const SPECS: [(&str, usize); 17] = [
     ("raw", 4000),
     ("lines", 4000),
@@ -33,7 +33,7 @@ const SPECS: [(&str, usize); 17] = [
     ("fixed:16", 16),
 ];
 
-/// Messages that the framing carries: bytes that end no message, of many lengths.
+/// Returns messages of many lengths that the framing can carry. They contain no delimiter.
 fn messages(spec: &str, longest: usize, count: usize) -> Vec<Vec<u8>> {
     let lens = [5, 0, 1, 2, 127, 3, 128, 300, 9, 10, 1000, 4000];
     let text = |seed: usize, len: usize| {

@@ -1,6 +1,6 @@
-//! Rooms over real sockets: each message once and in order, in each member's own framing, and slow members.
+//! Groups over real sockets: each message arrives once and in order, in the framing of each member. Slow members.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -18,20 +18,20 @@ use turnwheel::{Broadcast, Framed, Limit, Limits, Listen, Reactor, Reason, SlowM
 
 const U32: &str = "len:u32be";
 
-/// A send buffer that is soon full.
+/// A listener with a small send buffer, which fills soon.
 const NARROW: usize = 32 * 1024;
 
-/// Reads one message behind a 4-byte length. `None` at the end, however it comes.
+/// Reads one message with a 4-byte length prefix. Returns `None` at the end of the stream, clean or not.
 fn read_message(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut header = [0; 4];
     match stream.read_exact(&mut header) {
-        Err(e) if is_timeout(&e) => panic!("no message comes"),
+        Err(e) if is_timeout(&e) => panic!("timed out waiting for a message"),
         Err(_) => return None,
         Ok(()) => {}
     }
     let mut message = vec![0; u32::from_be_bytes(header) as usize];
     match stream.read_exact(&mut message) {
-        Err(e) if is_timeout(&e) => panic!("half a message comes"),
+        Err(e) if is_timeout(&e) => panic!("timed out in the middle of a message"),
         done => done.ok().map(|()| message),
     }
 }
@@ -71,13 +71,13 @@ fn one_room_has_members_with_different_framings_and_nobody_can_forge_lines() {
     }
     let stats = server.wait_for("the count", |s| s.messages_in == 4);
     assert_eq!((stats.unencodable, stats.messages_out), (3, 17));
-    assert_eq!((stats.open, stats.closed_total()), (5, 0), "nobody is cut for what another sent");
+    assert_eq!((stats.open, stats.closed_total()), (5, 0), "no member is closed for what another sent");
 }
 
 #[test]
 fn twenty_members_that_send_much_in_one_turn_cut_nobody() {
     let mut limits = Limits::default();
-    // All that is sent in the turn is more than one member may have waiting.
+    // The messages of one turn together exceed the output limit of one member.
     limits.output_hard = Limit::At(1 << 20);
     let mut reactor = Reactor::with_limits(limits).unwrap();
     let room = Framed::new(codec("len:u32be,max=64KiB"), Broadcast::to_others());
@@ -98,8 +98,8 @@ fn twenty_members_that_send_much_in_one_turn_cut_nobody() {
             thread::spawn(move || {
                 let mut seen = [false; 20];
                 for _ in 0..19 {
-                    let message = read_message(&mut member).expect("cut");
-                    let from = messages.iter().position(|m| *m == message).expect("a torn message");
+                    let message = read_message(&mut member).expect("the member was closed");
+                    let from = messages.iter().position(|m| *m == message).expect("an incomplete message");
                     assert!(from != own && !seen[from], "{from} to {own}, for the second time or to itself");
                     seen[from] = true;
                 }
@@ -114,7 +114,8 @@ fn twenty_members_that_send_much_in_one_turn_cut_nobody() {
     assert_eq!(reactor.stats().messages_out, 20 * 19);
 }
 
-/// One member sends messages, each only when the last has reached all good members. Answers these and a slow one.
+/// One member sends messages, each after the last has reached all good members. Returns the good members and a slow
+/// one.
 fn paced(server: &Server, messages: &[Vec<u8>]) -> (Vec<TcpStream>, TcpStream) {
     let mut good: Vec<TcpStream> = (0..4).map(|_| connect(server.addr())).collect();
     let slow = connect_narrow(server.addr(), 32 * 1024);
@@ -122,7 +123,7 @@ fn paced(server: &Server, messages: &[Vec<u8>]) -> (Vec<TcpStream>, TcpStream) {
     for message in messages {
         good[0].write_all(&wire(U32, &[message])).unwrap();
         for member in &mut good[1..] {
-            assert!(read_message(member).expect("a good member is cut") == *message);
+            assert!(read_message(member).expect("a good member was closed") == *message);
         }
     }
     (good, slow)
@@ -135,7 +136,7 @@ fn a_slow_member_is_cut_and_the_others_miss_nothing() {
     let (good, mut slow) = paced(&server, &messages);
     let stats = server.wait_for("the cut", |s| s.closed(&Reason::OutputLimit) == 1);
     assert_eq!((stats.open, stats.skipped), (4, 0));
-    // What it did get is whole messages without a gap, up to where it was cut.
+    // The slow member received complete messages without a gap until it was closed.
     let mut got = 0;
     while let Some(message) = read_message(&mut slow) {
         assert!(message == messages[got]);
@@ -154,10 +155,10 @@ fn a_slow_member_misses_messages_where_that_is_wanted_and_they_are_counted() {
     assert!(stats.skipped > 0 && stats.closed_total() == 0, "{stats}");
     let mut next = 0;
     for _ in 0..100 - stats.skipped {
-        let message = read_message(&mut slow).expect("cut");
-        next = 1 + (next..100).find(|n| messages[*n] == message).expect("torn, or out of order");
+        let message = read_message(&mut slow).expect("the member was closed");
+        next = 1 + (next..100).find(|n| messages[*n] == message).expect("incomplete, or out of order");
     }
-    // It is fast again, and misses no more.
+    // The member reads again, and misses no further message.
     good[0].write_all(&wire(U32, &[b"the end"])).unwrap();
     assert_eq!(read_message(&mut slow).unwrap(), b"the end");
 }
@@ -172,12 +173,12 @@ fn a_slow_member_holds_up_the_senders_where_that_is_wanted_and_nobody_misses_any
     server.wait_for("all members", |s| s.accepted == 3);
     let all = |stream: &mut TcpStream, messages: &[Vec<u8>]| {
         for (n, message) in messages.iter().enumerate() {
-            assert!(read_message(stream).expect("cut") == *message, "message {n}");
+            assert!(read_message(stream).expect("the member was closed") == *message, "message {n}");
         }
     };
     let expected = messages.clone();
     let fast_reader = thread::spawn(move || all(&mut fast, &expected));
-    // It sends until it is held up: 24 MB would fit nowhere.
+    // Send until backpressure blocks the sender: 24 MB do not fit into the buffers.
     let sent = wire(U32, &messages);
     sender.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     let mut at = 0;
@@ -186,7 +187,7 @@ fn a_slow_member_holds_up_the_senders_where_that_is_wanted_and_nobody_misses_any
             Ok(n) => at += n,
             Err(e) => break is_timeout(&e),
         }
-        assert!(at < sent.len(), "it was never held up");
+        assert!(at < sent.len(), "the sender was never blocked");
     };
     assert!(held_up);
     assert!(server.stats().output_held < 8 << 20, "{}", server.stats());
@@ -219,7 +220,7 @@ fn thirty_members_get_each_of_two_hundred_messages_of_everyone_once_and_in_one_o
                 let mut next = [0u32; 30];
                 let mut all = Vec::new();
                 for _ in 0..30 * 200 {
-                    let message = read_message(&mut member).expect("cut");
+                    let message = read_message(&mut member).expect("the member was closed");
                     let number = |at: usize| u32::from_be_bytes(message[at..at + 4].try_into().unwrap());
                     let (from, n) = (number(0) as usize, number(4));
                     assert_eq!(n, next[from], "to {who}, from {from}");
@@ -251,7 +252,7 @@ fn members_come_and_go_amid_messages_and_each_gets_what_was_sent_while_it_was_th
     let mut members: Vec<(TcpStream, u64)> = Vec::new();
     for n in 0..150u64 {
         if n % 3 == 0 {
-            // What was sent before has been passed on: it is not for the new one.
+            // All earlier messages have been broadcast, so the new member does not receive them.
             server.wait_for("the messages", |s| s.messages_in == n);
             members.push((connect(server.addr()), n));
             let accepted = n / 3 + 2;
@@ -261,15 +262,15 @@ fn members_come_and_go_amid_messages_and_each_gets_what_was_sent_while_it_was_th
         if n % 5 == 4 {
             let (mut member, since) = members.remove(n as usize % members.len());
             for expected in since..=n {
-                assert_eq!(read_message(&mut member).expect("cut"), expected.to_be_bytes());
+                assert_eq!(read_message(&mut member).expect("the member was closed"), expected.to_be_bytes());
             }
         }
     }
     for (mut member, since) in members {
         for expected in since..150 {
-            assert_eq!(read_message(&mut member).expect("cut"), expected.to_be_bytes());
+            assert_eq!(read_message(&mut member).expect("the member was closed"), expected.to_be_bytes());
         }
         member.shutdown(Shutdown::Write).unwrap();
-        assert!(read_to_end(&mut member).is_empty(), "a message too many");
+        assert!(read_to_end(&mut member).is_empty(), "an unexpected message");
     }
 }

@@ -1,4 +1,4 @@
-//! Other threads on a real reactor: every command arrives once or comes back, and a sleeping loop is woken.
+//! Other threads and a real reactor: every command arrives once or is returned, and a sleeping loop is woken.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
@@ -17,10 +17,10 @@ use turnwheel::{
 
 const THREADS: u32 = 8;
 
-/// Who posted, and its how many-th note this is.
+/// The number of the posting thread, and the number of its note.
 type Count = (u32, u32);
 
-/// Takes counts, each of which must be the next of its thread; stops when it has them all.
+/// Checks that each count is the next of its thread. Stops the reactor after the last.
 struct Counter {
     next: [u32; THREADS as usize],
     each: u32,
@@ -51,22 +51,22 @@ impl Handler for Counter {
     }
 }
 
-/// Posts one note, as often as it takes.
+/// Posts one note, and retries until it is accepted. Returns how often it was refused.
 fn post_until_taken(notes: &Notes<Count>, mut note: Count) -> u64 {
     let mut refused = 0;
     loop {
         match notes.post(note) {
             Ok(()) => return refused,
             Err(HandleError::Full(back)) => note = back,
-            Err(HandleError::Gone(_)) => panic!("the reactor has gone"),
+            Err(HandleError::Gone(_)) => panic!("the reactor was dropped"),
         }
         refused += 1;
         thread::yield_now();
     }
 }
 
-/// Eight threads post, and every note arrives once and in its thread's order. Answers how long it took, and how often
-/// the queue was full.
+/// Eight threads post, and every note arrives once and in the order of its thread. Returns how long it took, and how
+/// often the queue was full.
 fn post_from_all(each: u32, limits: Limits) -> (Duration, u64) {
     let mut reactor = Reactor::with_limits(limits).unwrap();
     reactor.set_panic_policy(turnwheel::PanicPolicy::Propagate);
@@ -101,7 +101,7 @@ fn the_same_over_a_queue_that_is_always_full() {
 }
 
 #[test]
-#[ignore = "a figure: by hand, built for release"]
+#[ignore = "a benchmark: run by hand, in release mode"]
 fn eight_million_commands() {
     let each = 1_000_000;
     let (took, refused) = post_from_all(each, Limits::default());
@@ -109,7 +109,7 @@ fn eight_million_commands() {
     println!("{all} commands in {took:?}: {:.0} a second; refused {refused} times", all / took.as_secs_f64());
 }
 
-/// Says how long its notes were on their way.
+/// Reports the latency of each note.
 struct Late(Sender<Duration>);
 
 impl Handler for Late {
@@ -124,7 +124,7 @@ impl Handler for Late {
     }
 }
 
-/// Posts one note after another to an idle loop, each after a rest; answers how long they took.
+/// Posts notes to an idle loop, one at a time and each after a pause of `rest`. Returns their latencies.
 fn wake_up(times: usize, rest: Duration) -> Vec<Duration> {
     let (told, late) = channel();
     let (ready, started) = channel();
@@ -150,7 +150,7 @@ fn a_sleeping_loop_is_woken_every_time() {
 }
 
 #[test]
-#[ignore = "a figure: by hand, built for release"]
+#[ignore = "a benchmark: run by hand, in release mode"]
 fn how_long_a_wake_up_takes() {
     let mut took = wake_up(5_000, Duration::from_micros(500));
     took.sort_unstable();
@@ -158,7 +158,7 @@ fn how_long_a_wake_up_takes() {
     println!("{} wake-ups: median {:?}, p99 {:?}, longest {:?}", took.len(), at(50), at(99), at(100));
 }
 
-/// Says who is there, and echoes.
+/// Reports the id of each connection, and echoes.
 struct Announce(Sender<ConnId>);
 
 impl Handler for Announce {
@@ -245,7 +245,7 @@ fn a_stop_passes_a_full_queue() {
     reactor.run().unwrap();
     handle.run(|_| ()).unwrap();
     assert!(!reactor.turn(Some(Duration::ZERO)).unwrap().more);
-    assert_eq!(reactor.stats().commands, 2, "a reactor whose run has returned takes commands");
+    assert_eq!(reactor.stats().commands, 2, "a reactor accepts commands after `run` has returned");
     drop(reactor);
     assert_eq!(handle.close_id(ConnId::from_bits(7)).unwrap_err(), HandleError::Gone(ConnId::from_bits(7)));
 }
@@ -282,7 +282,7 @@ fn a_reactor_that_is_dropped_while_threads_post_answers_each_of_them() {
     let obeyed = reactor.stats().commands;
     drop(reactor);
     let taken: u64 = threads.into_iter().map(|t| t.join().unwrap()).sum();
-    assert!(taken >= obeyed, "{obeyed} obeyed of {taken}");
+    assert!(taken >= obeyed, "{obeyed} run of {taken} accepted");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Handlers: panics end one connection, lives end when nothing leads to them, limits that do not fit are refused.
+//! Handlers: a panic closes one connection, an unused handler is dropped, and limits that do not fit are refused.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -16,13 +16,13 @@ use support::{
 };
 use turnwheel::{Closed, Context, Echo, Framed, Handler, Limit, Limits, Net, PanicPolicy, Reactor, Reason};
 
-/// Echoes, but panics in the callback that its connection's first byte names.
+/// Echoes, but panics in the callback that the first byte of the connection selects.
 struct Fragile {
     opened: usize,
 }
 
 impl Fragile {
-    /// Panics without the noise that a panic makes in the test's output.
+    /// Panics without a message in the output of the test.
     fn burst() -> ! {
         resume_unwind(Box::new("on purpose"));
     }
@@ -62,7 +62,7 @@ fn a_panic_ends_only_the_connection_whose_callback_it_was() {
     let server = serve_one(Limits::default(), || Fragile { opened: 0 });
     let mut good = connect(server.addr());
     echo(&mut good, b"before");
-    // In on_open: the client sees the connection end.
+    // A panic in on_open closes the connection.
     let (data, end) = match std::net::TcpStream::connect(server.addr()) {
         Ok(mut client) => {
             client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -70,11 +70,11 @@ fn a_panic_ends_only_the_connection_whose_callback_it_was() {
         }
         Err(e) => (Vec::new(), Err(e)),
     };
-    assert!(data.is_empty() && end.is_err(), "a connection without a state goes on");
+    assert!(data.is_empty() && end.is_err(), "a connection without a state stayed open");
     for (what, panics) in [(b'd', 2), (b'e', 3), (b'c', 4)] {
         let mut client = connect(server.addr());
         client.write_all(&[what, b'x']).unwrap();
-        // It may be gone by now.
+        // The connection may be closed by now.
         let _ = client.shutdown(std::net::Shutdown::Write);
         let _ = read_to_any_end(&mut client);
         let stats = server.wait_for("the end", |s| s.open == 1);
@@ -99,7 +99,7 @@ fn a_panic_goes_on_to_whoever_turns_the_reactor_where_that_is_wanted() {
     assert_eq!(caught.unwrap_err().downcast_ref::<&str>(), Some(&"on purpose"));
 }
 
-/// Counts its drops.
+/// Counts how often it is dropped.
 struct Mortal(Arc<AtomicUsize>);
 
 impl Drop for Mortal {
@@ -127,7 +127,7 @@ fn a_handler_lives_as_long_as_a_listener_or_a_connection_leads_to_it() {
     let (id, _) = listening.sockets()[0];
     assert!(reactor.close_listener(id) && !reactor.close_listener(id));
     assert!(std::net::TcpStream::connect(listening.local_addr().unwrap()).is_err());
-    // The connection goes on without its listener.
+    // The connection stays open without its listener.
     client.write_all(b"still here").unwrap();
     turn_until(&mut reactor, "the echo", |r| r.stats().bytes_out == 10);
     assert_eq!((read_n(&mut client, 10), dropped()), (b"still here".to_vec(), 0));
@@ -135,7 +135,7 @@ fn a_handler_lives_as_long_as_a_listener_or_a_connection_leads_to_it() {
     turn_until(&mut reactor, "the end", |r| r.stats().open == 0);
     assert_eq!(dropped(), 1);
 
-    // One that never listened is dropped at once; one with a key stays as long as the reactor.
+    // A handler that never listened is dropped at once. A handler with a key lives as long as the reactor.
     assert!(reactor.listen("not an address", Mortal(Arc::clone(&drops))).is_err());
     assert_eq!(dropped(), 2);
     let key = reactor.add(Mortal(Arc::clone(&drops))).unwrap();
@@ -192,7 +192,7 @@ fn every_connection_that_was_opened_is_closed_once_whatever_ends_it() {
         assert_eq!((closed.bytes_in, closed.bytes_out, closed.unsent), (5, 5, 0), "{closed}");
     }
     let outcome = server.stop();
-    assert!(ended.try_recv().is_err(), "an end too many");
+    assert!(ended.try_recv().is_err(), "an extra on_close");
     assert_eq!(outcome.stats.closed(&Reason::PeerReset), 67);
     assert_eq!(outcome.stats.closed(&Reason::PeerClosed), 133);
 }

@@ -1,6 +1,6 @@
-//! Names that outlive what they name: ids of connections that have ended, keys of other reactors, groups that are gone.
+//! Stale ids: those of closed connections and of dropped groups, and keys of other reactors.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use support::{connect, is_timeout, read_n, reset, serve_one};
 use turnwheel::{Closed, ConnId, Context, Echo, Handler, Limits, Net, Reactor, Sent};
 
-/// Tells each client its id; at each byte that comes, writes to every id that has ended, and to every other that lives.
+/// Sends each client its id. On input, writes to the ids of all closed and of all open connections.
 #[derive(Default)]
 struct Haunted {
     live: Vec<ConnId>,
@@ -29,7 +29,7 @@ fn label(id: ConnId) -> [u8; 24] {
 impl Handler for Haunted {
     type State = ();
     fn on_open(&mut self, cx: &mut Context<'_>) {
-        assert!(!self.live.contains(&cx.id()) && !self.gone.contains(&cx.id()), "an id came twice");
+        assert!(!self.live.contains(&cx.id()) && !self.gone.contains(&cx.id()), "an id was used twice");
         self.live.push(cx.id());
         cx.send(label(cx.id()));
     }
@@ -44,14 +44,14 @@ impl Handler for Haunted {
         }
     }
     fn on_close(&mut self, net: &mut Net<'_>, _state: (), closed: &Closed) {
-        // Its id still names nothing else, and it takes no more.
+        // The id is not reused yet, and the connection accepts no more output.
         assert_eq!(net.send_to(closed.who, b"farewell"), Sent::Closed);
         self.live.retain(|id| *id != closed.who);
         self.gone.push(closed.who);
     }
 }
 
-/// Reads what has come, which must all be for this client.
+/// Reads all available input, which must all be addressed to this client.
 fn check_mail(client: &mut TcpStream, own: &[u8]) {
     client.set_nonblocking(true).unwrap();
     let mut data = Vec::new();
@@ -68,7 +68,7 @@ fn check_mail(client: &mut TcpStream, own: &[u8]) {
     let rest = read_n(client, (own.len() - data.len() % own.len()) % own.len());
     data.extend(rest);
     for piece in data.chunks(own.len()) {
-        assert_eq!(String::from_utf8_lossy(piece), String::from_utf8_lossy(own), "mail for another");
+        assert_eq!(String::from_utf8_lossy(piece), String::from_utf8_lossy(own), "bytes for another client");
     }
 }
 

@@ -1,6 +1,6 @@
-//! Addresses of every kind, and what is said when one cannot be had.
+//! Listening on addresses of every kind, and the error if that fails.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -14,7 +14,7 @@ use turnwheel::{Address, Echo, Limits, Listen, Reactor};
 fn has_ipv6() -> bool {
     let has = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     if !has {
-        eprintln!("skipped: there is no IPv6 here");
+        eprintln!("skipped: no IPv6 here");
     }
     has
 }
@@ -72,7 +72,7 @@ fn a_name_is_listened_on_at_all_its_addresses_with_one_port() {
 fn a_listener_that_the_caller_bound_is_taken_over() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
-    // It came before the reactor did.
+    // This client connects before the reactor exists.
     let mut early = connect(at);
     let server = serve(Limits::default(), |r| Ok(vec![r.listen(listener, Echo)?]));
     assert_eq!(server.addr(), at);
@@ -104,7 +104,7 @@ fn a_port_in_use_is_named_in_the_error() {
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     let said = error.to_string();
     assert!(said.starts_with(&format!("cannot listen on {at}: ")) && said.contains("in use"), "{said}");
-    // A second reactor on the same port is no exception, unless both say so.
+    // A second reactor cannot use the same port either, unless both set `reuse_port`.
     let first = reactor.listen("127.0.0.1:0", Echo).unwrap().local_addr().unwrap();
     assert_eq!(Reactor::new().unwrap().listen(first, Echo).unwrap_err().kind(), ErrorKind::AddrInUse);
 }
@@ -123,7 +123,7 @@ fn a_port_can_be_shared_by_reactors_that_agree_to_it() {
         taken = one.stats().accepted;
         taken + two.stats().accepted == clients.len() as u64
     });
-    assert!(taken > 0 && two.stats().accepted > 0, "one of them got nothing");
+    assert!(taken > 0 && two.stats().accepted > 0, "one of them accepted nothing");
 }
 
 #[test]

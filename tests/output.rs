@@ -1,6 +1,6 @@
 //! Output: many small pieces, large shared ones, and peers that do not read.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -15,7 +15,7 @@ use support::{
 };
 use turnwheel::{Context, Echo, Handler, Limits, Listen, Reason, Sent};
 
-/// For each byte that comes: what it says, in pieces.
+/// Sends a pattern. The first byte of the input selects the pieces in which it is sent.
 struct Pieces;
 
 impl Handler for Pieces {
@@ -26,7 +26,7 @@ impl Handler for Pieces {
         match data[0] {
             b'1' => (0..5000).for_each(|n| assert_eq!(cx.send(&whole[n..n + 1]), Sent::Queued)),
             b's' => {
-                // Slices of one allocation, of all sizes, so that copies and references follow each other.
+                // Slices of one allocation in many sizes, so that copied and referenced slices follow each other.
                 let mut at = 0;
                 for n in 0.. {
                     let end = whole.len().min(at + 1 + n * n % 5003);
@@ -77,7 +77,7 @@ fn clients_that_send_and_do_not_read_hold_little_memory_and_lose_nothing() {
     const SIZE: usize = 2 << 20;
     let mut good = connect(server.addr());
     let mut deaf: Vec<_> = (0..20).map(|_| (connect_narrow(server.addr(), 128 * 1024), 0)).collect();
-    // They send until nothing goes any more, and read nothing.
+    // The clients send until their writes block, and read nothing.
     for (n, (client, sent)) in deaf.iter_mut().enumerate() {
         let data = pattern(n as u64, SIZE);
         client.set_read_timeout(Some(support::PATIENCE)).unwrap();
@@ -91,12 +91,12 @@ fn clients_that_send_and_do_not_read_hold_little_memory_and_lose_nothing() {
             let held = server.stats().output_held;
             assert!(held <= 2 * 20 * most, "{held} B of output held");
         }
-        assert!(*sent < SIZE, "all was taken though nothing was read");
+        assert!(*sent < SIZE, "the server accepted everything although the client reads nothing");
         echo(&mut good, b"others are served meanwhile");
     }
     let stats = server.stats();
     assert!(stats.output_held <= 2 * 20 * most && stats.closed_total() == 0, "{stats}");
-    // And when they read at last, every byte is there.
+    // When the clients read at last, every byte arrives.
     let readers: Vec<_> = deaf
         .into_iter()
         .enumerate()
@@ -111,7 +111,7 @@ fn clients_that_send_and_do_not_read_hold_little_memory_and_lose_nothing() {
 
 #[test]
 fn a_push_beyond_the_hard_limit_cuts_the_connection_and_leaves_no_gap() {
-    /// Pushes messages until one is refused.
+    /// Sends blocks until one is refused, and reports how many were queued.
     struct Push(mpsc::Sender<usize>);
     impl Handler for Push {
         type State = ();
@@ -119,7 +119,7 @@ fn a_push_beyond_the_hard_limit_cuts_the_connection_and_leaves_no_gap() {
         fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {
             let block = pattern(9, 64 * 1024);
             let queued = (0..1000).take_while(|_| cx.send(&block).is_queued()).count();
-            assert!(!cx.send(b"x").is_queued(), "a gap");
+            assert!(!cx.send(b"x").is_queued(), "queued after a refusal: a gap");
             self.0.send(queued).unwrap();
         }
     }
@@ -158,7 +158,7 @@ fn a_peer_that_stops_reading_for_too_long_is_cut_and_a_reading_one_is_not() {
 
 #[test]
 fn on_drain_tells_when_to_go_on() {
-    /// Keeps sending blocks as long as there is room, 5 MiB in all.
+    /// Sends blocks while fewer than 256 KiB are pending, 5 MiB in all.
     struct Stream;
     impl Stream {
         fn go_on(cx: &mut Context<'_>, sent: &mut usize) {

@@ -1,6 +1,6 @@
-//! Clients as Python tutorials write them, against servers as our users write them.
+//! Clients as in Python tutorials, with servers as users of this crate write them.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -12,7 +12,7 @@ use turnwheel::{
     Address, Broadcast, Context, DatagramContext, DatagramHandler, Echo, Framed, Handler, Limits, Reason,
 };
 
-/// What each script begins with: connects to the address it was given.
+/// The start of each script: connects to the address in its argument.
 const CONNECT: &str = r#"
 import pickle, socket, sys, threading
 
@@ -31,20 +31,20 @@ def connect(at):
 at = sys.argv[1]
 "#;
 
-/// Runs a script. False, with the reason printed, when there is no Python.
+/// Runs a script. Prints a message and returns `false` if there is no Python.
 fn python(script: &str, at: &str) -> bool {
     let code = format!("{CONNECT}\n{script}");
     let mut command = Command::new("python3");
     command.args(["-c", &code, at]).stdin(Stdio::null());
     let Ok(output) = command.output() else {
-        eprintln!("skipped: there is no python3");
+        eprintln!("skipped: no python3 here");
         return false;
     };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     true
 }
 
-/// Greets and closes.
+/// Sends a greeting and closes.
 struct Greet;
 
 impl Handler for Greet {
@@ -110,7 +110,7 @@ fn the_echo_client_works_over_ipv4() {
 #[test]
 fn the_echo_client_works_over_ipv6() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("skipped: there is no IPv6 here");
+        eprintln!("skipped: no IPv6 here");
         return;
     }
     let server = serve(Limits::default(), |r| Ok(vec![r.listen("[::1]:0", Echo)?]));
@@ -187,7 +187,7 @@ for n in range(100):
     python(script, &server.addr().to_string());
 }
 
-/// Sends every datagram back, in capitals.
+/// Sends every datagram back in upper case.
 struct Shout;
 
 impl DatagramHandler for Shout {
@@ -196,7 +196,7 @@ impl DatagramHandler for Shout {
     }
 }
 
-/// As in the library reference of Python's `socketserver`, with more than one message.
+/// The client in the documentation of Python's `socketserver`, with more than one message.
 const SHOUTED_AT: &str = r#"
 import os
 if at.startswith("unix:"):

@@ -1,6 +1,6 @@
-//! What makes input, or its end, hard to see: FIN with the last bytes, urgent bytes, passed descriptors.
+//! Input, or its end, that is easy to miss: FIN with the last bytes, urgent bytes, passed descriptors.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -15,7 +15,7 @@ use turnwheel::{Context, Echo, Handler, Limits, Net, Reactor, Reason};
 #[test]
 fn the_end_of_input_is_seen_when_it_comes_with_the_last_bytes_whatever_their_number() {
     let mut limits = Limits::default();
-    // As little as may be is read at once, so that every relation of size and buffer comes up.
+    // Use the smallest buffer, so that the input is smaller than, equal to and larger than it, and a multiple of it.
     limits.read_buffer = 16;
     let mut reactor = Reactor::with_limits(limits).unwrap();
     let at = reactor.listen("127.0.0.1:0", Echo).unwrap().local_addr().unwrap();
@@ -61,11 +61,11 @@ fn an_urgent_byte_hides_nothing_that_follows_it() {
         client.write_all(b"abc").unwrap();
         assert_eq!(socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap(), 1);
         client.write_all(b"def").unwrap();
-        // The byte itself is not part of the stream.
+        // The urgent byte itself is not part of the stream.
         let all = 6 * (round + 1);
         turn_until(&mut reactor, "all bytes around the urgent one", |r| r.stats().bytes_out == all);
         assert_eq!(read_n(&mut client, 6), b"abcdef");
-        // And the connection goes on as if nothing had been.
+        // The connection works as before.
         drop(client);
         turn_until(&mut reactor, "the end", |r| r.stats().open == 0);
     }
@@ -104,7 +104,7 @@ fn a_descriptor_passed_over_a_unix_socket_hides_nothing_that_follows_it() {
     let client =
         Command::new("python3").args(["-c", PASS_A_DESCRIPTOR]).arg(path).stdin(Stdio::null()).output();
     let Ok(client) = client else {
-        eprintln!("skipped: there is no python3 to pass a descriptor");
+        eprintln!("skipped: no python3 here to pass a descriptor");
         return;
     };
     assert!(client.status.success(), "{}", String::from_utf8_lossy(&client.stderr));
@@ -112,7 +112,7 @@ fn a_descriptor_passed_over_a_unix_socket_hides_nothing_that_follows_it() {
     assert_eq!((stats.accepted, stats.bytes_in, stats.bytes_out), (1, 50 * 204, 50 * 204));
 }
 
-/// Pauses its connection at each delivery; is resumed from outside.
+/// Pauses its connection in each `on_data`. The test resumes it.
 struct Shy;
 
 impl Handler for Shy {

@@ -1,6 +1,6 @@
-//! Sources of every kind beside the connections: how they are called, given back, and refused.
+//! Registered sources of every kind: how they are called, returned and refused.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -18,7 +18,7 @@ use turnwheel::mio::unix::{SourceFd, pipe};
 use turnwheel::mio::{Interest, Registry, Token, event};
 use turnwheel::{Broadcast, Echo, Limits, Net, Reactor, SourceKey, Watch, mio};
 
-/// Any descriptor as a source. Clones are the same one.
+/// A source for any descriptor. Clones share the descriptor.
 #[derive(Clone, Debug)]
 struct Fd(Rc<OwnedFd>);
 
@@ -42,7 +42,7 @@ impl event::Source for Fd {
     }
 }
 
-/// Reads to `WouldBlock`, or to the end.
+/// Reads until `WouldBlock` or the end.
 fn drain(source: &mut impl Read, into: &mut Vec<u8>) -> Watch {
     match source.read_to_end(into) {
         Err(e) if e.kind() == ErrorKind::WouldBlock => Watch::Wait,
@@ -51,7 +51,7 @@ fn drain(source: &mut impl Read, into: &mut Vec<u8>) -> Watch {
     }
 }
 
-/// Registers a reader whose bytes are collected.
+/// Registers a reader, and collects its bytes.
 fn collect<E: event::Source + Read + 'static>(
     reactor: &mut Reactor,
     source: E,
@@ -66,7 +66,7 @@ fn collect<E: event::Source + Read + 'static>(
 fn a_pipe_is_read_until_its_end_and_then_dropped() {
     let mut reactor = Reactor::new().unwrap();
     let (mut sender, receiver) = pipe::new().unwrap();
-    // What lies in it when it is registered is told of as well.
+    // Bytes that are in the pipe before it is registered are reported as well.
     sender.write_all(b"early, ").unwrap();
     let (key, bytes) = collect(&mut reactor, receiver);
     turn_until(&mut reactor, "what came early", |_| *bytes.borrow() == b"early, ");
@@ -117,7 +117,7 @@ fn a_source_is_told_of_what_was_asked_for_and_of_nothing_else() {
     };
     reactor.register(half, Interest::READABLE, callback).unwrap();
     while reactor.turn(Some(Duration::ZERO)).unwrap().more {}
-    assert_eq!(calls.get(), 0, "it may be written, which nobody asked for");
+    assert_eq!(calls.get(), 0, "writable, but only readable was registered");
     other.write_all(b"x").unwrap();
     turn_until(&mut reactor, "the byte", |_| calls.get() == 1);
 }
@@ -190,7 +190,7 @@ fn a_source_is_given_back_with_what_waits_in_it_and_may_be_registered_again() {
     assert_eq!(bytes.borrow().len(), 0);
     assert!(reactor.source_mut(key).is_none() && reactor.deregister(key).is_none());
     assert_eq!(read_n(&mut receiver, 2), b"un");
-    // The place is used again, and the old key does not open it.
+    // The slot is reused, and the old key does not refer to the new source.
     let (other, bytes) = collect(&mut reactor, receiver);
     assert!(reactor.deregister(key).is_none() && reactor.source_mut(other).is_some());
     turn_until(&mut reactor, "the rest", |_| *bytes.borrow() == b"read");
@@ -215,7 +215,7 @@ fn a_source_registered_twice_is_refused_and_nothing_else_is_hurt() {
     let error = register(&mut reactor, fd.clone()).unwrap_err();
     assert_eq!(error.to_string(), "cannot register the source: File exists (os error 17)");
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
-    // What is no queue's business is refused as well: a plain file is always ready.
+    // A regular file is refused as well: epoll cannot watch it (EPERM).
     let error = register(&mut reactor, Fd::new(File::open("/proc/self/exe").unwrap())).unwrap_err();
     assert_eq!(error.to_string(), "cannot register the source: Operation not permitted (os error 1)");
 
@@ -253,7 +253,7 @@ fn a_timer_descriptor_and_an_inotify_are_sources() {
         if counted.get() >= 3 { Watch::Done } else { Watch::Wait }
     };
     reactor.register(Fd::new(timer), Interest::READABLE, callback).unwrap();
-    // Nothing but the timer ends these waits.
+    // Only the timer can wake these turns.
     while ticks.get() < 3 {
         reactor.turn(None).unwrap();
     }
@@ -276,7 +276,7 @@ fn a_timer_descriptor_and_an_inotify_are_sources() {
 fn a_source_whose_callback_panics_is_dropped_and_everyone_else_goes_on() {
     let server = serve(Limits::default(), |reactor| {
         let (sender, receiver) = pipe::new()?;
-        // Its other end is closed, which it is told of.
+        // Closing the other end makes the pipe readable, so the callback is called.
         drop(sender);
         reactor.register(receiver, Interest::READABLE, |_, _, _| panic!("on purpose"))?;
         Ok(vec![reactor.listen("127.0.0.1:0", Echo)?])

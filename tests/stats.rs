@@ -1,6 +1,6 @@
-//! The counters against what the clients saw.
+//! Compares the counters with what the clients saw.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -17,7 +17,7 @@ use turnwheel::{Echo, Framed, Limits, Reason, Stats};
 
 const U16: &str = "len:u16be,max=20000";
 
-/// What one client did: how it ended, and its bytes.
+/// What one client did: how it closed, and how many bytes and messages it exchanged.
 #[derive(Default)]
 struct Did {
     ended: &'static str,
@@ -26,7 +26,7 @@ struct Did {
     messages: u64,
 }
 
-/// Talks for a while, then ends in the way its number says.
+/// Exchanges messages, then closes in the way that its number selects.
 fn client(at: std::net::SocketAddr, n: u64) -> Did {
     let mut stream = connect(at);
     let mut did = Did::default();
@@ -90,7 +90,7 @@ fn the_counters_agree_with_what_the_clients_did() {
     }
     assert_eq!((stats.closed_total(), stats.refused, stats.bytes_unsent), (200, 0, 0));
     assert_eq!((stats.input_held, stats.output_held, stats.panics), (0, 0, 0));
-    // And the handler was told the same.
+    // The handler saw the same reasons.
     let told: Vec<_> = (0..200).map(|_| next_end(&ended)).collect();
     assert_eq!(told.iter().map(|c| c.bytes_in).sum::<u64>(), stats.bytes_in);
     assert_eq!(told.iter().map(|c| c.bytes_out).sum::<u64>(), stats.bytes_out);
@@ -106,7 +106,7 @@ fn an_idle_reactor_does_not_turn() {
         echo(client, b"hello");
     }
     let before = server.stats();
-    // Nothing is sent for a while.
+    // Wait while nothing is sent.
     clients[0].set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
     assert!(support::is_timeout(&std::io::Read::read(&mut clients[0], &mut [0]).unwrap_err()));
     let after = server.stats();

@@ -1,6 +1,6 @@
-//! Shutting down while clients connect and talk: whole answers or none.
+//! Shutting down while clients connect and send: each answer is complete or absent.
 
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use support::{PATIENCE, codec, connect, echo, is_timeout, pattern, serve_one, wire};
 use turnwheel::{Context, Echo, Framed, Handler, Limits, Reactor, Reason};
 
-/// Sends messages and reads the echoes until the server has had enough. Answers how many it got.
+/// Sends messages and reads the echoes until the server closes. Returns how many echoes it read.
 fn talk(at: SocketAddr, seed: u64, talking: &AtomicUsize) -> usize {
     let Ok(mut client) = TcpStream::connect_timeout(&at, PATIENCE) else { return 0 };
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -30,7 +30,7 @@ fn talk(at: SocketAddr, seed: u64, talking: &AtomicUsize) -> usize {
             match client.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => back.extend_from_slice(&buffer[..n]),
-                Err(e) if is_timeout(&e) => panic!("neither an answer nor an end"),
+                Err(e) if is_timeout(&e) => panic!("timed out: neither an answer nor an end"),
                 Err(_) => break,
             }
         }
@@ -55,7 +55,7 @@ fn a_stop_amid_two_hundred_clients_gives_each_whole_answers_or_none() {
                 thread::spawn(move || talk(at, round * 200 + n, &answers))
             })
             .collect();
-        // Some talk, some are connecting, some have not begun.
+        // Now some clients exchange messages, some connect, and some have not started.
         let few = 20 + round as usize * 150;
         server.wait_for("some answers", |s| s.messages_in as usize >= few);
         let outcome = server.stop();
@@ -89,10 +89,10 @@ fn those_who_wait_to_be_accepted_when_the_stop_comes_are_served() {
     }
     assert_eq!((report.clean, report.cut, report.bytes_lost), (50, 0, 0));
     assert_eq!(reactor.stats().closed(&Reason::Shutdown), 50);
-    assert!(TcpStream::connect(at).is_err(), "it listens no more");
+    assert!(TcpStream::connect(at).is_err(), "it still listens");
 }
 
-/// Does not end when asked to.
+/// Does not close its connections at a shutdown.
 struct Stubborn;
 
 impl Handler for Stubborn {

@@ -1,4 +1,4 @@
-//! The test kit as its users see it: handlers on a stage, by transcripts and by methods.
+//! The test kit as users see it: handlers on a stage with transcripts and with methods, and in simulations.
 
 // Tests may panic and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
@@ -11,7 +11,7 @@ use turnwheel::codec::{LengthDelimited, Lines};
 use turnwheel::testing::{Simulation, Stage};
 use turnwheel::{Broadcast, Closed, Context, Echo, Framed, Handler, Limit, Limits, Net, PanicPolicy, Reason};
 
-/// Greets, counts lines, says so on `count`, and ends on `quit`.
+/// Sends a greeting, counts lines, sends the count at `count`, and closes at `quit`.
 #[derive(Default)]
 struct Counter {
     gone: Vec<&'static str>,
@@ -235,7 +235,7 @@ fn a_handler_is_tried_in_a_simulated_world() {
         .run(0..300);
 }
 
-/// Echoes, but for what it loses.
+/// Echoes, but drops every input of 7 bytes.
 struct Careless;
 
 impl Handler for Careless {
@@ -260,7 +260,7 @@ fn a_handler_that_loses_bytes_is_found_out() {
         .run(0..2_000);
 }
 
-/// Sends to itself for ever.
+/// Defers its input in every callback, so that the loop never comes to rest.
 struct Restless;
 
 impl Handler for Restless {
@@ -284,7 +284,7 @@ fn limits_that_contradict_each_other_are_told() {
     Simulation::new(|| Echo).limits(wrong).run(0..10);
 }
 
-/// Panics at every seventh byte.
+/// Echoes, but panics at an input of 7 bytes.
 struct Nervous;
 
 impl Handler for Nervous {

@@ -1,4 +1,4 @@
-//! Holds the source itself to its rules: floors, lengths, headers, and words that only one file may use.
+//! Checks the rules for the source itself: layers, lengths, file headers, and names that only some files may use.
 
 // Tests may panic; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 
 use imports::Imports;
 
-/// A source file, by its path below `src/`.
+/// A source file. `name` is its path below `src/` (or below the folder that was read).
 struct Source {
     name: String,
     text: String,
 }
 
-/// The first part of a file's path: the module that the crate sees.
+/// Returns the first part of a file's path: its top-level module.
 fn module(file: &str) -> &str {
     file.split('/').next().unwrap().trim_end_matches(".rs")
 }
@@ -27,7 +27,7 @@ impl Source {
         self.name.ends_with("tests.rs") || self.name.contains("/tests/")
     }
 
-    /// The lines before the unit tests.
+    /// Returns the lines before the unit tests.
     fn code(&self) -> Vec<&str> {
         if self.is_test() {
             return Vec::new();
@@ -67,8 +67,8 @@ fn files_below(name: &str) -> Vec<Source> {
     paths.into_iter().map(source).collect()
 }
 
-/// The boxes of the source, a folder or a file each, from the lowest floor to the highest. What is on a floor imports
-/// from the floors below it only.
+/// The top-level modules (folders or files), from the lowest layer to the highest. A module imports only from the
+/// layers below its own.
 const FLOORS: [&[&str]; 8] = [
     &["buffer", "codec", "id", "work_list"],
     &["closed", "config", "group", "time"],
@@ -84,7 +84,7 @@ fn floor(module: &str) -> usize {
     FLOORS
         .iter()
         .position(|modules| modules.contains(&module))
-        .unwrap_or_else(|| panic!("the module {module} is on no floor: give it one"))
+        .unwrap_or_else(|| panic!("the module {module} is in no layer: add it to `FLOORS`"))
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn imports_only_point_down_the_floors() {
         for target in targets {
             let (here, there) = (module(file), module(target));
             if here != there && floor(there) >= floor(here) {
-                wrong.push(format!("src/{file} imports src/{target}, which is not below it"));
+                wrong.push(format!("src/{file} imports src/{target}, which is not in a lower layer"));
             }
         }
     }
@@ -108,7 +108,7 @@ fn no_files_import_each_other_in_a_circle() {
     let edges = imports.edges();
     assert!(edges.values().map(std::collections::BTreeSet::len).sum::<usize>() > 200, "the search is broken");
     if let Some(circle) = imports::circle(&edges) {
-        panic!("a circle: {}", circle.join(" -> "));
+        panic!("an import cycle: {}", circle.join(" -> "));
     }
 }
 
@@ -157,7 +157,7 @@ fn no_line_is_wider_than_120_columns() {
     let mut wrong = Vec::new();
     for dir in ["src", "tests", "examples"] {
         for source in files_below(dir) {
-            // A row of a table in the documentation cannot be broken.
+            // A table row in rustdoc cannot be wrapped.
             let wide = |l: &&str| l.chars().count() > 120 && !l.trim_start().starts_with("/// |");
             let wide: Vec<&str> = source.text.lines().filter(wide).collect();
             if !wide.is_empty() {
@@ -186,7 +186,7 @@ fn files_stay_short() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The functions of a formatted file: the line each begins at, and how many lines it has.
+/// Returns the functions of a formatted file: the first line of each, and how many lines it has.
 fn functions(lines: &[&str]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     for (i, line) in lines.iter().enumerate() {
@@ -199,7 +199,7 @@ fn functions(lines: &[&str]) -> Vec<(usize, usize)> {
         {
             continue;
         }
-        // In formatted code a function ends with the first brace at its own indentation.
+        // In formatted code a function ends at the first closing brace with its own indentation.
         let close = format!("{}}}", " ".repeat(indent));
         let open_end = format!("{});", " ".repeat(indent));
         let end = lines[i + 1..].iter().position(|l| *l == close || l.starts_with(&open_end));

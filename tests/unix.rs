@@ -1,6 +1,6 @@
-//! What only Unix has: sockets with a file, and children that inherit nothing.
+//! Unix only: sockets with a file, and child processes that inherit no socket.
 #![cfg(unix)]
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -55,7 +55,7 @@ fn a_dead_servers_file_is_replaced_and_a_live_ones_is_not() {
     let scratch = Scratch::new("stale");
     let path = scratch.0.join("a.sock");
     drop(UnixListener::bind(&path).unwrap());
-    assert!(fs::metadata(&path).unwrap().file_type().is_socket(), "it is left behind");
+    assert!(fs::metadata(&path).unwrap().file_type().is_socket(), "the dead server's file must exist");
     let mut first = Reactor::new().unwrap();
     first.listen(scratch.unix("a.sock"), Echo).unwrap();
 
@@ -64,7 +64,7 @@ fn a_dead_servers_file_is_replaced_and_a_live_ones_is_not() {
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     assert!(error.to_string().contains("a.sock"), "{error}");
     drop(second);
-    assert!(path.exists(), "the one that was refused took the file with it");
+    assert!(path.exists(), "the refused reactor removed the file");
     let _client = UnixStream::connect(&path).unwrap();
 }
 

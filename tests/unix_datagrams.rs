@@ -1,6 +1,6 @@
-//! Unix datagrams over real sockets: their files, their clients' files, and receivers that do not read.
+//! Unix datagrams over real sockets: socket files of servers and clients, and receivers that do not read.
 #![cfg(unix)]
-// Tests may panic, look at the clock and start threads; the library may not.
+// Tests may panic, read the clock and start threads; the library may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 mod support;
@@ -51,8 +51,8 @@ fn one_without_a_name_is_heard_and_cannot_be_answered() {
     assert_eq!(world.reactor.stats().datagrams_dropped, 1);
 }
 
-/// A path as long as the structure gives no room for a zero byte behind it. No library here can make one, or send
-/// to it.
+/// A path that fills `sun_path` (108 bytes), with no space for a zero byte after it. The Rust libraries here can
+/// neither bind nor send to such a path.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_client_with_the_longest_path_is_heard() {
@@ -65,13 +65,13 @@ fn a_client_with_the_longest_path_is_heard() {
     let mut perl = std::process::Command::new("perl");
     match perl.args(["-e", script]).arg(&longest).arg(scratch.0.join("s")).status() {
         Ok(status) => assert!(status.success()),
-        Err(error) => return println!("skipped: there is no perl: {error}"),
+        Err(error) => return println!("skipped: no perl here: {error}"),
     }
     assert_eq!(world.next(), Told::Datagram(Address::Unix(Some(longest)), b"far".to_vec()));
     assert_eq!(world.next(), Told::Error(ErrorKind::InvalidInput, None), "it cannot be answered");
 }
 
-/// Linux does not tell when a receiver takes more, and lets ten wait.
+/// Linux reports no readiness when the receiver's queue has space again, and queues at most ten datagrams by default.
 #[test]
 fn a_receiver_that_does_not_read_loses_nothing_and_holds_up_nobody() {
     let scratch = Scratch::new("slow");

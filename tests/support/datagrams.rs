@@ -1,4 +1,4 @@
-//! What the tests of datagrams share: a reactor with one echoing socket, turned by the test.
+//! Shared by the datagram tests: a reactor with one echoing socket, driven by the test.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use turnwheel::{Address, DatagramContext, DatagramHandler, DatagramId, Datagrams
 
 use super::turn_until;
 
-/// What a handler was told.
+/// A callback of the handler, with its arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     Datagram(Address, Vec<u8>),
@@ -17,7 +17,7 @@ pub(crate) enum Told {
     Closed,
 }
 
-/// Sends back what comes, and reports all it is told.
+/// Sends every datagram back, and reports all callbacks.
 pub(crate) struct Echo(pub(crate) Sender<Told>);
 
 impl DatagramHandler for Echo {
@@ -43,7 +43,7 @@ impl DatagramHandler for Echo {
     }
 }
 
-/// A reactor with one socket, turned by the test.
+/// A reactor with one socket, driven by the test.
 pub(crate) struct World {
     pub(crate) reactor: Reactor,
     pub(crate) id: DatagramId,
@@ -72,11 +72,11 @@ impl World {
         self.ip().port()
     }
 
-    /// Turns until the handler is told something.
+    /// Runs turns until a callback is called, and returns it.
     #[track_caller]
     pub(crate) fn next(&mut self) -> Told {
         let mut next = None;
-        turn_until(&mut self.reactor, "news", |_| {
+        turn_until(&mut self.reactor, "a callback", |_| {
             next = self.told.try_recv().ok();
             next.is_some()
         });

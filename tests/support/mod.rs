@@ -1,8 +1,10 @@
-//! What the tests on real sockets share: a reactor on a thread of its own, patient clients, bytes that can be checked.
+//! Shared by the tests on real sockets: a reactor on its own thread, clients with long timeouts, and bytes that can be
+//! checked.
 //!
-//! Invariant: every wait is bounded by [`PATIENCE`] and says what it waited for; nothing here judges how long it took.
+//! Invariant: every wait is bounded by [`PATIENCE`], and its failure names what it waited for. Nothing here checks how
+//! long a wait took.
 
-// Each test file uses a part of this. Tests may panic, look at the clock and start threads; the library may not.
+// Each test file uses a part of this. Tests may panic, read the clock and start threads; the library may not.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
 pub(crate) mod datagrams;
@@ -17,10 +19,10 @@ use std::time::{Duration, Instant};
 use turnwheel::codec::{AnyCodec, Codec, Framing};
 use turnwheel::{Closed, Context, Handle, Handler, Limits, Listening, Net, Reactor, Report, Stats};
 
-/// How long a test waits before it says that what it waits for does not come.
+/// The timeout of every wait. Chosen: far longer than any wait takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
 
-/// A reactor on a thread of its own.
+/// A reactor on its own thread.
 pub(crate) struct Server {
     pub(crate) listening: Vec<Listening>,
     pub(crate) handle: Handle,
@@ -28,47 +30,47 @@ pub(crate) struct Server {
     thread: Option<JoinHandle<Outcome>>,
 }
 
-/// How a server ended.
+/// The result of a stopped server.
 pub(crate) struct Outcome {
     pub(crate) stats: Stats,
     pub(crate) report: Report,
 }
 
 impl Server {
-    /// The address of the first socket.
+    /// Returns the address of the first socket.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr_of(0)
     }
 
-    /// The address of the first socket of the `n`th listening.
+    /// Returns the address of the first socket of the `n`th [`Listening`].
     pub(crate) fn addr_of(&self, n: usize) -> SocketAddr {
         self.listening[n].local_addr().unwrap()
     }
 
-    /// The counters after the last turn.
+    /// Returns the counters after the last turn.
     pub(crate) fn stats(&self) -> Stats {
         self.seen.0.lock().unwrap().clone()
     }
 
-    /// Waits until the counters are as `done` wants them.
+    /// Waits until `done` returns `true` for the counters, and returns them.
     pub(crate) fn wait_for(&self, what: &str, mut done: impl FnMut(&Stats) -> bool) -> Stats {
         let until = Instant::now() + PATIENCE;
         let mut stats = self.seen.0.lock().unwrap();
         while !done(&stats) {
             let left = until.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "waited in vain for {what}: {stats}");
+            assert!(!left.is_zero(), "timed out waiting for {what}: {stats}");
             stats = self.seen.1.wait_timeout(stats, left).unwrap().0;
         }
         stats.clone()
     }
 
-    /// Stops it, and answers how it ended.
+    /// Stops the reactor and returns its result.
     pub(crate) fn stop(mut self) -> Outcome {
         self.handle.stop().unwrap();
         self.join()
     }
 
-    /// Waits for its end.
+    /// Waits until the reactor has stopped and returns its result.
     pub(crate) fn join(&mut self) -> Outcome {
         let thread = self.thread.take().unwrap();
         let until = Instant::now() + PATIENCE;
@@ -82,13 +84,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Twice: whatever is still open must not hold up the test's end.
+        // Stop twice: the second stop ends the grace period, so open connections do not delay the end of the test.
         let _ = self.handle.stop();
         let _ = self.handle.stop();
     }
 }
 
-/// Starts a reactor that `set_up` puts handlers into.
+/// Starts a reactor. `set_up` adds the handlers.
 pub(crate) fn serve<F>(limits: Limits, set_up: F) -> Server
 where
     F: FnOnce(&mut Reactor) -> io::Result<Vec<Listening>> + Send + 'static,
@@ -121,16 +123,16 @@ where
     serve(limits, |reactor| Ok(vec![reactor.listen("127.0.0.1:0", make())?]))
 }
 
-/// Turns a reactor on this thread until `done`.
+/// Runs turns of a reactor on this thread until `done` returns `true`.
 pub(crate) fn turn_until(reactor: &mut Reactor, what: &str, mut done: impl FnMut(&mut Reactor) -> bool) {
     let until = Instant::now() + PATIENCE;
     while !done(reactor) {
-        assert!(Instant::now() < until, "turned in vain for {what}: {}", reactor.stats());
+        assert!(Instant::now() < until, "timed out waiting for {what}: {}", reactor.stats());
         reactor.turn(Some(Duration::from_millis(1))).unwrap();
     }
 }
 
-/// Connects, with deadlines on all that follows.
+/// Connects, and sets read and write timeouts.
 pub(crate) fn connect(to: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("cannot connect");
     stream.set_nodelay(true).unwrap();
@@ -139,7 +141,7 @@ pub(crate) fn connect(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Connects with small kernel buffers on our side.
+/// Connects with small kernel buffers on the client side.
 pub(crate) fn connect_narrow(to: SocketAddr, bytes: usize) -> TcpStream {
     use socket2::{Domain, Socket, Type};
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
@@ -153,13 +155,13 @@ pub(crate) fn connect_narrow(to: SocketAddr, bytes: usize) -> TcpStream {
     stream
 }
 
-/// Drops a stream so that the peer gets a reset.
+/// Drops a stream so that the peer receives RST.
 pub(crate) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);
 }
 
-/// Whether an error means that nothing came in time.
+/// Returns whether an error is a timeout.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
@@ -179,7 +181,7 @@ pub(crate) fn read_n(stream: &mut impl Read, n: usize) -> Vec<u8> {
     data
 }
 
-/// Reads to the end of the stream, which must be a clean one.
+/// Reads to the end of the stream, which must be a clean end (FIN).
 pub(crate) fn read_to_end(stream: &mut impl Read) -> Vec<u8> {
     let (data, end) = read_to_any_end(stream);
     if let Err(e) = end {
@@ -188,7 +190,7 @@ pub(crate) fn read_to_end(stream: &mut impl Read) -> Vec<u8> {
     data
 }
 
-/// Reads to the end of the stream or to an error other than a timeout; what came before it counts.
+/// Reads to the end of the stream or to an error other than a timeout. Returns the bytes before it, and how it ended.
 pub(crate) fn read_to_any_end(stream: &mut impl Read) -> (Vec<u8>, io::Result<()>) {
     let mut data = Vec::new();
     let mut buffer = [0; 16 * 1024];
@@ -196,7 +198,7 @@ pub(crate) fn read_to_any_end(stream: &mut impl Read) -> (Vec<u8>, io::Result<()
         match stream.read(&mut buffer) {
             Ok(0) => return (data, Ok(())),
             Ok(n) => data.extend_from_slice(&buffer[..n]),
-            Err(e) if is_timeout(&e) => panic!("neither bytes nor an end after {} bytes", data.len()),
+            Err(e) if is_timeout(&e) => panic!("timed out after {} bytes", data.len()),
             Err(e) => return (data, Err(e)),
         }
     }
@@ -209,30 +211,30 @@ pub(crate) fn echo(stream: &mut (impl Read + Write), data: &[u8]) {
     assert!(back == data, "the echo of {} bytes differs", data.len());
 }
 
-/// Eight bytes of the stream named `seed`: no two streams look alike, and no part of one like another part.
+/// Returns eight bytes of the stream `seed`. Different streams and different parts of a stream differ.
 fn word(seed: u64, n: usize) -> [u8; 8] {
     let x = (n as u64 + 1 + (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (x ^ x >> 29).wrapping_mul(0xff51_afd7_ed55_8ccd).to_le_bytes()
 }
 
-/// The `n`th byte of the stream named `seed`.
+/// Returns the `n`th byte of the stream `seed`.
 pub(crate) fn byte(seed: u64, n: usize) -> u8 {
     word(seed, n / 8)[n % 8]
 }
 
-/// The first `len` bytes of the stream named `seed`.
+/// Returns the first `len` bytes of the stream `seed`.
 pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let mut data: Vec<u8> = (0..len.div_ceil(8)).flat_map(|n| word(seed, n)).collect();
     data.truncate(len);
     data
 }
 
-/// Messages of one size, of the streams named 0, 1, 2 and so on.
+/// Returns messages of one size, from the streams 0, 1, 2 and so on.
 pub(crate) fn patterns(count: usize, len: usize) -> Arc<Vec<Vec<u8>>> {
     Arc::new((0..count).map(|seed| pattern(seed as u64, len)).collect())
 }
 
-/// Checks that `data` is the stream named `seed`, whole.
+/// Checks that `data` is the first `len` bytes of the stream `seed`.
 pub(crate) fn check_pattern(seed: u64, len: usize, data: &[u8]) {
     assert_eq!(data.len(), len, "bytes of stream {seed}");
     let expected = pattern(seed, len);
@@ -240,12 +242,12 @@ pub(crate) fn check_pattern(seed: u64, len: usize, data: &[u8]) {
     assert!(data == expected, "first wrong byte of {len} in stream {seed}: {:?}", wrong());
 }
 
-/// The codec that a spec names.
+/// Parses a codec spec.
 pub(crate) fn codec(spec: &str) -> AnyCodec {
     spec.parse().unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Messages as they go over the wire.
+/// Encodes messages with the codec of a spec.
 pub(crate) fn wire<M: AsRef<[u8]>>(spec: &str, messages: &[M]) -> Vec<u8> {
     let codec = codec(spec);
     let mut out = Vec::new();
@@ -255,7 +257,7 @@ pub(crate) fn wire<M: AsRef<[u8]>>(spec: &str, messages: &[M]) -> Vec<u8> {
     out
 }
 
-/// A handler that does what another does, and reports each `on_close`.
+/// Wraps a handler, and reports each `on_close`.
 pub(crate) struct Watch<H> {
     inner: H,
     ends: Sender<Closed>,
@@ -300,12 +302,12 @@ impl<H: Handler> Handler for Watch<H> {
     }
 }
 
-/// The next `on_close`.
+/// Waits for the next `on_close`.
 pub(crate) fn next_end(ends: &Receiver<Closed>) -> Closed {
     ends.recv_timeout(PATIENCE).expect("no connection ended")
 }
 
-/// A directory of this test's own, removed with what is in it.
+/// A temporary directory of one test. Removed with its contents when dropped.
 pub(crate) struct Scratch(pub(crate) std::path::PathBuf);
 
 impl Scratch {
@@ -315,7 +317,7 @@ impl Scratch {
         Self(path)
     }
 
-    /// The address of a Unix socket in it.
+    /// Returns the address of a Unix socket in the directory.
     pub(crate) fn unix(&self, name: &str) -> String {
         format!("unix:{}", self.0.join(name).display())
     }
@@ -327,7 +329,8 @@ impl Drop for Scratch {
     }
 }
 
-/// As many of `wanted` connections as this process may have with both ends in it, and other tests beside.
+/// Returns `wanted`, lowered to the descriptor limit: both ends of each connection are in this process, and other tests
+/// run at the same time.
 pub(crate) fn affordable(wanted: usize) -> usize {
     let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = text.lines().find(|l| l.starts_with("Max open files"));

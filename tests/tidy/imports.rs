@@ -1,14 +1,14 @@
-//! Which file of `src/` imports which, read from the text: paths that begin with `crate`, `super` or `self`, and the
-//! modules that a file declares. A re-export is followed to the file that defines the name. Tests are left out.
+//! Finds which file of `src/` imports which from the text: paths that begin with `crate`, `super` or `self`, or with a
+//! module that the file declares. A re-export is followed to the file that defines the name. Tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Source;
 
-/// A path through the modules, `lib.rs` being the empty one.
+/// A module path. The path of `lib.rs` is empty.
 type Path = Vec<String>;
 
-/// The files, and what each imports.
+/// The files and their imports.
 pub(crate) struct Imports {
     files: BTreeMap<Path, File>,
 }
@@ -16,7 +16,7 @@ pub(crate) struct Imports {
 struct File {
     name: String,
     is_test: bool,
-    /// Every path that the code names, and whether it only passes it on (`pub use`).
+    /// Every path in the code, and whether it is only re-exported (`pub use`).
     paths: Vec<(Path, bool)>,
 }
 
@@ -33,7 +33,7 @@ impl Imports {
         Self { files: sources.iter().map(file).collect() }
     }
 
-    /// The module that defines what a path names. Re-exports are followed, as many as a reader would follow.
+    /// Returns the module that defines the item of a path. Follows at most `patience` re-exports.
     fn definer(&self, path: &[String], patience: u32) -> Path {
         let deepest = (0..=path.len()).rev().find(|&n| self.files.contains_key(&path[..n])).unwrap();
         let (module, rest) = (&path[..deepest], &path[deepest..]);
@@ -45,7 +45,7 @@ impl Imports {
         }
     }
 
-    /// Each file with the files that it imports. A file that only passes a name on does not import it.
+    /// Returns each file with the files that it imports. A re-export alone is not an import.
     pub(crate) fn edges(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut edges = BTreeMap::new();
         for (module, file) in self.files.iter().filter(|(_, file)| !file.is_test) {
@@ -58,9 +58,9 @@ impl Imports {
     }
 }
 
-/// A circle among the files, if there is one.
+/// Returns an import cycle, if there is one.
 pub(crate) fn circle<'a>(edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> Option<Vec<&'a str>> {
-    // Files that import nothing but files that were taken away are taken away; what is left goes in circles.
+    // Remove files whose imports have all been removed, until there are none. The rest is on a cycle or imports one.
     let mut left = edges.clone();
     loop {
         let done: Vec<&str> = left
@@ -93,7 +93,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The words of a text, but for those in its `use` statements.
+/// Returns the words of a text, except those in its `use` statements.
 fn used_words(text: &str) -> BTreeSet<&str> {
     let statement = |part: &&str| {
         !part.lines().any(|l| l.starts_with("use ") || l.starts_with("pub") && l.contains("use "))
@@ -101,7 +101,7 @@ fn used_words(text: &str) -> BTreeSet<&str> {
     text.split(';').filter(statement).flat_map(|part| part.split(|c| !is_word(c))).collect()
 }
 
-/// Every path in a text that leads into the crate, made absolute; and whether it is passed on.
+/// Returns every path in a text that is inside this crate, as an absolute path, and whether it is only re-exported.
 fn paths_in(text: &str, here: &[String], modules: &BTreeSet<Path>) -> Vec<(Path, bool)> {
     let used = used_words(text);
     let mut found = Vec::new();
@@ -120,7 +120,7 @@ fn paths_in(text: &str, here: &[String], modules: &BTreeSet<Path>) -> Vec<(Path,
         };
         let ours = modules.contains(&base) && !text[..head_start].ends_with("::");
         if !ours && !matches!(head, "crate" | "super" | "self") {
-            // Another crate's path, or an item's: what stands in its braces may be ours all the same.
+            // The path of another crate, or of an item. Paths inside its braces may still be in this crate.
             at = head_end + 2;
             continue;
         }
@@ -130,7 +130,7 @@ fn paths_in(text: &str, here: &[String], modules: &BTreeSet<Path>) -> Vec<(Path,
             let ups = tail.iter().take_while(|word| *word == "super").count();
             let mut path = base[..base.len().saturating_sub(ups)].to_vec();
             path.extend(tail.into_iter().skip(ups));
-            // A name that is passed on may be used in this very file as well.
+            // A re-exported name may also be used in this file.
             let passed_on = passes_on && path.last().is_none_or(|name| !used.contains(name.as_str()));
             found.push((path, passed_on));
         }
@@ -138,7 +138,8 @@ fn paths_in(text: &str, here: &[String], modules: &BTreeSet<Path>) -> Vec<(Path,
     found
 }
 
-/// What follows a path's first word from `at` on: one tail, or several where there are braces; and where they end.
+/// Parses what follows the first word of a path, from `at` on. Returns one tail, or several if there are braces, and
+/// the position after them.
 fn tails(text: &str, at: usize) -> (Vec<Path>, usize) {
     let Some(rest) = text[at..].strip_prefix("::") else { return (vec![Path::new()], at) };
     let start = text.len() - rest.len();
