@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Real clients at the example servers: nc, socat, telnet, and Python's socket and asyncio.
+"""Runs real clients against the example servers: nc, socat, telnet, and Python's socket and asyncio.
 
     cargo build --release --examples
     python3 tests/clients.py [target/release/examples [WORD OF A CHECK]...]
 
-A client program that is not installed is skipped.
+Skips client programs that are not installed.
 """
 
 import asyncio
@@ -42,14 +42,14 @@ def need_ipv6():
 
 
 def need_nc():
-    """The one of OpenBSD: others have no -N and no -U."""
+    """Needs the nc of OpenBSD: others have no -N and no -U."""
     need("nc")
     if b"-N" not in (done := run(["nc", "-h"])).stdout + done.stderr:
         raise Skip("this nc has no -N")
 
 
 class Talk:
-    """A client program whose standard input and output are ours."""
+    """A client program with pipes to its standard input and output."""
 
     def __init__(self, *command):
         self.process = subprocess.Popen(
@@ -82,9 +82,9 @@ class Talk:
         self.process.stdout.close()
 
 
-# ---- What a server says
+# ---- What a server prints
 
-def the_first_line_on_stdout_tells_the_port():
+def the_first_line_on_stdout_is_the_address():
     told = []
     for name in ("echo", "broadcast", "framed"):
         with Server(name) as server:
@@ -106,7 +106,7 @@ def several_addresses_are_served_at_once():
                 client.close()
             count = server.stop_well()
             assert count["accepted"] == 3, count
-            assert not os.path.exists(path), "the file of the Unix socket is left behind"
+            assert not os.path.exists(path), "the file of the Unix socket was not removed"
             return ", ".join(server.addresses[:2]) + " and a Unix socket"
 
 
@@ -145,7 +145,7 @@ def help_mentions_each_option():
         assert not missing, f"{name} --help does not mention {missing}"
 
 
-def a_wrong_option_says_what_is_accepted():
+def an_invalid_option_prints_the_accepted_values():
     wrong = {
         ("framed", "--frame", "bogus"): ["accepted", "raw", "lines", "len:u32be", "dec:", "varint", "netstring",
                                          "delim:", "fixed:"],
@@ -169,14 +169,14 @@ def a_wrong_option_says_what_is_accepted():
 
 # ---- Limits from the command line
 
-def more_connections_than_allowed_wait_their_turn():
+def connections_beyond_the_limit_wait_until_others_close():
     with Server("echo", "--max-connections", "2", "--stats", "60") as server:
         clients = [server.connect() for _ in range(5)]
         for number, client in enumerate(clients):
             client.sendall(b"client %d" % number)
         at_once = 0
         for number, client in enumerate(clients):
-            # As many as are allowed have been answered; the others wait until one of those goes.
+            # As many clients as the limit allows have been answered. The others wait until one of them closes.
             time.sleep(0.1)
             served = [not_yet(other) for other in clients[number:]].count(False)
             at_once = max(at_once, served)
@@ -201,7 +201,7 @@ def not_yet(client):
         client.settimeout(10)
 
 
-def an_idle_connection_is_ended():
+def an_idle_connection_is_closed():
     with Server("echo", "--idle-timeout", "0.3", "--stats", "60") as server:
         with server.connect() as busy, server.connect() as idle:
             began = time.monotonic()
@@ -215,17 +215,17 @@ def an_idle_connection_is_ended():
             threading.Thread(target=watch, daemon=True).start()
             took = None
             while time.monotonic() < began + 1.2:
-                assert echoed(busy, b"here"), "a busy connection was ended"
+                assert echoed(busy, b"here"), "a busy connection was closed"
                 if ended.is_set() and took is None:
                     took = time.monotonic() - began
                 time.sleep(0.02)
         count = server.stop_well()
-    assert took is not None and 0.25 < took < 0.8, f"ended after {took}"
+    assert took is not None and 0.25 < took < 0.8, f"closed after {took}"
     assert count["idle_timeout"] == 1, count
     return f"after {took:.2f} s"
 
 
-def without_an_idle_timeout_nobody_is_ended():
+def without_an_idle_timeout_no_connection_is_closed():
     with Server("echo", "--idle-timeout", "off") as server, server.connect() as client:
         time.sleep(0.5)
         assert echoed(client)
@@ -291,7 +291,7 @@ def socat_gets_a_big_file_back_after_it_finished_sending():
 
 
 def a_slow_reader_gets_everything_after_it_finished_sending():
-    """The end of its input reaches the server long before its answers are read."""
+    """The FIN of the client reaches the server long before the client has read the answers."""
     data = pattern(4 * MIB)
     with Server("echo") as server, server.connect(receive_buffer=32 * 1024) as client:
         def send():
@@ -308,7 +308,7 @@ def a_slow_reader_gets_everything_after_it_finished_sending():
     assert back == data, f"{len(back)} of {len(data)} bytes"
 
 
-def python_sockets_are_served_over_each_family():
+def python_sockets_are_served_over_each_address_family():
     need_ipv6()
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "echo.sock")
@@ -352,7 +352,7 @@ def five_hundred_asyncio_clients_are_served_at_once():
 # ---- Chat
 
 def two_people(telnet, *options):
-    """What each of two saw when the first had said something, then the second."""
+    """Runs two clients that each send a line. Returns what each of them printed."""
     with Server("broadcast", "--frame", "lines", *options) as server:
         command = telnet(server.port)
         with Talk(*command) as ann, Talk(*command) as bob:
@@ -368,12 +368,12 @@ def two_people(telnet, *options):
 
 
 def in_the_room(server, number):
-    """Whether the server has so many connections: each has a descriptor, besides those that an idle server has."""
+    """Waits until the server has this many connections, by counting its socket descriptors."""
     def sockets():
         links = (os.path.join(f"/proc/{server.pid}/fd", name) for name in os.listdir(f"/proc/{server.pid}/fd"))
         return sum(os.readlink(link).startswith("socket:") for link in links if os.path.lexists(link))
 
-    # The listener, and what signals wake is a pair.
+    # One more for the listener.
     return wait_for(lambda: sockets() >= number + 1) and not time.sleep(0.2)
 
 
@@ -408,7 +408,7 @@ def socat_chats_with_all():
     a_chat_with_include_sender_reaches_all(lambda port: ["socat", "-", f"TCP4:{HOST}:{port}"])
 
 
-def lines_with_and_without_carriage_return_chat_together():
+def lines_with_and_without_carriage_return_are_equivalent():
     with Server("broadcast", "--frame", "lines") as server:
         with server.connect() as ann, server.connect() as bob, server.connect() as eve:
             assert in_the_room(server, 3)
@@ -416,14 +416,14 @@ def lines_with_and_without_carriage_return_chat_together():
             assert receive(bob, 12) == b"from telnet\n" and receive(eve, 12) == b"from telnet\n"
             bob.sendall(b"from nc\n")
             assert receive(ann, 8) == b"from nc\n" and receive(eve, 8) == b"from nc\n"
-            # In pieces, and several at once.
+            # In pieces, and several lines at once.
             for piece in (b"one\r", b"\ntw", b"o\nthree\n"):
                 eve.sendall(piece)
                 time.sleep(0.02)
             assert receive(ann, 14) == b"one\ntwo\nthree\n" == receive(bob, 14)
 
 
-def a_room_of_asyncio_clients_hears_everything_in_order():
+def asyncio_clients_receive_all_broadcasts_in_order():
     number, messages = 30, 20
 
     async def one(port, name, ready):
@@ -455,14 +455,14 @@ def a_room_of_asyncio_clients_hears_everything_in_order():
 
 # ---- Messages
 
-def the_line_for_framed_in_its_documentation_works():
+def the_command_in_the_documentation_of_framed_works():
     need_nc()
     with Server("framed") as server:
         done = run(["bash", "-c", rf"printf '\0\0\0\005hello' | timeout 10 nc -N {HOST} {server.port}"])
     assert done.stdout == b"\0\0\0\5hello", done
 
 
-def messages_behind_a_length_come_back_whole():
+def messages_with_a_length_prefix_are_echoed():
     with Server("framed", "--frame", "len:u32be", "--stats", "60") as server, server.connect() as client:
         messages = [b"", b"a", pattern(1000), pattern(300_000), pattern(MIB)]
         stream = b"".join(struct.pack(">I", len(m)) + m for m in messages)
@@ -478,8 +478,8 @@ def messages_behind_a_length_come_back_whole():
     assert count["messages_in"] == len(messages), count
 
 
-def pickles_behind_a_padded_header_come_back_in_small_pieces():
-    """As the tutorials do it: a header of ten characters, and reading seven bytes at a time."""
+def pickles_with_a_padded_header_are_echoed():
+    """As in Python tutorials: a header of ten characters, and the client reads seven bytes at a time."""
     objects = [{1: "hey", 2: "there"}, "Welcome to the server!", list(range(1000)), None, b"\0" * 12345]
     with Server("framed", "--frame", "dec:10") as server, server.connect() as client:
         for thing in objects:
@@ -521,7 +521,7 @@ def every_framing_on_the_command_line_carries_messages():
     return f"{len(spoken)} specs"
 
 
-def datagrams_come_back_over_each_family():
+def datagrams_are_echoed_over_each_address_family():
     path = f"/tmp/turnwheel-udp-{os.getpid()}"
     at = (f"{harness.HOST}:0", "[::1]:0", f"unix:{path}") if socket.has_ipv6 else (f"{harness.HOST}:0", f"unix:{path}")
     with Server("udp_echo", "--max-size", "2000", at=at) as server:
@@ -545,11 +545,11 @@ def datagrams_come_back_over_each_family():
                 os.unlink(f"{path}-client")
         assert server.sees("2000"), server.errors()
         code, _ = server.stop()
-        assert code == 0 and not os.path.exists(path), "it does not end well"
+        assert code == 0 and not os.path.exists(path), "the server did not stop cleanly"
         return f"{len(server.addresses)} addresses"
 
 
-def a_ticker_ticks_and_passes_on_what_is_typed():
+def the_ticker_sends_ticks_and_typed_lines():
     command = [os.path.join(harness.EXAMPLES, "ticker"), f"{harness.HOST}:0", "--every", "0.05"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ticker:
         try:
@@ -563,7 +563,7 @@ def a_ticker_ticks_and_passes_on_what_is_typed():
             ticker.stdin.write(b"typed by hand\n")
             ticker.stdin.flush()
             for file in files:
-                assert any(b"typed by hand" in file.readline() for _ in range(200)), "it was not passed on"
+                assert any(b"typed by hand" in file.readline() for _ in range(200)), "the typed line was not sent"
             ticker.send_signal(signal.SIGINT)
             for file, client in zip(files, clients):
                 file.close()
@@ -574,14 +574,14 @@ def a_ticker_ticks_and_passes_on_what_is_typed():
 
 
 CHECKS = [
-    the_first_line_on_stdout_tells_the_port,
+    the_first_line_on_stdout_is_the_address,
     several_addresses_are_served_at_once,
     statistics_are_printed_at_the_interval,
     help_mentions_each_option,
-    a_wrong_option_says_what_is_accepted,
-    more_connections_than_allowed_wait_their_turn,
-    an_idle_connection_is_ended,
-    without_an_idle_timeout_nobody_is_ended,
+    an_invalid_option_prints_the_accepted_values,
+    connections_beyond_the_limit_wait_until_others_close,
+    an_idle_connection_is_closed,
+    without_an_idle_timeout_no_connection_is_closed,
     nc_gets_its_line_back,
     nc_gets_its_line_back_over_ipv6,
     nc_gets_a_file_back_over_a_unix_socket,
@@ -589,20 +589,20 @@ CHECKS = [
     nc_gets_a_big_file_back_after_it_finished_sending,
     socat_gets_a_big_file_back_after_it_finished_sending,
     a_slow_reader_gets_everything_after_it_finished_sending,
-    python_sockets_are_served_over_each_family,
+    python_sockets_are_served_over_each_address_family,
     five_hundred_asyncio_clients_are_served_at_once,
     nc_chats_with_the_others,
     nc_chats_with_all,
     telnet_chats_with_the_others,
     socat_chats_with_all,
-    lines_with_and_without_carriage_return_chat_together,
-    a_room_of_asyncio_clients_hears_everything_in_order,
-    the_line_for_framed_in_its_documentation_works,
-    messages_behind_a_length_come_back_whole,
-    pickles_behind_a_padded_header_come_back_in_small_pieces,
+    lines_with_and_without_carriage_return_are_equivalent,
+    asyncio_clients_receive_all_broadcasts_in_order,
+    the_command_in_the_documentation_of_framed_works,
+    messages_with_a_length_prefix_are_echoed,
+    pickles_with_a_padded_header_are_echoed,
     every_framing_on_the_command_line_carries_messages,
-    datagrams_come_back_over_each_family,
-    a_ticker_ticks_and_passes_on_what_is_typed,
+    datagrams_are_echoed_over_each_address_family,
+    the_ticker_sends_ticks_and_typed_lines,
 ]
 
 if __name__ == "__main__":

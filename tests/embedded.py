@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The examples that live inside another loop, and listeners that a supervisor gives to one.
+"""Checks the examples that run inside another event loop, and listeners that a supervisor passes to a server.
 
     cargo build --release --examples
     python3 tests/embedded.py [target/release/examples [WORD OF A CHECK]...]
@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 
 def console(*options):
-    """An embed_poll whose console is ours."""
+    """Starts embed_poll with a pipe as its standard input."""
     return Server("embed_poll", *options, stdin=subprocess.PIPE)
 
 
@@ -39,7 +39,7 @@ def ask(server, text):
 
 
 def idle_cpu(server):
-    """CPU seconds in a second in which nobody asks for anything."""
+    """Returns the CPU seconds that the server takes in one idle second."""
     before = server.cpu_seconds()
     time.sleep(1)
     return server.cpu_seconds() - before
@@ -47,7 +47,7 @@ def idle_cpu(server):
 
 # ---- Inside poll(2)
 
-def what_is_typed_is_obeyed_while_clients_are_served():
+def typed_commands_run_while_clients_are_served():
     with console() as server, server.connect() as client:
         assert echoed(client, b"before")
         assert (line := ask(server, "stats")).startswith("open 1 accepted 1 "), line
@@ -57,7 +57,7 @@ def what_is_typed_is_obeyed_while_clients_are_served():
         assert re.fullmatch(pattern_of_line, line), line
         assert server.line() == "1 connections"
         assert (wrong := ask(server, "bogus")) == '"bogus" is none of: stats, connections, quit', wrong
-        # In pieces, two in one, and one that is far too long.
+        # A command in two pieces, two commands in one piece, and a command that is far too long.
         say(server, "sta")
         assert echoed(client, b"between")
         say(server, "ts\n\nconnections\n" + "x" * 5000 + "\n")
@@ -69,7 +69,7 @@ def what_is_typed_is_obeyed_while_clients_are_served():
         assert "1 connections ended well, 0 were cut" in server.errors(), server.errors()
 
 
-def the_end_of_what_is_typed_is_not_the_end_of_the_server():
+def the_server_keeps_running_after_standard_input_is_closed():
     with console() as server:
         server.process.stdin.close()
         with server.connect() as client:
@@ -79,7 +79,7 @@ def the_end_of_what_is_typed_is_not_the_end_of_the_server():
             assert server.stop()[0] == 0, server.errors()
 
 
-def typing_is_heard_while_a_client_sends_all_it_can():
+def typed_commands_run_while_a_client_floods_the_server():
     with console() as server, server.connect(timeout=20) as client:
         client.setblocking(False)
         data, until = pattern(MIB), time.monotonic() + 2
@@ -112,18 +112,18 @@ def the_reactor_and_tokio_serve_side_by_side():
                 client.sendall(big[:100_000])
             assert receive(one, 100_000) == receive(two, 100_000) == big[:100_000]
         ticks = server.errors().count("tokio has echoed")
-        assert wait_for(lambda: server.errors().count("tokio has echoed") > ticks), "tokio's clock stands still"
+        assert wait_for(lambda: server.errors().count("tokio has echoed") > ticks), "tokio's timer does not fire"
         assert server.stop()[0] == 0, server.errors()
 
 
-def an_idle_reactor_in_tokio_costs_nothing():
+def an_idle_reactor_in_tokio_takes_no_cpu_time():
     with Server("embed_tokio", "--tokio", f"{HOST}:0") as server, server.connect() as client:
         assert echoed(client)
         cpu = idle_cpu(server)
         assert cpu < 0.1, f"{cpu} s of CPU time in an idle second"
 
 
-def a_deadline_is_kept_in_both():
+def the_idle_timeout_works_in_both_loops():
     for name, options in (("embed_poll", []), ("embed_tokio", ["--tokio", f"{HOST}:0"])):
         with Server(name, *options, "--idle-timeout", "0.3") as server, server.connect() as client:
             began = time.monotonic()
@@ -132,7 +132,7 @@ def a_deadline_is_kept_in_both():
             assert 0.25 < took < 5, f"{name}: {took:.2f} s"
 
 
-def control_c_ends_both_and_twice_at_once():
+def control_c_stops_both_and_a_second_signal_stops_them_at_once():
     told = []
     for name, options in (("embed_poll", []), ("embed_tokio", ["--tokio", f"{HOST}:0"])):
         with Server(name, *options) as server, server.connect() as client:
@@ -141,7 +141,7 @@ def control_c_ends_both_and_twice_at_once():
             assert code == 0 and "stopped: 1 connections ended well" in server.errors(), server.errors()
             told.append(f"{name} {took:.1f} s")
         with Server(name, *options) as server, server.connect() as client:
-            # It reads nothing of what waits for it, so that there is something to wait for.
+            # The client reads nothing, so that the server has unsent output to wait for.
             client.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 while client.send(b"x" * 65536):
@@ -153,7 +153,8 @@ def control_c_ends_both_and_twice_at_once():
 
 # ---- LISTEN_FDS
 
-# Makes the descriptors given the ones from 3 on, and becomes the server. LISTEN_PID must be its own, so it is set last.
+# Moves the passed descriptors to the numbers from 3 on, and executes the server. LISTEN_PID must be the pid of the
+# server, which is known only here.
 GIVE = """
 import os, sys
 descriptors, pid, *command = sys.argv[1:]
@@ -166,7 +167,7 @@ os.execv(command[0], command)
 
 
 def given(*files, pid=""):
-    """How a supervisor starts a server with these sockets."""
+    """Returns the options that start a `Server` with these sockets, as a supervisor does."""
     descriptors = [file.fileno() for file in files]
     names = ",".join(map(str, descriptors))
     return {"under": (sys.executable, "-c", GIVE, names, pid), "pass_fds": descriptors}
@@ -177,7 +178,7 @@ def listener_at(address, family=socket.AF_INET):
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.bind(address)
         listener.listen(16)
-        # Out of the way of the numbers that are given out.
+        # A number above those that the server receives, so that dup2 does not overwrite it.
         with socket.socket(fileno=os.dup2(listener.fileno(), 9 + listener.fileno())) as moved:
             yield moved
 
@@ -187,7 +188,7 @@ def listeners_of_a_supervisor_are_taken_over():
         path = os.path.join(directory, "given.sock")
         tcp = stack.enter_context(listener_at((HOST, 0)))
         unix = stack.enter_context(listener_at(path, socket.AF_UNIX))
-        # Whoever comes before the server does waits for it.
+        # A client that connects before the server starts waits in the listen backlog.
         early = stack.enter_context(socket.create_connection(tcp.getsockname(), timeout=10))
         early.sendall(b"early")
         with Server("echo", at=(), told=2, **given(tcp, unix)) as server:
@@ -202,20 +203,20 @@ def listeners_of_a_supervisor_are_taken_over():
         return ", ".join(server.addresses)
 
 
-def listeners_given_and_named_are_served_together():
+def inherited_and_named_listeners_are_served_together():
     with listener_at((HOST, 0)) as tcp, Server("echo", told=2, **given(tcp)) as server:
         for address in server.addresses:
             with socket.create_connection((HOST, int(address.rsplit(":", 1)[1])), timeout=10) as client:
                 assert echoed(client)
 
 
-def listeners_for_another_process_are_left_alone():
+def listeners_for_another_process_are_ignored():
     with listener_at((HOST, 0)) as tcp, Server("echo", told=1, **given(tcp, pid="1")) as server:
         assert server.port != tcp.getsockname()[1]
         assert server.lines.empty()
 
 
-def what_is_given_and_is_no_listener_is_refused():
+def an_inherited_descriptor_that_is_not_a_listener_is_refused():
     reader, writer = os.pipe()
     with open(reader, "rb") as pipe, open(writer, "wb"):
         with open(os.dup2(pipe.fileno(), 19), "rb") as moved:
@@ -228,7 +229,7 @@ def what_is_given_and_is_no_listener_is_refused():
     return text.strip()
 
 
-def systemd_socket_activate_starts_it():
+def systemd_socket_activate_starts_the_server():
     need("systemd-socket-activate")
     with socket.socket() as probe:
         probe.bind((HOST, 0))
@@ -245,7 +246,7 @@ def systemd_socket_activate_starts_it():
                     client = socket.create_connection((HOST, port), timeout=10)
                 return client is not None
 
-            assert wait_for(connected), "nobody listens"
+            assert wait_for(connected), "no listener"
             with client:
                 assert echoed(client)
             assert process.stdout.readline() == b"listening on %s:%d\n" % (HOST.encode(), port)
@@ -254,18 +255,18 @@ def systemd_socket_activate_starts_it():
 
 
 CHECKS = [
-    what_is_typed_is_obeyed_while_clients_are_served,
-    the_end_of_what_is_typed_is_not_the_end_of_the_server,
-    typing_is_heard_while_a_client_sends_all_it_can,
+    typed_commands_run_while_clients_are_served,
+    the_server_keeps_running_after_standard_input_is_closed,
+    typed_commands_run_while_a_client_floods_the_server,
     the_reactor_and_tokio_serve_side_by_side,
-    an_idle_reactor_in_tokio_costs_nothing,
-    a_deadline_is_kept_in_both,
-    control_c_ends_both_and_twice_at_once,
+    an_idle_reactor_in_tokio_takes_no_cpu_time,
+    the_idle_timeout_works_in_both_loops,
+    control_c_stops_both_and_a_second_signal_stops_them_at_once,
     listeners_of_a_supervisor_are_taken_over,
-    listeners_given_and_named_are_served_together,
-    listeners_for_another_process_are_left_alone,
-    what_is_given_and_is_no_listener_is_refused,
-    systemd_socket_activate_starts_it,
+    inherited_and_named_listeners_are_served_together,
+    listeners_for_another_process_are_ignored,
+    an_inherited_descriptor_that_is_not_a_listener_is_refused,
+    systemd_socket_activate_starts_the_server,
 ]
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Faults from outside: the example servers, as they are built for release, while system calls fail, descriptors run
-out, connections are killed and signals come.
+"""Injects faults into the example servers (release builds): system calls fail, descriptors run out, connections are
+destroyed, and signals arrive.
 
     cargo build --release --examples
     python3 tests/external.py [target/release/examples [WORD OF A CHECK]...]
 
-Uses strace (to make system calls fail and to read which were made), ss and setpriv; what is missing is skipped.
+Uses strace (to make system calls fail and to list them), ss and setpriv. Skips checks whose tool is missing.
 """
 
 import contextlib
@@ -29,17 +29,17 @@ from harness import HOST, Server, Skip, echoed, need, pattern, receive, receive_
 
 KIB, MIB = 1024, 1024 * 1024
 TRACED = "accept4,/^epoll_,/^recv,/^send,/^writev?$,/^readv?$,setsockopt,shutdown,close"
-# The calls of epoll_ctl and accept4 before the first connection: the waker and the listener are registered, and the
-# listener is tried once.
+# The numbers of the next calls of epoll_ctl and accept4 when the first connection arrives: before it, the waker and the
+# listener are registered, and accept4 is called once.
 FIRST_ADD, FIRST_ACCEPT = 3, 2
 
 
 # ---- Tracing
 
 def traced(program, *options, inject=None, **more):
-    """A server under strace, which writes to SCRATCH/trace and makes the calls fail that `inject` says."""
+    """Starts a server under strace, which writes to SCRATCH/trace and makes calls fail as `inject` says."""
     faults = ["-e", f"inject={inject}"] if inject else []
-    # With -D the server is our own child, and strace its grandchild.
+    # With -D the server is our child and strace is detached, so `pid` is the pid of the server.
     command = ["strace", "-D", "-f", "-ttt", "-s", "16", "-o", "SCRATCH/trace", "-e", f"trace={TRACED}", *faults]
     need_strace()
     return Server(program, *options, under=command, **more)
@@ -66,7 +66,7 @@ class Call:
 
 
 def calls(server):
-    """What the trace holds so far."""
+    """Returns the calls in the trace so far."""
     with open(os.path.join(server.scratch, "trace"), encoding="ascii", errors="replace") as file:
         return [call for call in map(Call, file.read().splitlines()) if call.name]
 
@@ -76,7 +76,7 @@ def named(trace, name):
 
 
 def stopped(server):
-    """Stops a traced server; answers its counters and its whole trace."""
+    """Stops a traced server. Returns its counters and its complete trace."""
     count = server.stop_well()
     trace_path = os.path.join(server.scratch, "trace")
 
@@ -95,7 +95,7 @@ def closing():
 
 
 def waiting_clients(server, count, keep, message=b"I have waited\n"):
-    """Clients whose connections the kernel has made and that have sent something."""
+    """Returns clients that the kernel has connected (they wait in the backlog) and that have sent a message."""
     clients = [keep(server.connect(timeout=30)) for _ in range(count)]
     for client in clients:
         client.sendall(message)
@@ -109,7 +109,7 @@ def all_served(clients, message=b"I have waited\n"):
 # ---- Accepting
 
 def out_of_descriptors(error):
-    """20 accepts in a row fail for a shortage while clients wait."""
+    """20 accepts in a row fail with `error` while clients wait."""
     window = f"accept4:error={error}:when={FIRST_ACCEPT + 2}..{FIRST_ACCEPT + 21}"
     with traced("echo", "--stats", "60", inject=window) as server, closing() as keep:
         old = keep(server.connect())
@@ -117,9 +117,9 @@ def out_of_descriptors(error):
         clients = waiting_clients(server, 20, keep)
         answered = 0
         while len(failures := [c for c in calls(server) if c.injected]) < 20:
-            assert server.running(), "it ended"
+            assert server.running(), "the server exited"
             assert answered < 2000, "the shortage does not end"
-            assert echoed(old, b"ping"), "a connection was not served in the shortage"
+            assert echoed(old, b"ping"), "an open connection was not served during the shortage"
             answered += 1
             time.sleep(0.02)
         assert all_served(clients), "a waiting client was not served"
@@ -130,29 +130,29 @@ def out_of_descriptors(error):
     window = failures[-1].time - failures[0].time
     between = [c for c in accepts if failures[0].time <= c.time <= failures[-1].time]
     assert len(between) == 20, f"{len(between)} accepts in the window of 20 failures"
-    assert window > 19 * 0.095, f"20 tries in {window:.2f} s: that is a spin"
+    assert window > 19 * 0.095, f"20 tries in {window:.2f} s: the server spins"
     pauses = [b.time - a.time for a, b in zip(failures, failures[1:])]
-    assert max(pauses) < 0.5, f"it rested for {max(pauses):.2f} s"
+    assert max(pauses) < 0.5, f"a pause of {max(pauses):.2f} s"
     assert count["accept_pauses"] == count["accept_errors"] == 20, count
     assert count["accepted"] == 21, count
-    # Ten lines at once, then one a second; what was held back is counted in the next.
+    # The log limit: ten lines at once, then one per second. The next line counts the suppressed ones.
     assert 10 <= len(lines) <= 10 + window + 1, f"{len(lines)} lines for 20 pauses in {window:.1f} s: {lines}"
     return f"20 tries in {window:.2f} s, {answered} pings of an old client meanwhile, {len(lines)} lines"
 
 
-def when_descriptors_run_out_accepting_rests_and_goes_on():
+def accepting_pauses_and_resumes_when_the_process_has_no_descriptors():
     return out_of_descriptors("EMFILE")
 
 
-def when_the_system_has_no_descriptors_left_accepting_rests_and_goes_on():
+def accepting_pauses_and_resumes_when_the_system_has_no_descriptors():
     return out_of_descriptors("ENFILE")
 
 
-def when_memory_is_short_accepting_rests_and_goes_on():
+def accepting_pauses_and_resumes_when_memory_is_short():
     return out_of_descriptors("ENOBUFS")
 
 
-def each_pause_of_accepting_has_one_error_line():
+def each_accept_pause_logs_one_error_line():
     window = f"accept4:error=EMFILE:when={FIRST_ACCEPT}..{FIRST_ACCEPT + 4}"
     with traced("echo", "--stats", "60", inject=window) as server, closing() as keep:
         assert all_served(waiting_clients(server, 3, keep))
@@ -163,8 +163,8 @@ def each_pause_of_accepting_has_one_error_line():
     return lines[0].split("] ", 1)[-1]
 
 
-def a_closed_connection_ends_the_rest_at_once():
-    # The second of two connections, so that one is there to be closed; then a shortage of up to 50 tries.
+def a_closed_connection_ends_the_accept_pause_at_once():
+    # The accept of the second connection fails once, so that there is a first connection to close.
     window = f"accept4:error=EMFILE:when={FIRST_ACCEPT + 2}"
     with traced("echo", inject=window) as server, closing() as keep:
         old = keep(server.connect())
@@ -177,12 +177,12 @@ def a_closed_connection_ends_the_rest_at_once():
     accepts = named(trace, "accept4")
     failed = next(i for i, call in enumerate(accepts) if call.injected)
     rest = accepts[failed + 1].time - accepts[failed].time
-    assert rest < 0.09, f"it went on after {rest * 1000:.0f} ms"
+    assert rest < 0.09, f"accepting resumed after {rest * 1000:.0f} ms"
     return f"after {rest * 1000:.0f} ms"
 
 
-def errors_of_one_waiting_connection_cost_no_other():
-    """accept(2) hands on the errors of the connection that it would have returned."""
+def an_accept_error_of_one_connection_does_not_affect_others():
+    """accept(2) may return errors that are pending on the connection that it would have returned."""
     figures = []
     for error in ("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "EHOSTUNREACH", "ENONET", "EOPNOTSUPP", "ENOPROTOOPT"):
         window = f"accept4:error={error}:when={FIRST_ACCEPT}..{FIRST_ACCEPT + 99}"
@@ -198,7 +198,7 @@ def errors_of_one_waiting_connection_cost_no_other():
     return ", ".join(figures)
 
 
-def an_unknown_error_of_accepting_neither_ends_nor_spins():
+def an_unknown_accept_error_neither_stops_the_server_nor_makes_it_spin():
     window = f"accept4:error=EIO:when={FIRST_ACCEPT}..{FIRST_ACCEPT + 99}"
     with traced("echo", "--stats", "60", inject=window) as server, closing() as keep:
         assert all_served(waiting_clients(server, 30, keep))
@@ -207,14 +207,14 @@ def an_unknown_error_of_accepting_neither_ends_nor_spins():
     failures = [call for call in trace if call.injected]
     span = failures[-1].time - failures[0].time
     assert count["accepted"] == 30 and count["accept_errors"] == 100, count
-    # A rest after every tenth.
+    # One pause after every tenth error.
     assert count["accept_pauses"] == 10 and span > 0.85, f"{count}, {span:.2f} s"
     assert 1 <= len(lines) <= 12, lines
     return f"100 errors in {span:.2f} s, {len(lines)} lines"
 
 
-def a_connection_that_cannot_be_watched_is_closed_and_counted():
-    """Every second call fails, for giving up a connection asks epoll to forget it as well."""
+def a_connection_that_cannot_be_registered_is_closed_and_counted():
+    """Each failed connection makes two failing calls: EPOLL_CTL_ADD, and EPOLL_CTL_DEL when it is closed."""
     window = f"epoll_ctl:error=ENOSPC:when={FIRST_ADD + 1}..{FIRST_ADD + 400}"
     with traced("echo", "--stats", "60", inject=window) as server, closing() as keep:
         old = keep(server.connect())
@@ -225,12 +225,12 @@ def a_connection_that_cannot_be_watched_is_closed_and_counted():
             batch = [keep(server.connect()) for _ in range(20)]
             for client in batch:
                 with contextlib.suppress(ConnectionResetError):
-                    assert client.recv(1) == b"", "bytes from nowhere"
+                    assert client.recv(1) == b"", "unexpected bytes"
                 refused += 1
             most = max(most, server.descriptors())
             assert echoed(old, b"ping")
         assert wait_for(lambda: server.descriptors() == before), f"{before} descriptors, then {server.descriptors()}"
-        assert all_served(waiting_clients(server, 10, keep)), "it does not go on"
+        assert all_served(waiting_clients(server, 10, keep)), "accepting does not resume"
         count, trace = stopped(server)
         lines = server.error_lines()
     failed = sum(c.injected and "EPOLL_CTL_ADD" in c.rest for c in trace)
@@ -241,7 +241,7 @@ def a_connection_that_cannot_be_watched_is_closed_and_counted():
     return f"{failed} failures, {before} descriptors before and after, at most {most}, {len(lines)} lines in {span[-1] - span[0]:.0f} s"
 
 
-def a_listener_that_cannot_be_watched_is_an_error_of_the_start():
+def a_listener_that_cannot_be_registered_is_an_error_at_start():
     need_strace()
     window = f"inject=epoll_ctl:error=ENOSPC:when={FIRST_ADD - 1}"
     done = run(["strace", "-D", "-f", "-o", "/dev/null", "-e", window, program("echo"), f"{HOST}:0"])
@@ -273,7 +273,7 @@ def interrupted_reads_and_writes_lose_nothing():
 
 
 def exchange(client, data):
-    """Sends all of it while reading all that comes back, and ends its sending."""
+    """Sends all of `data` and half-closes, and meanwhile reads to the end. Returns what was received."""
     def send():
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
@@ -285,7 +285,7 @@ def exchange(client, data):
     return received
 
 
-def a_reset_connection_costs_no_other():
+def a_reset_connection_does_not_affect_others():
     with traced("echo", "--stats", "60", inject="recvfrom:error=ECONNRESET:when=50+50") as server, closing() as keep:
         rounds, resets = 0, 0
         clients = [keep(server.connect()) for _ in range(20)]
@@ -308,9 +308,9 @@ def a_reset_connection_costs_no_other():
     return f"{injected} reset among {20 * rounds} pings, {resets} seen by clients"
 
 
-def a_write_that_would_block_is_tried_again_at_the_next_event():
-    """An error that is injected has no event after it, unlike a full buffer: so the clients send on until all is there,
-    which makes the kernel report the socket as writable once more."""
+def a_write_that_would_block_is_retried_at_the_next_event():
+    """After an injected EAGAIN no event follows, unlike after a full buffer. So the clients keep sending until all
+    bytes are back: new input makes the kernel report the socket as writable again."""
     with traced("echo", "--stats", "60", inject="sendto,sendmsg:error=EAGAIN:when=3+3") as server, closing() as keep:
         clients = [keep(server.connect(timeout=0.05)) for _ in range(10)]
         sent, got = [bytearray() for _ in clients], [bytearray() for _ in clients]
@@ -334,7 +334,7 @@ def a_write_that_would_block_is_tried_again_at_the_next_event():
                     nudges += 1
                     client.sendall(b"!")
                     out += b"!"
-            assert back == out, f"{len(back)} of {len(out)} bytes, or others"
+            assert back == out, f"{len(back)} of {len(out)} bytes, or wrong bytes"
         count, trace = stopped(server)
     injected = sum(c.injected for c in trace)
     total = sum(map(len, sent))
@@ -342,7 +342,7 @@ def a_write_that_would_block_is_tried_again_at_the_next_event():
     return f"{injected} writes refused, {nudges} nudges, {total} bytes exact"
 
 
-def options_of_a_socket_are_set_before_it_listens():
+def socket_options_are_set_on_the_listener_before_it_listens():
     with traced("echo") as server, closing() as keep:
         for _ in range(10):
             assert echoed(keep(server.connect()))
@@ -357,8 +357,8 @@ def options_of_a_socket_are_set_before_it_listens():
 
 # ---- System calls that a connection and a ping cost
 
-def a_connection_is_registered_once_and_never_again():
-    """Also while it is not read for a while, and while output waits."""
+def a_connection_is_registered_exactly_once():
+    """Also while reading is paused, and while output waits."""
     connections = 10
     with traced("echo", "--stats", "60") as server:
         data = pattern(8 * MIB)
@@ -373,7 +373,7 @@ def a_connection_is_registered_once_and_never_again():
     control = named(trace, "epoll_ctl")
     number = lambda what: sum(f"EPOLL_CTL_{what}" in c.rest for c in control)
     blocked = sum("EAGAIN" in c.rest for c in named(trace, "sendto|sendmsg"))
-    assert blocked, "no write ever had to wait: nothing was shown"
+    assert blocked, "no write had to wait, so the check proves nothing"
     assert number("ADD") == connections + 2, f"{number('ADD')} added"
     assert number("MOD") == 0, f"{number('MOD')} changed"
     assert number("DEL") == connections + 1, f"{number('DEL')} removed"
@@ -387,7 +387,7 @@ def a_ping_costs_one_read_and_one_write():
         clients = [keep(server.connect()) for _ in range(connections)]
         for client in clients:
             assert echoed(client)
-        # The trace is written line by line: what was before must be in it.
+        # strace writes line by line: wait until the trace contains all earlier calls.
         time.sleep(0.3)
         before = len(calls(server))
         for _ in range(rounds):
@@ -408,7 +408,7 @@ def a_ping_costs_one_read_and_one_write():
     return f"{pings} pings on {connections} connections: {reads} reads, {writes} writes, {waits} waits, nothing else"
 
 
-def a_clean_close_never_asks_for_a_reset():
+def a_clean_close_never_sets_so_linger():
     with traced("framed", "--stats", "60", "--idle-timeout", "0.5") as server, closing() as keep:
         for _ in range(5):
             client = keep(server.connect())
@@ -426,7 +426,7 @@ def a_clean_close_never_asks_for_a_reset():
 
 # ---- The limit of descriptors on the live server
 
-def a_server_at_its_descriptor_limit_rests_and_goes_on():
+def a_server_at_its_descriptor_limit_pauses_accepting_and_resumes():
     if not hasattr(resource, "prlimit"):
         raise Skip("this Python cannot change the limits of another process")
     clients_waiting, window = 50, 3.0
@@ -444,23 +444,23 @@ def a_server_at_its_descriptor_limit_rests_and_goes_on():
         cpu, began, slowest = server.cpu_seconds(), time.monotonic(), 0.0
         while time.monotonic() < began + window:
             asked = time.monotonic()
-            assert echoed(old, b"ping"), "a connection was not served at the limit"
+            assert echoed(old, b"ping"), "an open connection was not served at the limit"
             slowest = max(slowest, time.monotonic() - asked)
             time.sleep(0.05)
         share = (server.cpu_seconds() - cpu) / (time.monotonic() - began)
         early = sum(bool(readable(client)) for client in clients)
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
         relief = time.monotonic()
-        assert all_served(clients), "a waiting client was not served after the relief"
+        assert all_served(clients), "a waiting client was not served after the limit was raised"
         relief = time.monotonic() - relief
         count = server.stop_well()
         lines = server.error_lines()
     assert 8 <= early <= 10, f"{early} served at the limit"
-    assert share < 0.2, f"{share:.0%} of a core while it rests"
+    assert share < 0.2, f"{share:.0%} of a core while accepting is paused"
     assert count["accepted"] == clients_waiting + 1, count
     assert len(lines) <= 10 + window + 2, f"{len(lines)} lines"
     return (f"{early} of {clients_waiting} at the limit, {share:.1%} of a core, slowest ping {slowest * 1000:.0f} ms, "
-            f"the others {relief * 1000:.0f} ms after the relief, {len(lines)} lines")
+            f"the others {relief * 1000:.0f} ms after the limit was raised, {len(lines)} lines")
 
 
 def readable(client):
@@ -473,25 +473,25 @@ def readable(client):
         client.settimeout(30)
 
 
-# ---- Connections killed from outside
+# ---- Connections destroyed from outside
 
-def killed_connections_are_counted_and_cost_no_other():
+def destroyed_connections_are_counted_and_do_not_affect_others():
     need("ss")
     with Server("echo", "--stats", "60") as server, closing() as keep:
         victims = [keep(server.connect()) for _ in range(10)]
         others = [keep(server.connect()) for _ in range(10)]
         assert all(map(echoed, victims + others))
         for victim in victims:
-            # The end that is the server's.
+            # Destroy the server's end.
             run(["ss", "-K", "-t", "-n", "src", f"{HOST}:{server.port}", "dst", f"{HOST}:{victim.getsockname()[1]}"])
         dead = sum(is_dead(victim) for victim in victims)
         if dead == 0:
-            raise Skip("ss cannot kill connections here")
+            raise Skip("ss cannot destroy connections here")
         assert all(map(echoed, others)), "another connection was not served"
         assert wait_for(lambda: server.descriptors() <= 20 + 10)
         count = server.stop_well()
-    assert dead == 10 == count.get("peer_reset", 0) + count.get("io_error", 0), f"{dead} killed, {count}"
-    return f"10 killed, peer_reset {count.get('peer_reset', 0)}, io_error {count.get('io_error', 0)}"
+    assert dead == 10 == count.get("peer_reset", 0) + count.get("io_error", 0), f"{dead} destroyed, {count}"
+    return f"10 destroyed, peer_reset {count.get('peer_reset', 0)}, io_error {count.get('io_error', 0)}"
 
 
 def is_dead(client):
@@ -504,7 +504,7 @@ def is_dead(client):
         return True
 
 
-def a_client_that_resets_is_counted_and_costs_no_other():
+def a_client_that_resets_is_counted_and_does_not_affect_others():
     with Server("echo", "--stats", "60") as server, closing() as keep:
         other = keep(server.connect())
         for _ in range(100):
@@ -519,7 +519,7 @@ def a_client_that_resets_is_counted_and_costs_no_other():
 
 # ---- Signals
 
-def signals_end_it_in_good_order():
+def signals_shut_the_server_down_gracefully():
     figures = []
     for options in ((), ("--stats", "60")):
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -527,7 +527,7 @@ def signals_end_it_in_good_order():
                 with Server("echo", *options) as server, closing() as keep:
                     connected = [keep(server.connect()) for _ in range(clients)]
                     assert all(map(echoed, connected))
-                    # They see the end, and end too.
+                    # The clients read the FIN and close.
                     enders = [threading.Thread(target=lambda c=c: (receive_all(c), c.close())) for c in connected]
                     for ender in enders:
                         ender.start()
@@ -542,7 +542,7 @@ def signals_end_it_in_good_order():
     return f"in {max(figures) * 1000:.0f} ms at most"
 
 
-def a_client_that_never_closes_delays_the_end_for_a_while_only():
+def a_client_that_never_closes_delays_the_shutdown_only_briefly():
     with Server("echo", "--stats", "60") as server, closing() as keep:
         assert echoed(keep(server.connect()))
         code, took = server.stop(within=15)
@@ -552,9 +552,9 @@ def a_client_that_never_closes_delays_the_end_for_a_while_only():
     return f"{took:.1f} s"
 
 
-def a_second_signal_ends_it_at_once():
+def a_second_signal_stops_the_server_at_once():
     with Server("echo", "--stats", "60") as server, closing() as keep:
-        # One that never closes, and one that never reads.
+        # One client never closes, another never reads.
         assert echoed(keep(server.connect()))
         deaf = keep(server.connect(receive_buffer=4 * KIB))
         stuff(deaf)
@@ -565,11 +565,11 @@ def a_second_signal_ends_it_at_once():
     assert "1 connections ended well, 1 were cut" in errors, errors
     lost = int(re.search(r"\((\d+) bytes unsent\)", errors)[1])
     assert lost > 0, errors
-    return f"{took * 1000:.0f} ms, {lost} bytes unsent, and said so"
+    return f"{took * 1000:.0f} ms, {lost} bytes unsent, and reported"
 
 
 def stuff(client, longest=2.0):
-    """Sends until nothing more is taken."""
+    """Sends until writes have blocked for 0.3 s. Returns how many bytes were sent."""
     client.setblocking(False)
     sent, quiet, until = 0, time.monotonic(), time.monotonic() + longest
     while time.monotonic() - quiet < 0.3 and time.monotonic() < until:
@@ -581,7 +581,7 @@ def stuff(client, longest=2.0):
     return sent
 
 
-# ---- What cannot be listened on
+# ---- Addresses that cannot be listened on
 
 def program(name):
     return os.path.join(harness.EXAMPLES, name)
@@ -596,12 +596,12 @@ def one_line(done, *words):
     return text.strip()
 
 
-def a_port_in_use_is_one_clear_line():
+def a_port_in_use_prints_one_clear_line():
     with Server("echo") as server:
         return one_line(run([program("framed"), f"{HOST}:{server.port}"]), "in use", f"{HOST}:{server.port}")
 
 
-def a_bad_address_is_one_clear_line():
+def a_bad_address_prints_one_clear_line():
     lines = [
         one_line(run([program("echo"), "192.0.2.77:4000"]), "192.0.2.77:4000"),
         one_line(run([program("echo"), "nonsense"]), "nonsense", "accepted"),
@@ -611,7 +611,7 @@ def a_bad_address_is_one_clear_line():
     return " | ".join(lines)
 
 
-def a_privileged_port_is_one_clear_line():
+def a_privileged_port_prints_one_clear_line():
     need("setpriv")
     with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
         if int(file.read()) <= 81:
@@ -619,7 +619,7 @@ def a_privileged_port_is_one_clear_line():
     if os.geteuid() != 0:
         return one_line(run([program("echo"), f"{HOST}:81"]), "permission denied", f"{HOST}:81")
     with tempfile.TemporaryDirectory() as directory:
-        # Where another user may run it.
+        # A directory in which another user can run the program.
         os.chmod(directory, 0o755)
         copy = shutil.copy(program("echo"), directory)
         return one_line(
@@ -629,7 +629,7 @@ def a_privileged_port_is_one_clear_line():
 
 # ---- Memory and slow clients
 
-def clients_that_never_read_cost_bounded_memory():
+def clients_that_never_read_take_bounded_memory():
     number = 200
     with Server("echo", "--stats", "60") as server, closing() as keep:
         good = [keep(server.connect()) for _ in range(5)]
@@ -650,13 +650,13 @@ def clients_that_never_read_cost_bounded_memory():
                 asked = time.monotonic()
                 assert echoed(client, b"still there?"), "a good client was not served"
                 slowest = max(slowest, time.monotonic() - asked)
-        assert time.monotonic() < until, "they are still being read"
-        assert sum(sent) > number * 256 * KIB, "too little was sent to show anything"
-        # What is waiting for a peer when its reading stops, one more read, and what the allocator rounds up.
+        assert time.monotonic() < until, "the server still reads from them"
+        assert sum(sent) > number * 256 * KIB, "too little was sent to prove anything"
+        # Per peer: the output at which reading stops, one more read, and rounding of the allocator.
         bound = base + number * (256 * KIB + 64 * KIB + 64 * KIB) + 4 * MIB
         for client in deaf:
             client.close()
-        assert wait_for(lambda: server.descriptors() < 30, 10), "they are still open"
+        assert wait_for(lambda: server.descriptors() < 30, 10), "the connections are still open"
         assert all(map(echoed, good))
         after = server.resident_bytes()
         count = server.stop_well()
@@ -667,7 +667,7 @@ def clients_that_never_read_cost_bounded_memory():
     return figures
 
 
-def a_length_of_four_gib_is_refused_and_costs_nothing():
+def a_length_of_four_gib_is_refused_and_takes_no_memory():
     with Server("framed", "--stats", "60") as server, closing() as keep:
         good = keep(server.connect())
         assert echoed(good, b"\0\0\0\2hi")
@@ -707,34 +707,34 @@ def clients_that_send_byte_by_byte_are_served():
 
 
 CHECKS = [
-    when_descriptors_run_out_accepting_rests_and_goes_on,
-    when_the_system_has_no_descriptors_left_accepting_rests_and_goes_on,
-    when_memory_is_short_accepting_rests_and_goes_on,
-    each_pause_of_accepting_has_one_error_line,
-    a_closed_connection_ends_the_rest_at_once,
-    errors_of_one_waiting_connection_cost_no_other,
-    an_unknown_error_of_accepting_neither_ends_nor_spins,
-    a_connection_that_cannot_be_watched_is_closed_and_counted,
-    a_listener_that_cannot_be_watched_is_an_error_of_the_start,
+    accepting_pauses_and_resumes_when_the_process_has_no_descriptors,
+    accepting_pauses_and_resumes_when_the_system_has_no_descriptors,
+    accepting_pauses_and_resumes_when_memory_is_short,
+    each_accept_pause_logs_one_error_line,
+    a_closed_connection_ends_the_accept_pause_at_once,
+    an_accept_error_of_one_connection_does_not_affect_others,
+    an_unknown_accept_error_neither_stops_the_server_nor_makes_it_spin,
+    a_connection_that_cannot_be_registered_is_closed_and_counted,
+    a_listener_that_cannot_be_registered_is_an_error_at_start,
     interrupted_waits_lose_nothing,
     interrupted_reads_and_writes_lose_nothing,
-    a_reset_connection_costs_no_other,
-    a_write_that_would_block_is_tried_again_at_the_next_event,
-    options_of_a_socket_are_set_before_it_listens,
-    a_connection_is_registered_once_and_never_again,
+    a_reset_connection_does_not_affect_others,
+    a_write_that_would_block_is_retried_at_the_next_event,
+    socket_options_are_set_on_the_listener_before_it_listens,
+    a_connection_is_registered_exactly_once,
     a_ping_costs_one_read_and_one_write,
-    a_clean_close_never_asks_for_a_reset,
-    a_server_at_its_descriptor_limit_rests_and_goes_on,
-    killed_connections_are_counted_and_cost_no_other,
-    a_client_that_resets_is_counted_and_costs_no_other,
-    signals_end_it_in_good_order,
-    a_client_that_never_closes_delays_the_end_for_a_while_only,
-    a_second_signal_ends_it_at_once,
-    a_port_in_use_is_one_clear_line,
-    a_bad_address_is_one_clear_line,
-    a_privileged_port_is_one_clear_line,
-    clients_that_never_read_cost_bounded_memory,
-    a_length_of_four_gib_is_refused_and_costs_nothing,
+    a_clean_close_never_sets_so_linger,
+    a_server_at_its_descriptor_limit_pauses_accepting_and_resumes,
+    destroyed_connections_are_counted_and_do_not_affect_others,
+    a_client_that_resets_is_counted_and_does_not_affect_others,
+    signals_shut_the_server_down_gracefully,
+    a_client_that_never_closes_delays_the_shutdown_only_briefly,
+    a_second_signal_stops_the_server_at_once,
+    a_port_in_use_prints_one_clear_line,
+    a_bad_address_prints_one_clear_line,
+    a_privileged_port_prints_one_clear_line,
+    clients_that_never_read_take_bounded_memory,
+    a_length_of_four_gib_is_refused_and_takes_no_memory,
     clients_that_send_byte_by_byte_are_served,
 ]
 

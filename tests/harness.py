@@ -1,7 +1,7 @@
-"""What the scripts that drive the example servers share: starting and stopping one, and running checks.
+"""Shared by the scripts that drive the example servers: starts and stops servers, and runs checks.
 
-A check is a function whose name is a sentence. It returns what it has measured (or nothing), raises `AssertionError`
-when the sentence is false, and `Skip` when it cannot be tried here. Nothing waits without a limit.
+A check is a function whose name is a sentence. It returns its measurements (or nothing), raises `AssertionError` if the
+sentence is false, and `Skip` if it cannot run here. Every wait has a timeout.
 """
 
 import os
@@ -18,19 +18,19 @@ import time
 import traceback
 
 HOST = "127.0.0.1"
-# A check that takes longer than this is stopped: it has failed.
+# Seconds. A check that takes longer is stopped and has failed. Chosen.
 LONGEST_CHECK = 120
 
 
 class Skip(Exception):
-    """The check cannot be tried on this machine."""
+    """The check cannot run on this machine."""
 
 
 class Server:
-    """One example server, started and ready. Leaving the `with` block ends it."""
+    """One example server, started and ready. It is killed at the end of the `with` block."""
 
     def __init__(self, program, *options, at=(f"{HOST}:0",), under=(), environment=None, told=None, **process):
-        """`told`: how many addresses it tells of, if not as many as it is given. The rest is for `Popen`."""
+        """`told`: how many addresses the server prints, if not one for each of `at`. `process`: options of `Popen`."""
         self.scratch = tempfile.mkdtemp(prefix="turnwheel-")
         self.errors_path = os.path.join(self.scratch, "stderr")
         self.under = [word.replace("SCRATCH", self.scratch) for word in under]
@@ -58,7 +58,7 @@ class Server:
         self.lines.put(None)
 
     def line(self, within=15):
-        """The next line on stdout; `None` if none comes."""
+        """Returns the next line on stdout, or `None` at the end or after `within` seconds."""
         try:
             return self.lines.get(timeout=within)
         except queue.Empty:
@@ -77,7 +77,7 @@ class Server:
         self.end()
 
     def end(self):
-        """Ends it by force, if it has not ended."""
+        """Kills the server if it is still running, and removes its scratch directory."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(timeout=10)
@@ -98,14 +98,14 @@ class Server:
             return file.read()
 
     def error_lines(self):
-        """The lines that were logged as errors."""
+        """Returns the lines that were logged as errors."""
         return [line for line in self.errors().splitlines() if " ERROR " in line]
 
     def running(self):
         return self.process.poll() is None
 
     def stop(self, signals=(signal.SIGINT,), within=20):
-        """Asks it to stop. Answers its exit code, and how long it took."""
+        """Sends the signals and waits for the exit. Returns the exit code, and how many seconds it took."""
         began = time.monotonic()
         for number in signals:
             os.kill(self.pid, number)
@@ -113,11 +113,11 @@ class Server:
         try:
             code = self.process.wait(timeout=within)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it does not end within {within} s of {signals}") from None
+            raise AssertionError(f"it did not exit within {within} s after {signals}") from None
         return code, time.monotonic() - began
 
     def stop_well(self, **options):
-        """Asks it to stop and answers its counters, which it prints at the end if it was given --stats."""
+        """Stops the server and checks that it exits with 0. Returns its counters, which need --stats."""
         code, _ = self.stop(**options)
         errors = self.errors()
         assert code == 0, f"exit code {code}: {errors[-2000:]}"
@@ -137,12 +137,12 @@ class Server:
             return 1024 * int(re.search(r"VmRSS:\s+(\d+) kB", file.read())[1])
 
     def sees(self, text, within=5):
-        """Whether `text` comes up on stderr."""
+        """Waits for `text` on stderr. Returns whether it appeared."""
         return wait_for(lambda: text in self.errors(), within)
 
 
 def counters(errors):
-    """The last line of statistics, as numbers by name; `messages 3/4` is `messages_in` and `messages_out`."""
+    """Parses the last line of statistics into numbers by name. `messages 3/4` is `messages_in` and `messages_out`."""
     lines = [line for line in errors.splitlines() if line.startswith("open ")]
     if not lines:
         return {}
@@ -165,7 +165,7 @@ def wait_for(condition, within=5):
 
 
 def receive(client, size):
-    """Exactly `size` bytes, or what came before the end."""
+    """Receives exactly `size` bytes, or all bytes up to the end of the stream if there are fewer."""
     data = bytearray()
     while len(data) < size:
         piece = client.recv(min(size - len(data), 65536))
@@ -176,18 +176,18 @@ def receive(client, size):
 
 
 def receive_all(client):
-    """Everything up to the end."""
+    """Receives all bytes up to the end of the stream."""
     return receive(client, 1 << 62)
 
 
 def echoed(client, message=b"are you there?"):
-    """Whether `message` comes back."""
+    """Sends `message`. Returns whether the same bytes come back."""
     client.sendall(message)
     return receive(client, len(message)) == message
 
 
 def run(command, within=20, **options):
-    """Runs a program to its end."""
+    """Runs a program until it exits."""
     return subprocess.run(command, timeout=within, capture_output=True, check=False, **options)
 
 
@@ -198,13 +198,13 @@ def need(*tools):
 
 
 def pattern(size, seed=1):
-    """Bytes in which a gap, a repetition or a swap shows."""
+    """Returns numbered bytes, so that a gap, a repetition or a swap is detected."""
     numbered = b"".join(b"%d:%d," % (seed, i) for i in range(size // 8 + 1))
     return numbered[:size]
 
 
 def main(checks, description, programs=("echo", "broadcast", "framed")):
-    """Runs the checks (all, or those whose name holds one of the given words), and says how it went."""
+    """Runs the checks (all, or those whose name contains a word of the command line) and prints the results."""
     global EXAMPLES
     words = sys.argv[1:]
     if words and words[0] in ("-h", "--help"):
@@ -216,7 +216,7 @@ def main(checks, description, programs=("echo", "broadcast", "framed")):
     if missing:
         print(f"no {', '.join(missing)} in {EXAMPLES}: run `cargo build --release --examples` first")
         return 2
-    # Asked to end, the servers that run are ended first.
+    # At SIGTERM exit through the `with` blocks, which kill the running servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [check for check in checks if not words or any(word in check.__name__ for word in words)]
     tally = {"ok": 0, "FAILED": 0, "skipped": 0}
@@ -224,7 +224,7 @@ def main(checks, description, programs=("echo", "broadcast", "framed")):
         name = check.__name__.replace("_", " ")
         verdict, detail = attempt(check)
         detail = " / ".join(detail.strip().splitlines())
-        # The end of what a server said tells the most.
+        # The end of the output of a server is the most useful part, so shorten the middle.
         detail = detail if len(detail) <= 800 else f"{detail[:400]} ... {detail[-400:]}"
         tally[verdict] += 1
         print(f"{verdict}: {name}{': ' if detail else ''}{detail}", flush=True)
@@ -249,10 +249,10 @@ def attempt(check):
     except Skip as reason:
         return "skipped", str(reason)
     except TooLong:
-        return "FAILED", f"not done after {LONGEST_CHECK} s"
+        return "FAILED", f"timed out after {LONGEST_CHECK} s"
     except AssertionError as error:
         return "FAILED", f"{error or 'line ' + str(traceback.extract_tb(error.__traceback__)[-1].lineno)}"
-    except Exception as error:  # Whatever it is, the other checks go on.
+    except Exception as error:  # The other checks run regardless of the exception.
         at = traceback.extract_tb(error.__traceback__)[1]
         return "FAILED", f"{type(error).__name__}: {error} (in {at.name}, line {at.lineno})"
     finally:

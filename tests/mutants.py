@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Tests the tests: each mutant, a small mistake in the reactor, must be found by the simulator or by a unit test.
+"""Mutation tests: the simulator or a unit test must detect each mutant, a small mistake in the library.
 
-    python3 tests/mutants.py             # builds all mutants into one binary, and runs each
-    python3 tests/mutants.py WORD...     # only those with a word in their name
-    python3 tests/mutants.py --check     # only whether each patch applies
+    python3 tests/mutants.py             # builds one binary with all mutants, and runs each
+    python3 tests/mutants.py WORD...     # runs only those with a word in their name
+    python3 tests/mutants.py --check     # checks only whether each patch is valid and applies
 
 A mutant is a patch, `tests/mutants/NAME.patch`: a sentence that says what goes wrong, a line `Killed by: the simulator`
-or `Killed by: ` and the name of a unit test, and 1 to 8 changed lines that ask `crate::mutant::is("NAME")`. All patches
-are applied to one copy of the sources, in `target/mutants`; the environment variable MUTANT chooses the one that runs.
+or `Killed by: ` and the name of a unit test, and 1 to 8 added lines that check `crate::mutant::is("NAME")`. All patches
+are applied to one copy of the sources, in `target/mutants`. The environment variable MUTANT selects the one that runs.
 """
 
 import json
@@ -23,7 +23,7 @@ TARGET = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "tar
 TREE = os.path.join(TARGET, "tree")
 SIMULATOR = "the simulator"
 SIMULATED = "testing::tests::seeds_of_all_kinds"
-# Seeds within which the simulator must find a mutant.
+# How many seeds the simulator has to detect a mutant. Chosen.
 SEEDS = 2_000
 LONGEST = 300
 
@@ -39,29 +39,29 @@ class Mutant:
         self.killer = lines[1].removeprefix("Killed by: ")
 
     def mistakes(self):
-        """What is wrong with the patch itself, apart from whether it applies."""
+        """Yields the errors in the patch itself. Does not check whether it applies."""
         changed = [line for line in self.text.splitlines() if re.match(r"\+(?!\+\+ )|-(?!-- )", line)]
         added = [line for line in changed if line.startswith("+")]
         if not self.sentence.endswith("."):
-            yield "its first line is no sentence"
+            yield "its first line is not a sentence"
         if f"\nKilled by: {self.killer}\n" not in self.text:
-            yield "its second line does not say what kills it"
+            yield "its second line does not name what kills it"
         if not 1 <= len(added) <= 8:
-            yield f"{len(added)} lines are new, not 1 to 8"
+            yield f"{len(added)} lines are added, not 1 to 8"
         names = set(re.findall(r'mutant::is\("(\w+)"\)', self.text))
         if names != {self.name}:
-            yield f"it asks for {sorted(names)}"
+            yield f"it checks for {sorted(names)}, not for its own name"
 
     def apply(self, tree, *options):
-        # One line of context is enough to find the place, and lets mutants be neighbours.
+        # One line of context is enough to find the place, and allows mutants close to each other.
         command = ["git", "apply", "-C1", "--recount", *options, self.path]
-        # The copy may lie inside a repository, which is none of its business.
+        # The copy may be inside a repository: git must not search for it, or it ignores the patch.
         environment = dict(os.environ, GIT_CEILING_DIRECTORIES=os.path.dirname(tree))
         return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
 
 
 def copy_sources():
-    """A fresh copy of what the library is built of. Times are kept: what has not changed is not built again."""
+    """Makes a fresh copy of the sources. Keeps the modification times, so that unchanged files are not rebuilt."""
     shutil.rmtree(TREE, ignore_errors=True)
     os.makedirs(TREE)
     for name in ("Cargo.toml", "Cargo.lock", "README.md"):
@@ -71,7 +71,7 @@ def copy_sources():
 
 
 def check(mutants):
-    """The mutants whose patches are wrong, or do not apply."""
+    """Prints the errors of all patches. Returns how many patches are invalid or do not apply."""
     wrong = 0
     for mutant in mutants:
         mistakes = list(mutant.mistakes())
@@ -85,10 +85,10 @@ def check(mutants):
 
 
 def build(mutants):
-    """Applies all patches to the copy and builds its unit tests. Answers the path of the binary."""
+    """Applies all patches to the copy and builds its unit tests. Returns the path of the binary."""
     for mutant in mutants:
         done = mutant.apply(TREE)
-        assert done.returncode == 0, f"{mutant.name} does not apply beside the others: {done.stderr.strip()}"
+        assert done.returncode == 0, f"{mutant.name} does not apply together with the others: {done.stderr.strip()}"
     shutil.copy(os.path.join(PATCHES, "mutant.rs"), os.path.join(TREE, "src"))
     with open(os.path.join(TREE, "src", "lib.rs"), "a", encoding="utf-8") as lib:
         lib.write("\nmod mutant;\n")
@@ -103,7 +103,7 @@ def build(mutants):
 
 
 def run(tests, name, killer):
-    """Whether the tests pass with this mutant, and what they say."""
+    """Runs the test with this mutant. Returns whether it passed, and the seed or test that failed."""
     test, seeds = (SIMULATED, SEEDS) if killer == SIMULATOR else (killer, None)
     variables = dict(os.environ, MUTANT=name, SIM_SEEDS=str(seeds)) if seeds else dict(os.environ, MUTANT=name)
     command = [tests, "--exact", test]
@@ -120,7 +120,7 @@ def run(tests, name, killer):
 
 
 def survivors(tests, mutants):
-    """Runs each mutant. Answers how many were not found."""
+    """Runs each mutant. Returns how many were not detected."""
     alive = 0
     for killer in sorted({mutant.killer for mutant in mutants}):
         passes, said = run(tests, "", killer)
@@ -145,7 +145,7 @@ def main(words):
     copy_sources()
     wrong = check(mutants)
     if wrong or only_check:
-        print(f"{len(mutants)} mutants, {wrong} of them wrong")
+        print(f"{len(mutants)} mutants, {wrong} invalid")
         return min(wrong, 1)
     chosen = [mutant for mutant in mutants if not words or any(word in mutant.name for word in words)]
     alive = survivors(build(mutants), chosen)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Drives the example proxy with real clients and servers: what it passes on, what it holds, and what it costs.
+"""Runs the example proxy with real clients and servers: checks the bytes, the memory and the CPU time.
 
 Build the examples first: cargo build --release --examples
 """
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 class Target:
-    """A server of one function, called with each connection in a thread of its own."""
+    """A server that calls one function for each connection, in a new thread."""
 
     def __init__(self, serve, family=socket.AF_INET, path=None):
         self.listener = socket.socket(socket.AF_UNIX if path else family, socket.SOCK_STREAM)
@@ -62,7 +62,7 @@ class Target:
 
 
 def proxy(target, *options, listen=f"{HOST}:0"):
-    """A proxy to a target."""
+    """Starts a proxy to a target."""
     return Server("proxy", target, *options, at=(listen,))
 
 
@@ -72,13 +72,13 @@ def echo(connection):
 
 
 def all_then_answer(connection):
-    """Reads to the end, and only then answers: it lives on the half that is left open."""
+    """Reads to the end and then answers, which needs the other half of the connection to stay open."""
     data = receive_all(connection)
     connection.sendall(b"%d " % len(data) + hashlib.sha256(data).hexdigest().encode())
     return len(data)
 
 
-def passes_bytes_both_ways_and_each_half_ends_by_itself():
+def bytes_pass_both_ways_and_each_half_closes_separately():
     data = pattern(3 * MIB)
     with Target(all_then_answer) as target, proxy(target.address) as server, server.connect(timeout=60) as client:
         client.sendall(data)
@@ -89,7 +89,7 @@ def passes_bytes_both_ways_and_each_half_ends_by_itself():
         assert server.error_lines() == [], server.errors()
 
 
-def a_target_that_finishes_first_still_gets_what_the_client_sends():
+def a_target_that_half_closes_first_still_gets_all_input():
     def greet_then_read(connection):
         connection.sendall(b"that is all from me")
         connection.shutdown(socket.SHUT_WR)
@@ -99,11 +99,11 @@ def a_target_that_finishes_first_still_gets_what_the_client_sends():
         assert receive_all(client) == b"that is all from me"
         client.sendall(pattern(MIB))
         client.shutdown(socket.SHUT_WR)
-        assert wait_for(lambda: target.results), "the target did not see the end"
+        assert wait_for(lambda: target.results), "the target received no FIN"
         assert target.results == [MIB], target.results
 
 
-def the_client_is_told_why_the_target_cannot_be_reached():
+def the_client_receives_the_error_if_the_target_cannot_be_reached():
     probe = socket.socket()
     probe.bind((HOST, 0))
     dead = f"{HOST}:{probe.getsockname()[1]}"
@@ -121,7 +121,7 @@ def the_client_is_told_why_the_target_cannot_be_reached():
     return told[0]
 
 
-def unix_sockets_and_ipv6_on_either_side():
+def unix_sockets_and_ipv6_work_on_either_side():
     with Target(echo, path=f"/tmp/turnwheel-proxy-{os.getpid()}") as target:
         try:
             with proxy(target.address) as server, server.connect() as client:
@@ -140,7 +140,7 @@ def unix_sockets_and_ipv6_on_either_side():
             assert receive(client, 7) == b"to IPv6"
 
 
-def many_at_once_get_their_own_bytes():
+def many_clients_at_once_get_their_own_bytes():
     with Target(echo) as target, proxy(target.address) as server:
         clients = [server.connect(timeout=30) for _ in range(200)]
         messages = [pattern(20_000, seed=i) for i in range(len(clients))]
@@ -152,7 +152,7 @@ def many_at_once_get_their_own_bytes():
         assert wait_for(lambda: server.descriptors() < 20, 10), f"{server.descriptors()} descriptors left"
 
 
-def a_reset_on_one_side_is_a_reset_on_the_other():
+def a_reset_on_one_side_is_passed_to_the_other():
     def read(connection):
         return receive_all(connection)
 
@@ -163,11 +163,11 @@ def a_reset_on_one_side_is_a_reset_on_the_other():
         time.sleep(0.2)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        assert wait_for(lambda: target.failures or target.results), "the target was not told"
+        assert wait_for(lambda: target.failures or target.results), "the target received no RST"
         assert target.failures and isinstance(target.failures[0], ConnectionResetError), target.results
 
 
-def who_leaves_while_the_target_is_silent_leaves_nothing_behind():
+def a_client_that_resets_while_the_proxy_connects_leaves_nothing_behind():
     listener = socket.socket()
     listener.bind((HOST, 0))
     listener.listen(0)
@@ -180,14 +180,14 @@ def who_leaves_while_the_target_is_silent_leaves_nothing_behind():
     with proxy(f"{HOST}:{listener.getsockname()[1]}") as server:
         before = server.descriptors()
         clients = [server.connect() for _ in range(20)]
-        assert wait_for(lambda: server.descriptors() >= before + 30), "it does not try to connect"
+        assert wait_for(lambda: server.descriptors() >= before + 30), "the proxy does not connect"
         for client in clients:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
         assert wait_for(lambda: server.descriptors() == before, 8), f"{server.descriptors()} of {before} descriptors"
 
 
-def a_slow_target_costs_no_memory_and_no_byte():
+def a_slow_target_takes_bounded_memory_and_loses_no_byte():
     total, rate = 256 * MIB, 16 * MIB
     hashed = {}
 
@@ -240,7 +240,7 @@ def cpu_of(command_pid):
 
 
 def push(port, total):
-    """Sends so many bytes to a port as fast as they go, and waits for the answer at the end."""
+    """Sends `total` bytes to a port as fast as possible, half-closes, and waits for the answer."""
     block = pattern(MIB)
     with socket.create_connection((HOST, port), timeout=60) as client:
         for _ in range(total // MIB):
@@ -249,7 +249,7 @@ def push(port, total):
         assert receive_all(client) == b"%d" % total
 
 
-def costs_no_more_than_socat():
+def the_proxy_takes_no_more_cpu_time_than_socat():
     need("socat")
     total, rounds = 256 * MIB, 5
 
@@ -268,8 +268,8 @@ def costs_no_more_than_socat():
             try:
                 assert wait_for(lambda: listens(port)), "socat does not listen"
                 push(port, total - MIB)
-                # Until it is waited for, an ended process keeps its account.
-                assert wait_for(lambda: state(process.pid) == "Z", 10), "socat does not end"
+                # A zombie keeps its CPU times until it is waited for.
+                assert wait_for(lambda: state(process.pid) == "Z", 10), "socat does not exit"
                 return cpu_of(process.pid) / (total // MIB - 1)
             finally:
                 process.kill()
@@ -305,7 +305,7 @@ def state(pid):
         return file.read().rsplit(")", 1)[1].split()[0]
 
 
-def ends_well_in_the_middle_of_a_transfer():
+def the_proxy_stops_gracefully_in_the_middle_of_a_transfer():
     with Target(echo) as target, proxy(target.address) as server, server.connect() as client:
         client.sendall(b"hello")
         assert receive(client, 5) == b"hello"
@@ -315,16 +315,16 @@ def ends_well_in_the_middle_of_a_transfer():
 
 
 CHECKS = [
-    passes_bytes_both_ways_and_each_half_ends_by_itself,
-    a_target_that_finishes_first_still_gets_what_the_client_sends,
-    the_client_is_told_why_the_target_cannot_be_reached,
-    unix_sockets_and_ipv6_on_either_side,
-    many_at_once_get_their_own_bytes,
-    a_reset_on_one_side_is_a_reset_on_the_other,
-    who_leaves_while_the_target_is_silent_leaves_nothing_behind,
-    a_slow_target_costs_no_memory_and_no_byte,
-    costs_no_more_than_socat,
-    ends_well_in_the_middle_of_a_transfer,
+    bytes_pass_both_ways_and_each_half_closes_separately,
+    a_target_that_half_closes_first_still_gets_all_input,
+    the_client_receives_the_error_if_the_target_cannot_be_reached,
+    unix_sockets_and_ipv6_work_on_either_side,
+    many_clients_at_once_get_their_own_bytes,
+    a_reset_on_one_side_is_passed_to_the_other,
+    a_client_that_resets_while_the_proxy_connects_leaves_nothing_behind,
+    a_slow_target_takes_bounded_memory_and_loses_no_byte,
+    the_proxy_takes_no_more_cpu_time_than_socat,
+    the_proxy_stops_gracefully_in_the_middle_of_a_transfer,
 ]
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How the loop scales with the number of connections, as tables for Markdown: memory and nanoseconds as measured here
-and now, and instructions as counted by valgrind, which are the same wherever this is run.
+"""Measures how the loop scales with the number of connections, and prints Markdown tables: memory and nanoseconds,
+which depend on the machine, and instructions counted by valgrind, which do not.
 
-    python3 tests/scale.py             # builds, and takes some minutes and half a gigabyte
+    python3 tests/scale.py             # builds; takes some minutes and half a gigabyte
     python3 tests/scale.py 1000 10000  # other numbers of connections
 
-The connections are simulated (`src/testing/tests/scale.rs`): each figure is for the reactor alone, the world's share
-being subtracted, and all timeouts are on. A last table has a ping of real clients to the echo server, and to a minimal
-loop by hand. Without valgrind only the first table is printed.
+The connections are simulated (`src/testing/tests/scale.rs`). Each figure is for the reactor alone: the share of the
+simulated system is subtracted. All timeouts are on. The last table has the cost of a ping of real clients to the echo
+server and to a minimal loop written by hand. Without valgrind only the first table is printed.
 """
 
 import json
@@ -26,12 +26,12 @@ import minimal
 TEST = "testing::tests::scale::scale"
 SIZES = [1_000, 10_000, 100_000, 1_000_000]
 LEAST_EVENTS = 200_000
-# A run under valgrind that takes longer than this is stuck.
+# Seconds. A longer run under valgrind counts as stuck. Chosen.
 LONGEST = 900
 
 
 def build():
-    """Builds the tests and the example servers for release; answers the path of the tests."""
+    """Builds the tests and the example servers in release mode. Returns the path of the tests."""
     subprocess.run(["cargo", "build", "--release", "--examples", "--quiet"], check=True)
     command = ["cargo", "test", "--release", "--lib", "--no-run", "--quiet", "--message-format=json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
@@ -53,7 +53,7 @@ def run_test(tests, under=(), **variables):
 # ---- Instructions
 
 def counted(tests, until, connections, rounds=0, bare=False):
-    """The instructions of one run of the simulation."""
+    """Returns the instructions of one run of the simulation."""
     variables = {"CROWD_RUN": until, "CROWD_CONNECTIONS": connections, "CROWD_ROUNDS": rounds}
     if bare:
         variables["CROWD_BARE"] = 1
@@ -69,7 +69,7 @@ def accepting(tests, connections):
 
 
 def instructions(tests, sizes):
-    """Rows of the second table, and the instructions of an event by number of connections."""
+    """Returns the rows of the second table, and the instructions per event by number of connections."""
     rows, an_event = [], {}
     fewer, before = 1, accepting(tests, 1)
     for n in sizes:
@@ -78,7 +78,7 @@ def instructions(tests, sizes):
         accepts = {bare: counted(tests, "accept", n, bare=bare) for bare in (False, True)}
         pings = {bare: counted(tests, "ping", n, rounds, bare=bare) for bare in (False, True)}
         both, world = ((pings[bare] - accepts[bare]) / events for bare in (False, True))
-        # One round less, because looking at the timeouts begins with one.
+        # One round less, because the run that checks the timeouts starts with a round of its own.
         checks = counted(tests, "check", n, rounds - 1)
         ends = counted(tests, "end", n, rounds - 1)
         accept = accepts[False] - accepts[True]
@@ -93,7 +93,7 @@ def instructions(tests, sizes):
 
 
 def with_timers(tests, connections):
-    """The instructions of an event, the world's share included, with and without a timer for each connection."""
+    """Returns the instructions per event, simulated system included, without and with a timer for each connection."""
     rounds = max(2, LEAST_EVENTS // connections)
     cost = lambda kind: (counted(tests, f"{kind}ping", connections, rounds)
                          - counted(tests, f"{kind}accept", connections)) / (rounds * connections)
@@ -112,10 +112,10 @@ def main():
     sizes = sorted({int(word) for word in sys.argv[1:]} or SIZES)
     tests = build()
     harness.EXAMPLES = os.path.join(os.path.dirname(tests), "..", "examples")
-    print("Resident bytes of a connection, and nanoseconds (medians of 7):\n")
+    print("Resident bytes per connection, and nanoseconds (medians of 7):\n")
     heads, rows = None, []
     for n in sizes:
-        # Each in a process of its own: memory that was used before would hide what is used now.
+        # Each in its own process: reused memory would not show in the resident size.
         lines = [line for line in run_test(tests, CROWD_CONNECTIONS=n).splitlines() if line.startswith("| ")]
         heads, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
         rows.append(row)
@@ -124,15 +124,15 @@ def main():
         print("\nInstructions: skipped, no valgrind here")
         return 0
     rows, an_event = instructions(tests, sizes)
-    print("\nInstructions; an accept is one of those beyond the row above:\n")
-    table(["connections", "an event, ours", "reactor and world", "world alone", "an accept", "a re-check",
-           "an end by timeout"], rows)
+    print("\nInstructions. The figure for an accept is the average of the accepts beyond those of the row above:\n")
+    table(["connections", "an event, reactor alone", "reactor and simulation", "simulation alone", "an accept",
+           "a re-check", "a close by timeout"], rows)
     print(f"\nAn event with {sizes[-1]} connections takes {an_event[sizes[-1]] / an_event[sizes[0]]:.3f} times the "
           f"instructions of one with {sizes[0]}.")
     without, armed = with_timers(tests, min(sizes[-1], 100_000))
-    print(f"\nAn event takes {without:.0f} instructions, the world's included, and {armed:.0f} where each of "
-          f"{min(sizes[-1], 100_000)} connections has a timer that is not due.")
-    print(f"\nInstructions for a ping of one of {minimal.CONNECTIONS} real clients, outside the kernel:\n")
+    print(f"\nAn event takes {without:.0f} instructions, simulation included, and {armed:.0f} if each of "
+          f"{min(sizes[-1], 100_000)} connections has a timer that has not expired.")
+    print(f"\nUser-space instructions per ping with {minimal.CONNECTIONS} real clients:\n")
     pings = {program: f"{minimal.instructions_a_ping(program):.0f}" for program in ("echo", "minimal")}
     table(list(pings), [list(pings.values())])
     return 0
