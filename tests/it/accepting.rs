@@ -1,19 +1,15 @@
 //! Accepting connections: bursts, the cap per turn, the connection limit, the descriptor limit.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use support::{
-    PATIENCE, affordable, connect, echo, is_timeout, read_to_any_end, reset, serve_one, turn_until,
-};
 use turnwheel::{AtCapacity, Context, Echo, Handler, Limit, Limits, Reactor, Reason, Stats};
+
+use crate::support::{
+    self, PATIENCE, affordable, connect, echo, is_timeout, read_to_any_end, reset, serve_one, turn_until,
+};
 
 #[test]
 fn connections_that_came_before_the_first_turn_are_all_taken_and_never_more_than_the_cap_in_a_turn() {
@@ -216,8 +212,8 @@ fn at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wa
     if std::env::var_os(CHILD).is_some() {
         serve_in_a_child();
     }
-    let me =
-        "at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wait_are_served_later";
+    let me = "accepting::\
+        at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wait_are_served_later";
     let child = Command::new("sh")
         .args(["-c", "ulimit -n 40; exec \"$0\" --exact \"$1\" --nocapture --test-threads=1"])
         .args([std::env::current_exe().unwrap().as_os_str(), me.as_ref()])

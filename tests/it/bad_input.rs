@@ -1,19 +1,16 @@
 //! Clients that violate their framing: each closes its own connection and no other.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 
-use support::{
-    Watch, affordable, codec, connect, echo, next_end, read_n, read_to_any_end, reset, serve, serve_one, wire,
-};
 use turnwheel::{Echo, Framed, Limits, Reason};
+
+use crate::support::{
+    self, Watch, affordable, codec, connect, echo, next_end, read_n, read_to_any_end, reset, serve,
+    serve_one, wire,
+};
 
 /// What the client does after it has sent its bytes.
 #[derive(Clone, Copy, PartialEq)]

@@ -1,17 +1,13 @@
 //! Datagrams over real sockets: the results and errors of the kernel, and how the reactor handles them.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::mpsc;
 
-use support::datagrams::{Echo, Told, World};
-use support::{PATIENCE, turn_until};
 use turnwheel::{Address, Datagrams, Interface, Limits, Posted, Reactor};
+
+use crate::support::datagrams::{Echo, Told, World};
+use crate::support::{self, PATIENCE, turn_until};
 
 fn client(at: &str) -> UdpSocket {
     let client = UdpSocket::bind(at).unwrap();

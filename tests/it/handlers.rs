@@ -1,20 +1,16 @@
 //! Handlers: a panic closes one connection, an unused handler is dropped, and limits that do not fit are refused.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{ErrorKind, Write};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use support::{
-    PATIENCE, Watch, codec, connect, echo, next_end, read_n, read_to_any_end, serve_one, turn_until,
-};
 use turnwheel::{Closed, Context, Echo, Framed, Handler, Limit, Limits, Net, PanicPolicy, Reactor, Reason};
+
+use crate::support::{
+    self, PATIENCE, Watch, codec, connect, echo, next_end, read_n, read_to_any_end, serve_one, turn_until,
+};
 
 /// Echoes, but panics in the callback that the first byte of the connection selects.
 struct Fragile {

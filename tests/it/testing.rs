@@ -1,8 +1,5 @@
 //! The test kit as users see it: handlers on a stage with transcripts and with methods, and in simulations.
 
-// Tests may panic and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{panic, thread};

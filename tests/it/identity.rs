@@ -1,15 +1,11 @@
 //! Stale ids: those of closed connections and of dropped groups, and keys of other reactors.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
-use support::{connect, is_timeout, read_n, reset, serve_one};
 use turnwheel::{Closed, ConnId, Context, Echo, Handler, Limits, Net, Reactor, Sent};
+
+use crate::support::{self, connect, is_timeout, read_n, reset, serve_one};
 
 /// Sends each client its id. On input, writes to the ids of all closed and of all open connections.
 #[derive(Default)]

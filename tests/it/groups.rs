@@ -1,20 +1,16 @@
 //! Groups over real sockets: each message arrives once and in order, in the framing of each member. Slow members.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use support::{
+use turnwheel::{Broadcast, Framed, Limit, Limits, Listen, Reactor, Reason, SlowMember};
+
+use crate::support::{
     PATIENCE, Server, codec, connect, connect_narrow, is_timeout, patterns, read_n, read_to_end, serve,
     turn_until, wire,
 };
-use turnwheel::{Broadcast, Framed, Limit, Limits, Listen, Reactor, Reason, SlowMember};
 
 const U32: &str = "len:u32be";
 

@@ -1,15 +1,11 @@
 //! Listening on addresses of every kind, and the error if that fails.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
-use support::{connect, echo, serve, serve_one};
 use turnwheel::{Address, Echo, Limits, Listen, Reactor};
+
+use crate::support::{self, connect, echo, serve, serve_one};
 
 fn has_ipv6() -> bool {
     let has = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();

@@ -1,19 +1,16 @@
 //! Other threads and a real reactor: every command arrives once or is returned, and a sleeping loop is woken.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::any::Any;
 use std::io::Write;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{PATIENCE, connect, read_n, read_to_any_end, read_to_end, serve};
 use turnwheel::{
     Broadcast, ConnId, Context, Echo, Handle, HandleError, Handler, Limits, Net, Notes, Reactor, Reason,
 };
+
+use crate::support::{PATIENCE, connect, read_n, read_to_any_end, read_to_end, serve};
 
 const THREADS: u32 = 8;
 

@@ -1,18 +1,15 @@
 //! Outgoing connections over real sockets: names, IPv4 and IPv6 addresses, Unix sockets, existing streams, and every
 //! way in which connecting can fail.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use support::PATIENCE;
 use turnwheel::{
     Backoff, Closed, Connect, Context, Handler, Key, Limit, Limits, Net, Origin, Reactor, Reason,
 };
+
+use crate::support::PATIENCE;
 
 /// Sends a greeting to each peer, and records all callbacks.
 #[derive(Default)]

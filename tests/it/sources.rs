@@ -1,10 +1,7 @@
 //! Registered sources of every kind: how they are called, returned and refused.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, clippy::disallowed_types)]
-
-mod support;
+// The callbacks share their findings with the tests.
+#![allow(clippy::disallowed_types)]
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -13,10 +10,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use support::{connect, echo, read_n, serve, turn_until};
 use turnwheel::mio::unix::{SourceFd, pipe};
 use turnwheel::mio::{Interest, Registry, Token, event};
 use turnwheel::{Broadcast, Echo, Limits, Net, Reactor, SourceKey, Watch, mio};
+
+use crate::support::{self, connect, echo, read_n, serve, turn_until};
 
 /// A source for any descriptor. Clones share the descriptor.
 #[derive(Clone, Debug)]

@@ -1,9 +1,4 @@
-//! Unix only: sockets with a file, and child processes that inherit no socket.
-#![cfg(unix)]
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
+//! What only Unix has: sockets with a file, and children that inherit nothing.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,8 +6,9 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use support::{PATIENCE, Scratch, echo, serve};
 use turnwheel::{Address, Echo, Limits, Listen, Reactor};
+
+use crate::support::{self, PATIENCE, Scratch, echo, serve};
 
 fn connect(path: &Path) -> UnixStream {
     let stream = UnixStream::connect(path).unwrap();

@@ -1,16 +1,12 @@
 //! Input, or its end, that is easy to miss: FIN with the last bytes, urgent bytes, passed descriptors.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::process::{Command, Stdio};
 
-use support::{Scratch, connect, pattern, read_n, read_to_end, serve, serve_one, turn_until};
 use turnwheel::{Context, Echo, Handler, Limits, Net, Reactor, Reason};
+
+use crate::support::{self, Scratch, connect, pattern, read_n, read_to_end, serve, serve_one, turn_until};
 
 #[test]
 fn the_end_of_input_is_seen_when_it_comes_with_the_last_bytes_whatever_their_number() {

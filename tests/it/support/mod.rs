@@ -4,9 +4,6 @@
 //! Invariant: every wait is bounded by [`PATIENCE`], and its failure names what it waited for. Nothing here checks how
 //! long a wait took.
 
-// Each test file uses a part of this. Tests may panic, read the clock and start threads; the library may not.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
 pub(crate) mod datagrams;
 
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,19 +1,15 @@
 //! Output: many small pieces, large shared ones, and peers that do not read.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::sync::mpsc;
 use std::thread;
 
-use support::{
-    Watch, check_pattern, connect, connect_narrow, echo, is_timeout, next_end, pattern, read_n, serve,
+use turnwheel::{Context, Echo, Handler, Limits, Listen, Reason, Sent};
+
+use crate::support::{
+    self, Watch, check_pattern, connect, connect_narrow, echo, is_timeout, next_end, pattern, read_n, serve,
     serve_one,
 };
-use turnwheel::{Context, Echo, Handler, Limits, Listen, Reason, Sent};
 
 /// Sends a pattern. The first byte of the input selects the pieces in which it is sent.
 struct Pieces;

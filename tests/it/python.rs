@@ -1,16 +1,12 @@
 //! Clients as in Python tutorials, with servers as users of this crate write them.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::process::{Command, Stdio};
 
-use support::{codec, serve, serve_one};
 use turnwheel::{
     Address, Broadcast, Context, DatagramContext, DatagramHandler, Echo, Framed, Handler, Limits, Reason,
 };
+
+use crate::support::{self, codec, serve, serve_one};
 
 /// The start of each script: connects to the address in its argument.
 const CONNECT: &str = r#"

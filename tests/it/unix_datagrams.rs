@@ -1,9 +1,4 @@
-//! Unix datagrams over real sockets: socket files of servers and clients, and receivers that do not read.
-#![cfg(unix)]
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
+//! Unix datagrams over real sockets: their files, their clients' files, and receivers that do not read.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,9 +7,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::mpsc;
 
-use support::datagrams::{Echo, Told, World};
-use support::{PATIENCE, Scratch, turn_until};
 use turnwheel::{Address, Datagrams, Posted, Reactor};
+
+use crate::support::datagrams::{Echo, Told, World};
+use crate::support::{PATIENCE, Scratch, turn_until};
 
 fn client(path: &Path) -> UnixDatagram {
     let client = UnixDatagram::bind(path).unwrap();

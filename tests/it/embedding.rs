@@ -1,11 +1,5 @@
 //! The reactor inside other event loops, together with other reactors, and in a process without a logger.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,10 +7,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{PATIENCE, codec, connect, echo, read_n, read_to_any_end, serve_one};
 use turnwheel::mio::unix::SourceFd;
 use turnwheel::mio::{Events, Interest, Poll, Token};
 use turnwheel::{Echo, Framed, Limit, Limits, Reactor, Reason, mio};
+
+use crate::support::{PATIENCE, codec, connect, echo, read_n, read_to_any_end, serve_one};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -340,7 +335,7 @@ fn silent_child() {
 #[test]
 fn nothing_is_printed_where_nobody_listens_to_the_log() {
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "silent_child", "--ignored", "--nocapture", "--test-threads", "1"])
+        .args(["--exact", "embedding::silent_child", "--ignored", "--nocapture", "--test-threads", "1"])
         .stdin(Stdio::null())
         .output()
         .unwrap();

@@ -1,9 +1,5 @@
 //! Checks the rules for the source itself: layers, lengths, file headers, and names that only some files may use.
 
-// Tests may panic; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-#[path = "tidy/imports.rs"]
 mod imports;
 
 use std::fs;

@@ -1,19 +1,16 @@
 //! Compares the counters with what the clients saw.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::Write;
 use std::net::Shutdown;
 use std::sync::mpsc;
 use std::thread;
 
-use support::{
-    Watch, codec, connect, echo, next_end, pattern, read_to_any_end, read_to_end, reset, serve_one, wire,
-};
 use turnwheel::{Echo, Framed, Limits, Reason, Stats};
+
+use crate::support::{
+    self, Watch, codec, connect, echo, next_end, pattern, read_to_any_end, read_to_end, reset, serve_one,
+    wire,
+};
 
 const U16: &str = "len:u16be,max=20000";
 

@@ -1,10 +1,5 @@
 //! Shutting down while clients connect and send: each answer is complete or absent.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +7,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use support::{PATIENCE, codec, connect, echo, is_timeout, pattern, serve_one, wire};
 use turnwheel::{Context, Echo, Framed, Handler, Limits, Reactor, Reason};
+
+use crate::support::{self, PATIENCE, codec, connect, echo, is_timeout, pattern, serve_one, wire};
 
 /// Sends messages and reads the echoes until the server closes. Returns how many echoes it read.
 fn talk(at: SocketAddr, seed: u64, talking: &AtomicUsize) -> usize {

@@ -1,16 +1,12 @@
 //! Messages over real sockets: every framing, with the bytes split in different ways.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-use support::{codec, connect, pattern, read_n, read_to_end, serve, turn_until, wire};
 use turnwheel::{Echo, Framed, Limits, Reactor};
+
+use crate::support::{codec, connect, pattern, read_n, read_to_end, serve, turn_until, wire};
 
 /// Every framing, with the maximum message length in these tests.
 const SPECS: [(&str, usize); 17] = [

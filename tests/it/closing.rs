@@ -1,21 +1,17 @@
 //! Closing connections: no byte that was accepted for sending is lost, and each close has its reason.
 
-// Tests may panic, read the clock and start threads; the library may not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use support::{
-    Watch, check_pattern, connect, connect_narrow, is_timeout, next_end, pattern, read_n, read_to_end, reset,
-    serve, serve_one,
-};
 use turnwheel::{Context, Echo, Handler, Limit, Limits, Listen, Reason};
+
+use crate::support::{
+    self, Watch, check_pattern, connect, connect_narrow, is_timeout, next_end, pattern, read_n, read_to_end,
+    reset, serve, serve_one,
+};
 
 /// Sends a pattern of the requested size, at once or when the peer has sent something, and then closes if `close`.
 struct Give {
