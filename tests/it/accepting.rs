@@ -2,17 +2,19 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use turnwheel::{AtCapacity, Context, Echo, Handler, Limit, Limits, Reactor, Reason, Stats};
 
+use crate::support::process::{affordable, again, as_a_crowd, is_child, spawn};
 use crate::support::{
-    self, PATIENCE, affordable, connect, echo, is_timeout, read_to_any_end, reset, serve_one, turn_until,
+    self, PATIENCE, connect, echo, is_timeout, read_to_any_end, reset, serve_one, turn_until,
 };
 
 #[test]
 fn connections_that_came_before_the_first_turn_are_all_taken_and_never_more_than_the_cap_in_a_turn() {
+    let _crowd = as_a_crowd();
     let count = affordable(1000);
     for cap in [1, 4, 64] {
         let mut limits = Limits::default();
@@ -37,6 +39,7 @@ fn connections_that_came_before_the_first_turn_are_all_taken_and_never_more_than
 
 #[test]
 fn a_burst_against_a_busy_reactor_waits_in_the_kernel_and_nobody_is_turned_away() {
+    let _crowd = as_a_crowd();
     let count = affordable(1500);
     let mut limits = Limits::default();
     limits.connections = Limit::Unlimited;
@@ -116,6 +119,7 @@ fn at_the_limit_more_are_refused_and_counted_where_that_is_wanted() {
 
 #[test]
 fn connections_that_are_reset_before_they_are_accepted_disturb_nobody() {
+    let _crowd = as_a_crowd();
     let count = affordable(1000);
     let mut reactor = Reactor::new().unwrap();
     let at = reactor.listen("127.0.0.1:0", Echo).unwrap().local_addr().unwrap();
@@ -159,8 +163,6 @@ fn one_event_at_a_time_is_enough_to_serve_everybody() {
     let stats = server.wait_for("the ends", |s| s.open == 0);
     assert_eq!((stats.bytes_in, stats.bytes_out), (250_000, 250_000));
 }
-
-const CHILD: &str = "TURNWHEEL_TEST_CHILD";
 
 /// Echoes, except that it answers `?` with counters.
 struct Reporter;
@@ -209,18 +211,13 @@ fn ask(client: &mut TcpStream) -> [u64; 3] {
 #[cfg(unix)]
 #[test]
 fn at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wait_are_served_later() {
-    if std::env::var_os(CHILD).is_some() {
+    if is_child() {
         serve_in_a_child();
     }
-    let me = "accepting::\
-        at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wait_are_served_later";
-    let child = Command::new("sh")
-        .args(["-c", "ulimit -n 40; exec \"$0\" --exact \"$1\" --nocapture --test-threads=1"])
-        .args([std::env::current_exe().unwrap().as_os_str(), me.as_ref()])
-        .env(CHILD, "1")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
+    let me =
+        "at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wait_are_served_later";
+    let mut command = again("ulimit -n 40;", module_path!(), me);
+    let child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()));
     let mut child = KillAtEnd(child.unwrap());
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let at = lines.find_map(|l| l.split("listening on ").nth(1).map(|a| a.parse().unwrap()));

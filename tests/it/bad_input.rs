@@ -7,9 +7,9 @@ use std::thread;
 
 use turnwheel::{Echo, Framed, Limits, Reason};
 
+use crate::support::process::{affordable, as_a_crowd};
 use crate::support::{
-    self, Watch, affordable, codec, connect, echo, next_end, read_n, read_to_any_end, reset, serve,
-    serve_one, wire,
+    self, Watch, codec, connect, echo, next_end, read_n, read_to_any_end, reset, serve, serve_one, wire,
 };
 
 /// What the client does after it has sent its bytes.
@@ -107,6 +107,7 @@ fn next_end_after_goodbye(mut client: TcpStream, ended: &mpsc::Receiver<turnwhee
 
 #[test]
 fn clients_that_announce_the_largest_message_and_stall_cost_little_memory() {
+    let _crowd = as_a_crowd();
     let server = serve_one(Limits::default(), || Framed::new(codec("len:u32be,max=1MiB"), Echo));
     let count = affordable(400);
     let mut clients = Vec::new();

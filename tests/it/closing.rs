@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use turnwheel::{Context, Echo, Handler, Limit, Limits, Listen, Reason};
 
+use crate::support::process::without_crowds;
 use crate::support::{
     self, Watch, check_pattern, connect, connect_narrow, is_timeout, next_end, pattern, read_n, read_to_end,
     reset, serve, serve_one,
@@ -212,6 +213,7 @@ fn after_the_end_of_output_the_other_direction_goes_on() {
 
 #[test]
 fn an_idle_connection_is_ended_cleanly_and_a_busy_one_is_not() {
+    let _calm = without_crowds();
     let mut limits = Limits::default();
     limits.idle_timeout = Limit::At(Duration::from_millis(300));
     let server = serve_one(limits, || Echo);

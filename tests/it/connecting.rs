@@ -5,11 +5,13 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use turnwheel::{
     Backoff, Closed, Connect, Context, Handler, Key, Limit, Limits, Net, Origin, Reactor, Reason,
 };
 
 use crate::support::PATIENCE;
+use crate::support::process::{Scratch, affordable, as_a_crowd};
 
 /// Sends a greeting to each peer, and records all callbacks.
 #[derive(Default)]
@@ -86,8 +88,11 @@ impl Rig {
 }
 
 /// Returns an address without a listener.
-fn dead_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+fn dead_port() -> (SocketAddr, Socket) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    (socket.local_addr().unwrap().as_socket().unwrap(), socket)
 }
 
 fn echo_once(listener: &TcpListener) -> Vec<u8> {
@@ -132,7 +137,7 @@ fn the_local_address_is_the_one_that_was_asked_for() {
 
 #[test]
 fn who_refuses_is_named() {
-    let (mut rig, at) = (rig(), dead_port());
+    let (mut rig, (at, _held)) = (rig(), dead_port());
     let (kind, text) = rig.fails(at);
     assert_eq!(kind, ErrorKind::ConnectionRefused);
     assert_eq!(text, format!("cannot connect to {at}: Connection refused (os error 111)"));
@@ -161,7 +166,7 @@ fn what_is_unreachable_is_named() {
 #[test]
 fn who_does_not_answer_is_given_up_when_the_time_is_over() {
     // A listener with a full backlog drops SYNs.
-    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     listener.listen(0).unwrap();
     let at = listener.local_addr().unwrap().as_socket().unwrap();
@@ -186,7 +191,7 @@ fn who_does_not_answer_is_given_up_when_the_time_is_over() {
 fn a_socket_that_met_itself_is_refused() {
     let mut rig = rig();
     // A TCP socket that connects to the port that it is bound to connects to itself (simultaneous open).
-    let at = dead_port();
+    let (at, _held) = dead_port();
     let (kind, text) = rig.fails(Connect::new(at).local(at));
     assert_eq!(kind, ErrorKind::ConnectionRefused);
     assert!(text.ends_with("nothing listens there: the socket connected to itself"), "{text}");
@@ -194,17 +199,18 @@ fn a_socket_that_met_itself_is_refused() {
 
 #[test]
 fn a_server_that_comes_late_is_found_by_trying_again() {
-    let (mut rig, at) = (rig(), dead_port());
+    let (mut rig, (at, late)) = (rig(), dead_port());
     let policy =
         Backoff { min: Duration::from_millis(1), max: Duration::from_millis(20), ..Backoff::default() };
     rig.connect(Connect::new(at).retry(Backoff { tries: Limit::Unlimited, ..policy }), 1);
     while rig.reactor.stats().connect_retries < 3 {
         rig.reactor.turn(Some(Duration::from_millis(50))).unwrap();
     }
-    let _listener = TcpListener::bind(at).unwrap();
+    late.listen(8).unwrap();
     rig.until("the connection", |c| c.opened.len() == 1);
     assert!(rig.reactor.get(rig.caller).unwrap().failed.is_empty());
-    rig.fails(Connect::new(dead_port()).retry(Backoff { tries: Limit::At(3), ..policy }));
+    let (at, _held) = dead_port();
+    rig.fails(Connect::new(at).retry(Backoff { tries: Limit::At(3), ..policy }));
 }
 
 #[test]
@@ -217,7 +223,7 @@ fn a_stream_that_exists_is_taken_over() {
     rig.until("an answer", |c| c.heard == b"welcome");
     assert_eq!(server.join().unwrap(), b"hello");
     // A stream that is not connected is reported as an error, and has no other effect.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let (kind, text) = rig.fails(TcpStream::from(socket));
     assert_eq!(kind, ErrorKind::NotConnected, "{text}");
 }
@@ -226,12 +232,11 @@ fn a_stream_that_exists_is_taken_over() {
 #[test]
 fn unix_sockets_are_connected_to_and_taken_over() {
     use std::os::unix::net::{UnixListener, UnixStream};
-    let dir = std::env::temp_dir().join(format!("turnwheel-connect-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let path = dir.join("server");
+    let scratch = Scratch::new();
+    let path = scratch.0.join("server");
     let listener = UnixListener::bind(&path).unwrap();
     let mut rig = rig();
-    rig.connect(format!("unix:{}", path.display()), 1);
+    rig.connect(scratch.unix("server"), 1);
     rig.until("the connection", |c| c.opened.len() == 1);
     let (mut stream, _) = listener.accept().unwrap();
     let mut got = [0; 5];
@@ -241,9 +246,8 @@ fn unix_sockets_are_connected_to_and_taken_over() {
     rig.until("the other one", |c| c.opened.len() == 2);
     theirs.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"hello");
-    let (kind, text) = rig.fails(format!("unix:{}", dir.join("nobody").display()));
+    let (kind, text) = rig.fails(scratch.unix("nobody"));
     assert_eq!(kind, ErrorKind::NotFound, "{text}");
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
@@ -267,7 +271,7 @@ fn a_wrong_address_or_option_or_key_is_refused_at_once() {
 }
 
 #[test]
-fn a_thousand_connections_to_oneself_are_made_and_ended() {
+fn a_crowd_of_connections_to_oneself_is_made_and_ended() {
     struct Both {
         opened: usize,
         closed: usize,
@@ -292,17 +296,19 @@ fn a_thousand_connections_to_oneself_are_made_and_ended() {
             self.closed += 1;
         }
     }
+    let _crowd = as_a_crowd();
+    let count = affordable(1000);
     let mut reactor = Reactor::new().unwrap();
     let both = reactor.add(Both { opened: 0, closed: 0 }).unwrap();
     let at = reactor.listen_on("127.0.0.1:0", both).unwrap().local_addr().unwrap();
-    for tag in 0..1000 {
+    for tag in 0..count as u64 {
         reactor.connect(at, both, tag).unwrap();
     }
     let end = Instant::now() + PATIENCE;
-    while reactor.get(both).unwrap().closed < 2000 {
+    while reactor.get(both).unwrap().closed < 2 * count {
         assert!(Instant::now() < end, "{}", reactor.stats());
         reactor.turn(Some(Duration::from_millis(100))).unwrap();
     }
     let stats = reactor.stats();
-    assert_eq!((stats.accepted, stats.connected, stats.open), (1000, 1000, 0));
+    assert_eq!((stats.accepted, stats.connected, stats.open), (count as u64, count as u64, 0));
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use turnwheel::{Address, Datagrams, Interface, Limits, Posted, Reactor};
 
 use crate::support::datagrams::{Echo, Told, World};
+use crate::support::process::without_births;
 use crate::support::{self, PATIENCE, turn_until};
 
 fn client(at: &str) -> UdpSocket {
@@ -80,6 +81,7 @@ fn a_datagram_longer_than_the_maximum_is_told_and_not_cut() {
 
 #[test]
 fn in_connected_mode_a_closed_port_is_told_and_the_socket_goes_on() {
+    let _undisturbed = without_births();
     let gone = client("127.0.0.1:0");
     let at = gone.local_addr().unwrap();
     drop(gone);
@@ -180,6 +182,7 @@ fn an_ipv6_group_is_joined_on_an_interface() {
 
 #[test]
 fn errors_of_binding_say_what_and_where() {
+    let _undisturbed = without_births();
     let taken = client("127.0.0.1:0");
     let at = taken.local_addr().unwrap();
     let mut reactor = Reactor::new().unwrap();
@@ -269,6 +272,7 @@ fn a_flood_on_one_socket_leaves_another_its_turn() {
 
 #[test]
 fn a_panic_or_a_close_ends_its_socket_alone_and_frees_the_port() {
+    let _undisturbed = without_births();
     let mut world = World::new("127.0.0.1:0");
     let (tell, told) = mpsc::channel();
     let other = world.reactor.bind("127.0.0.1:0", Echo(tell)).unwrap();
@@ -286,6 +290,7 @@ fn a_panic_or_a_close_ends_its_socket_alone_and_frees_the_port() {
 
 #[test]
 fn a_shutdown_closes_datagram_sockets_too() {
+    let _undisturbed = without_births();
     let mut world = World::new("127.0.0.1:0");
     world.reactor.shutdown(PATIENCE).unwrap();
     assert_eq!(world.told.try_recv(), Ok(Told::Closed));

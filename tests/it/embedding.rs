@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use turnwheel::mio::unix::SourceFd;
 use turnwheel::mio::{Events, Interest, Poll, Token};
 use turnwheel::{Echo, Framed, Limit, Limits, Reactor, Reason, mio};
 
+use crate::support::process::{again, is_child, output};
 use crate::support::{PATIENCE, codec, connect, echo, read_n, read_to_any_end, serve_one};
 
 const MS: Duration = Duration::from_millis(1);
@@ -300,9 +300,7 @@ fn a_turn_does_not_sleep_unless_there_is_a_millisecond_for_it() {
 }
 
 /// Runs in the child process of the next test. Does everything that might print or log.
-#[test]
-#[ignore = "run by the test below"]
-fn silent_child() {
+fn say_nothing_of_anything() {
     let quiet = |mark: &str| {
         println!("{mark}");
         eprintln!("{mark}");
@@ -334,11 +332,11 @@ fn silent_child() {
 
 #[test]
 fn nothing_is_printed_where_nobody_listens_to_the_log() {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "embedding::silent_child", "--ignored", "--nocapture", "--test-threads", "1"])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    if is_child() {
+        return say_nothing_of_anything();
+    }
+    let me = "nothing_is_printed_where_nobody_listens_to_the_log";
+    let child = output(&mut again("", module_path!(), me)).unwrap();
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (said(&child.stdout), said(&child.stderr));
     assert!(child.status.success(), "{out}{err}");

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 
 use turnwheel::{Closed, Context, Echo, Framed, Handler, Limit, Limits, Net, PanicPolicy, Reactor, Reason};
 
+use crate::support::process::without_births;
 use crate::support::{
     self, PATIENCE, Watch, codec, connect, echo, next_end, read_n, read_to_any_end, serve_one, turn_until,
 };
@@ -114,6 +115,7 @@ impl Handler for Mortal {
 
 #[test]
 fn a_handler_lives_as_long_as_a_listener_or_a_connection_leads_to_it() {
+    let _undisturbed = without_births();
     let drops = Arc::new(AtomicUsize::new(0));
     let dropped = || drops.load(Ordering::SeqCst);
     let mut reactor = Reactor::new().unwrap();

@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
 use turnwheel::{Address, Echo, Limits, Listen, Reactor};
 
+use crate::support::process::without_births;
 use crate::support::{self, connect, echo, serve, serve_one};
 
 fn has_ipv6() -> bool {
@@ -146,6 +147,7 @@ fn a_bad_address_is_refused_with_what_is_wrong_and_what_is_accepted() {
 
 #[test]
 fn a_closed_listeners_port_is_free_again() {
+    let _undisturbed = without_births();
     let mut reactor = Reactor::new().unwrap();
     let listening = reactor.listen("127.0.0.1:0", Echo).unwrap();
     let at = listening.local_addr().unwrap();

@@ -6,6 +6,7 @@ use std::thread;
 
 use turnwheel::{Context, Echo, Handler, Limits, Listen, Reason, Sent};
 
+use crate::support::process::without_crowds;
 use crate::support::{
     self, Watch, check_pattern, connect, connect_narrow, echo, is_timeout, next_end, pattern, read_n, serve,
     serve_one,
@@ -135,6 +136,7 @@ fn a_push_beyond_the_hard_limit_cuts_the_connection_and_leaves_no_gap() {
 
 #[test]
 fn a_peer_that_stops_reading_for_too_long_is_cut_and_a_reading_one_is_not() {
+    let _calm = without_crowds();
     let mut limits = Limits::default();
     limits.write_stall = turnwheel::Limit::At(std::time::Duration::from_millis(200));
     let (ends, ended) = mpsc::channel();

@@ -1,12 +1,13 @@
 //! Clients as in Python tutorials, with servers as users of this crate write them.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use turnwheel::{
     Address, Broadcast, Context, DatagramContext, DatagramHandler, Echo, Framed, Handler, Limits, Reason,
 };
 
-use crate::support::{self, codec, serve, serve_one};
+use crate::support::process::{Scratch, output};
+use crate::support::{codec, serve, serve_one};
 
 /// The start of each script: connects to the address in its argument.
 const CONNECT: &str = r#"
@@ -31,12 +32,11 @@ at = sys.argv[1]
 fn python(script: &str, at: &str) -> bool {
     let code = format!("{CONNECT}\n{script}");
     let mut command = Command::new("python3");
-    command.args(["-c", &code, at]).stdin(Stdio::null());
-    let Ok(output) = command.output() else {
-        eprintln!("skipped: no python3 here");
+    let Ok(done) = output(command.args(["-c", &code, at])) else {
+        eprintln!("skipped: there is no python3");
         return false;
     };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     true
 }
 
@@ -116,7 +116,7 @@ fn the_echo_client_works_over_ipv6() {
 #[cfg(unix)]
 #[test]
 fn the_echo_client_works_over_a_unix_socket() {
-    let scratch = support::Scratch::new("python");
+    let scratch = Scratch::new();
     let at = scratch.unix("echo.sock");
     let copy = at.clone();
     let _server = serve(Limits::default(), move |r| Ok(vec![r.listen(copy, Echo)?]));
@@ -216,7 +216,7 @@ for n in range(100):
 
 #[test]
 fn the_datagram_client_works_over_ipv4_ipv6_and_a_unix_socket() {
-    let scratch = support::Scratch::new("pythongram");
+    let scratch = Scratch::new();
     let mut addresses = vec!["127.0.0.1:0".to_owned()];
     if cfg!(unix) {
         addresses.push(scratch.unix("shout"));

@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use turnwheel::{Context, Echo, Handler, Limits, Net, Reactor, Reason};
 
-use crate::support::{self, Scratch, connect, pattern, read_n, read_to_end, serve, serve_one, turn_until};
+use crate::support::process::{Scratch, output};
+use crate::support::{self, connect, pattern, read_n, read_to_end, serve, serve_one, turn_until};
 
 #[test]
 fn the_end_of_input_is_seen_when_it_comes_with_the_last_bytes_whatever_their_number() {
@@ -93,14 +94,13 @@ assert s.recv(1) == b""
 #[cfg(unix)]
 #[test]
 fn a_descriptor_passed_over_a_unix_socket_hides_nothing_that_follows_it() {
-    let scratch = Scratch::new("passed");
+    let scratch = Scratch::new();
     let at = scratch.unix("echo.sock");
     let server = serve(Limits::default(), move |reactor| Ok(vec![reactor.listen(at, Echo)?]));
     let path = scratch.0.join("echo.sock");
-    let client =
-        Command::new("python3").args(["-c", PASS_A_DESCRIPTOR]).arg(path).stdin(Stdio::null()).output();
-    let Ok(client) = client else {
-        eprintln!("skipped: no python3 here to pass a descriptor");
+    let mut client = Command::new("python3");
+    let Ok(client) = output(client.args(["-c", PASS_A_DESCRIPTOR]).arg(path)) else {
+        eprintln!("skipped: there is no python3 to pass a descriptor");
         return;
     };
     assert!(client.status.success(), "{}", String::from_utf8_lossy(&client.stderr));

@@ -14,7 +14,8 @@ use turnwheel::mio::unix::{SourceFd, pipe};
 use turnwheel::mio::{Interest, Registry, Token, event};
 use turnwheel::{Broadcast, Echo, Limits, Net, Reactor, SourceKey, Watch, mio};
 
-use crate::support::{self, connect, echo, read_n, serve, turn_until};
+use crate::support::process::Scratch;
+use crate::support::{connect, echo, read_n, serve, turn_until};
 
 /// A source for any descriptor. Clones share the descriptor.
 #[derive(Clone, Debug)]
@@ -237,7 +238,8 @@ fn a_timer_descriptor_and_an_inotify_are_sources() {
         timerfd_settime,
     };
     let mut reactor = Reactor::new().unwrap();
-    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK).unwrap();
+    let timer =
+        timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC).unwrap();
     let soon = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
     let spec = Itimerspec { it_interval: soon, it_value: soon };
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &spec).unwrap();
@@ -256,8 +258,8 @@ fn a_timer_descriptor_and_an_inotify_are_sources() {
         reactor.turn(None).unwrap();
     }
 
-    let scratch = support::Scratch::new("inotify");
-    let watch = inotify::init(CreateFlags::NONBLOCK).unwrap();
+    let scratch = Scratch::new();
+    let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
     inotify::add_watch(&watch, &scratch.0, WatchFlags::CREATE).unwrap();
     let told = Rc::new(Cell::new(false));
     let heard = Rc::clone(&told);

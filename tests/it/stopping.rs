@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use turnwheel::{Context, Echo, Framed, Handler, Limits, Reactor, Reason};
 
+use crate::support::process::{as_a_crowd, without_births};
 use crate::support::{self, PATIENCE, codec, connect, echo, is_timeout, pattern, serve_one, wire};
 
 /// Sends messages and reads the echoes until the server closes. Returns how many echoes it read.
@@ -41,6 +42,7 @@ fn talk(at: SocketAddr, seed: u64, talking: &AtomicUsize) -> usize {
 
 #[test]
 fn a_stop_amid_two_hundred_clients_gives_each_whole_answers_or_none() {
+    let _crowd = as_a_crowd();
     for round in 0..4u64 {
         let server = serve_one(Limits::default(), || Framed::new(codec("len:u32be"), Echo));
         let at = server.addr();
@@ -74,6 +76,7 @@ fn those_who_wait_to_be_accepted_when_the_stop_comes_are_served() {
         }
         fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {}
     }
+    let _undisturbed = without_births();
     let mut reactor = Reactor::new().unwrap();
     let at = reactor.listen("127.0.0.1:0", Greet).unwrap().local_addr().unwrap();
     let clients: Vec<TcpStream> = (0..50).map(|_| connect(at)).collect();

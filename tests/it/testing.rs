@@ -201,6 +201,7 @@ fn a_handler_that_never_rests_fails() {
 #[test]
 fn failures_are_placed_where_the_test_called() {
     let (tell, told) = mpsc::channel();
+    // The hook is the whole process's: what other threads panic about goes the usual way.
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| match thread::current().name() {
         Some("misplaced") => drop(tell.send(info.location().map(|at| at.file().to_owned()))),

@@ -10,7 +10,8 @@ use std::sync::mpsc;
 use turnwheel::{Address, Datagrams, Posted, Reactor};
 
 use crate::support::datagrams::{Echo, Told, World};
-use crate::support::{PATIENCE, Scratch, turn_until};
+use crate::support::process::{Scratch, output, without_births};
+use crate::support::{PATIENCE, turn_until};
 
 fn client(path: &Path) -> UnixDatagram {
     let client = UnixDatagram::bind(path).unwrap();
@@ -20,7 +21,7 @@ fn client(path: &Path) -> UnixDatagram {
 
 #[test]
 fn unix_datagrams_come_back_and_the_file_goes_with_the_socket() {
-    let scratch = Scratch::new("grams");
+    let scratch = Scratch::new();
     let path = scratch.0.join("s");
     let mut world = World::new(Datagrams::new(scratch.unix("s")).unix_mode(0o640));
     assert_eq!(world.at, Address::Unix(Some(path.clone())));
@@ -40,7 +41,7 @@ fn unix_datagrams_come_back_and_the_file_goes_with_the_socket() {
 
 #[test]
 fn one_without_a_name_is_heard_and_cannot_be_answered() {
-    let scratch = Scratch::new("nameless");
+    let scratch = Scratch::new();
     let mut world = World::new(scratch.unix("s"));
     UnixDatagram::unbound().unwrap().send_to(b"who am I", scratch.0.join("s")).unwrap();
     assert_eq!(world.next(), Told::Datagram(Address::Unix(None), b"who am I".to_vec()));
@@ -52,16 +53,16 @@ fn one_without_a_name_is_heard_and_cannot_be_answered() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_client_with_the_longest_path_is_heard() {
-    let scratch = Scratch::new("long");
+    let scratch = Scratch::new();
     let mut world = World::new(scratch.unix("s"));
     let base = scratch.0.as_os_str().len() + 1;
     let longest = scratch.0.join("x".repeat(108 - base));
     let script = "use Socket; socket(S, AF_UNIX, SOCK_DGRAM, 0) or die;
         bind(S, pack('Sa108', AF_UNIX, $ARGV[0])) or die; send(S, 'far', 0, pack_sockaddr_un($ARGV[1])) or die;";
     let mut perl = std::process::Command::new("perl");
-    match perl.args(["-e", script]).arg(&longest).arg(scratch.0.join("s")).status() {
-        Ok(status) => assert!(status.success()),
-        Err(error) => return println!("skipped: no perl here: {error}"),
+    match output(perl.args(["-e", script]).arg(&longest).arg(scratch.0.join("s"))) {
+        Ok(done) => assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr)),
+        Err(error) => return println!("skipped: there is no perl: {error}"),
     }
     assert_eq!(world.next(), Told::Datagram(Address::Unix(Some(longest)), b"far".to_vec()));
     assert_eq!(world.next(), Told::Error(ErrorKind::InvalidInput, None), "it cannot be answered");
@@ -70,7 +71,7 @@ fn a_client_with_the_longest_path_is_heard() {
 /// Linux reports no readiness when the receiver's queue has space again, and queues at most ten datagrams by default.
 #[test]
 fn a_receiver_that_does_not_read_loses_nothing_and_holds_up_nobody() {
-    let scratch = Scratch::new("slow");
+    let scratch = Scratch::new();
     let mut world = World::new(scratch.unix("s"));
     let (slow, quick) = (client(&scratch.0.join("slow")), client(&scratch.0.join("quick")));
     let to = |name: &str| Address::Unix(Some(scratch.0.join(name)));
@@ -95,7 +96,8 @@ fn a_receiver_that_does_not_read_loses_nothing_and_holds_up_nobody() {
 
 #[test]
 fn in_connected_mode_a_peer_that_does_not_read_is_waited_for() {
-    let scratch = Scratch::new("peer");
+    let _undisturbed = without_births();
+    let scratch = Scratch::new();
     let there = client(&scratch.0.join("there"));
     let mut world = World::new(Datagrams::new(scratch.unix("s")).peer(scratch.unix("there")));
     for n in 0..100u8 {
@@ -118,7 +120,8 @@ fn in_connected_mode_a_peer_that_does_not_read_is_waited_for() {
 
 #[test]
 fn a_dead_programs_file_is_replaced_and_nothing_else_is() {
-    let scratch = Scratch::new("gramstale");
+    let _undisturbed = without_births();
+    let scratch = Scratch::new();
     let path = scratch.0.join("s");
     drop(client(&path));
     assert!(path.exists());

@@ -5,6 +5,7 @@
 //! long a wait took.
 
 pub(crate) mod datagrams;
+pub(crate) mod process;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -302,35 +303,4 @@ impl<H: Handler> Handler for Watch<H> {
 /// Waits for the next `on_close`.
 pub(crate) fn next_end(ends: &Receiver<Closed>) -> Closed {
     ends.recv_timeout(PATIENCE).expect("no connection ended")
-}
-
-/// A temporary directory of one test. Removed with its contents when dropped.
-pub(crate) struct Scratch(pub(crate) std::path::PathBuf);
-
-impl Scratch {
-    pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("turnwheel-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    /// Returns the address of a Unix socket in the directory.
-    pub(crate) fn unix(&self, name: &str) -> String {
-        format!("unix:{}", self.0.join(name).display())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Returns `wanted`, lowered to the descriptor limit: both ends of each connection are in this process, and other tests
-/// run at the same time.
-pub(crate) fn affordable(wanted: usize) -> usize {
-    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = text.lines().find(|l| l.starts_with("Max open files"));
-    let soft = line.and_then(|l| l.split_whitespace().nth(3)).and_then(|n| n.parse::<usize>().ok());
-    wanted.min(soft.unwrap_or(1024).saturating_sub(200) / 5).max(50)
 }

@@ -128,6 +128,15 @@ fn only_the_seam_names_the_sockets_of_mio() {
 }
 
 #[test]
+fn only_one_file_of_the_tests_starts_child_processes() {
+    for source in files_below("tests").iter().filter(|s| s.name != "it/support/process.rs") {
+        let starts = ["spawn", "output", "status"].map(|word| format!(".{word}()"));
+        let found = starts.iter().find(|start| source.text.contains(*start));
+        assert_eq!(found, None, "tests/{}: see tests/it/support/process.rs", source.name);
+    }
+}
+
+#[test]
 fn there_is_neither_unsafe_code_nor_a_ref_cell() {
     for source in files_below("src") {
         for (n, line) in source.text.lines().enumerate() {
