@@ -91,15 +91,15 @@ fn eight_threads_commands_arrive_once_each() {
 }
 
 #[test]
-fn the_same_over_a_queue_that_is_always_full() {
+fn commands_arrive_once_each_over_a_queue_that_is_always_full() {
     let mut limits = Limits::default();
     (limits.commands, limits.commands_per_turn) = (3, 2);
     post_from_all(1_000, limits);
 }
 
 #[test]
-#[ignore = "a benchmark: run by hand, in release mode"]
-fn eight_million_commands() {
+#[ignore = "a figure: by hand, built for release"]
+fn the_time_that_eight_million_commands_take_is_printed() {
     let each = 1_000_000;
     let (took, refused) = post_from_all(each, Limits::default());
     let all = f64::from(THREADS * each);
@@ -147,8 +147,8 @@ fn a_sleeping_loop_is_woken_every_time() {
 }
 
 #[test]
-#[ignore = "a benchmark: run by hand, in release mode"]
-fn how_long_a_wake_up_takes() {
+#[ignore = "a figure: by hand, built for release"]
+fn the_time_that_wake_ups_take_is_printed() {
     let mut took = wake_up(5_000, Duration::from_micros(500));
     took.sort_unstable();
     let at = |percent: usize| took[(took.len() - 1) * percent / 100];

@@ -37,7 +37,7 @@ impl Handler for Counter {
 }
 
 #[test]
-fn a_protocol_in_ten_lines() {
+fn a_protocol_is_tested_in_ten_lines() {
     let mut stage = Stage::framed(Lines::lf(80).unwrap(), Counter::default());
     stage.play(
         "
@@ -54,7 +54,7 @@ fn a_protocol_in_ten_lines() {
 }
 
 #[test]
-fn a_room_of_three() {
+fn what_is_said_in_a_room_reaches_those_who_are_still_there() {
     let mut stage = Stage::framed(Lines::lf(80).unwrap(), Broadcast::to_all());
     stage.play(
         "
@@ -77,7 +77,7 @@ fn a_room_of_three() {
 }
 
 #[test]
-fn raw_bytes_where_the_framing_is_the_subject() {
+fn raw_bytes_are_played_where_the_framing_is_the_subject() {
     let codec = LengthDelimited::u16_be(16).unwrap();
     let mut stage = Stage::new(Framed::new(codec, Echo));
     stage.play(
@@ -96,7 +96,7 @@ fn raw_bytes_where_the_framing_is_the_subject() {
 }
 
 #[test]
-fn timeouts_by_waiting() {
+fn timeouts_come_when_a_transcript_waits() {
     let mut limits = Limits::default();
     limits.idle_timeout = Limit::At(Duration::from_secs(60));
     let mut stage = Stage::with_limits(limits, Echo).unwrap();
@@ -117,7 +117,7 @@ fn timeouts_by_waiting() {
 }
 
 #[test]
-fn a_client_that_stops_reading() {
+fn a_client_that_stops_reading_gets_the_rest_later_or_stalls() {
     let mut stage = Stage::new(Echo);
     stage.connect("A");
     stage.stop_reading("A");
@@ -138,7 +138,7 @@ fn an_assertion_in_a_handler_fails_the_test() {
 }
 
 #[test]
-fn a_panic_that_ends_one_connection() {
+fn a_panic_ends_one_connection_where_the_policy_says_so() {
     let mut stage = Stage::framed(Lines::lf(80).unwrap(), Counter::default());
     stage.set_panic_policy(PanicPolicy::CloseConnection);
     stage.play("A< ...\nB< ...\nA> boom\nA closed handler_panic\nB open");
@@ -147,7 +147,7 @@ fn a_panic_that_ends_one_connection() {
 }
 
 #[test]
-fn a_shutdown() {
+fn a_shutdown_ends_all_and_cuts_whoever_does_not_read() {
     let mut stage = Stage::framed(Lines::lf(80).unwrap(), Counter::default());
     stage.play(
         "
