@@ -98,7 +98,7 @@ fn commands_arrive_once_each_over_a_queue_that_is_always_full() {
 }
 
 #[test]
-#[ignore = "a figure: by hand, built for release"]
+#[ignore = "a benchmark: run by hand, in release mode"]
 fn the_time_that_eight_million_commands_take_is_printed() {
     let each = 1_000_000;
     let (took, refused) = post_from_all(each, Limits::default());
@@ -147,7 +147,7 @@ fn a_sleeping_loop_is_woken_every_time() {
 }
 
 #[test]
-#[ignore = "a figure: by hand, built for release"]
+#[ignore = "a benchmark: run by hand, in release mode"]
 fn the_time_that_wake_ups_take_is_printed() {
     let mut took = wake_up(5_000, Duration::from_micros(500));
     took.sort_unstable();
