@@ -1,133 +1,189 @@
 //! How the reactor is built, and what it promises. A chapter to read; there is no code in it.
 //!
-//! # The floors
-//! Imports only point down; a test holds that.
+//! # Layers
+//! A file imports only from the layers below its own, and no files import each other in a circle. A test checks both.
 //!
 //! ```text
-//!  floor 8   lib.rs, this chapter · testing/ (a feature)                       examples/   tests/
-//!  floor 7   reactor/     the public face and the event loop
-//!  floor 6   dispatch/    handlers with their states, and every call into them · builtin/ echo, broadcast, framed
-//!  floor 5   handler/     what a handler sees: its trait, contexts, verbs, handles, snapshots
-//!  floor 4   core/        what callbacks act on: output, groups, connect jobs, lists of work · command_queue.rs
-//!  floor 3   connection.rs · stats.rs · sys/ (the seam)
-//!  floor 2   closed.rs · config/ limits, addresses, options · group.rs · time/ deadlines, timers
-//!  floor 1   buffer/ outbox, input, pool · codec/ · id.rs
+//!  8   lib.rs · this chapter · testing/ (a feature)                            examples/   tests/
+//!  7   reactor/     the public face and the event loop: owns the sockets
+//!  6   dispatch/    handlers with their states, and every call into them · builtin/ echo, broadcast, framed
+//!  5   handler/     what a handler sees: its trait, contexts, verbs, handles, snapshots
+//!  4   core/        what callbacks act on: output, groups, connect jobs, lists of work · command_queue.rs
+//!  3   connection.rs · stats.rs · sys/  the system interface
+//!  2   closed.rs · group.rs · config/  limits, addresses, options · time/  deadlines, timers
+//!  1   buffer/  outbox, input, pool · codec/ · id.rs · work_list.rs
 //! ```
 //!
-//! Every outside effect (the clock, waiting, accepting, connecting, looking names up, reading, writing, closing,
-//! chance) goes through one trait, the *seam*. One corner behind it names sockets. Tests put another world in its place
-//! and drive the same loop with it: a scripted one, in which each call answers what the test says, and on top of it a
-//! seeded one, in which chance says it. The feature `testing` gives both to users, behind handlers and not behind the
-//! seam.
+//! A subject has one name in every layer: `reactor/write.rs` calls what `core/send.rs` queued into `buffer/outbox.rs`;
+//! `close`, `connect`, `timers` and `datagram` are files in `core/` and in `reactor/`. The core is one object in several
+//! files: its methods call each other across them.
+//!
+//! Every outside effect (the clock, waiting, accepting, connecting, lookups, reading, writing, closing, randomness) goes
+//! through one trait, `Sys`. Only its implementation in `sys/mio` names sockets. Tests put another system in its place
+//! and drive the same loop with it: a scripted one, in which each call returns what the test says, and on top of it a
+//! simulated one, which is driven by a seed. The feature `testing` gives both to users, behind handlers and not behind
+//! `Sys`.
 //!
 //! # Storage is split by who touches it
 //! ```text
 //!               slot 0     slot 1     slot 2     slot 3
-//!  sockets    [ stream    |    –     | stream   | stream   ]   the loop: how to reach the peer
-//!  connections[ out,phase |    –     | out,phase| out,phase]   the slab: what we owe the peer; it issues the ids
+//!  sockets    [ stream    |    –     | stream   | stream   ]   the event loop: how to reach the peer
+//!  connections[ out,phase |    –     | out,phase| out,phase]   the core: what is unsent; it issues the ids
 //!  handler A: [ State     | State    ]    handler B: [ () ]    each handler's own slab of states
 //! ```
-//! A broadcast needs other peers' outgoing queues, never their handlers. So a [`Context`](crate::Context) borrows the
-//! connections, the handler borrows its own states, and the loop keeps the sockets: disjoint fields, checked when the
+//! A broadcast needs the outboxes of other connections, never their handlers. So a [`Context`](crate::Context) borrows
+//! the connections, the handler borrows its own states, and the loop keeps the sockets: disjoint fields, checked when the
 //! program is compiled and free when it runs.
 //!
-//! A [`ConnId`](crate::ConnId) is a slot and how often the slot had been used before. An id, or an event, of a
-//! connection that has gone is recognised and dropped; it never reaches whoever has the slot now.
+//! A [`ConnId`](crate::ConnId) is a slot and the generation of that slot. An id, or a readiness event, of a closed
+//! connection is recognized and dropped; it never reaches the connection that uses the slot now.
 //!
 //! # One turn
-//! 1. **Wait** for events, until the next deadline, or not at all while there is work.
-//! 2. **Accept**, a few connections from each listener.
-//! 3. **Read** each connection that is ready, one buffer at most, into the buffer that all share, and hand it to the
-//!    handler. What the handler answered to its own peer is written at once. Bytes that are sent back as they came are
-//!    written from where they lie, without a copy.
-//! 4. **Receive** datagrams, and call back **sources** that were ready or had work left.
-//! 5. **Timers**: deadlines that have passed, late but never early; ours first, then those that handlers set.
-//! 6. **Commands** of other threads, a share of them, in the order of acceptance.
-//! 7. **DatagramCallback**: [`on_close`](crate::Handler::on_close) for those whose fate is known.
-//! 8. **Connect**: what is to begin, what has been looked up, what has taken too long.
-//! 9. **Flush**: datagrams, then what connections have sent to others, one write for each receiver.
-//! 10. **Reap**: descriptors are closed and slots come free, only here.
+//! `reactor/turn.rs` shows a turn on one screen:
+//! 1. **Wait** for events until the next deadline, or not at all while there is work.
+//! 2. **Accept** a few connections from each listener.
+//! 3. **Read** each ready connection, one buffer at most, into the buffer that all share, and call its handler. What the
+//!    handler sent to its own peer is written at once. Bytes that are sent back unchanged are written from the receive
+//!    buffer, without a copy.
+//! 4. **Receive** datagrams, and call the **sources** that are ready or had work left.
+//! 5. **Timers**: deadlines of connections first, then the timers that handlers set. Late, never early.
+//! 6. **Commands** of other threads, a share of them, in the order in which they were accepted.
+//! 7. **Notify**: call [`on_close`](crate::Handler::on_close) for closed connections.
+//! 8. **Connect**: start connect jobs, take the results of lookups, time out.
+//! 9. **Flush**: datagrams, then what was sent to other connections: one write for each receiver.
+//! 10. **Reap**: descriptors are closed and slots become free, only here.
 //!
-//! Each step is bounded, what is left over keeps its place in a queue, and the next wait does not sleep on it.
+//! Each step is bounded. Work that is left over stays in a queue, and the next wait does not sleep on it.
 //!
-//! CallSite asks for a timeout is not kept longer (rounded down to a millisecond); what is due is not looked for in
-//! vain (rounded up). A batch of events that was full means that there may be more: an outer loop that only hears edges
-//! is told so by [`Turn::more`](crate::Turn).
+//! The timeout of a caller is rounded down to a millisecond, so that a turn never oversleeps; our own deadlines are
+//! rounded up, so that the deadline has passed when the loop wakes. When a batch of events was full there may be more:
+//! [`Turn::more`](crate::Turn) says so to an outer loop that only sees edges.
 //!
 //! # Readiness
-//! A stream is registered once. Its readiness is remembered until a read or a write says that nothing is left, and an
-//! event only ever says "try". A short read of a TCP stream is taken as "nothing left" where the system allows it
-//! (Linux), which saves a system call for each request; never after a hint of a close, an error or urgent data, and
-//! never on a Unix socket.
+//! A stream is registered once, edge-triggered. The loop remembers its readiness until a read or a write returns
+//! `WouldBlock`: an event only ever means "try". A short read of a TCP stream means "drained" where the system allows
+//! that conclusion (Linux), which saves a system call for each request; but never after a hint (peer closed, error,
+//! urgent data), and never on a Unix socket.
 //!
-//! Sources of the user's are edges as well, but nothing is remembered for them beyond what their callback answers.
+//! Sources are edge-triggered as well, but the loop remembers nothing for them beyond what their callback returned.
 //!
 //! # Timers
-//! Deadlines of connections (idle, stalled, unfinished) are one heap with one entry a connection: a byte that moves
-//! writes a stamp, and the deadline looks at the stamp when it comes. Timers that handlers set are another heap,
-//! ordered by time and then by order of setting, with a list for each owner, so that they end with it. A timer's time
-//! begins when the callback that set it has returned and the clock was looked at: a callback that ran for long takes
-//! nothing off it.
+//! The deadlines of connections (idle, stalled, unfinished message) are one heap with one entry for each connection. A
+//! byte that moves only writes a timestamp; the deadline reads that timestamp when it expires. The timers that handlers
+//! set are another heap, ordered by time and then by the order of setting, with a list for each owner, so that they end
+//! with it. The delay of a timer starts when the callback that set it has returned: a slow callback shortens nothing.
 //!
 //! # Connecting
 //! ```text
 //!         name            addresses              one connects
-//!   new ───────▶ looking ───────────▶ trying ─────────────────────▶ on_open (and up, if it is to be made anew)
-//!    │              │                   │ all failed, or time over
-//!    ▲              └───────────────────┴────────────▶ resting, if there is a policy ── or on_connect_failed
+//!   new ───────▶ looking ───────────▶ trying ─────────────────────▶ on_open (and connected, if it reconnects)
+//!    │              │                   │ all failed, or timeout
+//!    ▲              └───────────────────┴────────────▶ backoff, if there is a policy ── or on_connect_failed
 //!    └────────────────────────────────────────────────────┘
 //! ```
-//! An attempt is a record in the core; the sockets that it tries are connections like any other, with ids and tokens,
-//! in a phase before *open* of which no handler knows. So a stale event, a limit, or the closing of a socket is the
-//! business of one mechanism. Names are looked up by threads behind the seam, four at most; they only hand over what
-//! they found and wake the loop.
+//! A connect job is a record in the core. The sockets that it tries are connections like any other, with ids and tokens,
+//! in a phase before *open* that no handler sees. So stale events, limits and closing are handled by one mechanism.
+//! Addresses are tried as in RFC 8305 (happy eyeballs). Threads behind `Sys` look names up, four at most; they only queue
+//! the result and wake the loop.
 //!
 //! # Other threads
-//! Handles put commands into one bounded queue. A push sets a flag, and whoever sets it that was clear wakes the loop,
-//! so many commands are one wake-up. The loop clears the flag *before* it takes commands; the other way round, what
-//! comes between the two would wait for the next push. What exceeds a turn's share flags the loop again, which then
-//! does not sleep. A model checker has tried the orders of two producers and the loop, with up to three preemptions.
-//! What is refused comes back; what is for someone who has gone is counted.
+//! Handles push commands into one bounded queue. A push sets a flag, and the push that changes the flag from clear to set
+//! wakes the loop: many commands are one wake-up. The loop clears the flag *before* it takes commands; in the other order
+//! a command that comes between the two would wait for the next push. Commands beyond a turn's share set the flag again,
+//! and the loop does not sleep. A model checker has tried the interleavings of two producers and the loop, with up to
+//! three preemptions. A refused command is returned to the caller; a command whose target no longer exists is counted.
 //!
 //! # Datagrams
-//! A datagram socket is a *mailbox* in the core (what it has still to send, by address, in one contiguous buffer) and a
-//! socket in the loop. Callbacks only post; the loop sends right after the callback, or at the end of the turn what
-//! others posted. A turn receives a bounded number of datagrams and bytes from each socket, first come first served. An
-//! error concerns one datagram: it is told, and the socket goes on. Of a Unix receiver whose queue is full the system
-//! does not say when it takes more: what is for it is put aside and tried again every 10 ms, so that nobody else waits.
+//! A datagram socket is a send queue in the core (one contiguous buffer) and a socket in the loop. Callbacks only queue.
+//! The loop sends right after the callback, or at the end of the turn what others queued. A turn receives a bounded
+//! number of datagrams and bytes from each socket. An error concerns one datagram: it is reported, and the socket goes
+//! on. A Unix datagram socket gives no readiness when the *receiver's* queue is full, so such datagrams are retried every
+//! 10 ms while other receivers are served.
 //!
 //! # Closing
 //! ```text
 //!            close, fail, timeouts           all written            peer's FIN, quiet, limit
-//!   open ───────────────────────▶ flushing ─────────────▶ lingering ───────────────────────▶ dead ─▶ on_close, freed
-//!     └───────────── abort, reset, cut by a limit (from any phase) ───────────────────────────▲
+//!   open ───────────────────────▶ flushing ─────────────▶ lingering ──────────────────▶ closed ─▶ on_close, reap
+//!     └───────────── abort, reset, a limit (from any phase) ─────────────────────────────▲
 //! ```
-//! Closing a TCP socket with unread input makes the kernel send a reset, which can destroy our own last bytes on the
-//! peer's side. So after our FIN the input is read and thrown away for a while.
+//! Closing a TCP socket with unread input makes the kernel send RST, which can destroy our own last bytes at the peer. So
+//! after our FIN the loop reads and discards input for a while: it lingers.
 //!
 //! # Backpressure
-//! A peer that does not read what waits for it is not read either: at
-//! [`Limits::output_high`](crate::Limits::output_high) its connection stops being read, at
-//! [`Limits::output_low`](crate::Limits::output_low) it is read again. Nothing is lost and nobody else is slowed.
-//! What is pushed at a peer regardless (by other connections, or by a handler that does not look at
+//! A peer that does not read its output is not read either. At
+//! [`Limits::output_high`](crate::Limits::output_high) unsent bytes its connection stops being read, at
+//! [`Limits::output_low`](crate::Limits::output_low) it is read again. Nothing is lost and no other connection is slowed.
+//! What is sent to a slow consumer regardless (by other connections, or by a handler that ignores
 //! [`Context::wants_more`](crate::Context::wants_more)) is bounded by
-//! [`Limits::output_hard`](crate::Limits::output_hard), and then the connection is cut, so that no stream ever has a
-//! gap. All output together is bounded as well, and so is unfinished input, of each and of all.
+//! [`Limits::output_hard`](crate::Limits::output_hard). Then the connection is terminated, so that no stream ever has a
+//! gap. All output together is bounded as well, and so is unfinished input, of each connection and of all.
 //!
-//! A *link* carries that over from one connection to another: while much waits for the one, the other is not read, and
-//! no more is read of it at once than may still wait. A relay that only passes bytes on is bounded by that alone.
+//! A *link* extends that to another connection: while much is unsent to one, the other is not read, and no more is read
+//! from it at once than may still be queued. A relay that only passes bytes on is bounded by that alone.
 //!
 //! # Broadcasts
-//! A broadcast is encoded once for each framing among the group's members and appended to a log; when the turn ends
-//! (or the log grows long) each member is written the *range* of the log that it has not got yet. M messages to N
-//! members cost M appends and N writes. What the kernel does not take waits by reference to the shared block.
+//! A broadcast is encoded once for each framing among the group's members and appended to a log. When the turn ends, or
+//! the log grows long, each member is written the *range* of the log that it has not got yet. M messages to N members
+//! cost M appends and N writes. What the kernel does not take is queued by reference to the shared block.
 //!
 //! # What is deliberately absent
-//! - Callbacks never nest, and none runs inside another's verb: a send never calls `on_close`.
-//! - No handler is taken out of its place to be called; none sits behind a `RefCell`.
-//! - No unsafe code, and no panic that a peer, a kernel error or a wrong option can cause.
-//! - No name is resolved on the loop but in [`Reactor::listen`](crate::Reactor::listen) and
-//!   [`Reactor::bind`](crate::Reactor::bind), no file is touched but a Unix socket's, no signal handler is installed,
-//!   nothing is printed, and there is no global state but a counter that numbers reactors.
-//! - No thread, but for the resolver's: to use more cores, run a reactor on each, with
+//! - Callbacks never nest: a send never calls `on_close`.
+//! - No handler is moved out of its slot to be called; none is behind a `RefCell`.
+//! - There is no unsafe code, and no panic that a peer, a kernel error or a wrong option can cause.
+//! - The loop resolves names only in [`Reactor::listen`](crate::Reactor::listen) and
+//!   [`Reactor::bind`](crate::Reactor::bind). It touches no file but that of a Unix socket, installs no signal handler,
+//!   prints nothing, and has no global state but a counter that numbers reactors.
+//! - There is no thread but the resolver's. To use more cores, run a reactor on each, with
 //!   [`Listen::reuse_port`](crate::Listen::reuse_port).
+//!
+//! # Glossary
+//! Each word means one thing, in code, documentation and logs.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | backoff | the wait before a connect job tries again |
+//! | backpressure | not reading a peer while output that it causes is unsent |
+//! | callback | a method of a handler that the loop calls |
+//! | command | a request from another thread, run by the loop |
+//! | connect job | an outbound connection that was asked for: names, addresses, retries |
+//! | connection | one stream socket with its outbox, its phase and its handler |
+//! | core | the memory that callbacks act on |
+//! | datagram | one message of a UDP or Unix datagram socket |
+//! | deadline | when the loop must check a connection, a job or a shutdown |
+//! | dirty | having output that others queued in this turn |
+//! | dispatcher | holds the handlers and calls them; catches their panics |
+//! | event | one report of readiness from the system |
+//! | evict | to terminate the largest holder of memory, or the oldest lingering connection, to make space |
+//! | flush | to write what is unsent |
+//! | framing | how messages are delimited on their way out: a codec's encoder |
+//! | generation | how often a slot was used before; part of every id |
+//! | group | a set of connections that broadcasts go to |
+//! | handle | what another thread holds to send commands |
+//! | handler | the user's value with callbacks |
+//! | high-water mark | as many unsent bytes as stop the reading of a connection; at the low-water mark it resumes |
+//! | hint | a part of an event that says why, such as "peer closed"; never trusted alone |
+//! | input | bytes that were read and not consumed: kept as incomplete, or deferred |
+//! | limit | a bound with a default in [`Limits`](crate::Limits) |
+//! | linger | to read and discard input after our FIN |
+//! | link | stops reading one connection while another has much unsent |
+//! | listener | a listening socket |
+//! | log | the messages of a group in one turn, in one framing |
+//! | lookup | resolving one host name |
+//! | member | a connection in a group |
+//! | note | a value that another thread posts to a handler |
+//! | outbox | the unsent bytes of one connection |
+//! | pause | to stop reading a connection, by its handler or by flow control; resume reads it again |
+//! | phase | connecting, open, flushing, lingering or closed |
+//! | pool | empty buffers, kept for reuse |
+//! | readiness | what events have said about a socket, until a call returned `WouldBlock` |
+//! | reap | to close descriptors and free slots at the end of a turn |
+//! | retry | one more try of a connect job, or of a datagram whose receiver was full |
+//! | slot | the index of a value in its slab |
+//! | snapshot | the facts about one connection at one time |
+//! | source | anything else that the event queue watches, with a callback |
+//! | state | what a handler stores for one connection |
+//! | terminate | to close at once: with RST, unless the peer has closed first |
+//! | throttle | to stop reading a connection under memory pressure |
+//! | token | what the system returns with an event: a kind and an id |
+//! | turn | one iteration of the loop |
+//! | unsent | accepted for sending and not yet written |
