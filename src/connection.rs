@@ -1,13 +1,13 @@
-//! One connection as the core sees it: what we owe the peer, how far its life has gone, and what pause_count it up.
+//! One connection as the core sees it: unsent output, buffered input, phase, and the reasons why it is not read.
 //!
-//! Knows neither sockets nor handlers' states. Invariant: the phase only moves forward (`Connecting` → `Open` →
-//! `Flushing` → `Lingering` → `Dead`, steps may be left out), and the table's length is the number of connections there
-//! are.
+//! Holds neither the socket nor the handler's state. Invariant: the phase only moves forward (`Connecting` → `Open` →
+//! `Flushing` → `Lingering` → `Closed`; phases may be skipped), and the length of the table is the number of
+//! connections.
 //!
 //! ```text
-//!            close, fail, timeouts           all written            peer's FIN, quiet, limit
-//!   Open ───────────────────────▶ Flushing ─────────────▶ Lingering ───────────────────────▶ Dead ──▶ on_close, freed
-//!     └───────────── abort, reset, cut by a limit (from any phase) ───────────────────────────▲
+//!            close, fail, timeouts           all written           peer's FIN, quiet, limit
+//!   Open ───────────────────────▶ Flushing ─────────────▶ Lingering ──────────────────────▶ Closed ──▶ on_close, freed
+//!     └───────────── abort, reset, terminated by a limit (from any phase) ────────────────────▲
 //! ```
 
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -22,23 +22,23 @@ use crate::time::Time;
 use crate::time::pausable_clock::PausableClock;
 use crate::time::timers::TimerList;
 
-/// How far a connection's life has gone.
+/// The phases of a connection, in order. Comparisons such as `phase > Phase::Open` rely on the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
-    /// It is to come about; no handler knows of it.
+    /// The socket is connecting. No handler has been called for it.
     Connecting,
-    /// The handler has it.
+    /// Established; the handler reads and writes it.
     Open,
-    /// Ended by us; what was accepted for sending is still being written.
+    /// Closing gracefully: no more input is delivered, the output accepted before is still being written.
     Flushing,
-    /// All is written and FIN sent; input is thrown away until the peer's FIN, so that no reset destroys our last
-    /// bytes.
+    /// Everything is written and FIN is sent. Input is discarded until the peer's FIN: if the socket were closed with
+    /// unread input, the kernel would answer with RST, and the peer could lose our last bytes.
     Lingering,
-    /// Its fate is known; `on_close` and the closing of its descriptor are to come.
+    /// Ended. `on_close` is called next, then the descriptor is closed and the slot is freed.
     Closed,
 }
 
-/// The peer's address, in as few bytes as may be.
+/// The peer's address in 16 bytes. The larger kinds are boxed, because every connection stores one.
 #[derive(Debug)]
 pub(crate) enum Peer {
     V4(SocketAddrV4),
@@ -66,34 +66,35 @@ impl Peer {
     }
 }
 
-/// That a connection is in a group, and where in its list of members.
+/// A group that a connection is a member of, and its index in the group's list of members.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Membership {
     pub(crate) group: Group,
     pub(crate) place: u32,
 }
 
-/// Where a connection came from.
+/// How a connection was established.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
     /// A listener accepted it.
     Accepted(ListenerId),
-    /// It was asked for, or given, with this tag.
+    /// It was requested, or an existing stream was handed over, with this tag.
     Connected(u64),
 }
 
-/// What the system has said about a connection's socket. Set by events, cleared only by the answer of a read or a
-/// write: readiness is a hint, and epoll's edge comes once.
+/// The readiness of a connection's socket. Events set it, and only the result of a read or write clears it: events are
+/// edge-triggered, so readiness that was cleared too early would not be reported again.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// A hint came (`EPOLLRDHUP`, `EPOLLHUP`, `EPOLLPRI`): a short read is not the last one, only `WouldBlock` is.
+    /// A hint was reported (`EPOLLRDHUP`, `EPOLLHUP`, `EPOLLPRI`): a short read does not mean that the socket is
+    /// drained, because a FIN may follow. Read until `WouldBlock`.
     pub(crate) read_to_eagain: bool,
-    /// An error was reported (`EPOLLERR`): ask for `SO_ERROR` unless a read will return it.
+    /// An error was reported (`EPOLLERR`): query `SO_ERROR`, unless a read will return it.
     pub(crate) error_pending: bool,
-    /// Hints in a row after which a read found nothing.
+    /// Hints in a row after which a read returned `WouldBlock`.
     pub(crate) spurious_wakeups: u8,
 }
 
@@ -102,27 +103,30 @@ pub(crate) struct Readiness {
 pub(crate) struct Halves {
     /// The peer's FIN was read.
     pub(crate) peer_fin: bool,
-    /// `on_end` was called for it.
+    /// `on_end` was called for the peer's FIN.
     pub(crate) eof_delivered: bool,
-    /// The handler asked for `shutdown_write`.
+    /// The handler called `shutdown_write`: send FIN once everything is written.
     pub(crate) fin_wanted: bool,
     pub(crate) fin_sent: bool,
-    /// A write failed for good: no output can leave any more, but input may still be read.
+    /// A write failed permanently: no more output can be sent, but input may still be read.
     pub(crate) write_failed: bool,
 }
 
-/// Why a connection is not read at present, and whether its handler is told when output has drained.
+/// The reasons why a connection is not read at present (backpressure), and whether `on_drain` is to be called.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
-    /// How many pause it: groups with a slow member, and links to connections above their high-water mark.
+    /// The number of groups and links that pause it: groups with a slow member that it has sent to, and links to
+    /// connections above their high-water mark.
     pub(crate) pause_count: u16,
     /// Its handler paused it.
     pub(crate) paused: bool,
-    /// Its output passed the high-water mark and has not fallen to the low one since.
+    /// Its output reached the high-water mark and has not fallen to the low-water mark since. A peer that does not read
+    /// its answers gets no further requests processed, which bounds our memory without closing the connection.
     pub(crate) above_high_water: bool,
     /// `on_drain` is to be called.
     pub(crate) drain_due: bool,
-    /// All output together is large, and some of it is for this connection.
+    /// Not read because of memory pressure: the output of all connections together is large, and some of it belongs to
+    /// this one.
     pub(crate) throttled: bool,
 }
 
@@ -142,32 +146,33 @@ pub(crate) struct Linger {
     pub(crate) discarded: usize,
 }
 
-/// What few connections have, or only at their end. Boxed, so that the others do not pay for it.
+/// Fields that few connections use, or that are used only while closing. Boxed, to keep the other connections small.
 #[derive(Debug, Default)]
 pub(crate) struct Cold {
-    /// Set when the phase leaves `Open`.
+    /// Set when the phase leaves `Open`, or earlier if a write failed.
     pub(crate) reason: Option<Reason>,
+    /// Bytes that were accepted for sending and are lost.
     pub(crate) unsent: u64,
-    /// The connect job that it belongs to, and the tag that the user gave.
+    /// The connect job that it belongs to, and the user's tag.
     job: Option<(AttemptId, u64)>,
     pub(crate) timers: TimerList,
     /// Connections whose output above the high-water mark pauses the reading of this one.
     pub(crate) links_to: Vec<ConnId>,
-    /// Connections that are paused by the output of this one.
+    /// Connections whose reading is paused while the output of this one is above the high-water mark.
     pub(crate) links_from: Vec<ConnId>,
     /// Set while the phase is `Lingering`.
     pub(crate) linger: Option<Linger>,
 }
 
-/// Everything about a connection but its socket and its handler's state.
+/// Everything about a connection except its socket and its handler's state.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) id: ConnId,
-    /// The listener that accepted it; without meaning for one that belongs to a connect job.
+    /// The listener that accepted it. Not used if the connection belongs to a connect job.
     listener: ListenerId,
     pub(crate) peer: Peer,
     pub(crate) handler: HandlerIdx,
-    /// The slot of its state in the handler's slab.
+    /// The slot of its state in the slab of its handler's states.
     pub(crate) state: u32,
     pub(crate) out: Outbox,
     pub(crate) input: Option<Box<InputBuffer>>,
@@ -176,16 +181,17 @@ pub(crate) struct Connection {
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 
-    /// When it was accepted, or when connecting began.
+    /// When it was accepted or established; while connecting, when that began.
     pub(crate) created_at: Time,
-    /// When a byte last moved either way, reading resumed, or lingering began.
+    /// When a byte was last read or written, reading resumed, or lingering began.
     pub(crate) last_activity: Time,
     /// Since when unsent output has made no progress.
     pub(crate) write_blocked_since: Time,
     /// Runs while a message is unfinished and the connection is read.
     pub(crate) message_clock: PausableClock,
-    /// Bytes written in the turn with this number.
+    /// Bytes written in turn number `turn`.
     pub(crate) written_in_turn: u32,
+    /// The turn that `written_in_turn` counts for.
     pub(crate) turn: u32,
 
     pub(crate) readiness: Readiness,
@@ -193,9 +199,9 @@ pub(crate) struct Connection {
     pub(crate) flow: Flow,
     pub(crate) queues: Queues,
     pub(crate) phase: Phase,
-    /// The buffered input was deferred, not kept as incomplete: it is delivered again without new bytes.
+    /// The buffered input was deferred, not kept as incomplete: it is delivered again without waiting for more.
     pub(crate) deferred: bool,
-    /// Close with RST.
+    /// Close the socket with RST.
     pub(crate) close_with_rst: bool,
     /// The handler has a state for it: `on_open` returned.
     pub(crate) has_state: bool,
@@ -227,7 +233,7 @@ impl Connection {
             message_clock: PausableClock::start(now),
             written_in_turn: 0,
             turn: 0,
-            // A new socket takes bytes: no event is needed before the first write.
+            // The send buffer of a new socket is empty: no event is needed before the first write.
             readiness: Readiness { writable: true, ..Readiness::default() },
             halves: Halves::default(),
             flow: Flow::default(),
@@ -239,7 +245,7 @@ impl Connection {
         }
     }
 
-    /// One whose socket is still connecting.
+    /// Creates a connection whose socket is still connecting.
     pub(crate) fn connecting(
         id: ConnId,
         handler: HandlerIdx,
@@ -255,7 +261,7 @@ impl Connection {
         new
     }
 
-    /// It has come about.
+    /// Opens a connection whose socket has connected, and starts its clocks.
     pub(crate) fn become_open(&mut self, peer: Address, now: Time) {
         self.phase = Phase::Open;
         self.peer = peer.into();
@@ -264,7 +270,7 @@ impl Connection {
         self.message_clock = PausableClock::start(now);
     }
 
-    /// Where it came from.
+    /// Returns how it was established.
     pub(crate) fn origin(&self) -> Origin {
         match self.cold().and_then(|cold| cold.job) {
             Some((_, tag)) => Origin::Connected(tag),
@@ -272,34 +278,34 @@ impl Connection {
         }
     }
 
-    /// What few connections have.
+    /// Returns the rarely used fields, if this connection has any.
     #[inline]
     pub(crate) fn cold(&self) -> Option<&Cold> {
         self.cold.as_deref()
     }
 
-    /// What few connections have, which this one has from now on.
+    /// Returns the rarely used fields, which are allocated on first use.
     pub(crate) fn cold_mut(&mut self) -> &mut Cold {
         self.cold.get_or_insert_default()
     }
 
-    /// The attempt that it came from, or is part of.
+    /// Returns the connect job that it belongs to.
     pub(crate) fn job(&self) -> Option<AttemptId> {
         self.cold()?.job.map(|(id, _)| id)
     }
 
-    /// Why it ends, once that is decided.
+    /// Returns why it closes, once that is decided.
     #[inline]
     pub(crate) fn reason(&self) -> Option<&Reason> {
         self.cold()?.reason.as_ref()
     }
 
-    /// How its lingering goes; `None` in any other phase.
+    /// Returns the state of its lingering, or `None` in any other phase.
     pub(crate) fn linger(&self) -> Option<Linger> {
         self.cold()?.linger
     }
 
-    /// Bytes accepted for sending that were lost.
+    /// Returns how many bytes were accepted for sending and are lost.
     #[inline]
     pub(crate) fn unsent(&self) -> u64 {
         self.cold().map_or(0, |r| r.unsent)
@@ -312,7 +318,7 @@ impl Connection {
         }
     }
 
-    /// Whether its fields agree with its phase. Asserted where the phase changes, in builds with debug assertions.
+    /// Returns whether its fields agree with its phase. Asserted at phase changes, in builds with debug assertions.
     pub(crate) fn is_consistent(&self) -> bool {
         let closing = self.phase > Phase::Open;
         let closed = self.phase == Phase::Closed;
@@ -323,19 +329,21 @@ impl Connection {
             && (self.phase != Phase::Connecting || !self.has_state && self.job().is_some())
     }
 
-    /// Whether sends are taken.
+    /// Returns whether it accepts sends.
     #[inline]
     pub(crate) fn takes_output(&self) -> bool {
         self.phase == Phase::Open && !self.halves.fin_wanted && !self.halves.write_failed
     }
 
-    /// Whether something of ours keeps input from being used. (The total of all output may as well.)
+    /// Returns whether its handler, its own output, a group or a link pauses its reading. Memory pressure, which also
+    /// stops reading, is not included: `Core::may_read` checks it.
     #[inline]
     pub(crate) const fn is_read_blocked(&self) -> bool {
         self.flow.paused || self.flow.above_high_water || self.flow.pause_count > 0
     }
 
-    /// Whether there is plainly nothing to do: the usual state after an answer.
+    /// Returns whether it is open and certainly has no work: the usual state after an answer was written. A cheap check
+    /// in front of `Core::has_work`.
     #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
         let input = self.readiness.readable
@@ -347,31 +355,31 @@ impl Connection {
         self.phase == Phase::Open && !input && self.out.pending() == 0
     }
 
-    /// Whether there may be input to use: bytes, or the end of them.
+    /// Returns whether there may be input to deliver: bytes, or their end.
     #[inline]
     pub(crate) const fn has_input(&self) -> bool {
         self.readiness.readable || self.deferred || self.halves.peer_fin && !self.halves.eof_delivered
     }
 
-    /// Whether the kernel may take bytes.
+    /// Returns whether a write may be tried.
     #[inline]
     pub(crate) fn can_be_written(&self) -> bool {
         self.readiness.writable && !self.halves.write_failed && self.phase < Phase::Lingering
     }
 
-    /// Whether something waits to be written and the kernel may take it.
+    /// Returns whether it has unsent output and the socket is writable.
     #[inline]
     pub(crate) const fn can_write(&self) -> bool {
         self.readiness.writable && self.out.pending() > 0
     }
 
-    /// Bytes kept.
+    /// Returns the number of bytes of buffered input.
     pub(crate) fn buffered_len(&self) -> usize {
         self.input.as_ref().map_or(0, |k| k.len())
     }
 }
 
-/// All connections, by slot. Its length is the only count of connections.
+/// All connections, by slot. Its length is the only count of them.
 pub(crate) type Connections = GenSlab<Connection>;
 
 impl HasId for Connection {

@@ -1,14 +1,18 @@
 //! Generational ids: a slot index plus a reuse counter, and the slab that issues them.
 //!
+//! A slot is reused after its value was removed; its generation is not. So an event or a command that arrives late
+//! with a stale id finds nothing, instead of the next user of the slot.
+//!
 //! Invariant: two values that used one slot at different times have different generations, until the generation of
-//! that slot wraps (after 4 294 967 296 uses); no two kinds of ids have the same token.
+//! that slot wraps (after 4 294 967 296 uses; 4 096 on targets with 32-bit pointers). Ids of different kinds have
+//! different tokens.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use slab::Slab;
 
-/// Defines the ids.
+/// Defines the id types: all have the same fields and methods, but one cannot be used in place of another.
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident $what:literal;)*) => {$(
         $(#[$doc])*
@@ -19,12 +23,12 @@ macro_rules! ids {
         }
 
         impl $name {
-            /// The id as a number: to be a tag, say, or to go through another language.
+            /// Returns the id as a number, for example for a tag or to pass it through another language.
             pub const fn to_bits(self) -> u64 {
                 (self.generation as u64) << 32 | self.slot as u64
             }
 
-            /// The id that [`to_bits`](Self::to_bits) gave.
+            /// Returns the id from which [`to_bits`](Self::to_bits) made this number.
             pub const fn from_bits(bits: u64) -> Self {
                 Self { slot: bits as u32, generation: (bits >> 32) as u32 }
             }
@@ -50,41 +54,41 @@ macro_rules! ids {
 }
 
 ids! {
-    /// Names one connection for ever: the slot it is in, and the slot's generation. When the connection has ended, its
-    /// id names nothing. It means something only to the reactor it came from.
+    /// Identifies one connection: its slot, and the slot's generation. Never reused: once the connection has ended, its
+    /// id refers to nothing. Valid only for the reactor that issued it.
     ConnId "";
-    /// Names one listening socket for ever. Like a [`ConnId`], it means something only to the reactor it came from.
+    /// Identifies one listener. Never reused. Like a [`ConnId`], valid only for the reactor that issued it.
     ListenerId "listener ";
-    /// Names one group of connections for ever. Like a [`ConnId`], it means something only to the reactor it came from.
+    /// Identifies one group of connections. Never reused. Like a [`ConnId`], valid only for the reactor that issued it.
     Group "group ";
-    /// Names one timer until it has gone off for the last time, or was cancelled, or its connection has ended. Like a
-    /// [`ConnId`], it means something only to the reactor it came from.
+    /// Identifies one timer, until it has fired for the last time, is cancelled, or its connection ends. Like a
+    /// [`ConnId`], valid only for the reactor that issued it.
     TimerId "timer ";
-    /// Names one attempt to connect, until it has failed for good, or the connection it led to has ended. Like a
-    /// [`ConnId`], it means something only to the reactor it came from.
+    /// Identifies one attempt to connect, until it has finally failed, or the connection it established has ended. Like
+    /// a [`ConnId`], valid only for the reactor that issued it.
     AttemptId "attempt ";
-    /// Names one datagram socket for ever. Like a [`ConnId`], it means something only to the reactor it came from.
+    /// Identifies one datagram socket. Never reused. Like a [`ConnId`], valid only for the reactor that issued it.
     DatagramId "datagram socket ";
-    /// Names one registered source for ever. Like a [`ConnId`], it means something only to the reactor it came from.
+    /// Identifies one registered source. Never reused. Like a [`ConnId`], valid only for the reactor that issued it.
     SourceId "source ";
 }
 
-/// A handler's index among those that are registered.
+/// The index of a handler among the registered ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HandlerIdx(pub(crate) u32);
 
 impl HandlerIdx {
-    /// The same as a slot.
+    /// Returns the index as a slot, for tables with one entry per handler.
     #[inline]
     pub(crate) const fn slot(self) -> usize {
         self.0 as usize
     }
 }
 
-/// A handler added to a reactor: what it can be reached by, and put behind listeners with.
+/// Refers to a handler that was added to a reactor. Used to listen, connect and send commands to it.
 #[derive(Debug)]
 pub struct Key<H> {
-    /// Whose key it is.
+    /// The number of the reactor that issued the key.
     reactor: u32,
     index: HandlerIdx,
     handler: PhantomData<fn() -> H>,
@@ -103,13 +107,13 @@ impl<H> Key<H> {
         Self { reactor, index, handler: PhantomData }
     }
 
-    /// Where its handler is in the reactor with this number; `None` if it is another's.
+    /// Returns the handler's index in the reactor with this number, or `None` if another reactor issued the key.
     pub(crate) fn index_in(self, reactor: u32) -> Option<HandlerIdx> {
         (self.reactor == reactor).then_some(self.index)
     }
 }
 
-/// What a readiness token stands for.
+/// The object that a readiness token refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
     Connection(ConnId),
@@ -118,15 +122,19 @@ pub(crate) enum Token {
     Source(SourceId),
 }
 
-// A token is a slot, two bits that tell what it is, and as many bits of generation as there is room for.
+// A token is the one `usize` that the system returns with an event. From the low bits up: the slot, two bits for the
+// kind, and the generation in the rest. With 64 bits that is 30 + 2 + 32: a whole generation, and more slots than there
+// are descriptors. With 32 bits it is 18 + 2 + 12: about 262 000 slots, and generations of 12 bits.
 const SLOT_BITS: u32 = if usize::BITS >= 64 { 30 } else { 18 };
 const KIND: usize = 0b11 << SLOT_BITS;
 const GENERATION_SHIFT: u32 = SLOT_BITS + 2;
 
-/// How many slots can be told apart.
+/// The number of slots that fit in a token. The slot with all bits set is left out, so that no token is `usize::MAX`,
+/// which is the waker's.
 pub(crate) const MAX_SLOTS: usize = (1 << SLOT_BITS) - 1;
 
-/// The generations that fit in a token.
+/// The bits of a generation that fit in a token. Generations are masked when they are issued, so that an id and the one
+/// unpacked from its token are equal.
 pub(crate) const GENERATION_MASK: u32 =
     if usize::BITS >= 64 { u32::MAX } else { (1 << (usize::BITS - GENERATION_SHIFT)) - 1 };
 
@@ -155,19 +163,19 @@ impl Token {
     }
 }
 
-/// An id that names a slot and its generation.
+/// An id made of a slot and its generation.
 pub(crate) trait SlotId: Copy + PartialEq + fmt::Debug {
     fn new(slot: u32, generation: u32) -> Self;
     fn slot(self) -> usize;
 }
 
-/// A value that knows its own id, so that a slab need not store it twice.
+/// A value that stores its own id, so that the slab need not store it a second time.
 pub(crate) trait HasId {
     type Id: SlotId;
     fn id(&self) -> Self::Id;
 }
 
-/// A slab whose ids name one value each: the id of a removed value finds nothing, even when its slot is used again.
+/// A slab with generational ids: the id of a removed value finds nothing, even after its slot was reused.
 #[derive(Debug)]
 pub(crate) struct GenSlab<T> {
     slots: Slab<T>,
@@ -179,7 +187,7 @@ impl<T: HasId> GenSlab<T> {
         Self::with_generations(Generations::new())
     }
 
-    /// A slab whose generations wrap early, for tests.
+    /// Creates a slab that issues these generations, which may wrap early for tests.
     pub(crate) const fn with_generations(generations: Generations) -> Self {
         Self { slots: Slab::new(), generations }
     }
@@ -193,7 +201,7 @@ impl<T: HasId> GenSlab<T> {
         self.slots.is_empty()
     }
 
-    /// Stores what `make` builds for its id. Returns `None` when no more slots fit in a [`Token`].
+    /// Stores the value that `make` builds for the new id. Returns `None` if no more slots fit in a [`Token`].
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(T::Id) -> T) -> Option<T::Id> {
         let entry = self.slots.vacant_entry();
         let slot = entry.key();
@@ -202,7 +210,7 @@ impl<T: HasId> GenSlab<T> {
         }
         let id = T::Id::new(slot as u32, self.generations.next(slot));
         let value = make(id);
-        debug_assert!(value.id() == id, "{id:?} was given to a value that calls itself {:?}", value.id());
+        debug_assert!(value.id() == id, "the value built for {id:?} has the id {:?}", value.id());
         entry.insert(value);
         Some(id)
     }
@@ -217,38 +225,38 @@ impl<T: HasId> GenSlab<T> {
         self.slots.get_mut(id.slot()).filter(|value| value.id() == id)
     }
 
-    /// The value of an id that the caller knows to be there: looked up before, or just issued. A miss is a broken
-    /// invariant, and loud in builds with debug assertions.
+    /// Returns the value of an id that must exist: the caller has looked it up before, or it was just issued. A miss is
+    /// a broken invariant and panics in builds with debug assertions.
     #[inline]
     #[track_caller]
     pub(crate) fn live(&self, id: T::Id) -> Option<&T> {
         let value = self.get(id);
-        debug_assert!(value.is_some(), "{id:?} is gone");
+        debug_assert!(value.is_some(), "stale id: {id:?}");
         value
     }
 
-    /// [`live`](Self::live), to change it.
+    /// Like [`live`](Self::live), mutably.
     #[inline]
     #[track_caller]
     pub(crate) fn live_mut(&mut self, id: T::Id) -> Option<&mut T> {
         let value = self.get_mut(id);
-        debug_assert!(value.is_some(), "{id:?} is gone");
+        debug_assert!(value.is_some(), "stale id: {id:?}");
         value
     }
 
-    /// Whatever is in a slot now.
+    /// Returns the value that is in a slot now.
     #[inline]
     pub(crate) fn in_slot(&self, slot: u32) -> Option<&T> {
         self.slots.get(slot as usize)
     }
 
-    /// Whatever is in a slot now, to change it.
+    /// Returns the value that is in a slot now, mutably.
     #[inline]
     pub(crate) fn in_slot_mut(&mut self, slot: u32) -> Option<&mut T> {
         self.slots.get_mut(slot as usize)
     }
 
-    /// The id of whatever is in a slot now.
+    /// Returns the id of the value that is in a slot now.
     pub(crate) fn id_in_slot(&self, slot: u32) -> Option<T::Id> {
         self.in_slot(slot).map(T::id)
     }
@@ -262,7 +270,7 @@ impl<T: HasId> GenSlab<T> {
         self.slots.iter().map(|(_, value)| value)
     }
 
-    /// The ids of all values, by slot.
+    /// Returns the ids of all values, in the order of their slots.
     pub(crate) fn ids(&self) -> impl Iterator<Item = T::Id> {
         self.iter().map(T::id)
     }
@@ -273,7 +281,7 @@ impl<T: HasId> GenSlab<T> {
     }
 }
 
-/// The generation that each slot's next user gets.
+/// The next generation of each slot. Kept apart from the values, because it outlives them.
 #[derive(Debug)]
 pub(crate) struct Generations {
     next: Vec<u32>,
@@ -285,11 +293,12 @@ impl Generations {
         Self::masked(GENERATION_MASK)
     }
 
-    /// Generations that wrap early, to test what a wrap does.
+    /// Creates generations that wrap early, to test the wrap.
     pub(crate) const fn masked(mask: u32) -> Self {
         Self { next: Vec::new(), mask: mask & GENERATION_MASK }
     }
 
+    /// Returns the generation for the new user of a slot. The first one is 0.
     pub(crate) fn next(&mut self, slot: usize) -> u32 {
         if slot >= self.next.len() {
             self.next.resize(slot + 1, 0);
@@ -360,16 +369,16 @@ mod tests {
         assert_eq!(slab.len(), 1);
     }
 
-    /// Each id against when it was given: it names its own connection while that lives, and then nothing, until its
-    /// slot has had as many other users as there are generations.
+    /// Checks each id against a model: it finds its own value while that exists, and then nothing, until its slot has
+    /// had as many other users as there are generations.
     #[test]
     fn a_dead_id_names_nothing_until_generations_go_round() {
         let masks = prop::sample::select(vec![1, 3, 7, GENERATION_MASK]);
-        // Insert, or remove one of those that live.
+        // `None` inserts; `Some` removes one of the values that exist.
         let ops = prop::collection::vec(prop::option::of(0..100usize), 0..60);
         hold(400, (masks, ops), |(mask, ops)| {
             let mut slab: GenSlab<Item> = GenSlab::with_generations(Generations::masked(mask));
-            // Every id ever given, the number of its slot's use, and whether it lives.
+            // Every id ever issued, how many users its slot had before it, and whether its value exists.
             let mut given: Vec<(ConnId, u64, bool)> = Vec::new();
             for op in ops {
                 let live: Vec<usize> = (0..given.len()).filter(|&i| given[i].2).collect();

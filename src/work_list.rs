@@ -1,7 +1,7 @@
-//! A list of ids with work, in which each id stands at most once.
+//! A queue of ids that have work, without duplicates.
 //!
-//! Invariant: an id is in the list exactly while the flag in its item is set. The list sets the flag; whoever takes an
-//! id out clears it.
+//! The flag that makes a duplicate check O(1) is stored in the item that the id refers to. Invariant: an id is in the
+//! list exactly while the flag of its item is set. The list sets the flag; the code that takes an id out clears it.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ impl<Id: Copy + PartialEq> WorkList<Id> {
         Self { ids: VecDeque::new() }
     }
 
-    /// Adds `id` unless it is in the list already, which its item's flag says.
+    /// Appends `id`, unless `listed`, the flag of its item, shows that it is in the list already.
     #[inline]
     pub(crate) fn push(&mut self, id: Id, listed: &mut bool) {
         if !std::mem::replace(listed, true) {
@@ -35,7 +35,7 @@ impl<Id: Copy + PartialEq> WorkList<Id> {
         std::mem::take(&mut self.ids)
     }
 
-    /// The id at a position, for a walk during which the list may grow.
+    /// Returns the id at a position, for a loop during which the list may grow.
     pub(crate) fn get(&self, position: usize) -> Option<Id> {
         self.ids.get(position).copied()
     }
@@ -48,7 +48,7 @@ impl<Id: Copy + PartialEq> WorkList<Id> {
         self.ids.clear();
     }
 
-    /// Removes an id whose item is removed.
+    /// Removes an id whose item was removed. Takes time proportional to the length of the list.
     pub(crate) fn remove(&mut self, id: Id) {
         self.ids.retain(|&other| other != id);
     }
