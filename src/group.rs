@@ -1,12 +1,14 @@
-//! Groups of connections, and the logs through which a broadcast reaches them.
+//! Groups of connections, and the logs that hold their broadcasts until they are written.
 //!
-//! A broadcast is encoded once for each framing in use and appended to that framing's log; nothing is done for each
-//! member. A member takes a *range* of its log when it is flushed, or earlier if something else is sent to it. Entries
-//! are numbered across all groups, so that what a member gets from several groups can be put in the order of sending.
-//! Knows neither outboxes nor sockets.
+//! A broadcast is encoded once for each framing in use and appended to that framing's log; no work is done per member.
+//! A member takes a *range* of its log when it is flushed, or earlier if something else is sent to it. So a broadcast
+//! costs O(framings), and the bytes of a turn go from the shared log to each member in one write.
 //!
-//! Invariant: a member's `place` in its connection's list and its position here name each other; a log's entries have
-//! rising numbers and rising ends; a log without entries holds no buffer.
+//! Messages are numbered across all groups, for two reasons: a member of several groups gets their messages merged in
+//! the order of sending, and one number per member (`from`) records what it has taken, even if messages were skipped.
+//!
+//! Invariant: `Membership::place` of a connection is the member's index here, and `Member::conn` is that connection;
+//! the entries of a log have increasing numbers and ends; a log without entries holds no buffer.
 
 use std::ops::Range;
 
@@ -15,65 +17,71 @@ use crate::codec::Framing;
 use crate::id::{ConnId, GenSlab, Group, HandlerIdx, HasId};
 use crate::work_list::WorkList;
 
-/// What becomes of a group's messages for a member that is slow to read. Never silent: cuts and skips are counted.
+/// Slow consumer policy: what a group does about a member that does not read fast enough. Nothing is dropped silently:
+/// terminated connections and skipped messages are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SlowMember {
-    /// It is cut once what waits for it passes [`Limits::output_hard`](crate::Limits::output_hard): it gets every
-    /// message, or ends.
+    /// Terminates it once its unsent output would exceed [`Limits::output_hard`](crate::Limits::output_hard): a member
+    /// gets every message, or is closed.
     #[default]
     Cut,
-    /// It misses the messages that would take what waits for it past
-    /// [`Limits::output_high`](crate::Limits::output_high); each is counted in
+    /// Skips the messages that would raise its unsent output above
+    /// [`Limits::output_high`](crate::Limits::output_high). Each one is counted in
     /// [`Stats::skipped`](crate::Stats::skipped).
     Skip,
-    /// Whoever sends to the group is not read while a member has more waiting than
-    /// [`Limits::output_high`](crate::Limits::output_high), until it is back under
-    /// [`Limits::output_low`](crate::Limits::output_low) or gone. The hard limit still cuts.
+    /// Applies backpressure: stops reading the connections that send to the group while a member has more unsent output
+    /// than [`Limits::output_high`](crate::Limits::output_high), until it has fallen to
+    /// [`Limits::output_low`](crate::Limits::output_low) or the member has left. The hard limit still terminates.
     PauseSenders,
 }
 
-/// One connection's part in a group.
+/// One member of a group.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) conn: ConnId,
-    /// Which of the group's logs is in its framing.
+    /// The index of the log in its framing.
     pub(crate) log: u32,
-    /// It holds up the group's senders.
+    /// It pauses the group's senders.
     pub(crate) slow: bool,
-    /// The first number it has not got yet.
+    /// The number of the first message that it has not taken yet.
     pub(crate) from: u64,
 }
 
+/// One message in a log. It begins where the entry before it ends.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     number: u64,
     end: usize,
 }
 
-/// The messages of this turn in one framing.
+/// The messages that were sent to a group and not written yet, encoded in one framing.
 #[derive(Debug)]
 pub(crate) struct Log {
-    /// The framing's place among the reactor's framings.
+    /// The index of the framing among the reactor's framings.
     framing: HandlerIdx,
-    /// Members that use it. None: the log may be given to another framing.
+    /// The number of members that use it. At zero the log may be reused for another framing.
     users: u32,
     block: Vec<u8>,
     entries: Vec<Entry>,
 }
 
 impl Log {
+    /// Appends one encoded message. Returns `false` if there is no memory or the framing cannot encode it; nothing is
+    /// appended then.
     fn append(&mut self, number: u64, framing: &Framing, message: &[u8], pool: &mut Pool) -> bool {
         let state = framing.encoded_len(message.len());
         if self.block.capacity() == 0 {
             let Some(block) = pool.take(state, Use::Output) else { return false };
             self.block = block;
         }
-        // Growing to twice the size is what `Vec` would do; asked for here, it is counted and may fail.
+        // `Vec` would grow by itself while encoding. Grow it here instead, so that the growth is charged to the pool
+        // and an allocation failure is returned, not a panic.
         let fits = self.block.capacity() - self.block.len() >= state;
         if !fits && !pool.grow(&mut self.block, state, Use::Output) {
             return false;
         }
+        // A codec may still write more than `encoded_len` announced: charge that growth as well.
         let capacity = self.block.capacity();
         let encoded = framing.encode(message, &mut self.block).is_ok();
         pool.charge(Use::Output, self.block.capacity() - capacity);
@@ -85,23 +93,26 @@ impl Log {
         encoded
     }
 
+    /// Returns the index of the first entry with number `from` or above.
     fn index_of(&self, from: u64) -> usize {
         match self.entries.first() {
+            // Usually a member takes the whole log: search only if its part begins later.
             Some(first) if first.number < from => self.entries.partition_point(|e| e.number < from),
             _ => 0,
         }
     }
 
+    /// Returns where the entry at `index` begins.
     fn start_of(&self, index: usize) -> usize {
         index.checked_sub(1).map_or(0, |before| self.entries[before].end)
     }
 
-    /// Where in the block lies what has numbers of `from` and more.
+    /// Returns the range of the block that holds the messages with number `from` and above.
     pub(crate) fn range(&self, from: u64) -> Range<usize> {
         self.start_of(self.index_of(from))..self.entries.last().map_or(0, |e| e.end)
     }
 
-    /// The messages from `from` on: their numbers and where they lie.
+    /// Returns the messages with number `from` and above: their numbers and ranges.
     pub(crate) fn messages(&self, from: u64) -> impl Iterator<Item = (u64, Range<usize>)> {
         let first = self.index_of(from);
         let mut start = self.start_of(first);
@@ -112,7 +123,7 @@ impl Log {
         &self.block
     }
 
-    /// Takes the block out, for its bytes to be written or shared. The entries stay until [`Log::clear`].
+    /// Takes the block out, to write or share its bytes. The entries stay until [`Log::clear`].
     pub(crate) fn take_block(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.block)
     }
@@ -125,7 +136,8 @@ impl Log {
     }
 }
 
-/// Entries that an idle log keeps room for.
+/// The capacity for entries that a log keeps while it is empty. Chosen: 16 KiB, enough for most turns; a burst does not
+/// hold memory in every group afterwards.
 const KEPT_ENTRIES: usize = 1024;
 
 /// One group.
@@ -135,12 +147,14 @@ pub(crate) struct GroupState {
     pub(crate) policy: SlowMember,
     pub(crate) members: Vec<Member>,
     pub(crate) logs: Vec<Log>,
-    /// Its logs hold messages.
+    /// Its logs hold messages. Set while it is in `Groups::with_unsent`.
     pub(crate) has_unsent: bool,
-    /// Members that hold up the senders.
+    /// The number of members with `slow` set.
     pub(crate) slow: u32,
-    /// CallSite has sent to it in this turn, and who is held up (only where the policy is to pause senders).
+    /// Connections that have sent to it since its last flush, and are paused if that flush leaves a member slow. Used
+    /// only with [`SlowMember::PauseSenders`], like `waiting`.
     pub(crate) senders: Vec<ConnId>,
+    /// Senders that are paused until no member is slow.
     pub(crate) waiting: Vec<ConnId>,
 }
 
@@ -153,19 +167,19 @@ impl HasId for GroupState {
     }
 }
 
-/// What an append came to.
+/// The result of [`GroupState::append`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Appended {
-    /// Members whose log has the message.
+    /// The number of members whose log has the message.
     pub(crate) reached: usize,
-    /// Members whose framing cannot carry it.
+    /// The number of members whose log does not: their framing cannot encode it, or there is no memory.
     pub(crate) missed: usize,
-    /// Bytes by which a log grew, at most.
+    /// Bytes by which the log that grew most has grown.
     pub(crate) grown: usize,
 }
 
 impl GroupState {
-    /// Appends one message to every log in use.
+    /// Appends a message to every log in use.
     pub(crate) fn append(
         &mut self,
         number: u64,
@@ -185,7 +199,8 @@ impl GroupState {
         sum
     }
 
-    /// Spares the member at `place` the message with this number, the last one; says whether its log has it.
+    /// Skips the message with this number, which is the last one, for the member at `place`. Returns whether its log
+    /// has the message.
     pub(crate) fn skip_message(&mut self, place: u32, number: u64) -> bool {
         let Some(member) = self.members.get_mut(place as usize) else { return false };
         member.from = number + 1;
@@ -193,19 +208,19 @@ impl GroupState {
         log.entries.last().is_some_and(|e| e.number == number)
     }
 
-    /// The longest that any log would become with `len` more bytes of message.
+    /// Returns the length of the longest log, plus `len`.
     pub(crate) fn length_with(&self, len: usize) -> usize {
         self.logs.iter().map(|l| l.block.len()).max().unwrap_or(0).saturating_add(len)
     }
 
-    /// Adds a member; says where in the list it is.
+    /// Adds a member that gets the messages from number `from` on. Returns its index in the list.
     pub(crate) fn add(&mut self, conn: ConnId, framing: HandlerIdx, from: u64) -> u32 {
         let log = self.log_in(framing);
         self.members.push(Member { conn, log, slow: false, from });
         (self.members.len() - 1) as u32
     }
 
-    /// Gives the member at `place`, who has taken all it was owed, another framing.
+    /// Moves the member at `place` to the log of another framing. It must have taken everything from its old log.
     pub(crate) fn reframe(&mut self, place: u32, framing: HandlerIdx, from: u64) {
         let place = place as usize;
         let Some(old) = self.members.get(place).map(|m| m.log) else { return };
@@ -216,7 +231,8 @@ impl GroupState {
         }
     }
 
-    /// The log of a framing, for one more to use it.
+    /// Returns the index of the log of a framing, and counts one more user of it. Reuses an unused log only if it is
+    /// empty: the messages of the old framing would not be decodable in the new one.
     fn log_in(&mut self, framing: HandlerIdx) -> u32 {
         let used = |l: &Log| l.users > 0 && l.framing == framing;
         let free = |l: &Log| l.users == 0 && l.entries.is_empty();
@@ -230,7 +246,8 @@ impl GroupState {
         log as u32
     }
 
-    /// Removes the member at `place`; answers it and who stands in its place now.
+    /// Removes the member at `place`. Returns it and the connection of the member that was moved to its index, whose
+    /// `Membership::place` must be updated.
     pub(crate) fn remove(&mut self, place: u32) -> Option<(Member, Option<ConnId>)> {
         let place = place as usize;
         if place >= self.members.len() {
@@ -249,9 +266,9 @@ impl GroupState {
 #[derive(Debug)]
 pub(crate) struct Groups {
     pub(crate) states: GenSlab<GroupState>,
-    /// The next message's number.
+    /// The number of the next message, in any group.
     number: u64,
-    /// Groups whose logs hold messages.
+    /// The groups whose logs hold messages.
     pub(crate) with_unsent: WorkList<Group>,
 }
 
@@ -260,7 +277,7 @@ impl Groups {
         Self { states: GenSlab::new(), number: 1, with_unsent: WorkList::new() }
     }
 
-    /// Creates a group. Returns `None` when no more ids can be issued.
+    /// Creates a group. Returns `None` if no more ids can be issued.
     pub(crate) fn create(&mut self, policy: SlowMember) -> Option<Group> {
         self.states.insert_with(|id| GroupState {
             id,
@@ -274,12 +291,13 @@ impl Groups {
         })
     }
 
-    /// The number that the next message will have.
+    /// Returns the number that the next message will have.
     #[inline]
     pub(crate) const fn next_number(&self) -> u64 {
         self.number
     }
 
+    /// Returns the number for a new message.
     pub(crate) const fn number(&mut self) -> u64 {
         self.number += 1;
         self.number - 1
@@ -333,7 +351,7 @@ mod tests {
         for n in 0..3_000 {
             let number = groups.number();
             let state = groups.states.get_mut(g).unwrap();
-            // Where the rest of the block is short, the codec makes it grow by itself.
+            // If the rest of the block is too short, the codec grows it itself.
             state.append(number, &framings, b"x", &mut pool);
             assert_eq!(pool.output(), state.logs[0].block.capacity(), "after {n} messages");
         }

@@ -1,19 +1,20 @@
-//! Input that a handler could not use yet: an unfinished message, or bytes put off to the next turn.
+//! Buffered input of one connection: an unfinished message, or bytes that the handler deferred to the next turn.
 //!
-//! Knows nothing of messages. Bytes are taken from the front by moving a cursor, and moved only when more than half of
-//! the buffer is behind it. Invariant: `start <= bytes.len()`.
+//! Bytes are consumed by moving a cursor. The rest is moved to the front only when more than half of the buffer is
+//! consumed, so the moves cost amortized O(1) per byte. Invariant: `start <= bytes.len()`.
 
 use crate::buffer::pool::{Pool, SMALL, Use};
 
-/// Kept bytes of one connection. It exists only while there are some.
+/// Buffered input. It exists only while there is some, so that an idle connection holds no buffer.
 #[derive(Debug)]
 pub(crate) struct InputBuffer {
     bytes: Vec<u8>,
+    /// Where the bytes that were not consumed begin.
     start: usize,
 }
 
 impl InputBuffer {
-    /// Keeps a copy of `data`. `None` when there is no memory for it.
+    /// Buffers a copy of `data`. Returns `None` if there is no memory.
     pub(crate) fn new(data: &[u8], pool: &mut Pool) -> Option<Self> {
         let mut bytes = pool.take(data.len(), Use::Input)?;
         bytes.extend_from_slice(data);
@@ -28,7 +29,7 @@ impl InputBuffer {
         self.bytes.len() - self.start
     }
 
-    /// Puts `data` behind what is kept. False when there is no memory for it.
+    /// Appends `data`. Returns `false` if there is no memory.
     pub(crate) fn append(&mut self, data: &[u8], pool: &mut Pool) -> bool {
         if self.start > self.bytes.len() / 2 {
             self.bytes.copy_within(self.start.., 0);
@@ -42,12 +43,13 @@ impl InputBuffer {
         capacity
     }
 
-    /// Forgets all but the last `n` bytes.
+    /// Drops all but the last `n` bytes.
     pub(crate) fn keep_last(&mut self, n: usize) {
         self.start = self.bytes.len() - n.min(self.len());
     }
 
-    /// Moves a small rest out of a large buffer.
+    /// Moves a small rest out of a large buffer. The limit on buffered input counts capacity: a few bytes of a next
+    /// message must not keep the buffer of a large one.
     pub(crate) fn shrink(&mut self, pool: &mut Pool) {
         if self.bytes.capacity() <= SMALL || self.len() > self.bytes.capacity() / 4 {
             return;
@@ -57,11 +59,12 @@ impl InputBuffer {
         }
     }
 
-    /// Bytes of capacity held.
+    /// Returns the capacity that it holds, in bytes.
     pub(crate) fn retained_bytes(&self) -> usize {
         self.bytes.capacity()
     }
 
+    /// Returns its buffer to the pool.
     pub(crate) fn recycle(self, pool: &mut Pool) {
         pool.recycle(self.bytes, Use::Input);
     }

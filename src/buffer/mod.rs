@@ -1,4 +1,4 @@
-//! Memory that is counted: the pool of buffers, what waits to be written, and what waits to be read again.
+//! Buffers whose memory is counted: the pool, the outbox (unsent output), and buffered input.
 
 pub(crate) mod input;
 pub(crate) mod outbox;

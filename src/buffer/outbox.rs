@@ -1,8 +1,8 @@
-//! What we owe one peer: an ordered queue of bytes, written from the front as the kernel takes them.
+//! The unsent output of one connection: a queue of bytes, written from the front as the kernel accepts them.
 //!
-//! Small messages are copied behind each other into one buffer; large and shared ones are queued by reference. It does
-//! no I/O and knows no limits. Invariant: `pending` is the sum of what lies in the segments behind the cursor; an empty
-//! outbox owns no heap memory.
+//! Small messages are copied one after another into one buffer, so that a pipelined batch leaves in one write. Large
+//! and shared ones are queued by reference. Does no I/O and enforces no limits. Invariant: `pending` is the number of bytes
+//! in the segments and the tail that are not written; an empty outbox owns no heap memory.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -13,19 +13,21 @@ use bytes::Bytes;
 
 use crate::buffer::pool::{LARGE, Pool, SMALL, Use};
 
-/// The most slices handed to one write: far under every system's `IOV_MAX` (1 024 on Linux, 16 is what POSIX promises).
+/// The most slices passed to one `writev`. Chosen: well below `IOV_MAX`, which is 1 024 on Linux (POSIX guarantees only
+/// 16), and small enough for the stack.
 pub(crate) const SLICES: usize = 64;
 
-/// Segments of this size and more are queued by reference where they are shared.
+/// Bytes of at least this length are queued by reference if they are shared. Chosen: one page; below that, a copy costs
+/// less than a reference count and a slice of its own.
 const WORTH_SHARING: usize = 4 * 1024;
 
 #[derive(Debug)]
 enum Segment {
-    /// Bytes of our own, open at the end.
+    /// A buffer of this outbox: a tail that was closed.
     Owned(Vec<u8>),
-    /// The caller's bytes.
+    /// The caller's bytes, by reference.
     Bytes(Bytes),
-    /// A part of a block that other connections send as well.
+    /// A part of a block that is shared with other connections.
     Block(Rc<Vec<u8>>, Range<usize>),
 }
 
@@ -49,16 +51,16 @@ impl Segment {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Complete segments, in front of the tail. None is empty.
+    /// The segments in front of the tail. None is empty.
     segments: VecDeque<Segment>,
-    /// Bytes of our own, open at the end.
+    /// The buffer at the end, to which small messages are appended.
     tail: Vec<u8>,
-    /// Bytes of the first segment (or of the tail, if there is none) that are written.
+    /// The cursor: how many bytes of the first segment (or of the tail, if there is no segment) are written.
     written: usize,
 }
 
 impl Queue {
-    /// Makes a segment of the tail, so that something else can come behind it.
+    /// Turns the tail into a segment, so that another segment can be queued behind it.
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
             self.segments.push_back(Segment::Owned(std::mem::take(&mut self.tail)));
@@ -66,19 +68,19 @@ impl Queue {
     }
 }
 
-/// One connection's outgoing bytes.
+/// The unsent output of one connection. 16 bytes while it is empty: most connections have nothing unsent.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     queue: Option<Box<Queue>>,
     pending: usize,
 }
 
-/// There was no memory to queue the bytes; nothing of them was queued.
+/// There was no memory to queue the bytes. None of them was queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NoMemory;
 
 impl Outbox {
-    /// Bytes waiting.
+    /// Returns the number of unsent bytes.
     #[inline]
     pub(crate) const fn pending(&self) -> usize {
         self.pending
@@ -95,8 +97,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues what `write` appends to the buffer it is given; `room` is about how much that will be. On an error
-    /// nothing is queued.
+    /// Queues the bytes that `write` appends to the buffer it is called with; `capacity` is their expected number.
+    /// Returns how many were queued. If `write` fails, nothing is queued.
     #[inline]
     pub(crate) fn push_with<E: From<NoMemory>>(
         &mut self,
@@ -110,7 +112,7 @@ impl Outbox {
         if done.is_err() {
             tail.truncate(length);
         }
-        // A codec may write more than it said; what the buffer grew by is counted all the same.
+        // A codec may write more than it announced: charge what the buffer has grown by.
         if tail.capacity() != capacity {
             pool.charge(Use::Output, tail.capacity() - capacity);
         }
@@ -122,7 +124,7 @@ impl Outbox {
         done.map(|()| added)
     }
 
-    /// Queues the caller's bytes by reference, or a copy where that is cheaper.
+    /// Queues the caller's bytes by reference, or copies them if they are too few to be worth it.
     pub(crate) fn push_bytes(&mut self, data: Bytes, pool: &mut Pool) -> Result<(), NoMemory> {
         if data.len() < WORTH_SHARING {
             return self.push(&data, pool);
@@ -133,7 +135,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues a part of a shared block by reference; a copy if it is small, or less than a quarter of the block.
+    /// Queues a part of a shared block by reference, or copies it if it is small or less than a quarter of the block: a
+    /// slow peer must not keep a whole block alive for a few bytes.
     pub(crate) fn push_block(
         &mut self,
         block: &Rc<Vec<u8>>,
@@ -149,12 +152,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues bytes in front of all others (the rest of what was being written from elsewhere).
+    /// Queues bytes in front of all others: the rest of a write that did not come from the outbox. Nothing that is
+    /// queued may be partly written.
     pub(crate) fn push_front(&mut self, data: &[u8], pool: &mut Pool) -> Result<(), NoMemory> {
         if self.pending == 0 {
             return self.push(data, pool);
         }
-        debug_assert!(self.queue.as_ref().is_none_or(|q| q.written == 0), "nothing behind it was written");
+        debug_assert!(self.queue.as_ref().is_none_or(|q| q.written == 0), "the front is partly written");
         let mut front = pool.take(data.len(), Use::Output).ok_or(NoMemory)?;
         front.extend_from_slice(data);
         self.pending += data.len();
@@ -162,7 +166,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// What there is to write, if it lies in one piece (it may be empty).
+    /// Returns the bytes to write, if they are contiguous (possibly empty). This is the usual case, and needs no array
+    /// of slices.
     #[inline]
     pub(crate) fn single<'a>(&'a self, prefix: &'a [u8], suffix: &'a [u8]) -> Option<&'a [u8]> {
         match &self.queue {
@@ -175,8 +180,8 @@ impl Outbox {
         }
     }
 
-    /// Fills `slices` with `prefix`, what is queued, and `suffix`, as far as there is room and up to `budget` bytes;
-    /// says how many are filled.
+    /// Fills `slices` with `prefix`, the queued bytes and `suffix`, up to [`SLICES`] slices and `budget` bytes. Returns
+    /// the number of slices that were filled.
     #[inline]
     pub(crate) fn gather<'a>(
         &'a self,
@@ -213,7 +218,7 @@ impl Outbox {
         n
     }
 
-    /// Forgets the first `n` waiting bytes: they are written. `n` is at most [`Outbox::pending`].
+    /// Removes the first `n` unsent bytes, which were written. `n` is at most [`Outbox::pending`].
     pub(crate) fn advance(&mut self, mut n: usize, pool: &mut Pool) {
         debug_assert!(n <= self.pending);
         self.pending -= n.min(self.pending);
@@ -236,7 +241,7 @@ impl Outbox {
         queue.written += n;
     }
 
-    /// Throws away all that waits, and says how much it was.
+    /// Drops all unsent bytes. Returns how many there were.
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         if let Some(queue) = self.queue.take() {
             pool.recycle(queue.tail, Use::Output);
@@ -247,7 +252,8 @@ impl Outbox {
         std::mem::take(&mut self.pending)
     }
 
-    /// Moves a small rest out of a large buffer, so that a slow peer holds about as much memory as it is owed.
+    /// Moves a small rest out of a large buffer, so that a slow peer holds about as much memory as it has unsent bytes.
+    /// Otherwise many peers that stop reading near the end of a burst would hold 64 KiB each for a few bytes.
     pub(crate) fn shrink(&mut self, pool: &mut Pool) {
         let Some(queue) = &mut self.queue else { return };
         if !queue.segments.is_empty() || self.pending > SMALL || queue.tail.capacity() < LARGE / 2 {
@@ -259,7 +265,7 @@ impl Outbox {
         pool.recycle(std::mem::replace(&mut queue.tail, small), Use::Output);
     }
 
-    /// Bytes of memory held; of shared blocks, the part that is ours.
+    /// Returns the memory it holds, in bytes. Shared blocks count with the part that this outbox refers to.
     pub(crate) fn weight(&self) -> usize {
         self.sum(|s| match s {
             Segment::Owned(v) => v.capacity(),
@@ -267,7 +273,7 @@ impl Outbox {
         })
     }
 
-    /// Bytes of memory held by this connection alone: shared blocks are left out.
+    /// Returns the memory that it holds alone, in bytes: shared blocks are left out.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn retained_bytes(&self) -> usize {
         self.sum(|s| match s {
@@ -277,17 +283,19 @@ impl Outbox {
         })
     }
 
+    /// Returns the capacity of the tail, plus `of` each segment.
     fn sum(&self, of: impl Fn(&Segment) -> usize) -> usize {
         self.queue.as_ref().map_or(0, |q| q.tail.capacity() + q.segments.iter().map(of).sum::<usize>())
     }
 
+    /// Appends a segment. Its bytes are already counted in `pending`.
     fn push_segment(&mut self, segment: Segment) {
         let queue = self.queue.get_or_insert_default();
         queue.close_tail();
         queue.segments.push_back(segment);
     }
 
-    /// The open buffer at the end, with room for `more` bytes.
+    /// Returns the tail, with capacity for `more` bytes.
     #[inline]
     fn tail(&mut self, more: usize, pool: &mut Pool) -> Result<&mut Vec<u8>, NoMemory> {
         let fits = self.queue.as_ref().is_some_and(|q| q.tail.capacity() - q.tail.len() >= more);
@@ -297,7 +305,7 @@ impl Outbox {
         self.queue.as_mut().map(|q| &mut q.tail).ok_or(NoMemory)
     }
 
-    /// Makes the open buffer have capacity: it grows, or another one takes its place.
+    /// Makes capacity for `more` bytes in the tail: grows it, up to [`LARGE`], or closes it and starts another one.
     fn make_tail(&mut self, more: usize, pool: &mut Pool) -> Result<(), NoMemory> {
         if let Some(queue) = &mut self.queue {
             let length = queue.tail.len();
@@ -305,7 +313,7 @@ impl Outbox {
                 return Ok(());
             }
         }
-        // Where one buffer has been filled, another is likely to be filled as well.
+        // One buffer has been filled, so the next one is likely to be filled as well: take a large one at once.
         let filled = self.queue.as_ref().is_some_and(|q| !q.tail.is_empty());
         let capacity = if filled { more.max(LARGE) } else { more };
         let fresh = pool.take(capacity, Use::Output).ok_or(NoMemory)?;
@@ -338,7 +346,7 @@ mod tests {
         With(usize, bool),
         Front(usize),
         Advance(usize),
-        /// All but so much is written.
+        /// All but this many bytes are written.
         Leave(usize),
         Shrink,
         Clear,
@@ -407,7 +415,7 @@ mod tests {
                     self.model[which].extend(data.iter().filter(|_| !fails));
                 }
                 Op::Front(size) => {
-                    // Only ever done where nothing of what it goes in front of is written.
+                    // `push_front` requires that the first segment is not partly written.
                     if self.real[which].queue.as_ref().is_none_or(|q| q.written == 0) {
                         let data = self.fresh(size.max(1));
                         self.real[which].push_front(&data, pool).unwrap();
@@ -429,7 +437,7 @@ mod tests {
             self.model[which].drain(..n);
         }
 
-        /// The slices describe what waits, between what goes before and behind it, as far as the budget goes.
+        /// Checks that the slices hold the prefix, the unsent bytes and the suffix, up to the budget.
         fn check(&mut self, prefix: &[u8], suffix: &[u8], budget: usize) {
             for (real, model) in self.real.iter().zip(&mut self.model) {
                 assert_eq!(real.pending(), model.len());
@@ -465,7 +473,7 @@ mod tests {
         });
     }
 
-    /// Up to four slices of up to eight bytes, and every number of bytes taken from them.
+    /// Tries up to four slices of up to eight bytes, and every number of bytes written from them.
     #[test]
     fn a_partial_write_advances_by_exactly_what_was_taken() {
         for sizes in 0..9usize.pow(4) {

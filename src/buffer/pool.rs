@@ -1,35 +1,43 @@
-//! Empty buffers, kept for reuse up to a limit, and the count of the memory that is in use.
+//! A cache of empty buffers, up to a limit, and the count of the memory that is in use.
 //!
-//! Knows nothing of what is written into the buffers. A buffer is taken, grows, and is given back; a connection that
-//! holds no byte holds no buffer. Invariant: `output` and `input` are the capacities of all buffers taken and not given
-//! back (with shared blocks counted once), and `idle <= limit`.
+//! A buffer is taken, may grow, and is recycled. A connection without unsent output and buffered input holds no buffer,
+//! so buffers change hands with every burst: the cache saves an allocation, and growing from small, each time.
+//! Invariant: `output` and `input` are the capacities of the buffers taken and not recycled (shared blocks counted
+//! once), and `idle <= limit`.
 
 use std::rc::Rc;
 
-/// Capacity of a fresh buffer: what an ordinary message or a few need.
+/// The capacity of a new buffer. Chosen: enough for a few ordinary messages, and small enough for one per slow peer.
 pub(crate) const SMALL: usize = 2 * 1024;
-/// Buffers that grew beyond this are freed, not kept; nothing is coalesced beyond it either.
+/// The largest buffer that is cached, and up to which small messages are coalesced. Chosen: long enough for an
+/// efficient write; larger ones are rare, and caching them would hold memory that is seldom needed.
 pub(crate) const LARGE: usize = 64 * 1024;
 
-/// Empty buffers kept while nothing is in use.
+/// Bytes of empty buffers that stay cached while no buffer is in use. Chosen: 16 large buffers, enough to start a new
+/// burst without allocating.
 const AT_REST: usize = 1024 * 1024;
 
-/// What a buffer is taken for.
+/// What a buffer is used for. Output and input have separate limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Output,
     Input,
 }
 
-/// The reactor's buffers.
+/// The buffers of one reactor.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    /// Cached buffers below half of [`LARGE`].
     small: Vec<Vec<u8>>,
+    /// Cached buffers from half of [`LARGE`] on.
     large: Vec<Vec<u8>>,
     /// Bytes of capacity in `small` and `large`.
     idle: usize,
+    /// The most that `idle` may be.
     limit: usize,
+    /// Bytes charged for output.
     output: usize,
+    /// Bytes charged for input.
     input: usize,
 }
 
@@ -38,7 +46,7 @@ impl Pool {
         Self { small: Vec::new(), large: Vec::new(), idle: 0, limit, output: 0, input: 0 }
     }
 
-    /// An empty buffer with room for at least `room` bytes, or `None` when there is no memory for it.
+    /// Returns an empty buffer with at least this capacity, or `None` if there is no memory.
     pub(crate) fn take(&mut self, capacity: usize, purpose: Use) -> Option<Vec<u8>> {
         let kept = if capacity <= SMALL {
             self.small.pop()
@@ -56,7 +64,7 @@ impl Pool {
         Some(buffer)
     }
 
-    /// Takes a buffer back.
+    /// Takes a buffer back, and caches or frees it.
     pub(crate) fn recycle(&mut self, buffer: Vec<u8>, purpose: Use) {
         let capacity = buffer.capacity();
         if capacity == 0 {
@@ -69,6 +77,7 @@ impl Pool {
         }
     }
 
+    /// Caches a buffer, or frees it if its size is unusual or the cache is full.
     fn cache(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         if !(SMALL..=LARGE).contains(&capacity) || self.idle + capacity > self.limit {
@@ -83,7 +92,8 @@ impl Pool {
         }
     }
 
-    /// After a burst, when nothing is in use: frees most of what was put by, so that the allocator can give it back.
+    /// Frees most of the cache. Called when no buffer is in use, after a burst, so that the allocator can return the
+    /// memory to the system.
     fn trim(&mut self) {
         while self.idle > AT_REST {
             let Some(buffer) = self.large.pop().or_else(|| self.small.pop()) else { return };
@@ -91,7 +101,8 @@ impl Pool {
         }
     }
 
-    /// Makes room for `more` bytes behind what `buffer` holds, and counts what it grew by. False: no memory.
+    /// Grows `buffer` so that `more` bytes can be appended, and charges the growth. Returns `false` if there is no
+    /// memory.
     pub(crate) fn grow(&mut self, buffer: &mut Vec<u8>, more: usize, purpose: Use) -> bool {
         let before = buffer.capacity();
         let done = buffer.try_reserve(more).is_ok();
@@ -99,34 +110,36 @@ impl Pool {
         done
     }
 
-    /// Lets go of one reference to a shared block; the last one gives it back.
+    /// Drops one reference to a shared block. The last one recycles it.
     pub(crate) fn recycle_shared(&mut self, block: Rc<Vec<u8>>) {
         if let Ok(buffer) = Rc::try_unwrap(block) {
             self.recycle(buffer, Use::Output);
         }
     }
 
+    /// Counts `bytes` as in use.
     pub(crate) fn charge(&mut self, purpose: Use, bytes: usize) {
         *self.account(purpose) += bytes;
     }
 
+    /// Counts `bytes` as no longer in use.
     pub(crate) fn uncharge(&mut self, purpose: Use, bytes: usize) {
         let account = self.account(purpose);
-        debug_assert!(*account >= bytes, "{bytes} B of {purpose:?} given back, only {account} B were taken");
+        debug_assert!(*account >= bytes, "{bytes} B of {purpose:?} returned, but {account} B charged");
         *account = account.saturating_sub(bytes);
     }
 
-    /// Bytes of output held.
+    /// Returns the bytes charged for output.
     pub(crate) const fn output(&self) -> usize {
         self.output
     }
 
-    /// Bytes of input held.
+    /// Returns the bytes charged for input.
     pub(crate) const fn input(&self) -> usize {
         self.input
     }
 
-    /// Bytes in empty buffers.
+    /// Returns the bytes of capacity in cached buffers.
     pub(crate) const fn idle(&self) -> usize {
         self.idle
     }
