@@ -1,8 +1,10 @@
 //! The unsent output of one connection: a queue of bytes, written from the front as the kernel accepts them.
 //!
 //! Small messages are copied one after another into one buffer, so that a pipelined batch leaves in one write. Large
-//! and shared ones are queued by reference. Does no I/O and enforces no limits. Invariant: `pending` is the number of bytes
-//! in the segments and the tail that are not written; an empty outbox owns no heap memory.
+//! and shared ones are queued by reference. Does no I/O and enforces no limits.
+//!
+//! Invariant: `pending` is the number of bytes in the segments and the tail that are not written; an empty outbox owns
+//! no heap memory.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

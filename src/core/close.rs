@@ -1,7 +1,11 @@
-//! The close machine: how a connection's end begins, and what is settled when its fate is known.
+//! The close state machine: graceful close, half-close, terminate, linger, and the deadlines that start them.
 //!
-//! Knows neither sockets nor handlers. Invariant: a connection that leaves `Open` is in no group and gets no input, and
-//! `reason` is set; one that is `Dead` pause_count no buffer, is in `close_notify`, and never comes back.
+//! A graceful close writes what was accepted, sends FIN, and lingers until the peer's FIN. Closing the socket at once
+//! would lose data: if it still has unread input, or more arrives, the kernel answers with RST, and the peer discards
+//! our last bytes even if it has received them (RFC 9112 section 9.6 describes the same for HTTP servers).
+//!
+//! Invariant: a connection that has left `Open` is in no group, gets no input, and has a `reason`; a `Closed` one holds
+//! no buffer, is in `close_notify` until `on_close` is called, and changes no more.
 
 use std::time::Duration;
 
@@ -12,33 +16,37 @@ use crate::id::ConnId;
 use crate::time::Time;
 
 impl Core {
-    /// Ends a connection in good order: what was accepted for sending is written, then FIN, then lingering.
-    /// False when it was ending already.
+    /// Closes a connection gracefully: the loop writes what was accepted for sending, sends FIN and lingers. Returns
+    /// `false` if the connection does not exist or is not open.
     pub(crate) fn begin_close(&mut self, id: ConnId, reason: Reason) -> bool {
         if self.conns.get(id).is_none_or(|c| c.phase != Phase::Open) {
             return false;
         }
+        // Broadcasts that were sent before the close are part of what is still written.
         self.take_from_logs(id);
         self.leave_all(id);
         self.remove_links(id);
         self.end_timers(id);
         let now = self.now;
+        // Taking from the logs may have terminated it.
         let Some(c) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return false };
         c.phase = Phase::Flushing;
         c.cold_mut().reason.get_or_insert(reason);
         c.write_blocked_since = now;
         self.discard_input(id);
+        // The deadline that is set may be a later one, such as the idle timeout.
         self.deadlines.bring_forward(id.slot, now.after(self.limits.write_stall.get()));
         self.assert_consistent(id);
         self.enqueue(id);
         true
     }
 
+    /// Asserts that the fields of a connection agree, in builds with debug assertions.
     fn assert_consistent(&self, id: ConnId) {
         debug_assert!(self.conns.get(id).is_none_or(Connection::is_consistent), "{:?}", self.conns.get(id));
     }
 
-    /// What a handler's own close is counted as.
+    /// Returns the reason that a close by the handler is counted as. An answer to the peer's FIN is `PeerClosed`.
     pub(crate) fn close_reason(&self, id: ConnId) -> Reason {
         match self.conns.get(id) {
             Some(c) if c.halves.peer_fin => Reason::PeerClosed,
@@ -47,7 +55,8 @@ impl Core {
         }
     }
 
-    /// Sends FIN once all is written; input goes on. False when the connection is ending or it was asked for before.
+    /// Half-closes: requests a FIN once everything is written. Reading continues. Returns `false` if the connection is
+    /// closing or this was requested before.
     pub(crate) fn shutdown_write(&mut self, id: ConnId) -> bool {
         self.take_from_logs(id);
         let Some(c) = self.conns.get_mut(id).filter(|c| c.takes_output()) else { return false };
@@ -57,8 +66,9 @@ impl Core {
         true
     }
 
-    /// Ends a connection at once, with a reset unless the peer has gone already. The first reason stays, unless a close
-    /// is cut short and bytes are lost that it would have delivered.
+    /// Terminates a connection: closes it at once and counts its unsent bytes as lost. Sends RST unless the peer has
+    /// closed, or everything was written already. The first reason stays, unless this cuts a graceful close short and
+    /// loses bytes that it would have written.
     pub(crate) fn terminate(&mut self, id: ConnId, reason: Reason) {
         let unsent_in_logs = self.unsent_in_logs(id);
         let echoed = self.take_echo_range(id).len();
@@ -70,6 +80,7 @@ impl Core {
         };
         let lost = c.out.clear(&mut self.pool) + unsent_in_logs + echoed;
         c.lose(lost);
+        // RST, because a FIN would look like a complete stream to the peer. It also drops what the kernel has buffered.
         let peer_gone = matches!(reason, Reason::PeerClosed | Reason::PeerReset);
         c.close_with_rst = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0);
         if c.reason().is_none() || c.phase == Phase::Flushing && c.unsent() > 0 && !c.halves.write_failed {
@@ -84,7 +95,7 @@ impl Core {
         self.assert_consistent(id);
     }
 
-    /// Ends a connection that has nothing left to say or to wait for, without a reset.
+    /// Closes a connection that has nothing left to write or to wait for. No RST, unless bytes were lost.
     pub(crate) fn finish(&mut self, id: ConnId, reason: Reason) {
         self.terminate(id, reason);
         if let Some(c) = self.conns.live_mut(id)
@@ -98,7 +109,8 @@ impl Core {
         self.terminate(id, Reason::Io(std::io::ErrorKind::OutOfMemory));
     }
 
-    /// A write failed for good. Nothing can be sent any more, but what the peer sent before may still be read.
+    /// Handles a write that failed permanently. Terminates the connection, unless the peer may have sent input before
+    /// its reset: then only the output is closed, and the input is still read.
     pub(crate) fn write_failed(&mut self, id: ConnId, reason: Reason) {
         let Some(c) = self.conns.live(id) else { return };
         if c.phase != Phase::Open || c.flow.paused || c.halves.peer_fin || reason != Reason::PeerReset {
@@ -111,6 +123,7 @@ impl Core {
         c.lose(lost);
         c.halves.write_failed = true;
         c.cold_mut().reason = Some(reason);
+        // Read until EOF or an error, without waiting for an event: it may have been reported already.
         c.readiness.readable = true;
         c.readiness.read_to_eagain = true;
         let was_high = std::mem::take(&mut c.flow.above_high_water);
@@ -123,7 +136,7 @@ impl Core {
         self.enqueue(id);
     }
 
-    /// All is written and FIN is sent (or need not be): waits for the peer's, or is done.
+    /// Starts lingering: everything is written and FIN is sent. The loop discards input until the peer's FIN.
     pub(crate) fn linger(&mut self, id: ConnId) {
         let now = self.now;
         let Some(c) = self.conns.live_mut(id) else { return };
@@ -133,7 +146,7 @@ impl Core {
         c.cold_mut().linger = Some(Linger { since: now, discarded: 0 });
         self.lingering.push_back(id);
         if self.lingering.len() > 2 * self.conns.len() + 64 {
-            // Most of them have ended since.
+            // Most of these ids are stale. Cleaning up only now makes the cost per connection constant.
             let conns = &self.conns;
             self.lingering.retain(|&id| conns.get(id).is_some_and(|c| c.phase == Phase::Lingering));
         }
@@ -142,7 +155,7 @@ impl Core {
         self.enqueue_if_work(id);
     }
 
-    /// Ends the connection that has lingered longest, to make room for a new one. False when none lingers.
+    /// Closes the connection that has lingered longest, to make space for a new one. Returns `false` if none lingers.
     pub(crate) fn evict_oldest_lingering(&mut self) -> bool {
         while let Some(id) = self.lingering.pop_front() {
             if self.conns.get(id).is_some_and(|c| c.phase == Phase::Lingering) {
@@ -153,7 +166,11 @@ impl Core {
         false
     }
 
-    /// Judges a connection whose deadline has come: ends it, or sets its next deadline.
+    /// Checks a connection whose deadline has expired: closes it, or sets its next deadline.
+    ///
+    /// Deadlines are re-checked lazily. A read or write only updates `last_activity`; the heap is not touched. When the
+    /// deadline expires, the timeouts are computed from the current times. So the hot path does not pay for timeouts,
+    /// at the price of one early expiry per timeout period.
     pub(crate) fn check_deadline(&mut self, id: ConnId) {
         let now = self.now;
         let Some(c) = self.conns.live(id) else { return };
@@ -161,6 +178,7 @@ impl Core {
         let reading = self.may_read(c) && !c.deferred && !c.message_clock.is_paused();
         let l = &self.limits;
         let mut next = Time::NEVER;
+        // Returns whether this timeout has expired; if not, it limits the next deadline.
         let mut due = |since: Time, limit| {
             let at = since.after(limit);
             next = next.min(if at > now { at } else { Time::NEVER });
@@ -173,7 +191,7 @@ impl Core {
                 let over = due(c.last_activity, l.linger_quiet) | due(since, l.linger_total);
                 over.then_some(TimeoutAction::Finish)
             }
-            // A write, or our FIN, that is still to be tried is not the peer's fault.
+            // The write, or our FIN, was not tried yet: the delay is ours, not the peer's.
             Phase::Flushing if !pending || c.readiness.writable => {
                 due(now, RECHECK);
                 None
@@ -186,7 +204,7 @@ impl Core {
                 Some(TimeoutAction::Terminate(Reason::WriteStall))
             }
             Phase::Open if !reading => {
-                // Not the peer's time that passes: look again after the shortest of what may end it then.
+                // We do not read it, so its timeouts do not run. Check again after the shorter one.
                 due(now, l.idle_timeout.get().min(l.message_timeout.get()));
                 None
             }
@@ -195,7 +213,7 @@ impl Core {
                 let idle = due(c.last_activity, l.idle_timeout.get());
                 match (unfinished, idle) {
                     (false, false) => None,
-                    // Part of the time went by here. What the peer may have sent meanwhile is read first.
+                    // Part of the time may be our own delay: first read what has arrived meanwhile.
                     _ if c.readiness.readable => {
                         due(now, RECHECK);
                         None
@@ -217,9 +235,11 @@ impl Core {
     }
 }
 
-/// When to judge a connection again that may have input waiting.
+/// The delay until the next check of a connection that still has to be read or written. Chosen: the shortest timeout
+/// that `epoll_wait` can wait for, so that the loop does not spin.
 const RECHECK: Duration = Duration::from_millis(1);
 
+/// What [`Core::check_deadline`] does with a connection.
 enum TimeoutAction {
     Terminate(Reason),
     Close(Reason),

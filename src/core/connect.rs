@@ -1,6 +1,7 @@
-//! Asking for connections, and giving them up.
+//! Requesting and cancelling connections.
 //!
-//! Opens no sockets. Invariant: a socket that was connecting and is given up is in `dropped` until the loop closes it.
+//! Opens no sockets; the loop does. Invariant: a connecting socket that was cancelled is in `cancelled_dials` until the
+//! loop closes it.
 
 use std::time::Duration;
 
@@ -11,12 +12,14 @@ use crate::connection::Phase;
 use crate::id::{AttemptId, ConnId, HandlerIdx};
 
 impl Core {
-    /// Asks for a connection. `None` when as many are asked for as allowed, or the reactor is shutting down: who asks
-    /// again whenever one fails would never let it end.
+    /// Creates a connect job. Returns `None` if there are [`Limits::attempts`](crate::Limits::attempts) already, or the
+    /// reactor is shutting down: a handler that connects again after every failure would keep it from ending.
     pub(crate) fn connect(&mut self, handler: HandlerIdx, to: Connect, tag: u64) -> Option<AttemptId> {
         if self.shutting_down || self.connect_jobs.len() >= self.limits.attempts {
             return None;
         }
+        // An invalid destination also becomes a job. So every failure is reported by the same callback, and never from
+        // inside the callback that requested the connection.
         let (destination, options) = match to.into_parts() {
             Ok((target, options)) => (destination_of(target), options),
             Err(error) => (Destination::Invalid(error), ConnectOptions::default()),
@@ -24,8 +27,8 @@ impl Core {
         self.connect_jobs.insert(handler, tag, destination, options)
     }
 
-    /// Gives an attempt up without a word; where it has led to a connection already, that is only the last. False when
-    /// it is over.
+    /// Cancels a connect job. No callback is called for it. If it has established a connection, that connection stays
+    /// open and is not reconnected. Returns `false` if the job is over.
     pub(crate) fn cancel_connect(&mut self, id: AttemptId) -> bool {
         let Some(job) = self.connect_jobs.get_mut(id) else { return false };
         if matches!(job.stage, ConnectStage::Cancelled) {
@@ -40,7 +43,7 @@ impl Core {
         true
     }
 
-    /// Ends a socket that was connecting, of which nobody was told.
+    /// Closes a connecting socket. No callback is called, because no handler has seen the connection.
     pub(crate) fn cancel_dial(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Connecting) {
             c.phase = Phase::Closed;
@@ -48,12 +51,13 @@ impl Core {
         }
     }
 
-    /// How many sockets are connecting, or were until this turn: connections that nobody was told of.
+    /// Returns the number of connecting sockets, including those that the loop has still to close. They have a slot but
+    /// do not count as open.
     pub(crate) fn count_dials(&self) -> usize {
         self.connect_jobs.iter().map(|a| a.trying.len()).sum::<usize>() + self.cancelled_dials.len()
     }
 
-    /// How long one try of an attempt may take.
+    /// Returns the time that one try of a connect job may take.
     pub(crate) fn connect_timeout(&self, options: &ConnectOptions) -> Duration {
         options.timeout.unwrap_or(self.limits.connect_timeout).get()
     }

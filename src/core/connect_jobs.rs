@@ -1,8 +1,8 @@
-//! Attempts to connect: what is asked for, how far each one is, and what is to be tried next.
+//! Connect jobs: the destination of each requested connection, its stage, and the addresses to try next.
 //!
-//! Knows no sockets: the loop looks names up, opens sockets and says what came of it. Invariant: an attempt that needs
-//! the loop is in `queue` or has a deadline; each ends as one open connection, as one failure that is told, or because
-//! it was cancelled.
+//! Holds no sockets: the loop looks names up, opens sockets and reports the results here. Invariant: a job that needs
+//! the loop is in `queue` or has a deadline; each job ends with one open connection, with one reported failure, or by
+//! being cancelled.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -15,33 +15,35 @@ use crate::time::Time;
 use crate::time::deadlines::Deadlines;
 use crate::work_list::WorkList;
 
-/// How far an attempt is.
+/// The stage of a connect job.
 #[derive(Debug)]
 pub(crate) enum ConnectStage {
-    /// It is to begin, for the first time or once more.
+    /// It has not begun.
     New,
     /// Its name is being looked up.
     LookingUp,
-    /// Sockets are connecting, or addresses are left.
+    /// Sockets are connecting, or addresses are left to try.
     Trying,
-    /// It failed, or the connection it led to has ended; it begins again at its deadline.
+    /// A try failed, or its connection has ended. The next try begins at its deadline.
     Backoff,
-    /// It has led to a connection, and will begin again when that ends.
+    /// It has established a connection, and will reconnect when that ends.
     Connected,
+    /// The loop is to remove it.
     Cancelled,
 }
 
-/// Where an attempt leads.
+/// The destination of a connect job.
 #[derive(Debug)]
 pub(crate) enum Destination {
     Name(String, u16),
     Address(Address),
-    /// A stream that is connected already; taken when it begins.
+    /// A stream that the caller handed over. Taken when the job begins.
     Existing(Option<Existing>),
-    /// What was asked for cannot be used.
+    /// The requested destination is invalid.
     Invalid(AddressError),
 }
 
+/// One connect job. The user refers to it by its `AttemptId`.
 #[derive(Debug)]
 pub(crate) struct ConnectJob {
     pub(crate) id: AttemptId,
@@ -52,23 +54,27 @@ pub(crate) struct ConnectJob {
     pub(crate) stage: ConnectStage,
     /// Addresses that were not tried yet.
     pub(crate) left: VecDeque<Address>,
-    /// Sockets that are connecting.
+    /// Sockets that are connecting. More than one if an address did not answer within the stagger (happy eyeballs).
     pub(crate) trying: Vec<ConnId>,
-    /// What went wrong with which address, in this try.
+    /// The errors of this try, each with its address.
     pub(crate) errors: Vec<(String, io::Error)>,
-    /// Tries in a row that failed; and waits since a connection that lasted.
+    /// The number of tries that failed in a row.
     pub(crate) failed: u32,
+    /// The number of backoffs since a connection lasted.
     pub(crate) backoffs: u32,
-    /// When this try is given up; and when the next address is tried, or the next try begins, or the connection began.
+    /// When this try times out.
     pub(crate) until: Time,
+    /// When the next address is tried (`Trying`), when the next try begins (`Backoff`), or when the connection was
+    /// established (`Connected`).
     pub(crate) next: Time,
     /// The number of the lookup that it waits for.
     pub(crate) lookup: Option<u64>,
+    /// It is in `ConnectJobs::queue`.
     queued: bool,
 }
 
 impl ConnectJob {
-    /// What it leads to, for people.
+    /// Returns the name of its destination, for error texts and logs.
     pub(crate) fn name(&self) -> String {
         match &self.destination {
             Destination::Name(host, port) => format!("{host}:{port}"),
@@ -78,7 +84,7 @@ impl ConnectJob {
         }
     }
 
-    /// What became of this try: all that went wrong, with the kind of the last.
+    /// Returns the error of this try: the texts of all errors, with the kind of the last one.
     pub(crate) fn take_error(&mut self) -> io::Error {
         let name = self.name();
         let errors = std::mem::take(&mut self.errors);
@@ -94,7 +100,7 @@ impl ConnectJob {
         io::Error::new(kind, format!("cannot connect to {name}: {}", all.join("; ")))
     }
 
-    /// When the loop must look at it.
+    /// Returns when the loop must process it, if nothing else happens before.
     fn deadline(&self) -> Time {
         match self.stage {
             ConnectStage::New | ConnectStage::Connected | ConnectStage::Cancelled => Time::NEVER,
@@ -114,19 +120,21 @@ impl HasId for ConnectJob {
     }
 }
 
-/// All attempts.
+/// All connect jobs.
 #[derive(Debug)]
 pub(crate) struct ConnectJobs {
     slots: GenSlab<ConnectJob>,
     deadlines: Deadlines,
-    /// Those that the loop is to look at now.
+    /// Jobs for the loop to process.
     pub(crate) queue: WorkList<AttemptId>,
-    /// Those that the loop has not yet counted among what leads to their handlers.
+    /// New jobs for which the loop has not retained the handler yet.
     pub(crate) unretained: Vec<AttemptId>,
-    /// How many names are looked up.
+    /// The number of jobs in stage `LookingUp`.
     pub(crate) active_lookups: usize,
-    /// CallSite waits for which lookup. Each has a number of its own: what is found late is not for the next try.
+    /// The job that each lookup is for. Every lookup has its own number, so that a late answer is not taken for the
+    /// answer to the next try.
     lookups: BTreeMap<u64, AttemptId>,
+    /// The number of the last lookup.
     numbers: u64,
 }
 
@@ -149,7 +157,7 @@ impl ConnectJobs {
         self.slots.len()
     }
 
-    /// Whether there is nothing to look after: no attempt, and none that ended while it was to be looked at.
+    /// Returns whether the loop has nothing to do here: there is no job, and no id of an ended one in the queue.
     pub(crate) fn is_idle(&self) -> bool {
         self.slots.is_empty() && self.queue.is_empty()
     }
@@ -178,14 +186,14 @@ impl ConnectJobs {
         self.slots.iter()
     }
 
-    /// Has the loop look at an attempt, in its turn.
+    /// Queues a job for the loop.
     pub(crate) fn enqueue(&mut self, id: AttemptId) {
         if let Some(job) = self.slots.get_mut(id) {
             self.queue.push(id, &mut job.queued);
         }
     }
 
-    /// The next one that the loop is to look at.
+    /// Takes the next job out of the queue.
     pub(crate) fn next_queued(&mut self) -> Option<AttemptId> {
         let id = self.queue.pop()?;
         if let Some(a) = self.get_mut(id) {
@@ -194,7 +202,7 @@ impl ConnectJobs {
         Some(id)
     }
 
-    /// Puts those whose time has come among those that are wanted, so many at most.
+    /// Queues the jobs whose deadline has expired, at most `most` of them.
     pub(crate) fn enqueue_due(&mut self, now: Time, most: usize) {
         for _ in 0..most {
             let Some((_, slot)) = self.deadlines.next().filter(|(at, _)| *at <= now) else { return };
@@ -205,19 +213,19 @@ impl ConnectJobs {
         }
     }
 
-    /// When the first one is to be looked at.
+    /// Returns the earliest deadline.
     pub(crate) fn next(&self) -> Time {
         self.deadlines.next().map_or(Time::NEVER, |(at, _)| at)
     }
 
-    /// Settles when an attempt is looked at again, after it was changed.
+    /// Updates the deadline of a job after the job was changed.
     pub(crate) fn update_deadline(&mut self, id: AttemptId) {
         if let Some(at) = self.get(id).map(ConnectJob::deadline) {
             self.deadlines.set(id.slot, at);
         }
     }
 
-    /// Changes how far an attempt is.
+    /// Sets the stage of a job, and counts the active lookups.
     pub(crate) fn set_stage(&mut self, id: AttemptId, stage: ConnectStage) {
         let Some(a) = self.get_mut(id) else { return };
         let before = matches!(std::mem::replace(&mut a.stage, stage), ConnectStage::LookingUp);
@@ -225,13 +233,13 @@ impl ConnectJobs {
         self.active_lookups = self.active_lookups + usize::from(after) - usize::from(before);
     }
 
-    /// The number that the next lookup gets.
+    /// Returns the number for a new lookup.
     pub(crate) const fn next_lookup(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
     }
 
-    /// A name is being looked up for an attempt.
+    /// Records that lookup `number` was started for a job.
     pub(crate) fn look_up(&mut self, id: AttemptId, number: u64) {
         if let Some(job) = self.get_mut(id) {
             job.lookup = Some(number);
@@ -240,7 +248,7 @@ impl ConnectJobs {
         }
     }
 
-    /// A lookup has been answered: whose it was, if anyone still waits for it.
+    /// Records that a lookup was answered. Returns its job, if that still waits for it.
     pub(crate) fn looked_up(&mut self, number: u64) -> Option<AttemptId> {
         let id = self.lookups.remove(&number)?;
         let job = self.get_mut(id)?;
@@ -248,27 +256,28 @@ impl ConnectJobs {
         matches!(job.stage, ConnectStage::LookingUp).then_some(id)
     }
 
-    /// Whether anything was asked that is not answered.
+    /// Returns whether any lookup is unanswered.
     pub(crate) fn awaits_lookups(&self) -> bool {
         !self.lookups.is_empty()
     }
 
-    /// Waits no longer for a name; answers which lookup is to be cancelled.
+    /// Stops waiting for a lookup. Returns the number of the lookup to cancel.
     pub(crate) fn end_lookup(&mut self, id: AttemptId) -> Option<u64> {
         let number = self.get_mut(id)?.lookup.take()?;
         self.lookups.remove(&number);
         Some(number)
     }
 
-    /// Forgets an attempt.
+    /// Removes a job.
     pub(crate) fn remove(&mut self, id: AttemptId) -> Option<ConnectJob> {
         self.get(id)?;
+        // So that it does not stay counted in `active_lookups`.
         self.set_stage(id, ConnectStage::New);
         self.deadlines.clear(id.slot);
         self.slots.remove(id)
     }
 
-    /// Adds a job and queues it. Returns `None` when no more ids can be issued.
+    /// Adds a job and queues it. Returns `None` if no more ids can be issued.
     pub(super) fn insert(
         &mut self,
         handler: HandlerIdx,
@@ -299,7 +308,7 @@ impl ConnectJobs {
     }
 }
 
-/// Where a target leads.
+/// Returns the destination for a target. A host that is an IP address needs no lookup.
 pub(super) fn destination_of(target: Target) -> Destination {
     match target {
         Target::Existing(existing) => Destination::Existing(Some(existing)),
@@ -312,14 +321,17 @@ pub(super) fn destination_of(target: Target) -> Destination {
     }
 }
 
-/// The address that a host is, if it is no name.
+/// Returns the address if `host` is an IP address and not a name.
 fn literal(host: &str, port: u16) -> Option<SocketAddr> {
+    // `SocketAddrV6` also parses a numeric scope id, as in `fe80::1%2`; `Ipv6Addr` does not.
     let plain = host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
     plain.or_else(|| format!("[{host}]:{port}").parse::<SocketAddrV6>().ok().map(SocketAddr::V6))
 }
 
-/// The addresses of a name in the order of trying: the kinds in turn, beginning with the first one's, and each kind in
-/// the order in which the resolver gave it (RFC 8305, section 4).
+/// Returns the addresses of a name in the order of trying (happy eyeballs, RFC 8305 section 4): the address families
+/// alternate, beginning with the family of the first address, and each family keeps the resolver's order. The resolver
+/// sorts by preference, but if one family has no route, all of its addresses would time out before the other family is
+/// tried.
 pub(crate) fn interleave_families(addresses: Vec<SocketAddr>) -> VecDeque<Address> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (a, b): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first);

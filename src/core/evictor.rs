@@ -1,25 +1,32 @@
-//! CallSite pause_count the most memory: found by one scan in a turn, and asked for one after another.
+//! Finds the connections that hold the most memory, to evict them when a total limit is exceeded.
 //!
-//! Knows nothing of what is held. Invariant: within a turn each holder is named once.
+//! The largest holder is evicted first: it is the most likely slow consumer, and closing it frees the most memory with
+//! the fewest connections. All connections are scanned once per turn, not once per eviction: at the limit every send
+//! may need to evict, and a scan for each would cost O(connections) each time.
+//!
+//! Invariant: within a turn each holder is returned at most once.
 
 use crate::id::ConnId;
 
-/// Those who hold the most, found by one scan in a turn.
+/// The largest holders of output and of buffered input.
 #[derive(Debug, Default)]
 pub(crate) struct Evictor {
     pub(super) output: Scan,
     pub(super) input: Scan,
 }
 
+/// The result of one turn's scan.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
+    /// The turn of the scan.
     turn: Option<u32>,
-    /// Rising; the largest is last.
+    /// Bytes held, and by which connection, in ascending order: the largest is last.
     holders: Vec<(usize, ConnId)>,
 }
 
 impl Scan {
-    /// The next largest holder, with what it pause_count. It may have changed since the scan.
+    /// Returns the next largest holder, or `None` if all of this turn's scan were returned. What it holds may have
+    /// changed since the scan.
     pub(super) fn next(&mut self, turn: u32, scan: impl FnOnce() -> Vec<(usize, ConnId)>) -> Option<ConnId> {
         if self.turn != Some(turn) {
             self.turn = Some(turn);

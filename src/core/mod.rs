@@ -1,10 +1,11 @@
-//! The core: every connection's dues, the groups, and the lists of who has work. What callbacks act on.
+//! The core: the memory that callbacks act on. Connections, groups, timers, connect jobs, and the lists of work.
 //!
-//! Callbacks only touch this memory; nothing here reads, writes, waits, or calls a handler. What follows from a verb
-//! (a flush, a close, an `on_close`) is written down here and done by the loop after the callback has returned.
+//! Does no I/O and calls no handler. What a callback requests (a flush, a close, an `on_close`) is recorded here, and
+//! the loop does it after the callback has returned. This is why callbacks never nest.
 //!
-//! Invariant: a connection with work that no event will announce is in `ready` or `dirty`; a dead one is in
-//! `close_notify` until it is told; `delivery` says what the callback that is running (if one is) has been given.
+//! Invariant: a connection with work that no event will announce is in `ready` or `dirty` (events are edge-triggered: a
+//! connection that is in no list and gets no event would hang); a closed one is in `close_notify` until its `on_close`
+//! is called; `delivery` describes the running callback, if there is one.
 
 mod broadcast;
 mod close;
@@ -47,31 +48,34 @@ pub(crate) use broadcast::unsent_range;
 pub use datagram::Posted;
 pub use send::Sent;
 
-/// Numbers reactors, so that a key of one does not open another.
+/// The number of the next reactor. It is part of each `Key`, so that a key is rejected by other reactors.
 static REACTORS: AtomicU32 = AtomicU32::new(0);
 
-/// What the running callback was given, and what it said about it.
+/// The input that the running callback was called with, and what the callback did with it.
 #[derive(Debug, Default)]
 pub(crate) struct Delivery {
+    /// The connection of the running callback.
     pub(crate) conn: Option<ConnId>,
-    /// Addresses of the bytes being delivered, to recognise a send of the very same bytes.
+    /// The addresses of the delivered bytes, to recognize a send of the same bytes (echo in place).
     pub(crate) input_range: Range<usize>,
-    /// The part of the window that was sent back: it is written from where it lies, in front of the outbox.
+    /// The part of the delivered bytes that was sent back: it is written from the read buffer, in front of the outbox.
     pub(crate) echo_range: Range<usize>,
-    /// Bytes at the end that the handler did not use: unfinished, or put off.
+    /// Bytes at the end that the handler did not use: an unfinished message, or deferred.
     pub(crate) unused: usize,
+    /// The unused bytes are deferred: deliver them again without waiting for more.
     pub(crate) deferred: bool,
-    /// Messages counted so far.
+    /// The number of messages delivered so far.
     pub(crate) messages: usize,
-    /// It sent something to its own connection.
+    /// The callback sent something to its own connection.
     pub(crate) sent_to_self: bool,
 }
 
-/// A wish to hand the connection of the running callback over.
+/// A request to switch the connection of the running callback to another handler.
 #[derive(Debug)]
 pub(crate) struct Switch {
-    /// The place of the handler that takes over.
+    /// The new handler.
     pub(crate) handler: HandlerIdx,
+    /// The connection's state for the new handler.
     pub(crate) state: Box<dyn Any>,
 }
 
@@ -80,46 +84,48 @@ pub(crate) struct Switch {
 pub(crate) struct Core {
     pub(crate) conns: Connections,
     pub(crate) groups: Groups,
-    /// Each handler's outgoing framing.
+    /// The framing in which each handler's connections send.
     pub(crate) framings: Vec<Framing>,
     pub(crate) limits: Limits,
     pub(crate) stats: Stats,
     pub(crate) pool: Pool,
     pub(crate) deadlines: Deadlines,
     pub(crate) timers: Timers,
-    /// Each handler's own timers.
+    /// The handler timers of each handler.
     pub(crate) handler_timers: Vec<TimerList>,
     pub(crate) connect_jobs: ConnectJobs,
-    /// Sockets that were connecting and are to be closed.
+    /// Connecting sockets whose connect job was cancelled or needs them no longer. The loop closes them.
     pub(crate) cancelled_dials: Vec<ConnId>,
     pub(crate) delivery: Delivery,
-    /// The callback that is running hands its connection over.
+    /// Set if the running callback switches its connection to another handler.
     pub(crate) switch: Option<Switch>,
+    /// The time at which the loop last read the clock.
     pub(crate) now: Time,
-    /// Nanoseconds; see [`Stats`].
+    /// In nanoseconds, for [`Stats`].
     pub(crate) longest_turn: u64,
+    /// In nanoseconds, for [`Stats`].
     pub(crate) longest_call: u64,
-    /// Counts turns; wraps.
+    /// The number of the turn. Wraps.
     pub(crate) turn: u32,
-    /// Connections with work, first come first served.
+    /// Connections with work, first in, first out, so that no connection starves the others.
     pub(crate) ready: WorkList<ConnId>,
-    /// Connections that others have sent to in this turn.
+    /// Connections that were sent to outside their own callbacks. Flushed at the end of the turn, so that several
+    /// messages leave in one write.
     pub(crate) dirty: WorkList<ConnId>,
-    /// Connections whose fate is known and not yet told.
+    /// Closed connections for which `on_close` was not called yet.
     pub(crate) close_notify: Vec<ConnId>,
-    /// Connections not read because all output together is large.
+    /// Connections that are not read because of memory pressure.
     pub(crate) throttled: WorkList<ConnId>,
-    /// Connections in the phase `Lingering`, oldest first (and some that have left it).
+    /// Connections in phase `Lingering`, oldest first. May contain stale ids.
     pub(crate) lingering: VecDeque<ConnId>,
-    /// Bytes in the groups' logs, counting each message once.
+    /// Bytes in the groups' logs. A message that is in several logs counts once.
     pub(crate) logged: usize,
-    /// How often a callback has asked for a shutdown, since the loop last looked.
+    /// The number of shutdown requests from callbacks that the loop has not processed yet.
     pub(crate) stop_requests: u8,
-    /// The reactor is being shut down.
+    /// The reactor is shutting down.
     pub(crate) shutting_down: bool,
-    /// Tells reactors apart.
+    /// The number of this reactor.
     pub(crate) number: u32,
-    /// Datagram sockets.
     pub(crate) datagrams: DatagramSockets,
     evictor: Evictor,
 }
@@ -158,7 +164,7 @@ impl Core {
         }
     }
 
-    /// The counters, and what is counted by other means.
+    /// Returns the counters, completed with the values that are computed on demand.
     pub(crate) fn snapshot(&self) -> Stats {
         Stats {
             open: (self.conns.len() - self.count_dials()) as u64,
@@ -172,13 +178,13 @@ impl Core {
         }
     }
 
-    /// Moves the clock on. It never goes back, whatever the system says.
+    /// Advances the clock. It never goes back, even if the system's does.
     #[inline]
     pub(crate) fn set_now(&mut self, now: Time) {
         self.now = self.now.max(now);
     }
 
-    /// Puts a connection into the queue of those with work, unless it is there.
+    /// Appends a connection to `ready`, unless it is in the list.
     #[inline]
     pub(crate) fn enqueue(&mut self, id: ConnId) {
         if let Some(c) = self.conns.live_mut(id) {
@@ -186,13 +192,15 @@ impl Core {
         }
     }
 
-    /// Puts a connection into the queue if it has work that can be done now; or into the list of the throttled.
+    /// Queues a connection in `ready` if it has work that can be done now, or in `throttled` if only memory pressure
+    /// keeps it from being read.
     #[inline]
     pub(crate) fn enqueue_if_work(&mut self, id: ConnId) {
         let Some(c) = self.conns.get(id).filter(|c| !c.queues.ready && !c.is_quiet()) else { return };
         if self.has_work(c) {
             return self.enqueue(id);
         }
+        // No event will announce the end of memory pressure, so the connection must be in a list until then.
         if c.has_input() && c.phase == Phase::Open && !c.is_read_blocked() && !c.flow.throttled {
             if let Some(c) = self.conns.live_mut(id) {
                 c.flow.throttled = true;
@@ -202,7 +210,7 @@ impl Core {
         }
     }
 
-    /// Whether a visit would get something done.
+    /// Returns whether processing this connection now would make progress.
     #[inline]
     pub(crate) fn has_work(&self, c: &Connection) -> bool {
         match c.phase {
@@ -223,20 +231,21 @@ impl Core {
         }
     }
 
-    /// The part of what was delivered that is to be written in front of `id`'s outbox, and forgets it.
+    /// Takes the range of the delivered bytes that is to be written in front of `id`'s outbox.
     #[inline]
     pub(crate) fn take_echo_range(&mut self, id: ConnId) -> Range<usize> {
         if self.delivery.conn == Some(id) { std::mem::take(&mut self.delivery.echo_range) } else { 0..0 }
     }
 
-    /// Bytes that wait for `id`, with those borrowed from the delivery that is under way.
+    /// Returns the number of unsent bytes of a connection, including those that its running callback echoes in place.
     #[inline]
     pub(crate) fn pending(&self, c: &Connection) -> usize {
         let echo_range = if self.delivery.conn == Some(c.id) { self.delivery.echo_range.len() } else { 0 };
         c.out.pending() + echo_range
     }
 
-    /// Whether the groups' logs hold so much that they must be written before the next callback.
+    /// Returns whether the groups' logs hold so much that they must be written before the next callback. This bounds
+    /// their memory within a turn.
     #[inline]
     pub(crate) fn logs_full(&self) -> bool {
         self.logged >= self.limits.output_high
