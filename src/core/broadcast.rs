@@ -1,8 +1,8 @@
-//! Joining, leaving, and broadcasting through the groups' logs.
+//! Joining and leaving groups, and broadcasting through their logs.
 //!
-//! Knows nothing of writing; the loop asks what each member is unsent. Invariant: a connection has taken from a log
-//! exactly the messages sent while it was a member, in the order of sending and before whatever was sent to it later,
-//! but for those that its group's policy skipped, which are counted.
+//! Does not write: the loop takes each member's unsent range and writes it. Invariant: a connection takes from a log
+//! exactly the messages sent while it was a member, in the order of sending and before anything sent to it later,
+//! except those that its group's policy skipped, which are counted.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -15,17 +15,18 @@ use crate::connection::Membership;
 use crate::group::{Appended, GroupState, Log, SlowMember};
 use crate::id::{ConnId, Group};
 
-/// How much of what lies in a log a member may have wait for it.
+/// How much of a log may be queued for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// Up to this place in the block; this many messages behind it are skipped.
+    /// The bytes up to this offset in the block; so many messages after it are skipped.
     UpTo(usize, u64),
-    /// It is too slow and must be cut.
+    /// The member is too slow: terminate it.
     Cut,
 }
 
-/// Decides what a member with `pending` bytes waiting may have of `log` from byte `start` on, which may lie inside a
-/// message that is half written.
+/// Applies a group's slow consumer policy: returns how much of `log`, from byte `start` on, may be queued for a member
+/// with `pending` unsent bytes. `start` may lie inside a message that is partly written. Such a message is never
+/// skipped: its rest must follow, or the stream would have a gap.
 pub(crate) fn admit(
     policy: SlowMember,
     limits: &Limits,
@@ -51,7 +52,7 @@ pub(crate) fn admit(
 }
 
 impl Core {
-    /// Makes a group. `None` when there are as many as allowed.
+    /// Creates a group. Returns `None` if there are [`Limits::groups`] already.
     pub(crate) fn create_group(&mut self, policy: SlowMember) -> Option<Group> {
         if self.groups.states.len() >= self.limits.groups {
             return None;
@@ -59,7 +60,8 @@ impl Core {
         self.groups.create(policy)
     }
 
-    /// Ends a group. Its members stay connected, and get what was sent to it before.
+    /// Removes a group. Its members stay connected, and get what was sent to it before. Returns `false` if it does not
+    /// exist.
     pub(crate) fn drop_group(&mut self, group: Group) -> bool {
         while let Some(member) = self.groups.states.get(group).and_then(|r| r.members.last()) {
             let id = member.conn;
@@ -74,8 +76,8 @@ impl Core {
         true
     }
 
-    /// Makes a connection a member. False when either does not exist (any more), it is ending, or it is in as many
-    /// groups as allowed.
+    /// Adds a connection to a group. Returns `false` if either does not exist, the connection accepts no more output,
+    /// or it is in [`Limits::groups_per_connection`] groups already.
     pub(crate) fn join(&mut self, group: Group, id: ConnId) -> bool {
         let number = self.groups.next_number();
         let Self { conns, groups, limits, .. } = self;
@@ -91,7 +93,7 @@ impl Core {
         true
     }
 
-    /// Ends a membership; the member keeps what was sent before. False when there was none.
+    /// Removes a connection from a group. It gets what was sent before. Returns `false` if it was not a member.
     pub(crate) fn leave(&mut self, group: Group, id: ConnId) -> bool {
         self.take_from_logs(id);
         let found = self.conns.get(id).and_then(|c| c.groups.iter().position(|m| m.group == group));
@@ -100,13 +102,14 @@ impl Core {
         true
     }
 
-    /// Ends all memberships, without taking what the logs still hold for it.
+    /// Removes a connection from all groups, without taking what their logs hold for it.
     pub(crate) fn leave_all(&mut self, id: ConnId) {
         while self.conns.get(id).is_some_and(|c| !c.groups.is_empty()) {
             self.remove_membership(id, 0);
         }
     }
 
+    /// Removes the membership at `index` in the connection's list, and resumes senders that only this member paused.
     fn remove_membership(&mut self, id: ConnId, index: usize) {
         let Self { conns, groups, .. } = self;
         let Some(c) = conns.live_mut(id) else { return };
@@ -125,7 +128,7 @@ impl Core {
         self.remove_pauses(freed);
     }
 
-    /// Sends to every member of a group but `except`; says how many it will reach.
+    /// Sends to every member of a group except `except`. Returns the number of members for which it was queued.
     pub(crate) fn broadcast(
         &mut self,
         group: Group,
@@ -133,6 +136,7 @@ impl Core {
         sender: Option<ConnId>,
         except: Option<ConnId>,
     ) -> usize {
+        // `except` skips this message by moving its `from` past it, so it must have taken the earlier ones.
         if let Some(id) = except {
             self.take_from_logs(id);
         }
@@ -158,7 +162,7 @@ impl Core {
         stats.unencodable += missed as u64;
         if missed > 0 {
             let len = message.len();
-            log::debug!("{group}: the framing of {missed} members cannot carry a message of {len} bytes");
+            log::debug!("{group}: the framing of {missed} members cannot encode a message of {len} bytes");
         }
         self.logged += grown;
         if let Some(id) = sender.filter(|_| reached > 0) {
@@ -167,7 +171,8 @@ impl Core {
         reached
     }
 
-    /// There is no room for a message within the total of all output: those who may not miss one are cut.
+    /// Handles a message for which there is no space within [`Limits::output_total`]: it is skipped, or, if the policy
+    /// does not allow skipping, the members are terminated. Returns 0, the number of members it reaches.
     fn refuse_broadcast(&mut self, group: Group, except: Option<ConnId>) -> usize {
         let Some(state) = self.groups.states.get(group) else { return 0 };
         let members: Vec<ConnId> =
@@ -182,11 +187,12 @@ impl Core {
         0
     }
 
-    /// Where in a group's list of members a connection is.
+    /// Returns the index of a connection in a group's list of members.
     fn place(&self, group: Group, id: ConnId) -> Option<u32> {
         self.conns.get(id)?.groups.iter().find(|m| m.group == group).map(|m| m.place)
     }
 
+    /// Marks the messages below `from` as taken by a member.
     fn set_from(&mut self, group: Group, place: u32, from: u64) {
         if let Some(member) =
             self.groups.states.get_mut(group).and_then(|r| r.members.get_mut(place as usize))
@@ -195,7 +201,8 @@ impl Core {
         }
     }
 
-    /// Before a log would pass the hard limit inside one callback: settles it as what its members have waiting.
+    /// If a log would exceed the hard limit within one callback: moves its content to the outboxes of its members, and
+    /// terminates those for which that is too much.
     fn make_log_space(&mut self, group: Group, len: usize, except: Option<ConnId>) {
         let hard = self.limits.output_hard.get();
         let Some(state) = self.groups.states.get(group) else { return };
@@ -219,7 +226,7 @@ impl Core {
         }
     }
 
-    /// Lets wait for a member what the kernel did not take of what it is unsent: from byte `start` of `block` on.
+    /// Queues for a member the part of its unsent range that was not written, from byte `start` of `block` on.
     pub(crate) fn queue_remainder(
         &mut self,
         group: Group,
@@ -232,7 +239,7 @@ impl Core {
         let Self { conns, groups, pool, limits, stats, now, .. } = self;
         let Some(c) = conns.live_mut(id) else { return };
         let left = unsent.range.end - start;
-        // A write that failed has ended the membership, and another may stand in its place.
+        // A failed write has ended the membership, and another member may have been moved to its index.
         let member =
             groups.states.get(group).filter(|r| r.members.get(place as usize).is_some_and(|m| m.conn == id));
         let Some(state) = member.filter(|_| c.takes_output()) else {
@@ -260,7 +267,7 @@ impl Core {
         self.enforce_output_total(id);
     }
 
-    /// Bytes that logs hold for a connection and that it has not taken.
+    /// Returns the number of bytes that logs hold for a connection.
     pub(crate) fn unsent_in_logs(&self, id: ConnId) -> usize {
         if self.groups.with_unsent.is_empty() {
             return 0;
@@ -273,7 +280,7 @@ impl Core {
             .sum()
     }
 
-    /// In how many groups something waits for a connection.
+    /// Returns the number of groups whose logs hold something for a connection.
     pub(crate) fn count_unsent_groups(&self, id: ConnId) -> usize {
         let memberships = self.conns.get(id).map_or(&[][..], |c| &c.groups);
         memberships
@@ -282,8 +289,8 @@ impl Core {
             .count()
     }
 
-    /// Moves a copy of what its groups' logs hold for a connection into its outbox, in the order of sending. Done
-    /// before anything else is sent to it.
+    /// Copies what logs hold for a connection to its outbox, in the order of sending. Called before anything else is
+    /// sent to it, which would overtake the broadcasts otherwise.
     pub(crate) fn take_from_logs(&mut self, id: ConnId) {
         if self.groups.with_unsent.is_empty() || self.conns.get(id).is_none_or(|c| c.groups.is_empty()) {
             return;
@@ -293,6 +300,7 @@ impl Core {
             return;
         }
         let number = self.groups.next_number();
+        // Mark everything as taken first: `terminate` must not count the bytes of the slices as lost a second time.
         let memberships = self.conns.get(id).map(|c| c.groups.clone()).unwrap_or_default();
         for m in &memberships {
             self.set_from(m.group, m.place, number);
@@ -316,8 +324,8 @@ impl Core {
         self.enforce_output_total(id);
     }
 
-    /// What logs hold for a connection: one slice for each group's range, or one for each message where several groups
-    /// must be merged.
+    /// Returns what logs hold for a connection, in the order of sending: one slice for the whole range, or, if several
+    /// groups must be merged, one slice for each message.
     fn slices(&self, id: ConnId) -> Vec<LogSlice> {
         let Some(c) = self.conns.live(id) else { return Vec::new() };
         let merge = self.count_unsent_groups(id) > 1;
@@ -336,7 +344,8 @@ impl Core {
         slices
     }
 
-    /// Copies one slice into the outbox, as far as its group's policy admits. False when the connection was cut.
+    /// Copies one slice to the outbox, as far as its group's policy admits. Returns `false` if the connection was
+    /// terminated.
     fn take_slice(&mut self, id: ConnId, slice: &LogSlice) -> bool {
         let Self { conns, groups, pool, limits, stats, now, .. } = self;
         let (Some(c), Some(state)) = (conns.get_mut(id), groups.states.get(slice.group)) else {
@@ -346,7 +355,7 @@ impl Core {
         let pending = c.out.pending();
         let single = slice.range.end < log.range(slice.from).end;
         let admission = if single {
-            // One message of several to be merged: all of it, or nothing.
+            // One message of a merge: all of it, or nothing.
             let limit =
                 if state.policy == SlowMember::Skip { limits.output_high } else { limits.output_hard.get() };
             match pending + slice.range.len() > limit {
@@ -374,8 +383,10 @@ impl Core {
     }
 }
 
+/// A part of a log to copy to an outbox.
 #[derive(Debug)]
 struct LogSlice {
+    /// The number of its first message, by which slices are sorted.
     number: u64,
     group: Group,
     log: usize,
@@ -383,18 +394,18 @@ struct LogSlice {
     range: Range<usize>,
 }
 
-/// What a log pause_count for a member.
+/// The part of a log that a member has not taken.
 #[derive(Debug)]
 pub(crate) struct Unsent {
-    /// Which of the group's logs.
+    /// The index of the log in its group.
     pub(crate) log: usize,
-    /// Where in its block.
+    /// The range of the log's block.
     pub(crate) range: Range<usize>,
-    /// The first number in the range.
+    /// The member's `from`: it has taken all messages with lower numbers.
     pub(crate) from: u64,
 }
 
-/// What the member at `place` has not taken yet, if there is anything.
+/// Returns what the member at `place` has not taken yet, or `None` if that is nothing.
 pub(crate) fn unsent_range(state: &GroupState, place: u32) -> Option<Unsent> {
     if !state.has_unsent {
         return None;

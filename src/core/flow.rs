@@ -1,9 +1,12 @@
-//! Flow control: who is not read because others do not read. Groups that pause their senders, links, and the total of
-//! all output.
+//! Backpressure between connections: one is not read while another does not read what it is sent. Groups that pause
+//! their senders, links, and memory pressure.
 //!
-//! Knows nothing of logs and writing. Invariant: a connection's `pause_count` counts the groups that it waits for and
-//! its links to connections that are high; a group's `slow` is the number of its members marked so, and while it is
-//! zero nobody waits; of two linked connections each knows the other, and both are open.
+//! The receive buffer of a connection that is not read fills up, and TCP slows its peer down. So the output for a slow
+//! consumer is bounded without dropping messages.
+//!
+//! Invariant: the `pause_count` of a connection is the number of groups in whose `waiting` it is, plus its links to
+//! connections above their high-water mark; the `slow` of a group is the number of its members marked slow, and while
+//! it is zero, `waiting` is empty; linked connections list each other, and both are open.
 
 use super::Core;
 use crate::connection::Phase;
@@ -11,7 +14,7 @@ use crate::group::SlowMember;
 use crate::id::{ConnId, Group};
 
 impl Core {
-    /// In a group that pauses its senders: remembers one, or pause_count it up if a member is slow.
+    /// Records that a connection has sent to a group that pauses its senders, and pauses it if a member is slow.
     pub(super) fn record_sender(&mut self, group: Group, id: ConnId) {
         let Some(state) = self.groups.states.live_mut(group) else { return };
         if state.policy != SlowMember::PauseSenders {
@@ -35,7 +38,7 @@ impl Core {
         self.add_pause(id);
     }
 
-    /// Lets held-up senders be read again.
+    /// Removes one pause from each of these connections, and resumes those that have none left.
     pub(super) fn remove_pauses(&mut self, waiting: Vec<ConnId>) {
         for id in waiting {
             if let Some(c) = self.conns.get_mut(id) {
@@ -46,7 +49,8 @@ impl Core {
         }
     }
 
-    /// Notes that what waits for a member has passed the high-water mark: it may hold up the senders.
+    /// Marks a member whose unsent output exceeds the high-water mark as slow, and pauses the group's senders, if that
+    /// is its policy.
     pub(super) fn mark_slow(&mut self, group: Group, place: u32) {
         let Some(state) = self.groups.states.live_mut(group) else { return };
         let pauses = state.policy == SlowMember::PauseSenders;
@@ -60,7 +64,7 @@ impl Core {
         }
     }
 
-    /// Notes that what waits for a connection has fallen to the low-water mark.
+    /// Marks a connection as no longer slow in all its groups: its unsent output has fallen to the low-water mark.
     pub(crate) fn clear_slow(&mut self, id: ConnId) {
         let Some(c) = self.conns.live(id) else { return };
         for m in c.groups.clone() {
@@ -75,14 +79,15 @@ impl Core {
         }
     }
 
-    /// Stops reading `from` while much waits for `to`, until either ends. False when one of them is ending, or has as
-    /// many links as allowed.
+    /// Links two connections: `from` is not read while `to` is above its high-water mark. The link lasts until either
+    /// closes. Returns `false` if one of them is not open, or has
+    /// [`Limits::links_per_connection`](crate::Limits::links_per_connection) links already.
     pub(crate) fn link(&mut self, from: ConnId, to: ConnId) -> bool {
         let most = self.limits.links_per_connection;
         let open = |id| self.conns.get(id).filter(|c| c.phase == Phase::Open);
         let (Some(feeder), Some(fed)) = (open(from), open(to)) else { return false };
         if from == to || feeder.cold().is_some_and(|r| r.links_to.contains(&to)) {
-            // One that links_to itself is held up by its own output without any link.
+            // They are linked already; and a connection is always paused by its own output, without a link.
             return true;
         }
         let full = |links: Option<usize>| links.is_some_and(|n| n >= most);
@@ -102,7 +107,7 @@ impl Core {
         true
     }
 
-    /// Undoes a link. False when there is none.
+    /// Removes a link. Returns `false` if there is none.
     pub(crate) fn remove_link(&mut self, from: ConnId, to: ConnId) -> bool {
         let linked = |id: ConnId| self.conns.get(id).and_then(|c| c.cold());
         if !linked(from).is_some_and(|r| r.links_to.contains(&to)) {
@@ -121,7 +126,7 @@ impl Core {
         true
     }
 
-    /// Undoes all links of a connection that ends, or whose output has ended.
+    /// Removes all links of a connection, in both directions. Called when it closes.
     pub(crate) fn remove_links(&mut self, id: ConnId) {
         let Some(cold) = self.conns.get(id).and_then(|c| c.cold()) else { return };
         if cold.links_to.is_empty() && cold.links_from.is_empty() {
@@ -136,8 +141,8 @@ impl Core {
         }
     }
 
-    /// What waits for a connection has passed the high-water mark, or fallen to the low one: who links_to it is held
-    /// up, or read again.
+    /// Pauses the connections linked to `id`, which has reached its high-water mark (`high`), or removes that pause
+    /// when it has fallen to its low-water mark.
     pub(super) fn notify_linked_senders(&mut self, id: ConnId, high: bool) {
         let Some(cold) = self.conns.get(id).and_then(|c| c.cold()).filter(|r| !r.links_from.is_empty())
         else {
@@ -152,7 +157,7 @@ impl Core {
         }
     }
 
-    /// Counts one more reason not to read a connection.
+    /// Adds one pause to a connection.
     pub(super) fn add_pause(&mut self, id: ConnId) {
         if let Some(c) = self.conns.live_mut(id) {
             c.flow.pause_count = c.flow.pause_count.saturating_add(1);
@@ -160,7 +165,8 @@ impl Core {
         self.sync_clock(id);
     }
 
-    /// How much may be read of a connection so that none that it links_to gets more than may wait.
+    /// Returns how much may be read at once from a connection with these links, so that relaying it raises none of
+    /// their targets above the high-water mark. `usize::MAX` if there is no link.
     #[inline]
     pub(super) fn capacity_behind(&self, links_to: &[ConnId]) -> usize {
         let state = |id: &ConnId| {
@@ -170,13 +176,15 @@ impl Core {
         links_to.iter().map(state).min().unwrap_or(usize::MAX)
     }
 
-    /// Whether so much output waits in all that those who add to it are not read.
+    /// Returns whether there is memory pressure: more than half of
+    /// [`Limits::output_total`](crate::Limits::output_total) is in use. Then connections with unsent output are not
+    /// read. Half (chosen), so that backpressure slows peers down before the full limit evicts them.
     #[inline]
     pub(crate) fn memory_pressure(&self) -> bool {
         self.pool.output() > self.limits.output_total.get() / 2
     }
 
-    /// Notes that a connection is read again.
+    /// Marks a connection as no longer throttled.
     #[inline]
     pub(crate) fn unthrottle(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id)
@@ -186,7 +194,7 @@ impl Core {
         }
     }
 
-    /// Lets those be read again that were not because all output together was large.
+    /// Resumes the connections that were not read because of memory pressure, once that has passed.
     pub(crate) fn resume_throttled(&mut self) {
         if self.throttled.is_empty() || self.memory_pressure() {
             return;

@@ -1,8 +1,8 @@
-//! Input: whether a connection is read and how much at once, what its callback leaves to be kept, and the clock of an
-//! unfinished message.
+//! Input: whether a connection is read and how much at once, buffering what its callback did not use, and the clock of
+//! an unfinished message.
 //!
-//! Does not read. Invariant: input is kept only by an open connection, and its message's clock runs only while it is
-//! read.
+//! Does not read; the loop does. Invariant: only an open connection has buffered input, and its message clock runs only
+//! while it is read.
 
 use super::{Core, Delivery};
 use crate::buffer::input::InputBuffer;
@@ -13,7 +13,7 @@ use crate::id::ConnId;
 use crate::time::pausable_clock::PausableClock;
 
 impl Core {
-    /// Begins what a callback for `id` with `data` may do.
+    /// Starts the delivery of `data` to a callback of connection `id`.
     #[inline]
     pub(crate) fn begin_delivery(&mut self, id: ConnId, data: &[u8]) {
         let start = data.as_ptr().addr();
@@ -21,13 +21,17 @@ impl Core {
             Delivery { conn: Some(id), input_range: start..start + data.len(), ..Delivery::default() };
     }
 
-    /// Whether input of this connection may be used now.
+    /// Returns whether a connection may be read now. Backpressure: a peer above its high-water mark is not read, nor,
+    /// under memory pressure, one with any unsent output. Reading more requests of a peer that does not read the
+    /// answers would only add to them.
     #[inline]
     pub(crate) fn may_read(&self, c: &Connection) -> bool {
         c.phase == Phase::Open && !c.is_read_blocked() && !(c.out.pending() > 0 && self.memory_pressure())
     }
 
-    /// The most to read at once: one buffer, but no more than an echo of it may wait; little while memory is tight.
+    /// Returns how much to read at once: at most one read buffer, and no more than an echo of it, or relaying it over
+    /// links, could queue below the high-water mark; at most `LEAST_READ` bytes under memory pressure. Never zero: even
+    /// then a connection makes progress.
     #[inline]
     pub(crate) fn read_budget(&self, id: ConnId) -> usize {
         let Some(c) = self.conns.live(id) else { return LEAST_READ };
@@ -43,7 +47,7 @@ impl Core {
         }
     }
 
-    /// Whether the handler should go on with what it was given. See
+    /// Returns whether the running callback should deliver further messages of its input. See
     /// [`Context::wants_more`](crate::Context::wants_more).
     #[inline]
     pub(crate) fn wants_more(&self, id: ConnId) -> bool {
@@ -56,8 +60,8 @@ impl Core {
             })
     }
 
-    /// Stores what the callback left of `data`, which came from the shared buffer. `continues`: it began with input
-    /// kept before because its message was unfinished.
+    /// Buffers a copy of the bytes of `data` that the callback did not use. `data` is in the shared read buffer.
+    /// `continues` if it began with buffered input of an unfinished message.
     pub(crate) fn buffer_copy(&mut self, id: ConnId, data: &[u8], continues: bool) {
         let unused = self.delivery.unused.min(data.len());
         if unused == 0 || !self.may_buffer(id, unused) {
@@ -69,7 +73,7 @@ impl Core {
         }
     }
 
-    /// Puts back what the callback left of `input`, whose bytes were delivered.
+    /// Buffers the bytes of `input`, which was delivered, that the callback did not use.
     pub(crate) fn buffer_rest(&mut self, id: ConnId, mut input: Box<InputBuffer>, continues: bool) {
         let unused = self.delivery.unused.min(input.len());
         if unused == 0 || !self.may_buffer(id, unused) {
@@ -82,7 +86,8 @@ impl Core {
         self.buffer_input(id, input, same);
     }
 
-    /// Lets a connection's input wait. The clock of its message begins now, unless it is the `same` as before.
+    /// Stores the buffered input of a connection. The message clock starts now, unless it is the `same` unfinished
+    /// message as before: otherwise a peer could send one byte at a time and never time out.
     fn buffer_input(&mut self, id: ConnId, input: Box<InputBuffer>, same: bool) {
         let (now, deferred) = (self.now, self.delivery.deferred);
         let Some(c) = self.conns.live_mut(id) else { return };
@@ -100,7 +105,8 @@ impl Core {
         }
     }
 
-    /// Whether `id` is open and may keep `unused` bytes; if they are too many, this ends it.
+    /// Returns whether `id` is open and may buffer `unused` bytes. Closes it if they are too many. Deferred input is
+    /// exempt: it exceeds the limit by at most one read buffer, because no more is read before it is delivered.
     fn may_buffer(&mut self, id: ConnId, unused: usize) -> bool {
         let max = self.limits.input_kept;
         if self.conns.get(id).is_none_or(|c| c.phase != Phase::Open) {
@@ -114,7 +120,8 @@ impl Core {
         true
     }
 
-    /// Stops the clock of an unfinished message while we do not read, and lets it go on when we do again.
+    /// Pauses the message clock while the connection is not read, and resumes it afterwards. Called whenever a reason
+    /// not to read is added or removed.
     pub(crate) fn sync_clock(&mut self, id: ConnId) {
         let now = self.now;
         let Some(c) = self.conns.live_mut(id) else { return };
@@ -126,7 +133,7 @@ impl Core {
             return c.message_clock.pause(now);
         }
         c.message_clock.resume(now);
-        // Nothing could come in while we did not read: that was not idleness of the peer's.
+        // The peer could send nothing while we did not read, so that time does not count as idle.
         c.last_activity = now;
         if c.input.is_some() {
             let at = c.message_clock.started().after(self.limits.message_timeout.get());
@@ -134,7 +141,7 @@ impl Core {
         }
     }
 
-    /// Pauses or resumes the reading of a connection, as its handler wishes.
+    /// Pauses or resumes the reading of a connection, for its handler. Returns `false` if it is not open.
     pub(crate) fn set_paused(&mut self, id: ConnId, paused: bool) -> bool {
         let Some(c) = self.conns.get_mut(id) else { return false };
         if c.phase != Phase::Open {
@@ -146,7 +153,7 @@ impl Core {
         true
     }
 
-    /// Forgets input that nobody will use.
+    /// Drops the buffered input of a connection.
     pub(crate) fn discard_input(&mut self, id: ConnId) {
         let Some(c) = self.conns.live_mut(id) else { return };
         c.deferred = false;
@@ -155,8 +162,8 @@ impl Core {
         }
     }
 
-    /// Keeps all kept input together within its limit, by cutting those who hold the most of it, and at last `id`, who
-    /// has just added to it.
+    /// Enforces the limit on the buffered input of all connections: terminates those that hold the most, largest first,
+    /// and finally `id`, which has just added to it and may be missing in this turn's scan.
     pub(crate) fn evict_input(&mut self, id: ConnId) {
         let total = self.limits.input_total.get();
         while self.pool.input() > total {

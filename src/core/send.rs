@@ -1,7 +1,7 @@
-//! Sending: into a connection's outbox, within its limits and the total.
+//! Sending: queueing in a connection's outbox, within its limits and the total.
 //!
-//! Knows nothing of writing. Invariant: what is not queued whole is not queued at all, and a connection that missed
-//! bytes for want of spare is ended, so that no stream has a gap.
+//! Does not write; the loop does. Invariant: a message is queued as a whole or not at all, and a connection for which
+//! one did not fit is terminated, so that no stream has a gap.
 
 use bytes::Bytes;
 
@@ -13,26 +13,28 @@ use crate::codec::{EncodeError, Framing};
 use crate::connection::{Connection, Phase};
 use crate::id::ConnId;
 
-/// What became of a message given to [`send`](crate::Context::send).
+/// The result of [`send`](crate::Context::send).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// It will be written in its turn, whole, unless the connection ends first.
+    /// It will be written in order and as a whole, unless the connection ends first.
     Queued,
-    /// There is no spare for it within the limits. The connection is cut, and takes no more.
+    /// It does not fit within the limits. The connection is terminated.
     Full,
-    /// The connection takes no more output: it is closing, or has gone.
+    /// The connection accepts no more output: it is closing, closed, or half-closed by `shutdown_write`.
     Closed,
-    /// The receiver's framing cannot carry it (too long, or it contains the delimiter). Counted; nothing else happens.
+    /// The receiver's framing cannot encode it: it is too long, or contains the delimiter. It is dropped and counted;
+    /// the connection stays open.
     Unencodable,
 }
 
 impl Sent {
-    /// Whether the message was queued.
+    /// Returns whether the message was queued.
     pub const fn is_queued(self) -> bool {
         matches!(self, Self::Queued)
     }
 }
 
+/// Why a message was not queued.
 enum Refusal {
     Unencodable,
     Full,
@@ -50,7 +52,8 @@ impl From<EncodeError> for Refusal {
     }
 }
 
-/// Queues a message in its receiver's framing, where `before` bytes wait and `hard` may.
+/// Queues a message in its receiver's framing. `before` is the number of unsent bytes, `hard` their limit. The limit is
+/// checked after encoding, because only then the length is known.
 #[inline]
 fn queue(
     c: &mut Connection,
@@ -72,7 +75,7 @@ fn queue(
 }
 
 impl Core {
-    /// Sends to a connection, framed as its handler says.
+    /// Sends to a connection, in its handler's framing.
     #[inline]
     pub(crate) fn send(&mut self, id: ConnId, data: &[u8]) -> Sent {
         let Self { conns, groups, framings, pool, limits, delivery, stats, .. } = self;
@@ -81,15 +84,16 @@ impl Core {
         let plain = |c: &&mut Connection| {
             spare && groups.with_unsent.is_empty() && c.out.pending() > 0 && c.takes_output()
         };
-        // The second and later messages of a callback: they go behind others, with nothing to settle.
+        // Fast path, for the second and later messages of a callback: there is unsent output already and there are no
+        // broadcasts to take first, so the message is only appended.
         if let Some(c) = conns.get_mut(id).filter(plain) {
-            // What is borrowed goes out in front of it.
+            // Bytes echoed in place are written in front of it.
             let echo_range = if own { delivery.echo_range.len() } else { 0 };
             let before = c.out.pending() + echo_range;
             if before.saturating_add(data.len()) <= hard {
                 let queued = queue(c, framings, pool, data, before, hard);
                 if own && queued.is_ok() && c.out.pending() + echo_range < limits.output_high {
-                    // What `sent` would do comes to this.
+                    // `sent` would do just this.
                     stats.messages_out += 1;
                     delivery.sent_to_self = true;
                     return Sent::Queued;
@@ -100,7 +104,8 @@ impl Core {
         self.send_with_care(id, data)
     }
 
-    /// Sends where something may have to be settled first, or need not be copied.
+    /// Sends with all checks: echoes in place if possible, or takes broadcasts from the logs first and evicts if there
+    /// is no space.
     fn send_with_care(&mut self, id: ConnId, data: &[u8]) -> Sent {
         if self.try_echo_in_place(id, data) {
             self.count_sent(id);
@@ -117,7 +122,7 @@ impl Core {
         self.sent(id, queued)
     }
 
-    /// Sends bytes by reference; framed connections get an encoded copy.
+    /// Sends bytes by reference. Framed connections get an encoded copy.
     pub(crate) fn send_bytes(&mut self, id: ConnId, data: Bytes) -> Sent {
         let raw = |f: Option<&Framing>| f.is_none_or(Framing::is_raw);
         if !self.conns.get(id).is_some_and(|c| raw(self.framings.get(c.handler.slot()))) {
@@ -133,8 +138,8 @@ impl Core {
         self.sent(id, queued)
     }
 
-    /// Starts the clock of a connection's waiting output, if none waits yet. (Where the kernel takes no more, no write
-    /// will be tried that would set the deadline.)
+    /// Starts the write stall timeout, if nothing was unsent before. If the socket is not writable, no write will be
+    /// tried that would set the deadline, so it is set here.
     fn begin_waiting(&mut self, id: ConnId) {
         let Some(c) = self.conns.get_mut(id).filter(|c| c.out.pending() == 0) else { return };
         c.write_blocked_since = self.now;
@@ -143,7 +148,7 @@ impl Core {
         }
     }
 
-    /// What follows from the attempt to queue a message.
+    /// Updates the counters and marks after a message was queued or refused, and returns the result of the send.
     #[inline]
     fn sent(&mut self, id: ConnId, queued: Result<(), Refusal>) -> Sent {
         match queued {
@@ -152,7 +157,7 @@ impl Core {
                 Sent::Queued
             }
             Err(Refusal::Unencodable) => {
-                log::debug!("{id}: its framing cannot carry a message");
+                log::debug!("{id}: its framing cannot encode a message");
                 self.stats.unencodable += 1;
                 Sent::Unencodable
             }
@@ -163,6 +168,8 @@ impl Core {
         }
     }
 
+    /// Counts a queued message and has it flushed: after the callback if it is for the callback's own connection,
+    /// otherwise at the end of the turn.
     #[inline]
     fn count_sent(&mut self, id: ConnId) {
         self.stats.messages_out += 1;
@@ -174,14 +181,14 @@ impl Core {
         self.check_high_water(id);
     }
 
-    /// Has `id` flushed at the end of the turn.
+    /// Queues a connection to be flushed at the end of the turn.
     pub(crate) fn mark_dirty(&mut self, id: ConnId) {
         if let Some(c) = self.conns.live_mut(id) {
             self.dirty.push(id, &mut c.queues.dirty);
         }
     }
 
-    /// Stops reading a peer for whom much waits.
+    /// Stops reading a connection whose unsent output has reached the high-water mark (backpressure).
     #[inline]
     pub(crate) fn check_high_water(&mut self, id: ConnId) {
         let high = self.limits.output_high;
@@ -199,10 +206,10 @@ impl Core {
         self.notify_linked_senders(id, true);
     }
 
-    /// What follows from a write, or the attempt: the watermarks, and the clock of what still waits.
+    /// Updates the watermarks and the write stall deadline after a write was tried.
     #[inline]
     pub(crate) fn after_write(&mut self, id: ConnId) {
-        // All is written and nothing was held up: the usual case.
+        // Usually everything is written and the high-water mark was not reached: nothing to do.
         if self.conns.get(id).is_some_and(|c| c.flow.above_high_water || c.out.pending() > 0) {
             self.apply_watermarks(id);
         }
@@ -218,6 +225,7 @@ impl Core {
         if !c.flow.above_high_water {
             return self.check_high_water(id);
         }
+        // Resume only at the low-water mark: with one mark, every write would stop and resume reading.
         if pending <= low {
             c.flow.above_high_water = false;
             c.flow.drain_due = c.phase == Phase::Open && c.has_state;
@@ -228,7 +236,7 @@ impl Core {
         }
     }
 
-    /// Queues, before everything else, what was to be written directly and was not.
+    /// Queues in front of the outbox the bytes echoed in place that the kernel did not accept.
     pub(crate) fn requeue_front(&mut self, id: ConnId, rest: &[u8]) {
         let Self { conns, pool, .. } = self;
         let Some(c) = conns.get_mut(id).filter(|_| !rest.is_empty()) else { return };
@@ -243,10 +251,14 @@ impl Core {
         self.enforce_output_total(id);
     }
 
-    /// Whether `data` is part of what was just delivered on the same, unframed connection, with nothing waiting before
-    /// it. Then it need not be copied: it is written from where it lies as soon as the callback has returned.
+    /// Echoes in place: if `data` is a part of the bytes that were delivered to the running callback of the same,
+    /// unframed connection, and nothing is unsent before it, only its range is recorded. The loop writes it from the
+    /// read buffer when the callback has returned. This saves a copy of every byte that an echo server or a proxy sends
+    /// back, and the buffer for it. Returns `false` if the bytes must be copied.
     fn try_echo_in_place(&mut self, id: ConnId, data: &[u8]) -> bool {
         let Self { conns, delivery, groups, framings, limits, now, .. } = self;
+        // `data` is borrowed until this call returns. If its address is in the read buffer, it *is* that part of the
+        // buffer: the comparison needs no access through the pointer.
         let start = data.as_ptr().addr();
         let inside = start >= delivery.input_range.start && start + data.len() <= delivery.input_range.end;
         if delivery.conn != Some(id) || !inside || data.is_empty() {
@@ -265,6 +277,7 @@ impl Core {
         if delivery.echo_range.is_empty() {
             delivery.echo_range = offset..offset;
         }
+        // Only one contiguous range is recorded.
         if delivery.echo_range.end != offset {
             return false;
         }
@@ -275,7 +288,8 @@ impl Core {
         true
     }
 
-    /// Whether `len` more bytes may be queued for `id`, after what its groups have for it, and makes spare if need be.
+    /// Returns whether `len` more bytes may be queued for `id`. Takes its broadcasts from the logs first, evicts other
+    /// connections if there is no space in the total, and terminates `id` if it exceeds a limit.
     fn may_send(&mut self, id: ConnId, len: usize) -> bool {
         self.take_from_logs(id);
         let Some(c) = self.conns.get(id).filter(|c| c.takes_output()) else { return false };
@@ -293,7 +307,7 @@ impl Core {
         self.conns.get(id).is_some_and(Connection::takes_output)
     }
 
-    /// The answer to a send that [`may_send`](Core::may_send) did not let pass.
+    /// Returns the result of a send that [`may_send`](Core::may_send) refused.
     fn refused(&self, id: ConnId) -> Sent {
         let overflowed =
             |c: &Connection| matches!(c.reason(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
@@ -303,8 +317,11 @@ impl Core {
         }
     }
 
-    /// Keeps all output together within its limit, by cutting those who hold the most of it. False when there is no
-    /// spare for `len` more all the same: who held much when the turn's scan was made is cut already.
+    /// Enforces the limit on the output of all connections: terminates those that hold the most, largest first, until
+    /// `len` more bytes fit. Returns `false` if they do not fit even after all holders of this turn's scan are closed.
+    ///
+    /// Closing a few slow consumers keeps the server running for all others; without a limit the process would run out
+    /// of memory. The holders are scanned once per turn: see [`Evictor`](super::evictor::Evictor).
     pub(crate) fn evict_output(&mut self, len: usize) -> bool {
         let total = self.limits.output_total.get();
         while self.pool.output().saturating_add(len) > total {
@@ -318,7 +335,7 @@ impl Core {
         true
     }
 
-    /// After something was queued for a connection without asking first: keeps all output within its limit.
+    /// Enforces the limit on all output after something was queued for `id` without checking it before.
     pub(super) fn enforce_output_total(&mut self, id: ConnId) {
         if !self.evict_output(0) {
             self.terminate(id, Reason::TotalOutputLimit);

@@ -1,7 +1,7 @@
-//! A connection that goes over to another handler.
+//! Switching a connection to another handler.
 //!
-//! Knows neither the handlers nor their states. Invariant: what was sent to a connection before is written in the
-//! framing it was sent in, what is sent later in the new one; its memberships go on.
+//! Invariant: what was sent before the switch is written in the old handler's framing, what is sent later in the new
+//! one; the connection stays in its groups.
 
 use std::any::Any;
 
@@ -10,8 +10,8 @@ use crate::connection::Phase;
 use crate::id::{ConnId, HandlerIdx, Key};
 
 impl Core {
-    /// Notes that a connection is to go over to another handler when its callback has returned. False for a key of
-    /// another reactor, and when this is not the connection whose callback runs, or it is ending.
+    /// Requests that a connection is switched to another handler when its callback has returned. Returns `false` if the
+    /// key is another reactor's, or the connection is not the one whose callback runs, or is not open.
     pub(crate) fn switch<H>(&mut self, id: ConnId, key: Key<H>, state: Box<dyn Any>) -> bool {
         let open = self.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
         let Some(handler) = key.index_in(self.number).filter(|_| open && self.delivery.conn == Some(id))
@@ -22,26 +22,28 @@ impl Core {
         true
     }
 
-    /// The wish of the callback that has returned; what it did not use of its data is for the new handler, at once.
+    /// Takes the request of the callback that has returned. The bytes that it did not use become deferred, so that the
+    /// new handler gets them at once and not only when more arrive.
     pub(crate) fn take_switch(&mut self) -> Option<Switch> {
         let wish = self.switch.take()?;
         self.delivery.deferred = self.delivery.unused > 0;
         Some(wish)
     }
 
-    /// Makes a connection another handler's; answers where the old one is, and its state there.
+    /// Assigns a connection to another handler and `state`. Returns the old handler and the slot of the old state.
     pub(crate) fn change_handler(
         &mut self,
         id: ConnId,
         handler: HandlerIdx,
         state: u32,
     ) -> Option<(HandlerIdx, u32)> {
+        // What the logs hold is encoded in the old framing: take it before the connection changes its log.
         self.take_from_logs(id);
         self.end_timers(id);
         let number = self.groups.next_number();
         let Self { conns, groups, .. } = self;
         let c = conns.get_mut(id)?;
-        // What was kept before may be a whole message to the new handler, which knows of no end of input yet either.
+        // To the new handler the buffered input may be a complete message, and `on_end` was not called for it yet.
         c.deferred |= c.input.is_some();
         c.halves.eof_delivered = false;
         for m in &c.groups {

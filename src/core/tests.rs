@@ -1,8 +1,9 @@
-//! Anything that callbacks and the loop may do to the core, in any order, without a loop: every byte is accounted for.
+//! Property test of the core: runs anything that callbacks and the loop may do, in any order, and checks that every
+//! byte is accounted for.
 //!
-//! The test plays the loop: it writes what waits as far as a made-up kernel takes it, flushes the logs, judges and
-//! buries, with the core's own verbs. Each connection's stream is held against the plain list of all that was accepted
-//! for it.
+//! The test takes the place of the loop: it writes unsent output as far as a simulated kernel accepts it, flushes the
+//! logs, checks deadlines and reaps closed connections. The stream of each connection is compared with the list of all
+//! bytes that were accepted for it.
 
 use std::rc::Rc;
 
@@ -18,7 +19,7 @@ use crate::group::SlowMember;
 use crate::id::{Group, ListenerId};
 use crate::testing::property_tests::hold;
 
-/// One thing that happens. The first number of most says which connection, the second of some which group.
+/// One step. The first number of most selects the connection, the second of some the group.
 #[derive(Clone, Debug)]
 enum Op {
     Open {
@@ -42,24 +43,25 @@ enum Op {
     PeerFin(usize),
     Kill(usize),
     WriteFails(usize),
-    /// The kernel takes so much more of a connection's output.
+    /// The kernel accepts this many more bytes of a connection's output.
     GroupState(usize, usize),
-    /// The end of a turn; the kernel takes so much of each connection's output.
+    /// The end of a turn. The kernel accepts this many bytes of each connection's output.
     Turn(usize),
     Tick(u64),
 }
 
-/// What a callback is given and does.
+/// The input and the actions of a callback.
 #[derive(Clone, Debug)]
 struct Callback {
     len: usize,
-    /// Parts of what it was given that it sends back, each followed by other bytes.
+    /// Parts of its input that it sends back, each followed by other bytes.
     echoes: Vec<(usize, usize, usize)>,
     last: Last,
-    /// How much it does not use, and whether it puts that off.
+    /// How many bytes it does not use.
     rest: usize,
+    /// Whether it defers these.
     defer: bool,
-    /// How much the kernel takes of what it sent.
+    /// How many bytes of its output the kernel accepts.
     taken: usize,
 }
 
@@ -116,20 +118,20 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     )
 }
 
-/// What the test knows of one connection.
+/// The model of one connection.
 struct Model {
     id: ConnId,
     framed: bool,
-    /// All that was accepted for it, as it must leave.
+    /// All bytes that were accepted for it, encoded and in order.
     produced: Vec<u8>,
-    /// All that the kernel took.
+    /// All bytes that the kernel accepted.
     output: Vec<u8>,
     phase: Phase,
     groups: Vec<Group>,
 }
 
 impl Model {
-    /// The message as it must leave, if it can.
+    /// Returns the encoded message, or `None` if it cannot be encoded.
     fn frame(&self, message: &[u8]) -> Option<Vec<u8>> {
         match self.framed {
             false => Some(message.to_vec()),
@@ -185,7 +187,7 @@ impl World {
             .collect()
     }
 
-    /// One of the connections that there are.
+    /// Returns one of the existing connections.
     fn pick(&self, n: usize) -> Option<usize> {
         (!self.all.is_empty()).then(|| n % self.all.len())
     }
@@ -246,7 +248,7 @@ impl World {
                 let group = self.groups[g];
                 let was = self.all[i].groups.contains(&group);
                 let left = self.core.leave(group, id);
-                // Taking what the group has for it may end it, for want of state.
+                // Taking what the group has for it may terminate it, for lack of space.
                 let alive = self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
                 assert!(left == was || !left && !alive);
                 self.all[i].groups.retain(|&g| g != group);
@@ -323,7 +325,7 @@ impl World {
         let sender = self.pick(sender).map(|i| self.all[i].id);
         let except = sender.filter(|_| others);
         let reached = self.core.broadcast(group, &message, sender, except);
-        // CallSite was cut to make state for it does not get it.
+        // Connections that were evicted to make space for it do not get it.
         let alive = |id| self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
         let mut count = 0;
         for model in &mut self.all {
@@ -336,7 +338,7 @@ impl World {
         assert_eq!(reached, count);
     }
 
-    /// What was kept and more, for a callback that does this.
+    /// Delivers the buffered input and more to a callback that does this.
     fn deliver(&mut self, i: usize, callback: Callback) {
         let id = self.all[i].id;
         let Callback { len, echoes, last, rest, defer, taken } = callback;
@@ -376,7 +378,7 @@ impl World {
         }
     }
 
-    /// What was kept, and whether it is the beginning of a message.
+    /// Takes the buffered input. Returns it, and whether it is the beginning of a message.
     fn take_kept(&mut self, id: ConnId) -> (Vec<u8>, bool) {
         let Some(c) = self.core.conns.get_mut(id) else { return (Vec::new(), false) };
         let deferred = std::mem::take(&mut c.deferred);
@@ -386,7 +388,8 @@ impl World {
         (bytes, !deferred)
     }
 
-    /// What the loop does to write; the kernel takes up to `taken` bytes. Answers how much of `prefix` and `suffix`.
+    /// Writes as the loop does; the kernel accepts up to `taken` bytes. Returns how much of `prefix` and of `suffix`
+    /// was written.
     fn write(&mut self, i: usize, prefix: &[u8], suffix: &[u8], taken: usize) -> (usize, usize) {
         let Self { core, all, .. } = self;
         let Some(c) = core.conns.get_mut(all[i].id).filter(|c| c.can_be_written()) else { return (0, 0) };
@@ -414,7 +417,7 @@ impl World {
         self.core.after_write(self.all[i].id);
     }
 
-    /// A close, or the end of our output, as far as it can go.
+    /// Advances a close or a half-close as far as it can go.
     fn progress(&mut self, id: ConnId) {
         let Some(c) = self.core.conns.get_mut(id).filter(|c| c.out.pending() == 0) else { return };
         match c.phase {
@@ -432,7 +435,7 @@ impl World {
         }
     }
 
-    /// Deadlines, broadcasts, what others have sent, those with work, and burials.
+    /// Runs one turn: deadlines, broadcasts, dirty and ready connections, reaping.
     fn turn(&mut self, taken: usize) {
         self.core.turn += 1;
         while let Some((at, slot)) = self.core.deadlines.next().filter(|(at, _)| *at <= self.core.now) {
@@ -447,7 +450,7 @@ impl World {
             if let Some(c) = self.core.conns.get_mut(id) {
                 (c.queues.dirty, c.queues.ready, c.flow.drain_due) = (false, false, false);
                 if std::mem::take(&mut c.deferred) {
-                    // Used up at last.
+                    // The handler uses all of it this time.
                     self.core.discard_input(id);
                 }
                 let i = self.all.iter().position(|m| m.id == id).unwrap();
@@ -499,7 +502,7 @@ impl World {
         self.core.enqueue_if_work(id);
     }
 
-    /// Those whose fate is known, each once, with every byte accounted for.
+    /// Removes the closed connections, each once, and checks that every byte is accounted for.
     fn bury(&mut self) {
         for id in std::mem::take(&mut self.core.close_notify) {
             let c = self.core.conns.remove(id).expect("told twice");
@@ -564,7 +567,7 @@ impl World {
         assert!(c.phase != Phase::Closed || c.out.pending() == 0 && c.input.is_none());
         assert!(c.phase == Phase::Open || c.reason().is_some());
         assert!(c.out.pending() <= core.limits.output_hard.get());
-        // The throttled are looked at once the memory is free, at the end of the turn.
+        // Throttled connections are resumed at the end of the turn, once memory pressure has passed.
         assert!(
             !core.has_work(c) || c.queues.ready || c.queues.dirty || c.queues.throttled,
             "work that nobody will do: {c:?}"
@@ -577,7 +580,7 @@ impl World {
     }
 }
 
-/// The bytes in an outbox.
+/// Returns the bytes in an outbox.
 fn waiting(out: &Outbox) -> Vec<u8> {
     let mut slices = [std::io::IoSlice::new(&[]); SLICES];
     let n = out.gather(&[], &[], usize::MAX, &mut slices);

@@ -1,7 +1,7 @@
-//! Handlers' timers: of a connection, and of a handler itself.
+//! Setting and cancelling timers: those of a connection, and handler timers.
 //!
-//! Knows neither the clock nor who is called. Invariant: only what is open, or a handler that is there, has timers;
-//! they are as many as allowed at most.
+//! Fires no timers; the loop does. Invariant: only open connections and registered handlers have timers, at most as
+//! many as the limits allow.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::id::{ConnId, HandlerIdx, TimerId};
 use crate::time::timers::{Owner, TimerList};
 
 impl Core {
-    /// Sets a timer. `None` when there are as many as allowed, or the connection is ending.
+    /// Sets a timer. Returns `None` if the limit is reached, or the connection is not open, or the handler does not
+    /// exist.
     pub(crate) fn set_timer(
         &mut self,
         owner: Owner,
@@ -39,7 +40,7 @@ impl Core {
         timers.set(list, owner, key, *now, after, every)
     }
 
-    /// Ends a timer. False when it is gone.
+    /// Cancels a timer. Returns `false` if it does not exist any more.
     pub(crate) fn cancel_timer(&mut self, id: TimerId) -> bool {
         let Self { conns, handler_timers, timers, .. } = self;
         let list = match timers.owner(id) {
@@ -50,14 +51,14 @@ impl Core {
         list.is_some_and(|list| timers.cancel(list, id))
     }
 
-    /// Ends a connection's timers.
+    /// Cancels all timers of a connection.
     pub(crate) fn end_timers(&mut self, id: ConnId) {
         if let Some(c) = self.conns.get_mut(id).filter(|c| c.cold().is_some_and(|r| r.timers.len > 0)) {
             self.timers.clear(&mut c.cold_mut().timers);
         }
     }
 
-    /// Ends a handler's own timers.
+    /// Cancels all handler timers of a handler.
     pub(crate) fn end_handler_timers(&mut self, handler: HandlerIdx) {
         if let Some(list) = self.handler_timers.get_mut(handler.slot()) {
             self.timers.clear(list);
