@@ -1,7 +1,7 @@
-//! Datagrams: what callbacks send, and the end of a socket.
+//! Queueing datagrams, retrying them, and closing datagram sockets.
 //!
-//! Sends nothing. Invariant: what waits at a socket never costs more than
-//! [`Limits::datagram_queue`](crate::Limits::datagram_queue), and what is dropped is counted.
+//! Does not send; the loop does. Invariant: the datagrams queued at a socket never cost more than
+//! [`Limits::datagram_queue`](crate::Limits::datagram_queue), and dropped ones are counted.
 
 use super::Core;
 use super::datagram_queue::cost;
@@ -10,37 +10,39 @@ use crate::config::address::Address;
 use crate::id::DatagramId;
 use crate::time::Time;
 
-/// What became of a datagram that was to be sent.
+/// The result of sending a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Posted {
-    /// It is sent, as soon as the kernel takes it. Whether it arrives nobody knows.
+    /// It will be sent as soon as the kernel accepts it. Delivery is not guaranteed.
     Queued,
-    /// Too much waits already ([`Limits::datagram_queue`](crate::Limits::datagram_queue)): it is dropped, and counted.
-    /// [`on_drain`](crate::DatagramHandler::on_drain) will tell when nothing waits any more.
+    /// The queue is full ([`Limits::datagram_queue`](crate::Limits::datagram_queue), or
+    /// [`Limits::output_total`](crate::Limits::output_total)): it is dropped and counted.
+    /// [`on_drain`](crate::DatagramHandler::on_drain) is called when the queue is empty.
     Dropped,
-    /// Longer than any datagram can be: it is dropped, and counted.
+    /// It is longer than any datagram can be, or than an empty queue could hold: it is dropped and counted.
     TooLong,
-    /// Nothing can be sent there from this socket: the address is of another kind, or a Unix socket without a name; or
-    /// the socket has a peer and this is another address, or has none and no address was given. It is dropped, and
-    /// counted.
+    /// This socket cannot send to the address: its address family is different, or it is a Unix socket without a name;
+    /// or the socket is connected to another address; or no address was given and the socket is not connected. It is
+    /// dropped and counted.
     Unreachable,
-    /// The socket is closed, or being closed.
+    /// The socket is closed or closing.
     Closed,
 }
 
 impl Posted {
-    /// Whether it is sent.
+    /// Returns whether the datagram was queued for sending.
     pub fn is_queued(self) -> bool {
         self == Self::Queued
     }
 }
 
-/// Datagrams at most that wait for receivers of which the system will not say when they take more.
+/// The most datagrams in a socket's retry queue. Chosen: every send to a named address searches the queue, to keep the
+/// datagrams to one receiver in order.
 const MAX_RETRY_QUEUE: usize = 256;
 
 impl Core {
-    /// Lets a datagram wait to be sent. `to`: `None` for the socket's peer.
+    /// Queues a datagram. `to` is `None` for the peer of a connected socket.
     pub(crate) fn enqueue_datagram(&mut self, id: DatagramId, to: Option<Address>, data: &[u8]) -> Posted {
         let Some(m) = self.datagrams.get_mut(id).filter(|m| m.is_open()) else { return Posted::Closed };
         let most = self.limits.datagram_queue;
@@ -61,9 +63,12 @@ impl Core {
                 }
             }
         };
+        // Dropped, though this socket has nothing queued: other output has used up the total. No send of this socket
+        // will end that, so `on_drain` is called after a while instead.
         let full_of_others = posted == Posted::Dropped && m.pending() == 0;
         let waits = !m.writable;
         match posted {
+            // The event for writability will queue it.
             Posted::Queued if waits => {}
             Posted::Queued => self.datagrams.mark_dirty(id),
             _ => self.stats.datagrams_dropped += 1,
@@ -74,7 +79,8 @@ impl Core {
         posted
     }
 
-    /// Notes that the kernel takes no more. Much that waits then is a strain.
+    /// Records that the kernel accepts no more (`EAGAIN`). If the queue is more than half full then, the socket is
+    /// congested: `on_drain` is called when it is empty.
     pub(crate) fn send_blocked(&mut self, id: DatagramId) {
         let half = self.limits.datagram_queue / 2;
         if let Some(m) = self.datagrams.live_mut(id) {
@@ -83,11 +89,12 @@ impl Core {
         }
     }
 
-    /// Puts the first that waits aside until its receiver takes more, or drops it if too many are there already.
+    /// Moves the first queued datagram, whose receiver is full, to the retry queue, or drops it if that is full. So one
+    /// slow receiver does not block the others.
     pub(crate) fn move_to_retry_queue(&mut self, id: DatagramId) {
         let Some(m) = self.datagrams.live_mut(id) else { return };
         if let Some((to, data)) = m.out.first() {
-            // Half of the queue is for those who take what they are sent.
+            // The other half of the limit is reserved for receivers that are not full.
             let fits = m.retry_queue.len() < MAX_RETRY_QUEUE
                 && m.retry_queue.cost() + cost(to, data.len()) <= self.limits.datagram_queue / 2;
             if !fits || !m.retry_queue.push(to.cloned(), data, &mut self.pool) {
@@ -99,7 +106,8 @@ impl Core {
         self.datagrams.schedule_retry(id, self.now);
     }
 
-    /// When the time has come: lets what was put aside, and those that rest, be tried again.
+    /// Once `retry_at` has come: retries the datagrams in retry queues, resumes sockets that backed off after receive
+    /// errors, and closes those whose time to send the rest is over.
     pub(crate) fn run_due_retries(&mut self) {
         if self.datagrams.retry_at > self.now {
             return;
@@ -109,6 +117,7 @@ impl Core {
             let Some(m) = self.datagrams.live_mut(id) else { continue };
             (m.retry_pending, m.recv_backoff) = (false, false);
             if !m.retry_queue.is_empty() {
+                // Retried datagrams are older than the queued ones, so they go in front of them.
                 let lost = m.retry_queue.append(&mut m.out, &mut self.pool);
                 std::mem::swap(&mut m.retry_queue, &mut m.out);
                 self.stats.datagrams_dropped += lost;
@@ -122,7 +131,8 @@ impl Core {
         }
     }
 
-    /// What follows when all was sent that can be: an empty socket pause_count no memory, and ends if it is to.
+    /// Called after everything was sent that the kernel accepts: frees the memory of empty queues, and closes a closing
+    /// socket that has nothing queued.
     pub(crate) fn finish_sending(&mut self, id: DatagramId) {
         let Some(m) = self.datagrams.live_mut(id) else { return };
         m.out.free_if_empty(&mut self.pool);
@@ -135,7 +145,9 @@ impl Core {
         self.datagrams.enqueue(id);
     }
 
-    /// Closes a socket once what waits is sent. False when it is closing already.
+    /// Closes a socket after the queued datagrams are sent, at the latest after
+    /// [`Limits::linger_total`](crate::Limits::linger_total). Returns `false` if it does not exist or is closing
+    /// already.
     pub(crate) fn close_datagram(&mut self, id: DatagramId) -> bool {
         let close_by = self.now.after(self.limits.linger_total);
         let Some(m) = self.datagrams.get_mut(id).filter(|m| m.is_open()) else { return false };
@@ -144,7 +156,7 @@ impl Core {
         true
     }
 
-    /// Closes a socket; what waits is dropped.
+    /// Closes a socket at once. Queued datagrams are dropped and counted.
     pub(crate) fn close_datagram_now(&mut self, id: DatagramId) {
         let Some(m) = self.datagrams.get_mut(id).filter(|m| m.phase != DatagramPhase::Closed) else { return };
         m.phase = DatagramPhase::Closed;

@@ -1,26 +1,29 @@
-//! Datagrams that wait to be sent, in a row: their bytes one after another, and of each where it goes.
+//! A queue of datagrams: their bytes in one buffer, and the destination and length of each.
 //!
-//! Knows nothing of sockets and limits. Invariant: `cost` is the sum of the [`cost`] of each; with none left and after
-//! [`DatagramQueue::free_if_empty`] no memory is held.
+//! Enforces no limits. Invariant: `cost` is the sum of the [`cost`] of each datagram; an empty queue holds no memory
+//! after [`DatagramQueue::free_if_empty`].
 
 use std::collections::VecDeque;
 
 use crate::buffer::pool::{Pool, SMALL, Use};
 use crate::config::address::Address;
 
-/// What a waiting datagram counts beside its bytes: that there is one, and where it goes.
+/// What a queued datagram costs in addition to its bytes. Chosen: enough for its entry, and it limits the number of
+/// empty datagrams as well.
 const OVERHEAD: usize = 64;
-/// Bytes in front that were sent are cut off when they are as many as those that wait, and at least so many.
+/// Sent bytes are removed from the front of the buffer when there are at least this many, and as many as unsent ones.
+/// Chosen: one page. Moving the rest then costs amortized O(1) per byte, and short queues are not moved at all.
 const COMPACT: usize = 4 * 1024;
 
+/// One queued datagram.
 #[derive(Debug)]
 struct Queued {
-    /// `None`: to the socket's peer.
+    /// `None` for the peer of a connected socket.
     to: Option<Address>,
     len: usize,
 }
 
-/// What a datagram counts against the limit.
+/// Returns what a datagram counts against [`Limits::datagram_queue`](crate::Limits::datagram_queue), in bytes.
 pub(super) fn cost(to: Option<&Address>, len: usize) -> usize {
     let path = match to {
         Some(Address::Unix(Some(path))) => path.as_os_str().len(),
@@ -33,7 +36,7 @@ pub(super) fn cost(to: Option<&Address>, len: usize) -> usize {
 #[derive(Debug, Default)]
 pub(crate) struct DatagramQueue {
     bytes: Vec<u8>,
-    /// Where in `bytes` the first begins.
+    /// Where in `bytes` the first datagram begins.
     start: usize,
     entries: VecDeque<Queued>,
     cost: usize,
@@ -52,19 +55,19 @@ impl DatagramQueue {
         self.cost
     }
 
-    /// Bytes of capacity that are charged to the pool.
+    /// Returns the capacity that is charged to the pool, in bytes.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) const fn retained_bytes(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// By how much the memory grows if so many bytes more are put into it.
+    /// Returns by how much the buffer would grow if `len` bytes were appended, in bytes.
     pub(super) fn growth(&self, len: usize) -> usize {
         let capacity = self.bytes.capacity();
         if self.bytes.len() + len <= capacity { 0 } else { capacity.max(len).max(SMALL) }
     }
 
-    /// Appends one. False: there is no memory.
+    /// Appends a datagram. Returns `false` if there is no memory.
     pub(super) fn push(&mut self, to: Option<Address>, data: &[u8], pool: &mut Pool) -> bool {
         if self.entries.try_reserve(1).is_err() {
             return false;
@@ -81,13 +84,13 @@ impl DatagramQueue {
         true
     }
 
-    /// The first: where it goes, and what it is.
+    /// Returns the destination and the bytes of the first datagram.
     pub(crate) fn first(&self) -> Option<(Option<&Address>, &[u8])> {
         let entry = self.entries.front()?;
         Some((entry.to.as_ref(), self.bytes.get(self.start..self.start + entry.len).unwrap_or_default()))
     }
 
-    /// Forgets the first.
+    /// Removes the first datagram.
     pub(crate) fn pop(&mut self) {
         let Some(Queued { to, len }) = self.entries.pop_front() else { return };
         self.cost = self.cost.saturating_sub(cost(to.as_ref(), len));
@@ -101,12 +104,12 @@ impl DatagramQueue {
         }
     }
 
-    /// Whether any goes to this address.
+    /// Returns whether any datagram is for this address.
     pub(crate) fn has_any_for(&self, to: &Address) -> bool {
         self.entries.iter().any(|entry| entry.to.as_ref() == Some(to))
     }
 
-    /// Moves all of another's behind its own. Answers how many there is no memory for.
+    /// Appends all datagrams of another queue. Returns how many were dropped for lack of memory.
     pub(super) fn append(&mut self, other: &mut Self, pool: &mut Pool) -> u64 {
         let mut lost = 0;
         while let Some((to, data)) = other.first() {
@@ -117,7 +120,7 @@ impl DatagramQueue {
         lost
     }
 
-    /// Gives the memory back, if nothing waits.
+    /// Frees the memory, if the queue is empty.
     pub(super) fn free_if_empty(&mut self, pool: &mut Pool) {
         if self.is_empty() && self.bytes.capacity() + self.entries.capacity() > 0 {
             pool.recycle(std::mem::take(&mut self.bytes), Use::Output);
@@ -125,7 +128,7 @@ impl DatagramQueue {
         }
     }
 
-    /// Forgets all. Answers how many there were.
+    /// Removes all datagrams. Returns how many there were.
     pub(super) fn clear(&mut self, pool: &mut Pool) -> u64 {
         let lost = self.len() as u64;
         self.entries.clear();

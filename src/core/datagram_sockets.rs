@@ -1,8 +1,10 @@
-//! Datagram sockets as callbacks see them: what each has still to send, and who of them has work.
+//! Datagram sockets as the core sees them: what each has queued, its readiness, and the lists of work.
 //!
-//! Nothing here sends, receives or calls a handler. Invariant: a socket with work that no event will announce is in
-//! `ready` or `dirty`, one that waits for time to pass is in `retries`, and a closed one is in `closed` until that is
-//! told; what waits at one never costs more than [`Limits::datagram_queue`](crate::Limits::datagram_queue).
+//! Does no I/O and calls no handler.
+//!
+//! Invariant: a socket with work that no event will announce is in `ready` or `dirty`, one that waits for a retry is in
+//! `retries`, and a closed one is in `closed` until its handler was called; the datagrams queued at one never cost more
+//! than [`Limits::datagram_queue`](crate::Limits::datagram_queue).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,49 +16,54 @@ use crate::sys::Ready;
 use crate::time::Time;
 use crate::work_list::WorkList;
 
-/// How long what no event will announce is let rest before it is tried again.
+/// The delay of a retry. The system reports no event when the *receiver* of a Unix datagram has space again, nor when a
+/// persistent receive error ends. Chosen: rare enough to cost little, short enough for a receiver that catches up.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
-/// The most that fits in a UDP datagram over IPv4, and over IPv6.
+/// The longest UDP payload over IPv4 and over IPv6: 65 535 bytes less the UDP header (8), and for IPv4 less the IP
+/// header (20), which counts towards the length there (RFC 768, RFC 791, RFC 8200).
 const MAX_UDP_PAYLOAD: (usize, usize) = (65_507, 65_527);
 
-/// How far the life of a socket has come.
+/// The phases of a datagram socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DatagramPhase {
     Open,
-    /// Nothing is received any more; what waits is sent.
+    /// Nothing is received any more; queued datagrams are still sent.
     Closing,
-    /// To be told, and then gone.
+    /// Its handler is to be called, then it is removed.
     Closed,
 }
 
-/// What is owed by one socket.
+/// Everything about a datagram socket except the socket itself.
 #[derive(Debug)]
 pub(crate) struct DatagramSocket {
     pub(crate) id: DatagramId,
     pub(crate) handler: HandlerIdx,
     pub(crate) local: Address,
     pub(crate) peer: Option<Address>,
-    /// The longest datagram that is taken.
+    /// The longest datagram that is received, in bytes. Longer ones are truncated.
     pub(crate) max: usize,
     pub(crate) phase: DatagramPhase,
-    /// Waiting for the kernel.
+    /// Datagrams for the kernel.
     pub(crate) out: DatagramQueue,
-    /// Waiting for receivers that take no more, where the system will not say when they do.
+    /// Datagrams for receivers that are full. No event announces when they have space again, so they are retried.
     pub(crate) retry_queue: DatagramQueue,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The first that waits was refused for an error of an earlier one, and is tried once more.
+    /// The first queued datagram failed with an error that may belong to an earlier one, and is sent once more.
     pub(crate) retrying_first: bool,
-    /// Errors of receiving in a row.
+    /// The number of receive errors in a row.
     pub(crate) errors: u32,
-    /// Not received from for a while, after too many errors.
+    /// Not received from until the next retry, after too many errors.
     pub(crate) recv_backoff: bool,
-    /// Something was dropped, or much waited: it is to be told when nothing waits any more.
+    /// A datagram was dropped, or much was queued: call `on_drain` when nothing is queued any more.
     pub(super) congested: bool,
+    /// It is in `DatagramSockets::ready`.
     queued: bool,
+    /// It is in `DatagramSockets::dirty`.
     dirty: bool,
+    /// It is in `DatagramSockets::retries`.
     pub(super) retry_pending: bool,
-    /// When a close waits no longer.
+    /// When a closing socket stops sending and is closed.
     pub(super) close_by: Time,
 }
 
@@ -77,7 +84,7 @@ impl DatagramSocket {
             phase: DatagramPhase::Open,
             out: DatagramQueue::default(),
             retry_queue: DatagramQueue::default(),
-            // Until the kernel says otherwise.
+            // Until a call on the socket returns `WouldBlock`.
             readable: true,
             writable: true,
             retrying_first: false,
@@ -95,37 +102,41 @@ impl DatagramSocket {
         self.phase == DatagramPhase::Open
     }
 
-    /// Bytes that wait, as counted against the limit.
+    /// Returns the cost of the queued datagrams, as counted against the limit.
     pub(crate) const fn cost(&self) -> usize {
         self.out.cost() + self.retry_queue.cost()
     }
 
-    /// How many datagrams wait.
+    /// Returns the number of queued datagrams.
     pub(crate) fn pending(&self) -> usize {
         self.out.len() + self.retry_queue.len()
     }
 
+    /// Returns whether a receive may be tried.
     pub(crate) fn may_receive(&self) -> bool {
         self.is_open() && self.readable && !self.recv_backoff
     }
 
+    /// Returns whether `on_drain` is to be called.
     fn drain_due(&self) -> bool {
         self.is_open() && self.congested && self.pending() == 0 && !self.retry_pending
     }
 
-    /// Whether a visit would get something done.
+    /// Returns whether processing this socket now would make progress.
     pub(crate) fn has_work(&self) -> bool {
         let done = self.phase == DatagramPhase::Closing && self.pending() == 0;
         let sends = self.phase != DatagramPhase::Closed && self.writable && !self.out.is_empty();
         self.may_receive() || sends || self.drain_due() || done
     }
 
+    /// Returns whether it is in a list of work.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) const fn is_awaited(&self) -> bool {
         self.queued || self.dirty
     }
 
-    /// Where to send what is for `to`: `Some(None)` to the peer, `None` nowhere.
+    /// Returns the address to send to for the requested one: `Some(None)` for the peer of a connected socket, `None` if
+    /// this socket cannot send there. An IPv6 socket may be able to send to IPv4 addresses (dual-stack).
     pub(super) fn route(&self, to: Option<Address>) -> Option<Option<Address>> {
         match (to, &self.peer) {
             (None, Some(_)) => Some(None),
@@ -142,7 +153,7 @@ impl DatagramSocket {
         }
     }
 
-    /// The longest that can be sent to `to`.
+    /// Returns the length of the longest datagram that can be sent to `to`. The system limits Unix datagrams itself.
     pub(super) fn longest(&self, to: Option<&Address>) -> usize {
         match to.or(self.peer.as_ref()).and_then(Address::tcp) {
             Some(to) if to.is_ipv4() => MAX_UDP_PAYLOAD.0,
@@ -160,18 +171,19 @@ impl HasId for DatagramSocket {
     }
 }
 
-/// All sockets.
+/// All datagram sockets.
 #[derive(Debug)]
 pub(crate) struct DatagramSockets {
     slots: GenSlab<DatagramSocket>,
-    /// Those with work, first come first served.
+    /// Sockets with work, first in, first out.
     pub(crate) ready: WorkList<DatagramId>,
-    /// Those that have been sent to, or closed, since they were last looked at.
+    /// Sockets on which datagrams were queued, or that were closed, by callbacks. Processed at the end of the turn.
     pub(crate) dirty: WorkList<DatagramId>,
-    /// Those that closed and were not told yet.
+    /// Closed sockets whose handler was not called yet.
     pub(crate) closed: Vec<DatagramId>,
-    /// Those that are looked at when `retry_at` has come.
+    /// Sockets to process at `retry_at`.
     pub(super) retries: WorkList<DatagramId>,
+    /// When the next retry is; `Time::NEVER` if there is none.
     pub(crate) retry_at: Time,
 }
 
@@ -187,7 +199,7 @@ impl DatagramSockets {
         }
     }
 
-    /// Adds a socket. Returns `None` when no more ids can be issued.
+    /// Adds a socket. Returns `None` if no more ids can be issued.
     pub(crate) fn insert_with(
         &mut self,
         make: impl FnOnce(DatagramId) -> DatagramSocket,
@@ -221,19 +233,19 @@ impl DatagramSockets {
         self.slots.len()
     }
 
-    /// Whether there is work that no event will announce.
+    /// Returns whether there is work that no event will announce.
     pub(crate) fn have_work(&self) -> bool {
         !(self.ready.is_empty() && self.dirty.is_empty() && self.closed.is_empty())
     }
 
-    /// Puts one into the queue of those with work, if it has any.
+    /// Appends a socket to `ready`, if it has work.
     pub(crate) fn enqueue(&mut self, id: DatagramId) {
         if let Some(m) = self.slots.get_mut(id).filter(|m| m.has_work()) {
             self.ready.push(id, &mut m.queued);
         }
     }
 
-    /// The next with work.
+    /// Takes the next socket out of `ready`.
     pub(crate) fn next_ready(&mut self) -> Option<DatagramId> {
         let id = self.ready.pop()?;
         if let Some(m) = self.get_mut(id) {
@@ -242,10 +254,10 @@ impl DatagramSockets {
         Some(id)
     }
 
-    /// Sets what an event says. False for one that is gone.
+    /// Records the readiness that an event reports. Returns `false` if the socket does not exist.
     pub(crate) fn record_event(&mut self, id: DatagramId, bits: u8) -> bool {
         let Some(m) = self.get_mut(id) else { return false };
-        // Only a call on the socket tells what a hint or an error is about.
+        // Only a call on the socket returns what a hint or an error is about: try both directions.
         let any = bits & (Ready::HINT | Ready::ERROR) != 0;
         m.readable |= any || bits & Ready::READABLE != 0;
         m.writable |= any || bits & Ready::WRITABLE != 0;
@@ -253,14 +265,14 @@ impl DatagramSockets {
         true
     }
 
-    /// Remembers to look at one at the end of the turn.
+    /// Appends a socket to `dirty`.
     pub(super) fn mark_dirty(&mut self, id: DatagramId) {
         if let Some(m) = self.slots.get_mut(id) {
             self.dirty.push(id, &mut m.dirty);
         }
     }
 
-    /// Those to look at, at the end of the turn.
+    /// Takes all sockets out of `dirty`.
     pub(crate) fn take_dirty(&mut self) -> VecDeque<DatagramId> {
         let dirty = self.dirty.take();
         for &id in &dirty {
@@ -271,7 +283,7 @@ impl DatagramSockets {
         dirty
     }
 
-    /// Remembers to look at one in a while, whether or not an event comes.
+    /// Schedules a retry for a socket, which does not depend on an event.
     pub(crate) fn schedule_retry(&mut self, id: DatagramId, now: Time) {
         if let Some(m) = self.slots.get_mut(id).filter(|m| !m.retry_pending) {
             self.retries.push(id, &mut m.retry_pending);
@@ -279,7 +291,7 @@ impl DatagramSockets {
         }
     }
 
-    /// Whether nothing waits any more after it was told that much does; forgets it.
+    /// Returns whether `on_drain` is to be called, and clears the mark.
     pub(crate) fn take_drained(&mut self, id: DatagramId) -> bool {
         self.get_mut(id).is_some_and(|m| m.drain_due() && std::mem::take(&mut m.congested))
     }
