@@ -215,6 +215,7 @@ impl Core {
         }
     }
 
+    /// Resumes reading at the low-water mark only: with a single mark, every write would stop and resume it.
     fn apply_watermarks(&mut self, id: ConnId) {
         let (low, stall) = (self.limits.output_low, self.limits.write_stall.get());
         let Some(c) = self.conns.live_mut(id) else { return };
@@ -225,7 +226,6 @@ impl Core {
         if !c.flow.above_high_water {
             return self.check_high_water(id);
         }
-        // Resume only at the low-water mark: with one mark, every write would stop and resume reading.
         if pending <= low {
             c.flow.above_high_water = false;
             c.flow.drain_due = c.phase == Phase::Open && c.has_state;
