@@ -1,8 +1,8 @@
-//! Handlers of datagrams, and the calls into them.
+//! Datagram handlers, and the calls of their callbacks.
 //!
-//! They sit where all handlers sit. What leads from a socket to its handler's callbacks is a function that knows the
-//! handler's type. Invariant: as for the dispatcher; and only the last callback is called for a
-//! socket that is not open.
+//! They are in the same table as all handlers. Each socket holds a function, [`DatagramCallback`], that downcasts its
+//! handler and calls the callback. Invariant: as for the dispatcher; for a socket that is not open, only `on_close` is
+//! called.
 
 use std::any::{Any, type_name};
 use std::io;
@@ -21,7 +21,7 @@ use crate::handler::datagram::{DatagramContext, DatagramHandler};
 use crate::handler::net::Net;
 use crate::id::{DatagramId, HandlerIdx};
 
-/// What a handler is told of a socket.
+/// An event of a datagram socket, one for each callback.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum DatagramEvent<'a> {
     Datagram(&'a Address, &'a [u8]),
@@ -32,10 +32,10 @@ pub(crate) enum DatagramEvent<'a> {
     Closed,
 }
 
-/// Tells a handler.
+/// Calls the callback of a handler for an event.
 pub(crate) type DatagramCallback = fn(&mut dyn Any, &mut DatagramContext<'_>, DatagramEvent<'_>);
 
-/// Tells a handler of type `H`.
+/// Calls the callback of a handler of type `H` for an event.
 pub(crate) fn call_datagram_handler<H: DatagramHandler>(
     handler: &mut dyn Any,
     cx: &mut DatagramContext<'_>,
@@ -55,13 +55,13 @@ pub(crate) fn call_datagram_handler<H: DatagramHandler>(
     }
 }
 
-/// A handler of nothing but datagrams.
+/// A handler that takes datagrams only.
 struct DatagramSlot<H> {
     handler: H,
 }
 
 impl<H: DatagramHandler> ErasedHandler for DatagramSlot<H> {
-    /// No connection leads here.
+    /// Never called for a real connection: [`Dispatcher::takes_connections`] is checked before.
     fn open(&mut self, cx: &mut Context<'_>) -> usize {
         cx.abort();
         0
@@ -109,17 +109,18 @@ impl<H: DatagramHandler> ErasedHandler for DatagramSlot<H> {
 }
 
 impl Dispatcher {
-    /// Takes in a handler of nothing but datagrams. A keyed one stays for good, another as long as it has users.
+    /// Adds a handler that takes datagrams only. With `keyed` it lives as long as the reactor, otherwise as long as it
+    /// has users.
     pub(crate) fn add_datagrams<H: DatagramHandler>(&mut self, handler: H, keyed: bool) -> HandlerIdx {
         self.register(Box::new(DatagramSlot { handler }), keyed)
     }
 
-    /// Whether connections may lead to a handler.
+    /// Whether a handler takes connections.
     pub(crate) fn takes_connections(&self, handler: HandlerIdx) -> bool {
         self.handlers.get(handler.slot()).is_some_and(|entry| entry.handler.takes_connections())
     }
 
-    /// Calls what tells `event` to the handler of a socket.
+    /// Calls the callback for `event` of a socket's handler. A panic closes the socket.
     pub(crate) fn call_datagram(
         &mut self,
         id: DatagramId,

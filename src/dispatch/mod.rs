@@ -1,8 +1,8 @@
-//! The dispatcher: handlers with their states, and the calls into them. Bytes in, callbacks, bytes in outboxes.
+//! The dispatcher: owns the handlers and their states, and calls their callbacks.
 //!
-//! Does no I/O and knows no sockets: what it is given it delivers, what callbacks ask for it leaves written down in the
-//! [`Core`]. Invariant: a callback runs with nothing else borrowed but the core and its own handler, never inside
-//! another one, and if it panics only its connection ends.
+//! Does no I/O: callbacks record what they request in the [`Core`], and the loop does it after they return.
+//! Invariant: a callback runs with only the core and its own handler borrowed, and never inside another callback; if
+//! it panics, only its connection or datagram socket is closed.
 
 pub(crate) mod datagram;
 mod slot;
@@ -26,14 +26,14 @@ use crate::handler::{Handler, Note};
 use crate::id::{ConnId, DatagramId, HandlerIdx, Key, SourceId};
 use crate::time::log_limit::{RateLimiter, suppressed};
 
-/// Whose callback, or other code of the user's, is called.
+/// Which user code is called: for measuring, logging and panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallSite {
     Connection(ConnId),
     Datagrams(DatagramId),
-    /// A handler's, of no connection.
+    /// A callback of a handler that is not for a connection.
     Handler(HandlerIdx),
-    /// A source's.
+    /// The callback of a source.
     Source(SourceId),
     /// The drop of a handler, a source or a note.
     Dropped,
@@ -43,9 +43,9 @@ pub(crate) enum CallSite {
 
 struct Registered {
     handler: Box<dyn ErasedHandler>,
-    /// A key to it was given out: it stays as long as the reactor.
+    /// It has a key, so it lives as long as the reactor.
     keyed: bool,
-    /// Listeners and connections that lead to it.
+    /// Listeners, connections, datagram sockets and connect jobs that use it.
     users: usize,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Dispatcher {
     pub(crate) core: Core,
     handlers: Slab<Registered>,
     panics: PanicPolicy,
-    /// Of the lines that tell of panics, which peers may provoke.
+    /// Rate limit of the log lines about panics, which peers may provoke.
     log_limit: RateLimiter,
 }
 
@@ -72,7 +72,7 @@ impl Dispatcher {
         self.panics = policy;
     }
 
-    /// Takes a handler in. A keyed one stays for good, another as long as it has users.
+    /// Adds a handler. With `keyed` it lives as long as the reactor, otherwise as long as it has users.
     pub(crate) fn add<H: Handler>(&mut self, handler: H, keyed: bool) -> Result<HandlerIdx, LimitsError> {
         let framing = handler.framing();
         if let Some((max, overhead)) = framing.bounds() {
@@ -83,7 +83,7 @@ impl Dispatcher {
         Ok(handler)
     }
 
-    /// Gives a handler its place, where nothing is framed.
+    /// Inserts a handler, without framing. Returns its index.
     fn register(&mut self, handler: Box<dyn ErasedHandler>, keyed: bool) -> HandlerIdx {
         let index = self.handlers.insert(Registered { handler, keyed, users: 0 });
         let Core { framings, handler_timers, .. } = &mut self.core;
@@ -94,35 +94,35 @@ impl Dispatcher {
         HandlerIdx(index as u32)
     }
 
-    /// The key to a handler that was added as keyed.
+    /// Returns the key of a handler that was added as keyed.
     pub(crate) const fn key<H>(&self, handler: HandlerIdx) -> Key<H> {
         Key::new(self.core.number, handler)
     }
 
-    /// Where a key's handler is; `None` for a key of another reactor.
+    /// Returns the index of a key's handler; `None` for a key of another reactor.
     pub(crate) fn index_of<H>(&self, key: Key<H>) -> Option<HandlerIdx> {
         key.index_in(self.core.number)
     }
 
-    /// The handler behind a key; `None` for a key of another reactor.
+    /// Returns the handler of a key; `None` for a key of another reactor.
     pub(crate) fn get<H: 'static>(&self, key: Key<H>) -> Option<&H> {
         self.handlers.get(self.index_of(key)?.slot())?.handler.handler().downcast_ref()
     }
 
-    /// [`get`](Dispatcher::get), to change it.
+    /// Returns the handler of a key, mutably; `None` for a key of another reactor.
     pub(crate) fn get_mut<H: 'static>(&mut self, key: Key<H>) -> Option<&mut H> {
         let handler = self.index_of(key)?;
         self.handlers.get_mut(handler.slot())?.handler.handler_mut().downcast_mut()
     }
 
-    /// Counts a listener or a connection that leads to a handler.
+    /// Adds a user (a listener, connection, datagram socket or connect job) to a handler.
     pub(crate) fn retain(&mut self, handler: HandlerIdx) {
         if let Some(entry) = self.handlers.get_mut(handler.slot()) {
             entry.users += 1;
         }
     }
 
-    /// Counts the attempts to connect that were asked for since this was last done.
+    /// Adds the connect jobs that were created since the last call as users of their handlers.
     pub(crate) fn retain_for_new_jobs(&mut self) {
         for id in std::mem::take(&mut self.core.connect_jobs.unretained) {
             if let Some(handler) = self.core.connect_jobs.get(id).map(|a| a.handler) {
@@ -131,9 +131,9 @@ impl Dispatcher {
         }
     }
 
-    /// Uncounts one; a handler that nothing leads to any more is dropped.
+    /// Removes a user from a handler. A handler without a key is dropped with its last user.
     pub(crate) fn release(&mut self, handler: HandlerIdx) {
-        // What it asked for in its last callback may lead to it.
+        // A connect job that it created in its last callback is a user too, and may not be counted yet.
         self.retain_for_new_jobs();
         let Some(entry) = self.handlers.get_mut(handler.slot()) else { return };
         debug_assert!(entry.users > 0, "released more often than retained");
@@ -148,7 +148,7 @@ impl Dispatcher {
         }
     }
 
-    /// Calls `on_open` for a connection that has a slot.
+    /// Calls `on_open` for a new connection, and stores the state that it returns.
     pub(crate) fn open(&mut self, id: ConnId) {
         self.core.begin_delivery(id, &[]);
         let Some(handler) = self.core.conns.get(id).map(|c| c.handler) else { return };
@@ -190,7 +190,7 @@ impl Dispatcher {
         self.call_handler(handler, |handler, net| handler.handler_timer(net, key));
     }
 
-    /// Calls `on_note`. False when there is no such handler.
+    /// Calls `on_note`. Returns `false`, and drops the note, if the handler no longer exists.
     pub(crate) fn note(&mut self, handler: HandlerIdx, note: Note) -> bool {
         if !self.handlers.contains(handler.slot()) {
             self.drop_note(note);
@@ -200,7 +200,7 @@ impl Dispatcher {
         true
     }
 
-    /// Calls `on_note_to`, if the connection is this handler's. False when it is not, or not open.
+    /// Calls `on_note_to`. Returns `false`, and drops the note, if the connection is not open or has another handler.
     pub(crate) fn note_to(&mut self, handler: HandlerIdx, id: ConnId, note: Note) -> bool {
         let told = |c: &Connection| c.handler == handler && c.phase == Phase::Open && c.has_state;
         if !self.core.conns.get(id).is_some_and(told) {
@@ -212,7 +212,7 @@ impl Dispatcher {
         true
     }
 
-    /// Drops what is for nobody.
+    /// Drops a note that has no receiver. Its drop is user code and may panic.
     fn drop_note(&mut self, note: Note) {
         self.guarded(CallSite::Dropped, move |_| drop(note));
     }
@@ -233,7 +233,7 @@ impl Dispatcher {
         self.call_if_open(id, |handler, cx, state| handler.shutdown(cx, state));
     }
 
-    /// Calls `on_close`, and lets go of the state.
+    /// Calls `on_close`, which takes the state.
     pub(crate) fn close(&mut self, id: ConnId, closed: &Closed) {
         let Some(c) = self.core.conns.live_mut(id) else { return };
         let (handler, state) = (c.handler, c.state as usize);
@@ -248,12 +248,12 @@ impl Dispatcher {
         }
     }
 
-    /// The name of the handler's type, for the log.
+    /// Returns the type name of a handler, for the log.
     pub(crate) fn name_of(&self, handler: HandlerIdx) -> &'static str {
         self.handlers.get(handler.slot()).map_or("?", |entry| entry.handler.name())
     }
 
-    /// What is called, in words: `#3.0: a callback of Echo`.
+    /// Describes a call site for the log: `#3.0: a callback of Echo`.
     pub(crate) fn describe(&self, site: CallSite) -> impl fmt::Display {
         match site {
             CallSite::Connection(id) => {
@@ -271,6 +271,7 @@ impl Dispatcher {
         }
     }
 
+    /// Runs a callback for a connection that is open and has a state, then the switch that it may have requested.
     #[inline]
     fn call_if_open(
         &mut self,
@@ -286,7 +287,7 @@ impl Dispatcher {
         self.apply_switch(id);
     }
 
-    /// Hands the connection over, if its callback wished so.
+    /// Switches the connection to another handler, if the callback requested it.
     #[inline]
     fn apply_switch(&mut self, id: ConnId) {
         if self.core.switch.is_some() {
@@ -294,10 +295,12 @@ impl Dispatcher {
         }
     }
 
+    /// Moves a connection to another handler: inserts the new state there, drops the old one.
     #[cold]
     fn switch(&mut self, id: ConnId) {
         let Some(Switch { handler, state }) = self.core.take_switch() else { return };
         let Some(c) = self.core.conns.live(id) else { return };
+        // `on_open` panicked: the connection is closing and stays with its handler.
         if !c.has_state {
             return self.guarded(CallSite::Dropped, move |_| drop(state));
         }
@@ -316,7 +319,7 @@ impl Dispatcher {
         self.release(old);
     }
 
-    /// Runs a callback for a connection. If it panics, that connection is aborted.
+    /// Runs a callback for a connection. Returns `None` if it panicked; the connection is aborted then.
     #[inline]
     fn call<T>(
         &mut self,
@@ -336,7 +339,7 @@ impl Dispatcher {
         }
     }
 
-    /// Runs a callback of a handler that is for no connection.
+    /// Runs a callback of a handler that is not for a connection.
     fn call_handler(
         &mut self,
         handler: HandlerIdx,
@@ -351,7 +354,7 @@ impl Dispatcher {
         }
     }
 
-    /// Runs the callback of a source. `None` when it panicked.
+    /// Runs the callback of a source. Returns `None` if it panicked.
     pub(crate) fn source<T>(&mut self, id: SourceId, callback: impl FnOnce(&mut Net<'_>) -> T) -> Option<T> {
         let mut answer = None;
         self.guarded(CallSite::Source(id), |core| {
@@ -361,13 +364,13 @@ impl Dispatcher {
         answer
     }
 
-    /// Runs a closure.
+    /// Runs a closure from another thread.
     pub(crate) fn run(&mut self, closure: Box<dyn FnOnce(&mut Net<'_>) + Send>) {
         self.core.delivery = Delivery::default();
         self.guarded(CallSite::Closure, |core| closure(&mut Net::new(core, None, None)));
     }
 
-    /// Runs other code of the user's (the drop of a handler, a closure).
+    /// Runs other user code (the drop of a handler, a closure) and catches its panics.
     pub(crate) fn guarded(&mut self, site: CallSite, code: impl FnOnce(&mut Core)) {
         let core = &mut self.core;
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| code(core))) {
@@ -375,6 +378,7 @@ impl Dispatcher {
         }
     }
 
+    /// Handles a panic of user code: counts and logs it, and closes the connection or datagram socket that it was for.
     fn panicked(&mut self, site: CallSite, panic: Box<dyn Any + Send>) {
         if self.panics == PanicPolicy::Propagate {
             resume_unwind(panic);
@@ -388,13 +392,14 @@ impl Dispatcher {
             CallSite::Datagrams(id) => self.core.close_datagram_now(id),
             CallSite::Handler(_) | CallSite::Source(_) | CallSite::Closure | CallSite::Dropped => {}
         }
+        // A requested switch does not happen. The drop of its state may panic too.
         if let Some(wish) = self.core.switch.take() {
             self.guarded(CallSite::Dropped, move |_| drop(wish));
         }
     }
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")

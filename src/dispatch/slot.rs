@@ -1,7 +1,7 @@
-//! A handler with its connections' states, behind a face that knows the type of neither.
+//! A handler with its connections' states, type-erased behind [`ErasedHandler`].
 //!
-//! Knows nothing of the loop. Invariant: a state is in its place from the callback that gave it until the one that
-//! takes it back, or it is dismissed.
+//! Invariant: a state is in its slot from `on_open` (or a switch to this handler) until `on_close` takes it or a switch
+//! away drops it.
 
 use std::any::{Any, type_name};
 use std::io;
@@ -14,7 +14,7 @@ use crate::handler::context::Context;
 use crate::handler::net::Net;
 use crate::handler::{Handler, Note};
 
-/// A handler and its connections' states, without their types.
+/// A handler and its connections' states, without their types. `state` is the slot of a state.
 pub(super) trait ErasedHandler: Any {
     fn open(&mut self, cx: &mut Context<'_>) -> usize;
     fn data(&mut self, cx: &mut Context<'_>, state: usize, data: &[u8]);
@@ -28,9 +28,10 @@ pub(super) trait ErasedHandler: Any {
     fn connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration);
     fn shutdown(&mut self, cx: &mut Context<'_>, state: usize);
     fn close(&mut self, net: &mut Net<'_>, state: usize, closed: &Closed);
-    /// Takes in the state of a connection that comes over; `None` if it is no state of this handler's.
+    /// Inserts the state of a connection that switches to this handler. Returns its slot, or `None` if it is not of
+    /// this handler's state type.
     fn insert_state(&mut self, state: Box<dyn Any>) -> Option<usize>;
-    /// Lets go of the state of one that goes over.
+    /// Drops the state of a connection that switches to another handler.
     fn remove_state(&mut self, state: usize);
     fn takes_connections(&self) -> bool {
         true
