@@ -1,16 +1,15 @@
-//! One deadline for each slot: a heap that knows where each slot stands in it.
+//! One deadline for each slot: an indexed 4-ary heap.
 //!
-//! Knows neither what a slot is nor what is due. Setting, moving and clearing a deadline takes O(log n), and leaves no
-//! garbage behind however often it is done. Invariant: `heap[place[slot]].slot == slot` for each slot with a deadline,
-//! and no entry is due before its parent.
+//! Setting, moving and clearing a deadline takes O(log n) and leaves no stale entries in the heap. Invariant:
+//! `heap[place[slot]].slot == slot` for each slot with a deadline, and no entry is due before its parent.
 
 use std::fmt;
 
 use crate::time::Time;
 
-/// When something is due: a time, or a time and what decides between equal ones.
+/// A deadline: a time, or a time with a tiebreaker.
 pub(crate) trait Due: Copy + Ord + fmt::Debug {
-    /// Never reached: the deadline of what has none.
+    /// Never reached; means that there is no deadline.
     const NEVER: Self;
 }
 
@@ -28,10 +27,11 @@ struct Entry<D> {
     slot: u32,
 }
 
-/// The deadlines, at most one a slot.
+/// The deadlines, at most one for each slot.
 #[derive(Debug)]
 pub(crate) struct Deadlines<D = Time> {
     heap: Vec<Entry<D>>,
+    /// The index in `heap` of each slot, or [`NOWHERE`].
     place: Vec<u32>,
 }
 
@@ -41,12 +41,14 @@ impl<D> Default for Deadlines<D> {
     }
 }
 
+/// The place of a slot without a deadline. No heap can have so many entries.
 const NOWHERE: u32 = u32::MAX;
-/// Children of a node: four make the heap half as deep as two, and lie in one cache line.
+/// Children of a node. With four the heap is half as deep as with two, and four entries of 16 bytes are as large as a
+/// cache line.
 const ARITY: usize = 4;
 
 impl<D: Due> Deadlines<D> {
-    /// Sets `slot`'s deadline, in place of the one it may have had. [`Due::NEVER`] clears it.
+    /// Sets the deadline of `slot`, replacing an earlier one. [`Due::NEVER`] clears it.
     pub(crate) fn set(&mut self, slot: u32, at: D) {
         if at == D::NEVER {
             return self.clear(slot);
@@ -69,7 +71,7 @@ impl<D: Due> Deadlines<D> {
         self.down(i);
     }
 
-    /// Brings `slot`'s deadline forward to `at`, if it is later or not set.
+    /// Moves the deadline of `slot` forward to `at` if it is later or not set.
     #[inline]
     pub(crate) fn bring_forward(&mut self, slot: u32, at: D) {
         if at < self.get(slot) {
@@ -99,12 +101,13 @@ impl<D: Due> Deadlines<D> {
         }
     }
 
-    /// The earliest deadline.
+    /// Returns the earliest deadline and its slot.
     #[inline]
     pub(crate) fn next(&self) -> Option<(D, u32)> {
         self.heap.first().map(|e| (e.at, e.slot))
     }
 
+    /// Moves an entry towards the root until its parent is not later. Returns its new index.
     fn up(&mut self, mut i: usize) -> usize {
         let entry = self.heap[i];
         while i > 0 {
@@ -119,6 +122,7 @@ impl<D: Due> Deadlines<D> {
         i
     }
 
+    /// Moves an entry towards the leaves until no child is earlier.
     fn down(&mut self, mut i: usize) {
         let entry = self.heap[i];
         loop {
@@ -164,7 +168,7 @@ mod tests {
         Set(u32, u64),
         BringForward(u32, u64),
         Clear(u32),
-        /// Time goes on to this, and each slot that is due sets its next deadline so much later, or none.
+        /// Time advances to the first number. Each slot that is due sets its next deadline so much later, or none.
         Advance(u64, Option<u64>),
     }
 
@@ -179,7 +183,7 @@ mod tests {
         prop::collection::vec(op, 0..80)
     }
 
-    /// Everything that is due by `now` and nothing else, in the order of deadlines.
+    /// Checks that exactly what is due by `now` comes out, in the order of deadlines.
     fn advance(real: &mut Deadlines, model: &mut BTreeMap<u32, u64>, now: u64, again: Option<u64>) {
         while let Some((Time(at), slot)) = real.next().filter(|(at, _)| at.0 <= now) {
             assert_eq!(model.remove(&slot), Some(at));
@@ -192,7 +196,7 @@ mod tests {
                 None => real.set(slot, Time::NEVER),
             }
         }
-        assert!(model.values().all(|at| *at > now), "due and not told");
+        assert!(model.values().all(|at| *at > now), "due and not returned");
     }
 
     #[test]

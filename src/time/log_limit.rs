@@ -1,16 +1,16 @@
-//! Keeps what peers can provoke from flooding the log: ten lines at once, then one a second.
+//! Rate limits for log lines that peers can provoke: a burst of ten lines, then one a second.
 //!
-//! Knows neither what is logged nor where. Invariant: over any stretch of time, at most `BURST` + one a second pass,
-//! and what was held back is counted in the next line that passes.
+//! Invariant: in any period at most `BURST` lines plus one a second pass, and the next line that passes reports how
+//! many were suppressed.
 
 use crate::time::Time;
 
-/// Lines that may come at once.
+/// Lines that may pass at once. Chosen: enough to see a pattern, few enough to read.
 const BURST: u32 = 10;
-/// After that, one each second.
+/// Nanoseconds until one more line may pass. Chosen: one second, at most 86 400 lines a day for each limiter.
 const REFILL: u64 = 1_000_000_000;
 
-/// A token bucket for one kind of line.
+/// A token bucket for one kind of log line.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RateLimiter {
     spent: u32,
@@ -19,7 +19,7 @@ pub(crate) struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Whether a line may be written now, and how many were held back since the last one.
+    /// Returns how many lines were suppressed since the last one that passed, or `None` if this one is suppressed too.
     pub(crate) fn allow(&mut self, now: Time) -> Option<u64> {
         let earned = now.0.saturating_sub(self.since.0) / REFILL;
         if earned > 0 {
@@ -38,7 +38,7 @@ impl RateLimiter {
     }
 }
 
-/// " (n more suppressed)", or nothing.
+/// Returns `" (n more suppressed)"`, or an empty string for zero.
 pub(crate) fn suppressed(n: u64) -> String {
     if n == 0 { String::new() } else { format!(" ({n} more suppressed)") }
 }

@@ -1,4 +1,4 @@
-//! Points in time, and what is kept by them: deadlines, timers, and the rate of log lines.
+//! Points in time, and what is built on them: deadlines, handler timers, a pausable clock, log rate limits.
 
 pub(crate) mod deadlines;
 pub(crate) mod log_limit;
@@ -12,32 +12,32 @@ use std::time::Duration;
 pub(crate) struct Time(pub(crate) u64);
 
 impl Time {
-    /// Never reached: the deadline of what has none.
+    /// Never reached; means that there is no deadline.
     pub(crate) const NEVER: Self = Self(u64::MAX);
 
-    /// This time plus `d`; [`Time::NEVER`] when that is too far to count.
+    /// Returns this time plus `d`; [`Time::NEVER`] if that overflows.
     pub(crate) fn after(self, d: Duration) -> Self {
         u64::try_from(d.as_nanos()).map_or(Self::NEVER, |n| Self(self.0.saturating_add(n)))
     }
 
-    /// Nanoseconds since `earlier`; zero when it is not in the past.
+    /// Returns the nanoseconds since `earlier`; zero if `earlier` is later.
     #[inline]
     pub(crate) const fn nanos_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// How long ago `earlier` was; zero when it is not in the past.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// A time in whole milliseconds, rounded down: for who must not sleep longer.
+/// Rounds down to whole milliseconds: for a caller's timeout, which must not be exceeded.
 pub(crate) const fn floor_to_ms(time: Duration) -> Duration {
     Duration::new(time.as_secs(), time.subsec_millis() * 1_000_000)
 }
 
-/// A time in whole milliseconds, rounded up: for who must not wake earlier.
+/// Rounds up to whole milliseconds: for our own deadlines, which must have passed on waking.
 pub(crate) const fn ceil_to_ms(time: Duration) -> Duration {
     floor_to_ms(time.saturating_add(Duration::from_nanos(999_999)))
 }

@@ -1,14 +1,15 @@
-//! A clock that leaves out the time during which it was paused.
+//! A stopwatch that can be paused: it measures a duration without its pauses.
 
 use super::Time;
 
 /// Measures how long something has taken, without its pauses.
 ///
-/// One word: the start while it runs, the time that had gone by while it is paused, and a bit that says which. (A
-/// monotonic clock in nanoseconds reaches that bit after 292 years.)
+/// One `u64`: the top bit is set while it is paused. The rest is the start time while it runs, and the elapsed time
+/// while it is paused. (A monotonic clock in nanoseconds reaches the top bit after 292 years.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PausableClock(u64);
 
+/// The bit that is set while the clock is paused.
 const PAUSED: u64 = 1 << 63;
 
 impl PausableClock {
@@ -31,7 +32,7 @@ impl PausableClock {
         self.0 = now.0.saturating_sub(self.0 & !PAUSED);
     }
 
-    /// When it started, had it never been paused. It must be running.
+    /// Returns when it would have started if it had never been paused. It must be running.
     #[inline]
     pub(crate) fn started(self) -> Time {
         debug_assert!(!self.is_paused(), "a paused clock has no start");

@@ -1,8 +1,8 @@
-//! The timers that handlers set: any number for a connection, and for the handler itself.
+//! Handler timers: any number for a connection, and for a handler itself.
 //!
-//! Knows neither connections nor handlers, only whose a timer is. Each owner's timers hang together in a list, so that
-//! they end with it; setting and cancelling leave nothing behind. Invariant: a timer is in the list of its owner; what
-//! goes off first is what is due first, and of equal ones what was set first; none goes off before its time.
+//! The timers of an owner form a linked list, so that all can be cancelled with it. Invariant: a timer is in the list
+//! of its owner; timers fire in the order of their deadlines, equal ones in the order in which they were armed, and
+//! none fires early.
 
 use std::time::Duration;
 
@@ -10,11 +10,10 @@ use crate::id::{ConnId, GenSlab, HandlerIdx, HasId, TimerId};
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
 
-/// Whose a timer is.
+/// The owner of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     Connection(ConnId),
-    /// A handler, by its place among the handlers.
     Handler(HandlerIdx),
 }
 
@@ -31,8 +30,10 @@ impl Default for TimerList {
     }
 }
 
+/// No slot: the end of a list, or not in it.
 const NONE: u32 = u32::MAX;
-/// The shortest period: a timer that goes off in every turn would never let the loop rest.
+/// The shortest period of a repeating timer. A shorter one would expire in every turn, so that the loop never sleeps;
+/// one millisecond is the resolution of the system's wait.
 const MIN_PERIOD: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
@@ -42,10 +43,10 @@ struct Timer {
     key: u64,
     after: Duration,
     every: Option<Duration>,
-    /// Its neighbours in the owner's list.
+    /// The slots of its neighbors in the owner's list, or [`NONE`].
     prev: u32,
     next: u32,
-    /// Where it is among those set in the callback that runs.
+    /// Its index in [`Timers::just_armed`], or [`NONE`].
     just_armed: u32,
 }
 
@@ -57,13 +58,13 @@ impl HasId for Timer {
     }
 }
 
-/// What a timer that goes off is for.
+/// A timer that has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expired {
     pub(crate) id: TimerId,
     pub(crate) owner: Owner,
     pub(crate) key: u64,
-    /// It will not go off again.
+    /// It does not repeat.
     pub(crate) last: bool,
 }
 
@@ -72,10 +73,10 @@ pub(crate) struct Expired {
 pub(crate) struct Timers {
     slots: GenSlab<Timer>,
     due: Deadlines<(Time, u64)>,
-    /// How often a timer was set, ever: who was first.
+    /// How many times timers were armed. Each armed timer takes the next number, which orders equal deadlines.
     arm_count: u64,
-    /// Set since the clock was last looked at: their time begins with the next look, for the callback that set them may
-    /// have run a while already.
+    /// Timers armed since the clock was last read. Their delay starts at the next reading: the callback that armed them
+    /// may have run for a while, and `now` is from before it.
     just_armed: Vec<u32>,
 }
 
@@ -86,12 +87,13 @@ impl Default for Timers {
 }
 
 impl Timers {
-    /// How many there are.
+    /// How many timers there are.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Sets a timer, which goes off once, or again and again.
+    /// Sets a timer that fires after `after`, and then with the period `every`, if given. Returns `None` if no slot is
+    /// left.
     pub(crate) fn set(
         &mut self,
         list: &mut TimerList,
@@ -113,12 +115,12 @@ impl Timers {
         Some(id)
     }
 
-    /// Whose a timer is; `None` for one that is gone.
+    /// Returns the owner of a timer; `None` if the timer no longer exists.
     pub(crate) fn owner(&self, id: TimerId) -> Option<Owner> {
         self.slots.get(id).map(|t| t.owner)
     }
 
-    /// Lets a timer go off this much later, whenever it was due. False for one that is gone.
+    /// Re-arms a timer to fire `after` from now, whenever it was due before. Returns `false` if it no longer exists.
     pub(crate) fn rearm(&mut self, id: TimerId, now: Time, after: Duration) -> bool {
         let Some(timer) = self.slots.get_mut(id) else { return false };
         timer.after = after;
@@ -126,7 +128,7 @@ impl Timers {
         true
     }
 
-    /// Sets a slot's deadline, for now: see [`start_pending`](Timers::start_pending).
+    /// Sets the deadline of a timer. It is preliminary until [`start_pending`](Timers::start_pending).
     fn arm(&mut self, slot: u32, at: Time) {
         self.due.set(slot, (at, self.arm_count));
         self.arm_count += 1;
@@ -136,7 +138,7 @@ impl Timers {
         }
     }
 
-    /// A callback has returned, and the clock was looked at: the time of what it set begins now.
+    /// Starts the delay of the timers that were just armed. Called when a callback has returned and the clock was read.
     #[inline]
     pub(crate) fn start_pending(&mut self, now: Time) {
         if !self.just_armed.is_empty() {
@@ -157,13 +159,13 @@ impl Timers {
         }
     }
 
-    /// What was set between turns begins when it was set.
+    /// Starts the timers that were armed between turns: their delay counts from when they were armed.
     #[inline]
     pub(crate) fn start_pending_as_armed(&mut self) {
         self.start_pending(Time(0));
     }
 
-    /// Ends a timer, which is in its owner's list. False for one that is gone.
+    /// Cancels a timer, which is in the list of its owner. Returns `false` if it no longer exists.
     pub(crate) fn cancel(&mut self, list: &mut TimerList, id: TimerId) -> bool {
         let there = self.slots.get(id).is_some();
         if there {
@@ -172,7 +174,7 @@ impl Timers {
         there
     }
 
-    /// Ends all timers of an owner.
+    /// Cancels all timers of an owner.
     pub(crate) fn clear(&mut self, list: &mut TimerList) {
         while let Some(id) = self.slots.id_in_slot(list.head) {
             self.remove(list, id);
@@ -200,19 +202,20 @@ impl Timers {
         list.len -= 1;
     }
 
-    /// When the first one is due.
+    /// Returns when the first timer is due; [`Time::NEVER`] if there is none.
     #[inline]
     pub(crate) fn next(&self) -> Time {
         self.due.next().map_or(Time::NEVER, |((at, _), _)| at)
     }
 
-    /// How many times timers were set so far: who was set later waits for the next turn.
+    /// How many times timers were armed so far. See [`due`](Timers::due).
     pub(crate) const fn arm_count(&self) -> u64 {
         self.arm_count
     }
 
-    /// What goes off at `now`, if it was set before `arm_count`. One that goes off again gets its next time, in step
-    /// with its last one; times that have been missed are left out. One that does not is still there, to be cancelled.
+    /// Returns the first timer that has expired at `now`, if it was armed before `arm_count`. (Timers armed later wait
+    /// for the next turn.) A repeating timer is re-armed in step with its period; missed periods are skipped. A
+    /// one-shot timer stays; the caller cancels it.
     pub(crate) fn due(&mut self, now: Time, arm_count: u64) -> Option<Expired> {
         let ((at, number), slot) = self.due.next()?;
         if at > now || number >= arm_count {

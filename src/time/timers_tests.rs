@@ -1,4 +1,4 @@
-//! Timers against a sorted map, and one by one.
+//! Tests of timers: against a model (a sorted map), and single cases.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ fn at(n: u64) -> Time {
     Time(n * 1_000_000)
 }
 
-/// Timers of a few owners, with lists as the core keeps them.
+/// Timers of three owners, with their lists.
 #[derive(Debug, Default)]
 struct Bench {
     timers: Timers,
@@ -34,7 +34,7 @@ impl Bench {
         self.timers.cancel(&mut self.lists[owner as usize], id)
     }
 
-    /// The keys of all that goes off until `now`.
+    /// Advances to `now`. Returns the keys of the timers that fire.
     fn advance(&mut self, now: Time) -> Vec<u64> {
         self.timers.start_pending(self.now);
         self.now = now;
@@ -170,7 +170,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 0..80)
 }
 
-/// What a timer is in the model: its owner, its period, when it is due and as which it was set.
+/// A timer in the model: owner, period, deadline in milliseconds, and the number of the step that armed it.
 type Model = BTreeMap<TimerId, (u32, Option<u64>, u64, u64)>;
 
 #[test]
