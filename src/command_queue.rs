@@ -1,8 +1,8 @@
-//! A bounded queue from any thread to the one that turns the loop, with one wake-up for many items.
+//! The command queue: a bounded queue from any thread to the reactor's thread, with one wakeup for many items.
 //!
-//! Knows neither what the items are nor who takes them. Invariant: while something is queued, the flag is set, or a
-//! push that will set it has not returned, or the loop has cleared it and not taken yet. Whoever sets it that was clear
-//! wakes the loop; so the loop may sleep when it is clear.
+//! Invariant: while an item is queued, the flag is set, or the push that will set it has not returned, or the loop has
+//! cleared it and not taken the items yet. The push that changes the flag from clear to set wakes the loop, so the loop
+//! may sleep while the flag is clear.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,27 +22,28 @@ use std::sync::{
 
 use crate::sys::Wake;
 
-/// GroupState that an empty queue keeps, in items.
+/// Capacity in items that an empty queue keeps; a larger one is freed. Chosen: four turns' worth of commands at the
+/// default of `commands_per_turn`, so that steady traffic does not reallocate and a burst does not hold memory.
 const RETAINED: usize = 4096;
 
-/// Why something was not passed to the reactor's thread; it is in here, and comes back to whoever gave it.
+/// Why a value was not queued for the reactor's thread. Contains the value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum HandleError<T> {
-    /// [`Limits::commands`](crate::Limits::commands) wait already. The reactor is busy: try again later.
+    /// [`Limits::commands`](crate::Limits::commands) are queued already. The reactor is busy: try again later.
     Full(T),
     /// The reactor has been dropped.
     Gone(T),
 }
 
 impl<T> HandleError<T> {
-    /// What was given.
+    /// Returns the value.
     pub fn into_inner(self) -> T {
         match self {
             Self::Full(value) | Self::Gone(value) => value,
         }
     }
 
-    /// The same error about something else.
+    /// Converts the contained value.
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> HandleError<U> {
         match self {
             Self::Full(value) => HandleError::Full(change(value)),
@@ -63,7 +64,7 @@ impl<T> fmt::Debug for HandleError<T> {
 impl<T> fmt::Display for HandleError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Full(_) => "the reactor's queue of commands is full",
+            Self::Full(_) => "the reactor's command queue is full",
             Self::Gone(_) => "the reactor has been dropped",
         })
     }
@@ -76,11 +77,11 @@ struct Queue<T> {
     closed: bool,
 }
 
-/// The queue, for both ends.
+/// The queue, shared by the reactor and its handles.
 pub(crate) struct CommandQueue<T> {
     queue: Mutex<Queue<T>>,
-    /// Something was queued, and the loop has not looked since. Every change is a swap, so that each sees the one
-    /// before.
+    /// An item was queued, and the loop has not taken the queue since. Every change is a swap: a read-modify-write
+    /// always sees the latest value, so of two pushes exactly one finds it clear.
     flag: AtomicBool,
     capacity: usize,
     waker: Arc<dyn Wake>,
@@ -92,8 +93,8 @@ impl<T> CommandQueue<T> {
         Self { queue, flag: AtomicBool::new(false), capacity, waker }
     }
 
-    /// Queues what `wrap` makes of a value, and wakes the loop unless that has been done. A value that is refused comes
-    /// back as it was.
+    /// Queues `wrap(value)`, and wakes the loop unless it has been woken already. On error, returns the value
+    /// unwrapped.
     pub(crate) fn push<V>(&self, value: V, wrap: impl FnOnce(V) -> T) -> Result<(), HandleError<V>> {
         let mut queue = self.lock();
         if queue.closed {
@@ -104,36 +105,36 @@ impl<T> CommandQueue<T> {
         }
         queue.items.push_back(wrap(value));
         drop(queue);
-        // The flag is set behind the item: whoever clears it finds the item.
+        // The flag is set after the item is queued: when the loop sees the flag, it finds the item.
         if !self.flag.swap(true, Ordering::AcqRel)
             && let Err(error) = self.wake()
         {
             log::error!(
-                "the reactor cannot be woken, and sees a command only when something else wakes it: {error}"
+                "cannot wake the reactor, which runs queued commands only when it next wakes up: {error}"
             );
         }
         Ok(())
     }
 
-    /// Wakes the loop, whatever is queued.
+    /// Wakes the loop, whether or not anything is queued.
     pub(crate) fn wake(&self) -> io::Result<()> {
         self.waker.wake()
     }
 
-    /// Whether the loop has to look.
+    /// Whether items may be queued.
     #[inline]
     pub(crate) fn is_flagged(&self) -> bool {
         self.flag.load(Ordering::Acquire)
     }
 
-    /// The loop is going to look: what is queued from now on wakes it again. This comes **before**
-    /// [`CommandQueue::take`]; the other way round, what is queued between the two would wait for the next push.
+    /// Clears the flag, so that the next push wakes the loop again. Call it **before** [`CommandQueue::take`]: in the
+    /// other order, an item queued between the two would wait for the next push.
     pub(crate) fn clear_flag(&self) {
         self.flag.swap(false, Ordering::AcqRel);
     }
 
-    /// Moves up to `most` items to the end of `into`, oldest first. If some are left over they flag the loop again,
-    /// which must not sleep then, for nobody wakes it.
+    /// Moves up to `most` items to the end of `into`, oldest first. If some are left, sets the flag again without a
+    /// wakeup: the loop checks the flag before it sleeps.
     pub(crate) fn take(&self, most: usize, into: &mut Vec<T>) {
         let mut queue = self.lock();
         let n = queue.items.len().min(most);
@@ -145,20 +146,20 @@ impl<T> CommandQueue<T> {
         }
     }
 
-    /// Refuses all that comes from now on. Answers what is left.
+    /// Closes the queue: every later push fails. Returns the queued items.
     pub(crate) fn close(&self) -> VecDeque<T> {
         let mut queue = self.lock();
         queue.closed = true;
         std::mem::take(&mut queue.items)
     }
 
-    /// How many items wait.
+    /// How many items are queued.
     pub(crate) fn len(&self) -> usize {
         self.lock().items.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<T>> {
-        // Nothing that can panic leaves the queue half changed.
+        // A poisoned lock is harmless: no panic can leave the queue half changed.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -260,7 +261,7 @@ mod tests {
     }
 }
 
-/// Every order in which the threads may take their steps.
+/// Loom models: all interleavings of the threads, up to three preemptions.
 #[cfg(test)]
 #[cfg(turnwheel_loom)]
 mod model {
@@ -269,7 +270,7 @@ mod model {
 
     use super::*;
 
-    /// What the loop sleeps on: a wake-up is remembered until the sleeper has seen it.
+    /// What the loop sleeps on. A wakeup is stored until the sleeper has seen it.
     #[derive(Debug)]
     struct Bell {
         rung: Mutex<bool>,
@@ -315,8 +316,8 @@ mod model {
         vec![produce(10), produce(20)]
     }
 
-    /// The loop, item for item as `reactor/commands.rs` has it: it sleeps when the flag is clear. Loom finds a sleep
-    /// that nobody ends.
+    /// The loop, with the same steps as `reactor/commands.rs`: it sleeps while the flag is clear. Loom reports a sleep
+    /// that no wakeup ends as a deadlock.
     fn consume(queue: &CommandQueue<u32>, bell: &Bell, share: usize, taken: &mut Vec<u32>) {
         while taken.len() < 4 {
             if !queue.is_flagged() {
