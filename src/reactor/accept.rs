@@ -1,7 +1,7 @@
-//! Listeners: taking what waits, within the limits, and recv_backoff when the system has run out of something.
+//! Listeners: accepts connections within the limits, and pauses when descriptors or memory have run out.
 //!
-//! Knows nothing of what connections do later. Invariant: a listener stays *ready* until `accept` answered that its
-//! queue is empty, and the number of connections is never over the limit.
+//! Invariant: a listener stays *ready* until `accept` returns `WouldBlock`, and there are never more connections than
+//! [`Limits::connections`](crate::Limits::connections).
 
 use std::io;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::sys::errno::{AcceptError, classify_accept};
 use crate::sys::{CloseHow, Sys};
 use crate::time::log_limit::suppressed;
 
-/// Errors of an unknown kind in a row, before a listener rests.
+/// Unknown errors of `accept` in a row before accepting pauses. Chosen: a few may each concern one connection, but a
+/// listener that keeps failing must not spin.
 const MAX_UNKNOWN_ERRORS: u32 = 10;
 
 impl<S: Sys> EventLoop<S> {
@@ -46,7 +47,7 @@ impl<S: Sys> EventLoop<S> {
         Ok((id, address))
     }
 
-    /// Closes a listener; what waits in its queue is lost. False when it is gone already.
+    /// Closes a listener; connections in its backlog are lost. Returns `false` if it is closed already.
     pub(crate) fn close_listener(&mut self, id: ListenerId) -> bool {
         let Some(listener) = self.listeners.slots.remove(id) else { return false };
         self.sys.close_listener(listener.socket);
@@ -59,7 +60,7 @@ impl<S: Sys> EventLoop<S> {
         self.listeners.slots.ids().collect()
     }
 
-    /// Takes what waits at every listener, a few at each.
+    /// Accepts from every ready listener, up to `accepts_per_turn` from each.
     pub(super) fn accept(&mut self) {
         if self.listeners.paused.is_some_and(|until| until <= self.dispatcher.core.now) {
             self.listeners.resume(&self.dispatcher.core);
@@ -73,7 +74,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Takes up to `most` waiting connections at one listener.
+    /// Accepts up to `most` connections from one listener.
     pub(super) fn accept_at(&mut self, id: ListenerId, most: usize) {
         for _ in 0..most {
             let ready = self.listeners.slots.get(id).is_some_and(|d| d.ready);
@@ -98,8 +99,8 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Whether one more connection may be taken: there is spare, or the policy is to take and refuse. The connection
-    /// that has lingered longest makes spare.
+    /// Whether to call `accept` once more: there is a free slot, or the policy is to accept and refuse. Otherwise it
+    /// evicts the connection that has lingered longest, if something has arrived since the last eviction.
     fn may_admit(&mut self) -> bool {
         let core = &mut self.dispatcher.core;
         let max = core.limits.connections.get();
@@ -114,21 +115,21 @@ impl<S: Sys> EventLoop<S> {
         if !std::mem::replace(&mut self.listeners.full, true)
             && let Some(n) = self.log_limits.accept.allow(core.now)
         {
-            let then = if refuse { "more are refused" } else { "more wait" };
-            log::warn!("{max} connections, as many as allowed: {then}{}", suppressed(n));
+            let then = if refuse { "refusing new ones" } else { "new ones wait in the backlog" };
+            log::warn!("limit of {max} connections reached, {then}{}", suppressed(n));
         }
         if !refuse
             && std::mem::take(&mut self.listeners.new_arrivals)
             && !core.shutting_down
             && core.evict_oldest_lingering()
         {
-            // Its place is for whoever has come, without waiting for more to come free.
+            // The freed slot is for the new arrival: it need not wait until a 64th of the slots is free.
             self.listeners.evicted_for_new = true;
         }
         refuse
     }
 
-    /// Gives an accepted stream a slot and a handler.
+    /// Gives an accepted stream a slot, registers it, and calls `on_open`. Refuses it if there is no slot.
     fn admit(&mut self, listener: ListenerId, handler: HandlerIdx, mut stream: S::Stream, peer: Address) {
         let core = &mut self.dispatcher.core;
         let max = core.limits.connections.get();
@@ -147,7 +148,7 @@ impl<S: Sys> EventLoop<S> {
             core.conns.remove(id);
             self.count_refused(&Reason::RegisterFailed);
             self.sys.close(stream, CloseHow::Graceful);
-            return self.pause_accepting(&format!("an accepted connection cannot be watched: {e}"));
+            return self.pause_accepting(&format!("cannot register an accepted connection: {e}"));
         }
         self.insert_stream(id, stream);
         let core = &mut self.dispatcher.core;
@@ -171,7 +172,7 @@ impl<S: Sys> EventLoop<S> {
         stats.closed[reason.index()] += 1;
     }
 
-    /// Sorts an error of accepting. True: go on with the next connection.
+    /// Handles an error of `accept`. Returns `true` if the next connection may be accepted at once.
     fn accept_failed(&mut self, id: ListenerId, error: &io::Error) -> bool {
         let kind = classify_accept(error);
         let Some(listener) = self.listeners.slots.get_mut(id) else { return false };
@@ -183,12 +184,13 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.stats.accept_errors += 1;
         match kind {
             AcceptError::Drained | AcceptError::Retry => {
-                log::debug!("a connection went before it was accepted: {error}");
+                // ECONNABORTED and the like: the error is of that connection, not of the listener.
+                log::debug!("connection closed before it was accepted: {error}");
                 return true;
             }
             AcceptError::Shortage => self.pause_accepting(&format!("cannot accept: {error}")),
             AcceptError::Broken => {
-                log::error!("listener on {} is lost: {error}", listener.address);
+                log::error!("listener on {} failed, closing it: {error}", listener.address);
                 self.close_listener(id);
             }
             AcceptError::Unknown => {
@@ -204,7 +206,10 @@ impl<S: Sys> EventLoop<S> {
         false
     }
 
-    /// Stops accepting for a while, or until a connection ends.
+    /// Pauses accepting for `accept_pause`, or until a connection closes.
+    ///
+    /// At EMFILE or ENFILE the connection stays in the backlog, and the listener stays readable: without a pause the
+    /// loop would call `accept` in every turn, in vain and at full load.
     fn pause_accepting(&mut self, why: &str) {
         let core = &mut self.dispatcher.core;
         let pause = core.limits.accept_pause;
@@ -213,7 +218,7 @@ impl<S: Sys> EventLoop<S> {
         if let Some(n) = self.log_limits.accept.allow(core.now) {
             let open = core.conns.len();
             log::error!(
-                "{why}; {open} connections open, trying again when one ends or in {pause:?}{}",
+                "{why}; {open} connections open, accepting again when one closes or in {pause:?}{}",
                 suppressed(n)
             );
         }

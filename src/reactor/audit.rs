@@ -1,7 +1,6 @@
-//! What must hold between any two turns, recounted from the structures themselves.
+//! The audit: checks the invariants that hold between any two turns, by recounting the structures.
 //!
-//! For tests and simulations only. Knows no world. Invariant: it changes nothing, and trusts no counter that it can
-//! count again.
+//! For tests and simulations only. Invariant: it changes nothing, and trusts no counter that it can recount.
 
 use super::event_loop::EventLoop;
 use crate::buffer::pool::LARGE;
@@ -11,7 +10,7 @@ use crate::id::ConnId;
 use crate::sys::Sys;
 
 impl<S: Sys> EventLoop<S> {
-    /// Recounts everything.
+    /// Checks all invariants. Returns the first violation.
     pub(crate) fn audit(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let (streams, conns) = (self.streams.iter().flatten().count(), core.conns.len());
@@ -33,7 +32,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &self.dispatcher.core;
         let (pool, limits) = (&core.pool, &core.limits);
         let kept: usize = core.conns.iter().map(Connection::buffered_len).sum();
-        require(pool.input() >= kept, || format!("N9: {} B counted of {kept} B kept", pool.input()))?;
+        require(pool.input() >= kept, || format!("N9: {} B counted of {kept} B buffered", pool.input()))?;
         let buffers: usize =
             core.conns.iter().filter_map(|c| c.input.as_ref()).map(|k| k.retained_bytes()).sum();
         require(pool.input() == buffers, || {
@@ -48,29 +47,29 @@ impl<S: Sys> EventLoop<S> {
         let idle = core.groups.with_unsent.is_empty()
             && core.conns.iter().all(|c| c.out.pending() == 0)
             && core.datagrams.iter().all(|m| m.pending() == 0);
-        require(!idle || pool.output() == 0, || format!("N9: {} B for nobody", pool.output()))
+        require(!idle || pool.output() == 0, || format!("N9: nothing is unsent, {} B counted", pool.output()))
     }
 
-    /// Nothing waits beyond the limit or unseen, and an empty socket pause_count nothing.
+    /// Datagram sockets: no queue exceeds its limit, none with work is unscheduled, and an empty one holds no memory.
     fn audit_datagrams(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let (sockets, states) = (self.bound_sockets.len(), core.datagrams.len());
-        require(sockets == states, || format!("N6: {sockets} datagram sockets, the core knows of {states}"))?;
+        require(sockets == states, || format!("N6: {sockets} datagram sockets, {states} in the core"))?;
         core.datagrams.iter().try_for_each(|m| {
             let told = |what: &str| format!("{what}: {m:?}");
-            require(m.cost() <= core.limits.datagram_queue, || told("N9: too much waits"))?;
+            require(m.cost() <= core.limits.datagram_queue, || told("N9: queue above its limit"))?;
             require(m.pending() > 0 || m.out.retained_bytes() + m.retry_queue.retained_bytes() == 0, || {
-                told("N9: it pause_count memory")
+                told("N9: an empty queue holds memory")
             })?;
-            require(!m.has_work() || m.is_awaited(), || told("N7: work that nobody will do"))?;
+            require(!m.has_work() || m.is_awaited(), || told("N7: has work, and is in no work list"))?;
             let closed = core.datagrams.closed.contains(&m.id);
             require(closed == (m.phase == crate::core::datagram_sockets::DatagramPhase::Closed), || {
-                told("N5: an end that nobody will tell")
+                told("N5: closed, and not queued for on_close")
             })
         })
     }
 
-    /// CallSite is slow, and who is held up by that, in each group.
+    /// Backpressure: in each group, which members are slow, and which connections that pauses.
     fn audit_holds(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let mut pause_count = std::collections::BTreeMap::new();
@@ -79,18 +78,18 @@ impl<S: Sys> EventLoop<S> {
             require(slow == state.slow as usize, || {
                 format!("N9: {slow} slow members, {} counted", state.slow)
             })?;
-            require(slow > 0 || state.waiting.is_empty(), || "N9: held up by nobody".to_owned())?;
+            require(slow > 0 || state.waiting.is_empty(), || "N9: paused without a slow member".to_owned())?;
             for (place, m) in state.members.iter().enumerate() {
                 let c = core.conns.get(m.conn);
                 require(!m.slow || c.is_some_and(|c| c.flow.above_high_water), || {
-                    format!("N9: slow, and not high: {c:?}")
+                    format!("N9: slow, and below the high-water mark: {c:?}")
                 })?;
                 let named = |m: &crate::connection::Membership| {
                     m.place as usize == place
                         && core.groups.states.get(m.group).is_some_and(|r| std::ptr::eq(r, state))
                 };
                 let same = c.is_some_and(|c| c.groups.iter().any(named));
-                require(same, || format!("N3: a member that does not know of it: {c:?}"))?;
+                require(same, || format!("N3: member and connection disagree: {c:?}"))?;
             }
             state.waiting.iter().for_each(|id| *pause_count.entry(*id).or_insert(0) += 1);
         }
@@ -98,49 +97,54 @@ impl<S: Sys> EventLoop<S> {
             let high = |to: &&ConnId| core.conns.get(**to).is_some_and(|c| c.flow.above_high_water);
             let links = c.cold().map_or(0, |r| r.links_to.iter().filter(high).count());
             let n = pause_count.get(&c.id).copied().unwrap_or(0) + links as u16;
-            // Among those who wait may be some who have gone; where generations are few, their ids come round.
-            require(c.flow.pause_count <= n, || format!("N9: waits for {n} groups: {c:?}"))
+            // `waiting` may hold ids of closed connections. A test with few generations reuses ids, so such an entry
+            // may look like this connection's: hence `<=`.
+            require(c.flow.pause_count <= n, || format!("N9: paused by {n}: {c:?}"))
         })
     }
 
-    /// How far all attempts are, for whoever checks.
+    /// Connect jobs: their sockets and lookups agree with the counts.
     fn audit_connect_jobs(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let connecting = core.conns.iter().filter(|c| c.phase == Phase::Connecting).count();
         let tried: usize = core.connect_jobs.iter().map(|a| a.trying.len()).sum();
-        require(connecting == tried, || format!("N6: {connecting} sockets connect, {tried} are known of"))?;
+        require(connecting == tried, || {
+            format!("N6: {connecting} sockets connecting, {tried} in connect jobs")
+        })?;
         let looking = core.connect_jobs.iter().filter(|a| matches!(a.stage, ConnectStage::LookingUp)).count();
         require(looking == core.connect_jobs.active_lookups, || {
-            format!("N6: {looking} names are looked up")
+            format!("N6: {looking} lookups, {} counted", core.connect_jobs.active_lookups)
         })?;
-        require(core.cancelled_dials.is_empty(), || "N6: a dropped socket is still there".to_owned())
+        require(core.cancelled_dials.is_empty(), || "N6: a cancelled socket is still open".to_owned())
     }
 
     fn audit_connection(&self, c: &Connection) -> Result<(), String> {
         let core = &self.dispatcher.core;
         let dead = c.phase == Phase::Closed;
         let told = |what: &str| format!("{what}: {c:?}");
-        require(!dead || c.out.pending() == 0, || told("N9: the dead hold something"))?;
+        require(!dead || c.out.pending() == 0, || told("N9: closed, with unsent output"))?;
         let gone = c.groups.is_empty() && c.reason().is_some();
         require(c.phase <= Phase::Open || gone, || told("N5: closing without a reason, or in a group"))?;
-        require(!dead || core.close_notify.contains(&c.id), || told("N5: a death that nobody will tell"))?;
+        require(!dead || core.close_notify.contains(&c.id), || {
+            told("N5: closed, and not queued for on_close")
+        })?;
         let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);
-        require(c.out.pending() <= most, || told("N9: too much waits"))?;
+        require(c.out.pending() <= most, || told("N9: outbox above its limit"))?;
         if c.phase == Phase::Open {
             let stopped = c.is_read_blocked() || c.flow.throttled;
             require(c.message_clock.is_paused() == stopped, || {
-                told("N11: its clock does not stand while it is not read")
+                told("N11: the message clock must be paused exactly while reading is")
             })?;
             let high =
                 c.flow.above_high_water || c.halves.write_failed || c.out.pending() < core.limits.output_high;
             require(high, || told("N9: above the high-water mark, and read"))?;
         }
         let busy = core.has_work(c);
-        require(!busy || c.queues.ready || c.queues.dirty, || told("N7: work that nobody will do"))
+        require(!busy || c.queues.ready || c.queues.dirty, || told("N7: has work, and is in no work list"))
     }
 }
 
-/// An error with this text, unless it pause_count.
+/// Returns an error with this text unless the condition holds.
 pub(crate) fn require(pause_count: bool, text: impl FnOnce() -> String) -> Result<(), String> {
     if pause_count { Ok(()) } else { Err(text()) }
 }

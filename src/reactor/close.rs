@@ -1,8 +1,7 @@
-//! Closing: from a wish to close to a free slot. The core decides what ends and why; here FIN is sent, input is
-//! discarded while a connection lingers, `on_close` is called, and descriptors are closed.
+//! Closing connections: sends FIN, discards input while a connection lingers, calls `on_close`, closes descriptors.
 //!
-//! Invariant: `on_close` is called once for each connection that was opened, before its descriptor is closed; a slot
-//! comes free at the end of a turn only.
+//! The core decides which connection closes and why. Invariant: `on_close` is called once for each connection that
+//! was opened, before its descriptor is closed; a slot is freed only at the end of a turn.
 
 use std::io::ErrorKind;
 
@@ -15,7 +14,7 @@ use crate::sys::{CloseHow, Sys};
 use crate::time::log_limit::suppressed;
 
 impl<S: Sys> EventLoop<S> {
-    /// Takes a close, or the end of our output, as far as it can go now.
+    /// Advances a graceful close, or a half-close of our output, as far as it can go now.
     #[inline]
     pub(super) fn advance_close(&mut self, id: ConnId) {
         let plain = |c: &Connection| c.phase == Phase::Open && !c.halves.fin_wanted;
@@ -43,8 +42,11 @@ impl<S: Sys> EventLoop<S> {
                     _ => core.write_failed(id, Reason::PeerReset),
                 }
             }
-            // The peer's FIN is read and ours goes with the close; or nothing can be sent any more.
+            // The peer's FIN is read, so closing the socket sends ours and no RST; or a write failed, and nothing can
+            // be sent any more.
             Phase::Flushing if no_need => core.finish(id, Reason::PeerClosed),
+            // Closing a socket with unread input makes the kernel send RST, and that may destroy our last bytes before
+            // the peer reads them. So send FIN, and read on until the peer's FIN.
             Phase::Flushing => {
                 if fin_sent || self.send_fin(id) {
                     self.dispatcher.core.linger(id);
@@ -61,7 +63,7 @@ impl<S: Sys> EventLoop<S> {
         stream.is_some_and(|stream| self.sys.shutdown_write(stream).is_ok())
     }
 
-    /// Asks a connection that is not read for the error that was reported on it.
+    /// Fetches `SO_ERROR` after an error event, for a connection that is not being read: no read would return it.
     pub(super) fn check_socket_error(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.live_mut(id) else { return };
@@ -74,7 +76,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Reads on after our FIN, and throws away what comes.
+    /// Reads and discards input after our FIN (phase `Lingering`), up to `linger_input` bytes.
     pub(super) fn read_and_discard(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let (now, limit) = (core.now, core.limits.linger_input);
@@ -104,7 +106,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Calls `on_close` for those whose fate is known. Whom a callback dooms is told in the next turn.
+    /// Calls `on_close` for closed connections. Those closed by these callbacks are notified in the next turn.
     pub(super) fn notify_closed(&mut self) {
         if self.dispatcher.core.close_notify.is_empty() {
             return;
@@ -144,7 +146,10 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Closes the descriptors of those that were told, and frees their slots.
+    /// Closes the descriptors of connections that `on_close` was called for, and frees their slots.
+    ///
+    /// Nothing is freed earlier in a turn: events and work lists of the turn may still name the slot, and a descriptor
+    /// that is closed may be reused by the next `accept`.
     pub(super) fn reap(&mut self) {
         self.reap_cancelled_dials();
         if self.reap_queue.is_empty() {
@@ -163,7 +168,7 @@ impl<S: Sys> EventLoop<S> {
         self.listeners.resume(&self.dispatcher.core);
     }
 
-    /// Closes the sockets that were connecting and are no longer wanted.
+    /// Closes the sockets of cancelled connect attempts. No handler was notified of them, so there is no `on_close`.
     pub(super) fn reap_cancelled_dials(&mut self) {
         if self.dispatcher.core.cancelled_dials.is_empty() {
             return;

@@ -1,7 +1,7 @@
-//! Commands from other threads: a share of them each turn, each followed by what follows a callback.
+//! Runs commands from other threads, up to `commands_per_turn` in a turn.
 //!
-//! Knows nothing of how they got into the queue. Invariant: the flag is cleared before the queue is looked at, so that
-//! a command which comes while others are obeyed wakes the loop again.
+//! Invariant: the flag is cleared before the queue is taken, so that a command queued while others run wakes the loop
+//! again.
 
 use super::event_loop::EventLoop;
 use crate::core::Sent;
@@ -11,11 +11,13 @@ use crate::handler::net::Net;
 use crate::sys::Sys;
 
 impl<S: Sys> EventLoop<S> {
-    /// Obeys those that wait, up to a turn's share.
+    /// Runs the queued commands, up to `commands_per_turn`.
     pub(super) fn run_commands(&mut self) {
         if !self.shared.commands.is_flagged() {
             return;
         }
+        // First the flag, then the queue. In the other order, a command queued in between would neither be taken nor
+        // wake the loop.
         self.shared.commands.clear_flag();
         let mut batch = std::mem::take(&mut self.batch);
         self.shared.commands.take(self.dispatcher.core.limits.commands_per_turn, &mut batch);
@@ -25,6 +27,7 @@ impl<S: Sys> EventLoop<S> {
         self.batch = batch;
     }
 
+    /// Runs one command. A command whose target no longer exists does nothing and is counted.
     fn run_command(&mut self, command: Command) {
         self.dispatcher.core.stats.commands += 1;
         let net = &mut Net::new(&mut self.dispatcher.core, None, None);

@@ -1,7 +1,7 @@
-//! Connecting: looking names up, trying addresses, and what follows success and failure.
+//! Outbound connections: looks up names, tries addresses (happy eyeballs), retries with backoff, reconnects.
 //!
-//! Knows nothing of what connections do later. Invariant: a socket that is connecting is in its attempt's list, and
-//! nobody was told of it; of each attempt its handler is told once how it ended, unless it was cancelled.
+//! Invariant: a socket that is connecting is in the `trying` list of its connect job, and no callback was called for
+//! it; each connect job reports one success or one failure to its handler, unless it was cancelled.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::id::{AttemptId, ConnId, HandlerIdx, Token};
 use crate::sys::{CloseHow, Sys};
 
 impl<S: Sys> EventLoop<S> {
-    /// Looks after the attempts that something has happened to, and those whose time has come.
+    /// Advances the connect jobs that are queued or have reached their deadline.
     pub(super) fn connect(&mut self) {
         if self.dispatcher.core.connect_jobs.is_idle() {
             return;
@@ -36,7 +36,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Takes what was found out about names.
+    /// Receives the results of finished lookups.
     fn take_lookups(&mut self) {
         while self.dispatcher.core.connect_jobs.awaits_lookups() {
             let Some((number, found)) = self.sys.next_lookup() else { return };
@@ -45,7 +45,7 @@ impl<S: Sys> EventLoop<S> {
             let Some(job) = jobs.live_mut(id) else { continue };
             match found {
                 Ok(mut addresses) => {
-                    // What is bound to one kind of address reaches no other.
+                    // A socket bound to an address of one family cannot connect to the other family.
                     let local = job.options.local;
                     addresses.retain(|a| local.is_none_or(|local| local.is_ipv4() == a.is_ipv4()));
                     job.left = interleave_families(addresses);
@@ -57,7 +57,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Does what there is to do for one attempt.
+    /// Advances one connect job by one step.
     fn advance(&mut self, id: AttemptId) {
         let core = &mut self.dispatcher.core;
         let now = core.now;
@@ -77,7 +77,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Begins a try: with a lookup, an address, or a stream that is there already.
+    /// Begins a try: starts a lookup, connects to an address, or takes over an existing stream.
     fn begin_try(&mut self, id: AttemptId) {
         if self
             .dispatcher
@@ -86,7 +86,7 @@ impl<S: Sys> EventLoop<S> {
             .get(id)
             .is_some_and(|a| !self.dispatcher.takes_connections(a.handler))
         {
-            log::error!("{id}: its handler is one of datagrams, and takes no connection");
+            log::error!("{id}: the handler takes datagrams only; cannot connect");
             return self.remove_job(id);
         }
         let core = &mut self.dispatcher.core;
@@ -118,7 +118,7 @@ impl<S: Sys> EventLoop<S> {
                 self.try_next(id);
             }
             Destination::Name(..) if looking >= most => {
-                let what = format!("{most} names are being looked up, as many as allowed");
+                let what = format!("limit of {most} concurrent lookups reached");
                 job.errors.push((String::new(), io::Error::new(ErrorKind::QuotaExceeded, what)));
                 self.give_up(id);
             }
@@ -129,6 +129,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
+    /// Starts the lookup of a name.
     fn look_up(&mut self, id: AttemptId, host: &str, port: u16) {
         let jobs = &mut self.dispatcher.core.connect_jobs;
         let number = jobs.next_lookup();
@@ -138,7 +139,11 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Tries the next address, unless one that is being tried still has its time.
+    /// Starts connecting to the next address, unless the stagger of the last one has not passed yet.
+    ///
+    /// Happy eyeballs (RFC 8305): an address that is unreachable often fails only after a long timeout, so after
+    /// `connect_stagger` the next one is tried in parallel, and the first socket that connects wins. All at once would
+    /// open connections that a server accepts in vain.
     fn try_next(&mut self, id: AttemptId) {
         loop {
             let core = &mut self.dispatcher.core;
@@ -156,7 +161,8 @@ impl<S: Sys> EventLoop<S> {
             job.next = now.after(stagger);
             match self.dial(id, &address) {
                 Ok(_) => return,
-                // A Unix listener whose queue is full: once more, as long as there is time.
+                // The backlog of a Unix listener is full, and no event reports that it has space: retry after the
+                // stagger, until the timeout.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if let Some(job) = self.dispatcher.core.connect_jobs.live_mut(id) {
                         job.left.push_back(address);
@@ -168,7 +174,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Opens a socket that connects.
+    /// Opens a socket and starts connecting it.
     fn dial(&mut self, id: AttemptId, address: &Address) -> io::Result<(ConnId, Address)> {
         let core = &self.dispatcher.core;
         let max = core.limits.connections.get();
@@ -180,7 +186,7 @@ impl<S: Sys> EventLoop<S> {
         self.register_dial(id, stream, address.clone())
     }
 
-    /// Gives a stream that is to be a connection its slot, and has it watched.
+    /// Inserts a connecting stream into a slot and registers it. Closes it on failure.
     fn register_dial(
         &mut self,
         id: AttemptId,
@@ -205,9 +211,10 @@ impl<S: Sys> EventLoop<S> {
         Ok((conn, peer))
     }
 
-    /// Something has happened to a socket that was connecting.
+    /// Checks whether a connecting socket has connected or failed.
     pub(super) fn check_dial(&mut self, conn: ConnId) {
-        // Its attempt is about to be given up. Had it come about now, nobody would tell it of the shutdown.
+        // Its connect job is about to fail. If the connection were opened now, its `on_shutdown` would never be called:
+        // `begin_shutdown` has called it already for all open connections.
         if self.dispatcher.core.shutting_down {
             return;
         }
@@ -217,6 +224,7 @@ impl<S: Sys> EventLoop<S> {
         let Some(c) = core.conns.live_mut(conn) else { return };
         match done {
             Ok(peer) => self.connected(conn, peer),
+            // A spurious wakeup: still connecting.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 (
                     c.readiness.readable,
@@ -238,7 +246,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// A connection is there: it is the handler's from now on, and the others that were tried end.
+    /// Opens a connection that is established: ends the other attempts of its job, and calls `on_open`.
     fn connected(&mut self, conn: ConnId, peer: Address) {
         let core = &mut self.dispatcher.core;
         let now = core.now;
@@ -257,7 +265,7 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.enqueue_if_work(conn);
     }
 
-    /// An attempt has led to a connection.
+    /// Marks a connect job as successful and cancels its other sockets. Removes it unless it reconnects.
     fn succeed(&mut self, id: AttemptId, conn: ConnId) {
         let core = &mut self.dispatcher.core;
         let now = core.now;
@@ -277,7 +285,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// The connection that an attempt led to has ended: once more, unless that was as the handler wished.
+    /// Reconnects after the connection of a job has closed, unless the handler or a shutdown closed it.
     pub(super) fn reconnect(&mut self, id: AttemptId, reason: &Reason) {
         let core = &mut self.dispatcher.core;
         let wished = matches!(reason, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
@@ -304,18 +312,19 @@ impl<S: Sys> EventLoop<S> {
         let wait = policy.wait(job.backoffs, random);
         job.next = now.after(wait);
         core.stats.connect_retries += 1;
-        log::debug!("{id}: once more in {wait:?}");
+        log::debug!("{id}: retrying in {wait:?}");
         core.connect_jobs.set_stage(id, ConnectStage::Backoff);
         core.connect_jobs.update_deadline(id);
         wait
     }
 
+    /// Records why one address failed, for the error of the whole try.
     fn record_failure(&mut self, id: AttemptId, address: String, error: io::Error) {
         let core = &mut self.dispatcher.core;
         if let Some(job) = core.connect_jobs.live_mut(id) {
             log::debug!("{id}: {address}: {error}");
             job.errors.push((address, error));
-            // The next address need not wait any longer.
+            // The next address need not wait for the stagger.
             job.next = core.now;
         }
     }
@@ -325,7 +334,7 @@ impl<S: Sys> EventLoop<S> {
         self.give_up(id);
     }
 
-    /// A try has taken too long.
+    /// Ends a try that has reached its timeout.
     fn time_out(&mut self, id: AttemptId) {
         let core = &mut self.dispatcher.core;
         let Some(job) = core.connect_jobs.live_mut(id) else { return };
@@ -336,12 +345,12 @@ impl<S: Sys> EventLoop<S> {
         for conn in trying {
             core.cancel_dial(conn);
         }
-        let what = if looking { "its name was not resolved" } else { "no answer" };
+        let what = if looking { "name not resolved" } else { "no answer" };
         let error = io::Error::new(ErrorKind::TimedOut, format!("{what} within {timeout:?}"));
         self.try_failed(id, String::new(), error);
     }
 
-    /// A try has failed: the next one begins after a wait, or the handler is told.
+    /// Ends a failed try: schedules the next one after a backoff, or reports the failure to the handler.
     fn give_up(&mut self, id: AttemptId) {
         self.end_lookup(id);
         let core = &mut self.dispatcher.core;
@@ -363,8 +372,10 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
+    /// Removes a connect job and calls `on_connect_failed`.
     fn report_connect_failure(&mut self, id: AttemptId, error: &io::Error) {
-        // It is over before it is told: the handler may ask again, in the place of this one.
+        // Removed before the callback: the handler may connect again in it, and must find this job's slot free even at
+        // the limit.
         let Some((handler, tag)) = self.take_job(id) else { return };
         self.dispatcher.core.stats.connect_failed += 1;
         self.dispatcher.connect_failed(handler, tag, error);
@@ -372,7 +383,7 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.release(handler);
     }
 
-    /// Nobody needs to know what a name stands for any more.
+    /// Cancels the lookup of a connect job, if one is running.
     fn end_lookup(&mut self, id: AttemptId) {
         let jobs = &mut self.dispatcher.core.connect_jobs;
         if let Some(number) = jobs.end_lookup(id) {
@@ -389,7 +400,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Takes an attempt out; answers whose it was, and its tag.
+    /// Removes a connect job. Returns its handler and its tag.
     fn take_job(&mut self, id: AttemptId) -> Option<(HandlerIdx, u64)> {
         self.end_lookup(id);
         let job = self.dispatcher.core.connect_jobs.remove(id)?;
@@ -398,6 +409,6 @@ impl<S: Sys> EventLoop<S> {
 }
 
 fn no_room(connections: usize) -> io::Error {
-    let what = format!("there are {connections} connections, as many as allowed");
+    let what = format!("limit of {connections} connections reached");
     io::Error::new(ErrorKind::QuotaExceeded, what)
 }

@@ -1,8 +1,7 @@
-//! Datagram sockets: receiving and delivering, and sending what callbacks left to be sent.
+//! Datagram sockets: receives and delivers datagrams, and sends queued ones.
 //!
-//! Knows nothing of connections. Invariant: `readable` and `writable` are cleared only when the kernel said that
-//! nothing is left or no more is taken; what one socket does in a turn is bounded, and an error of it ends nothing but,
-//! at worst, itself.
+//! Invariant: `readable` and `writable` are cleared only when the kernel returns `WouldBlock`; the work of one socket
+//! in a turn is bounded; an error of a socket closes at most that socket.
 
 use std::io::{self, ErrorKind};
 
@@ -17,11 +16,12 @@ use crate::sys::Sys;
 use crate::sys::datagram::SendStatus;
 use crate::sys::errno::{AcceptError, classify_accept};
 
-/// Errors of receiving in a row before a socket rests a while.
+/// Errors of receiving in a row before a socket backs off. Chosen: connected UDP sockets may return one `ECONNREFUSED`
+/// for each datagram sent, so a burst of errors is normal; a socket that only fails must not spin.
 const ERRORS_IN_A_ROW: u32 = 64;
 
 impl<S: Sys> EventLoop<S> {
-    /// Registers a socket for the handler at `handler`.
+    /// Registers a socket for a handler. Closes it on failure.
     pub(crate) fn add_datagram_socket(
         &mut self,
         mut socket: S::Datagram,
@@ -58,7 +58,7 @@ impl<S: Sys> EventLoop<S> {
         Ok((id, local))
     }
 
-    /// Visits those that had work when the turn came to them; what is left over waits for the next one.
+    /// Processes the sockets that have work now. Those that still have work afterwards are queued for the next turn.
     pub(super) fn process_datagrams(&mut self) {
         self.dispatcher.core.run_due_retries();
         for _ in 0..self.dispatcher.core.datagrams.ready.len() {
@@ -70,7 +70,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// The end of the turn: sends what others than the sockets' own callbacks left, and tells of those that ended.
+    /// Sends what callbacks of others queued for a socket, and calls `on_close` for closed sockets.
     pub(super) fn flush_datagrams(&mut self) {
         if !self.dispatcher.core.datagrams.have_work() {
             return;
@@ -84,7 +84,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Receives from one socket, within its budgets.
+    /// Receives from one socket, up to `datagrams_per_turn` datagrams and about `read_buffer` bytes.
     fn receive(&mut self, id: DatagramId) {
         let mut buffer = std::mem::take(&mut self.bound_sockets.buffer);
         let limits = &self.dispatcher.core.limits;
@@ -98,10 +98,13 @@ impl<S: Sys> EventLoop<S> {
         self.bound_sockets.buffer = buffer;
     }
 
-    /// Receives one datagram, or an error, and tells. `None`: there is nothing to receive now.
+    /// Receives one datagram, or an error, and calls the handler. Returns the length, or `None` if there is nothing to
+    /// receive now.
     fn receive_one(&mut self, id: DatagramId, buffer: &mut [u8]) -> Option<usize> {
         let core = &mut self.dispatcher.core;
         let m = core.datagrams.get_mut(id).filter(|m| m.may_receive())?;
+        // The slice is one byte longer than `max`: the kernel may truncate a longer datagram silently, and a length
+        // above `max` is the only sign of it.
         let (max, open) = (m.max, self.bound_sockets.get_mut(id)?);
         match self.sys.receive(&mut open.socket, buffer.get_mut(..=max)?) {
             Ok((len, from)) => {
@@ -127,7 +130,9 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// An error of one receive is told and the next is tried; but one that does not end must not keep the loop busy.
+    /// Reports an error of a receive. The socket stays open: an error of a datagram socket (an ICMP reply such as
+    /// `ECONNREFUSED`, say) concerns one datagram. Backs off after `ERRORS_IN_A_ROW`, so that a persistent error does
+    /// not spin.
     fn receive_failed(&mut self, id: DatagramId, error: &io::Error) {
         let core = &mut self.dispatcher.core;
         let Some(m) = core.datagrams.live_mut(id) else { return };
@@ -138,12 +143,13 @@ impl<S: Sys> EventLoop<S> {
         }
         self.report_error(id, error);
         if classify_accept(error) == AcceptError::Broken {
-            log::error!("{id} is lost: {error}");
+            log::error!("{id} failed, closing it: {error}");
             self.dispatcher.core.close_datagram_now(id);
         }
     }
 
-    /// Sends what waits, and tells what comes of it; what those callbacks send goes the same way.
+    /// Sends queued datagrams and reports errors, also of the datagrams that those callbacks send. Stops after
+    /// `datagrams_per_turn` errors.
     fn send_queued(&mut self, id: DatagramId) {
         for _ in 0..self.dispatcher.core.limits.datagrams_per_turn {
             let Some(error) = self.send_until_blocked(id) else { return };
@@ -151,7 +157,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Tells that what was too much has left, at most once in a turn.
+    /// Calls `on_drain` if the queue was congested and is empty now, at most once in a turn.
     fn notify_if_drained(&mut self, id: DatagramId) {
         if self.dispatcher.core.datagrams.take_drained(id) {
             self.call_datagram(id, DatagramEvent::Drained);
@@ -159,13 +165,14 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Sends until nothing waits, the kernel takes no more, or an error is to be told.
+    /// Sends until the queue is empty, the kernel takes no more, or a datagram fails. Returns its error.
     fn send_until_blocked(&mut self, id: DatagramId) -> Option<io::Error> {
         let open = self.bound_sockets.get_mut(id)?;
         let core = &mut self.dispatcher.core;
         loop {
             let m = core.datagrams.get_mut(id).filter(|m| m.writable && m.phase != DatagramPhase::Closed)?;
             let (to, data) = m.out.first()?;
+            // A datagram must not overtake earlier ones to the same receiver that wait for retry.
             let sent = if to.is_some_and(|to| m.retry_queue.has_any_for(to)) {
                 Ok(SendStatus::PeerFull)
             } else {
@@ -188,7 +195,8 @@ impl<S: Sys> EventLoop<S> {
                 }
                 Err(e) => e,
             };
-            // In connected mode the error may be an earlier datagram's, and this one was not even tried.
+            // On a connected socket the error may be the ICMP reply to an earlier datagram, and this one was not sent:
+            // try it once more.
             m.retrying_first = m.peer.is_some() && is_belated(&error) && !m.retrying_first;
             if !m.retrying_first {
                 m.out.pop();
@@ -198,20 +206,21 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
+    /// Counts and logs an error, and calls `on_error`.
     fn report_error(&mut self, id: DatagramId, error: &io::Error) {
         self.dispatcher.core.stats.datagram_errors += 1;
         log::debug!("{id}: {error}");
         self.call_datagram(id, DatagramEvent::Error(error));
     }
 
-    /// Calls a callback, and looks at what it took.
+    /// Calls a callback and measures it.
     fn call_datagram(&mut self, id: DatagramId, event: DatagramEvent<'_>) {
         let Some(callback) = self.bound_sockets.get_mut(id).map(|open| open.callback) else { return };
         self.dispatcher.call_datagram(id, callback, event);
         self.after_handler_callback(CallSite::Datagrams(id));
     }
 
-    /// Tells of a socket's end, closes it, and frees its slot.
+    /// Calls `on_close` for a socket, closes it, and frees its slot.
     fn close_datagram_socket(&mut self, id: DatagramId) {
         self.call_datagram(id, DatagramEvent::Closed);
         self.remove_datagram_socket(id);
@@ -227,7 +236,7 @@ impl<S: Sys> EventLoop<S> {
         log::info!("no longer receiving datagrams on {}", m.local);
     }
 
-    /// Tells every socket's handler that the reactor is shutting down.
+    /// Calls `on_shutdown` for every datagram socket.
     pub(super) fn notify_datagrams_of_shutdown(&mut self) {
         let all: Vec<DatagramId> = self.dispatcher.core.datagrams.iter().map(|m| m.id).collect();
         for id in all {
@@ -237,7 +246,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Closes every socket; what waits is dropped.
+    /// Closes every datagram socket; queued datagrams are dropped.
     pub(super) fn abort_datagrams(&mut self) {
         let all: Vec<DatagramId> = self.dispatcher.core.datagrams.iter().map(|m| m.id).collect();
         for id in all {
@@ -246,7 +255,7 @@ impl<S: Sys> EventLoop<S> {
     }
 }
 
-/// Whether an error may come from the network's answer to an earlier datagram.
+/// Whether an error may be the network's reply (ICMP) to an earlier datagram.
 fn is_belated(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,7 +1,7 @@
-//! The event loop: the sockets, the handlers, and what each phase of a turn stands on.
+//! [`EventLoop`]: owns the sockets and the dispatcher, and holds what all phases of a turn share.
 //!
-//! Each phase of a turn has a file: accept, read, write, close, timers, commands, connect, datagram, sources, shutdown.
-//! Invariant: every callback is followed by `after_callback` or `after_handler_callback`.
+//! `turn.rs` runs the phases. Each has a file: accept, read, write, close, timers, commands, connect, datagram,
+//! sources, shutdown. Invariant: every callback is followed by `after_callback` or `after_handler_callback`.
 
 use std::io;
 use std::sync::Arc;
@@ -18,8 +18,12 @@ use crate::sys::{Ready, Sys};
 use crate::time::Time;
 use crate::time::log_limit::{RateLimiter, suppressed};
 
-/// GroupState in front of what is read, for an unfinished message to be put before it.
+/// Space in front of the read buffer. A buffered incomplete message is copied there, so that it and the new bytes are
+/// contiguous without an allocation. Chosen: 4 KiB holds what most protocols leave incomplete; a longer one is appended
+/// to instead.
 pub(super) const FRONT: usize = 4 * 1024;
+
+/// Rate limits of the log lines that peers can provoke.
 #[derive(Debug, Default)]
 pub(super) struct LogLimits {
     pub(super) closed: [RateLimiter; REASONS],
@@ -27,30 +31,33 @@ pub(super) struct LogLimits {
     slow_call: RateLimiter,
 }
 
+/// The event loop, generic over the system interface.
 pub(crate) struct EventLoop<S: Sys> {
     pub(crate) sys: S,
     pub(crate) dispatcher: Dispatcher,
-    /// By slot.
+    /// The connections' sockets, by slot.
     pub(crate) streams: Vec<Option<S::Stream>>,
     pub(crate) listeners: Listeners<S>,
     pub(super) sources: Sources,
     pub(super) bound_sockets: BoundSockets<S>,
     pub(super) events: Vec<Ready>,
-    /// The last wait brought as many events as fit.
+    /// The last wait returned as many events as fit, so the system may hold more.
     pub(super) events_truncated: bool,
-    /// `FRONT` bytes, then what is read.
+    /// The read buffer of all connections: `FRONT` bytes, then what is read.
     pub(super) buffer: Vec<u8>,
+    /// Connections whose `on_close` was called; closed and freed by `reap`.
     pub(super) reap_queue: Vec<ConnId>,
-    /// What other threads want.
+    /// Commands and stop requests of other threads.
     pub(super) shared: Arc<Shared>,
-    /// Empty but while commands are obeyed.
+    /// The commands that are being run; empty otherwise. Kept to reuse its memory.
     pub(super) batch: Vec<Command>,
     pub(crate) shutdown: ShutdownState,
     pub(super) log_limits: LogLimits,
+    /// Turns in a row in which timeouts were deferred.
     pub(super) deferred_turns: u32,
-    /// We were away; what the peers sent meanwhile is read before anyone is judged.
+    /// The loop was late: timeouts are deferred until it has read what the peers sent meanwhile.
     pub(super) timeouts_deferred: bool,
-    /// A callback that takes longer than this many nanoseconds is worth a line in the log.
+    /// A callback that takes longer than this many nanoseconds is logged.
     slow_call: u64,
 }
 
@@ -84,12 +91,12 @@ impl<S: Sys> EventLoop<S> {
         })
     }
 
-    /// What other threads have of this loop.
+    /// Returns a handle for other threads.
     pub(crate) fn handle(&self) -> Handle {
         Handle::new(std::sync::Arc::clone(&self.shared))
     }
 
-    /// Looks at the clock after a callback: how long it took, and what time it is now.
+    /// Reads the clock after a callback: measures the callback, updates `now`, and starts the timers that it armed.
     pub(super) fn measure_callback(&mut self, site: CallSite) {
         let before = self.dispatcher.core.now;
         self.update_clock();
@@ -108,7 +115,7 @@ impl<S: Sys> EventLoop<S> {
     fn log_slow_call(&mut self, site: CallSite, took: u64) {
         if let Some(n) = self.log_limits.slow_call.allow(self.dispatcher.core.now) {
             let (what, took) = (self.dispatcher.describe(site), Duration::from_nanos(took));
-            log::warn!("{what} took {took:?}; all others waited{}", suppressed(n));
+            log::warn!("{what} took {took:?} and blocked the event loop{}", suppressed(n));
         }
     }
 
@@ -121,7 +128,7 @@ impl<S: Sys> EventLoop<S> {
         self.streams.get_mut(id.slot as usize)?.as_mut()
     }
 
-    /// Puts a stream into its slot.
+    /// Stores a stream in the slot of its connection.
     pub(super) fn insert_stream(&mut self, id: ConnId, stream: S::Stream) {
         let slot = id.slot as usize;
         if slot >= self.streams.len() {
@@ -130,8 +137,10 @@ impl<S: Sys> EventLoop<S> {
         self.streams[slot] = Some(stream);
     }
 
-    /// What follows every callback of a connection: the time is taken, what it sent to its own peer is written (`data`
-    /// is what it was given, part of which may be what it sent), and a close that it asked for goes on.
+    /// Follows every callback of a connection: measures it, writes what it sent to its own peer, and advances a close
+    /// that it requested. `data` is what the callback was given. A part of it may have been echoed in place: that is
+    /// written from where it lies, before the buffer is reused, and only what the kernel does not take is copied into
+    /// the outbox.
     pub(super) fn after_callback(&mut self, id: ConnId, data: &[u8]) {
         self.measure_callback(CallSite::Connection(id));
         let core = &mut self.dispatcher.core;
@@ -150,7 +159,7 @@ impl<S: Sys> EventLoop<S> {
         self.flush_full_logs();
     }
 
-    /// What follows a callback that is for no connection.
+    /// Follows every callback that is not for a connection.
     pub(super) fn after_handler_callback(&mut self, site: CallSite) {
         self.measure_callback(site);
         self.flush_full_logs();
@@ -161,22 +170,25 @@ impl<S: Sys> Drop for EventLoop<S> {
     fn drop(&mut self) {
         let left = self.shared.commands.close();
         if !left.is_empty() {
-            log::debug!("{} commands end with the reactor", left.len());
+            log::debug!("{} queued commands dropped with the reactor", left.len());
         }
     }
 }
 
-/// Descriptors that stay free for everything that is not a connection.
+/// Descriptors kept free for everything that is not a connection: listeners, datagram sockets, sources, files. Chosen.
+/// (Redis reserves 32.)
 const SPARE_DESCRIPTORS: usize = 64;
 
-/// Lowers the limit of connections to what the process may open.
+/// Lowers the connection limit to the number of descriptors that the process may still open.
 fn fit_descriptors<S: Sys>(sys: &mut S, limits: &mut Limits) {
     let Some((limit, taken)) = sys.descriptor_limit() else { return };
     let spare = limit.saturating_sub(taken).saturating_sub(SPARE_DESCRIPTORS).max(1);
     if let Limit::At(wanted) = limits.connections
         && wanted > spare
     {
-        log::warn!("at most {spare} connections, not {wanted}: the process may open {limit} descriptors");
+        log::warn!(
+            "connection limit lowered from {wanted} to {spare}: the process may open {limit} descriptors"
+        );
         limits.connections = Limit::At(spare);
     }
 }

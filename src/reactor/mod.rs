@@ -1,7 +1,7 @@
-//! The public face: making a reactor, putting handlers behind listeners, and turning it.
+//! [`Reactor`], the public event loop: creates it, registers handlers, and runs its turns.
 //!
-//! Knows the real world ([`MioSys`]) and hides it: users see no type parameter. Invariant: everything a method here
-//! does could be done between any two turns.
+//! Fixes the system interface to [`MioSys`], so that users see no type parameter. Invariant: no method here needs a
+//! turn to be in progress; each may be called between any two turns.
 
 mod accept;
 #[cfg(any(test, feature = "testing"))]
@@ -42,22 +42,26 @@ pub use open::{Bound, Listening};
 pub use tables::{Readiness, Report, SourceKey, Watch};
 pub use turn::Turn;
 
-/// An event loop with its listeners, connections and handlers, on the thread that turns it.
+/// A single-threaded event loop with its listeners, connections and handlers.
 ///
-/// It is not `Send`, because handlers need not be: make it on the thread that turns it. What may go to other threads is
-/// a [`Handle`].
+/// It is not `Send`, because handlers need not be: create it on the thread that runs it. Other threads use a
+/// [`Handle`].
 ///
-/// To end in good order, [`shutdown`](Reactor::shutdown) it or ask a [`Handle`]. A reactor that is merely dropped
-/// closes its sockets and drops the handlers and their states without calling [`on_close`](Handler::on_close); the
-/// same goes for one that a panic has gone through ([`PanicPolicy::Propagate`]), which must not be turned again.
+/// To stop gracefully, call [`shutdown`](Reactor::shutdown), or stop it through a [`Handle`]. Dropping a reactor closes
+/// its sockets and drops the handlers and their states without calling [`on_close`](Handler::on_close). The same holds
+/// after a panic has unwound through it ([`PanicPolicy::Propagate`]); such a reactor must not be turned again.
 ///
-/// # In another loop
-/// On Unix a reactor is [`AsFd`], so that `poll(2)`, an epoll, glib, calloop or tokio's `AsyncFd` can watch it. Watch
-/// for *readable*, call [`turn`](Reactor::turn) with [`Duration::ZERO`] when it is, call it again at once while
-/// [`Turn::more`] says so, and never sleep longer than [`next_deadline`](Reactor::next_deadline), which is to be asked
-/// after everything else that was done with the reactor. That is all of it where readiness is a *level*. Where it is
-/// an *edge* (tokio; an epoll with `EPOLLET`), forget the readiness *before* the turn and not after it, or events that
-/// come between the two are missed. The examples `embed_poll` (a level) and `embed_tokio` (an edge) show both.
+/// # In another event loop
+/// On Unix a reactor implements [`AsFd`], so `poll(2)`, epoll, glib, calloop or tokio's `AsyncFd` can watch it:
+///
+/// - Watch for *readable*. When it is, call [`turn`](Reactor::turn) with [`Duration::ZERO`], and call it again at once
+///   while [`Turn::more`] is set.
+/// - Never sleep longer than [`next_deadline`](Reactor::next_deadline). Call it last, after everything else that you
+///   did with the reactor.
+///
+/// That is all for level-triggered readiness. With edge-triggered readiness (tokio; epoll with `EPOLLET`), clear the
+/// readiness *before* the turn, not after it, or events that arrive between the two are missed. See the examples
+/// `embed_poll` (level-triggered) and `embed_tokio` (edge-triggered).
 ///
 /// ```no_run
 /// use turnwheel::{Echo, Reactor};
@@ -83,120 +87,121 @@ impl std::fmt::Debug for Reactor {
 }
 
 impl Reactor {
-    /// A reactor with the default [`Limits`].
+    /// Creates a reactor with the default [`Limits`].
     ///
     /// # Errors
-    /// When the system gives no event queue.
+    /// If the system cannot create an event queue.
     pub fn new() -> io::Result<Self> {
         Self::with_limits(Limits::default())
     }
 
-    /// A reactor with limits of your own.
+    /// Creates a reactor with the given limits.
     ///
     /// # Errors
-    /// When a limit is zero or contradicts another one (`InvalidInput`, and the text names both), or the system gives
-    /// no event queue.
+    /// `InvalidInput` if a limit is zero or contradicts another one (the text names both). Also fails if the system
+    /// cannot create an event queue.
     pub fn with_limits(limits: Limits) -> io::Result<Self> {
         limits.check()?;
         let sys = MioSys::new(limits.events_per_turn)?;
         Ok(Self { inner: EventLoop::new(sys, limits, Generations::new())? })
     }
 
-    /// What happens when a callback panics. By default its connection is aborted and everything else goes on.
+    /// Sets what happens when a callback panics. By default its connection is aborted and everything else continues.
     pub const fn set_panic_policy(&mut self, policy: PanicPolicy) {
         self.inner.dispatcher.set_panic_policy(policy);
     }
 
-    /// Adds a handler, to be put behind any number of listeners with [`listen_on`](Reactor::listen_on). It stays as
-    /// long as the reactor.
+    /// Adds a handler and returns its key. [`listen_on`](Reactor::listen_on) attaches it to any number of listeners.
+    /// The handler lives as long as the reactor.
     ///
     /// # Errors
-    /// When its framing's maximum does not fit the limits; the text names both.
+    /// If the maximum of its framing does not fit the limits; the text names both.
     pub fn add<H: Handler>(&mut self, handler: H) -> io::Result<Key<H>> {
         let handler = self.inner.dispatcher.add(handler, true)?;
         Ok(self.inner.dispatcher.key(handler))
     }
 
-    /// The handler behind a key; `None` for a key of another reactor.
+    /// Returns the handler of a key; `None` for a key of another reactor.
     pub fn get<H: 'static>(&self, key: Key<H>) -> Option<&H> {
         self.inner.dispatcher.get(key)
     }
 
-    /// The handler behind a key, to change it; `None` for a key of another reactor.
+    /// Returns the handler of a key, mutably; `None` for a key of another reactor.
     pub fn get_mut<H: 'static>(&mut self, key: Key<H>) -> Option<&mut H> {
         self.inner.dispatcher.get_mut(key)
     }
 
-    /// The verbs that handlers have, for use between turns. It counts time from this call on.
+    /// Returns the [`Net`] that handlers use, for use between turns. Its timers and timeouts count from this call.
     pub fn net(&mut self) -> Net<'_> {
         self.inner.update_clock();
         Net::new(&mut self.inner.dispatcher.core, None, None)
     }
 
-    /// A snapshot of the counters.
+    /// Returns a snapshot of the counters.
     pub fn stats(&self) -> Stats {
         self.inner.dispatcher.core.snapshot()
     }
 
-    /// The name of the type of the handler that has a connection; `None` when the connection has gone.
+    /// Returns the type name of a connection's handler; `None` if the connection no longer exists.
     pub fn handler_name(&self, id: ConnId) -> Option<&'static str> {
         let dispatcher = &self.inner.dispatcher;
         dispatcher.core.conns.get(id).map(|c| dispatcher.name_of(c.handler))
     }
 
-    /// The limits in force: those given, with the number of connections lowered to what the process may open.
+    /// Returns the limits in force: the given ones, with [`Limits::connections`] lowered if the process may not open so
+    /// many descriptors.
     pub const fn limits(&self) -> &Limits {
         &self.inner.dispatcher.core.limits
     }
 
-    /// What other threads have of this reactor: to send and close, to run closures, and to stop it (from a signal
-    /// handler's thread, say).
+    /// Returns a handle for other threads. It sends, closes, runs closures on the reactor's thread, and stops the
+    /// reactor (for example from a signal-handling thread).
     pub fn handle(&self) -> Handle {
         self.inner.handle()
     }
 
-    /// The end through which other threads post notes of type `T` to the handler behind a key; they arrive in
+    /// Returns a sender through which other threads post notes of type `T` to the handler of a key; they arrive in
     /// [`Handler::on_note`]. `None` for a key of another reactor.
     pub fn notes<T: Send + 'static>(&self, key: Key<impl Sized>) -> Option<Notes<T>> {
         self.handle().notes(key)
     }
 
-    /// Turns until a shutdown that a [`Handle`] asked for has ended.
+    /// Runs turns until a shutdown has finished that a [`Handle`] or a callback requested.
     ///
     /// # Errors
-    /// Only when waiting for events itself fails.
+    /// Only if waiting for events itself fails.
     pub fn run(&mut self) -> io::Result<()> {
         while !self.inner.turn(None)?.stopped {}
         Ok(())
     }
 
-    /// One turn: waits for something to do, no longer than `timeout` (`None`: as long as it takes), and does it.
+    /// Runs one turn: waits for work, at most for `timeout` (`None`: without limit), and does it.
     ///
-    /// The timeout is rounded down to whole milliseconds: a turn never sleeps longer than asked, and not at all for
-    /// [`Duration::ZERO`]. How to sit in an outer loop is told at [`Reactor`].
+    /// The timeout is rounded down to whole milliseconds: a turn never sleeps longer than `timeout`, and not at all for
+    /// [`Duration::ZERO`]. See [`Reactor`] for how to drive it from an outer loop.
     ///
     /// # Errors
-    /// Only when waiting for events itself fails.
+    /// Only if waiting for events itself fails.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
         self.inner.update_clock();
         self.inner.turn(timeout)
     }
 
-    /// For how long nothing is due that no descriptor will announce: zero while there is such work, `None` when nothing
-    /// is. [`turn`](Reactor::turn) never sleeps longer than this; an outer loop should call it no later. It is rounded
-    /// up to whole milliseconds, so that who sleeps so long finds it due.
+    /// Returns the time until the next deadline: zero while there is work that no descriptor will announce, `None` if
+    /// there is no deadline. [`turn`](Reactor::turn) never sleeps longer than this, and an outer loop should call it no
+    /// later. Rounded up to whole milliseconds: after sleeping this long the deadline has passed.
     pub fn next_deadline(&mut self) -> Option<Duration> {
         self.inner.update_clock();
         let at = self.inner.next_deadline();
         (at != Time::NEVER).then(|| ceil_to_ms(at.since(self.inner.dispatcher.core.now)))
     }
 
-    /// Ends in good order: takes the connections that wait, stops listening, calls
-    /// [`on_shutdown`](Handler::on_shutdown) for every connection, turns until all have ended, and aborts those that
-    /// have not after `grace`.
+    /// Shuts down gracefully: accepts the pending connections, closes the listeners, calls
+    /// [`on_shutdown`](Handler::on_shutdown) for every connection, and runs turns until all are closed. Connections
+    /// that are still open after `grace` are aborted.
     ///
     /// # Errors
-    /// Only when waiting for events itself fails.
+    /// Only if waiting for events itself fails.
     pub fn shutdown(&mut self, grace: Duration) -> io::Result<Report> {
         if !self.inner.shutdown.is_under_way() {
             self.inner.update_clock();
@@ -208,14 +213,14 @@ impl Reactor {
         Ok(self.inner.shutdown.last().unwrap_or_default())
     }
 
-    /// What the last shutdown came to; `None` before there was one.
+    /// Returns the result of the last shutdown; `None` if there was none.
     pub const fn last_shutdown(&self) -> Option<Report> {
         self.inner.shutdown.last()
     }
 }
 
-/// The descriptor of the system's event queue, to be watched by an outer loop: it is readable while events wait in it.
-/// It is to be watched and nothing else.
+/// The descriptor of the system's event queue. It is readable while events are queued. An outer loop may watch it, and
+/// must not use it for anything else.
 #[cfg(unix)]
 impl AsFd for Reactor {
     fn as_fd(&self) -> BorrowedFd<'_> {

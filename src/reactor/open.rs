@@ -1,6 +1,6 @@
-//! Opening sockets: listeners, outbound connections and datagram sockets, and putting handlers behind them.
+//! The methods of [`Reactor`] that open sockets: listeners, outbound connections and datagram sockets.
 //!
-//! Invariant: where one socket of several cannot be opened, none is left open.
+//! Invariant: if one socket of several cannot be opened, none is left open.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::id::{AttemptId, DatagramId, HandlerIdx, Key, ListenerId};
 use crate::sys::Sys;
 use crate::sys::datagram::DatagramSys;
 
-/// The sockets that one call of [`Reactor::listen`] opened; as [`Bound`], those of [`Reactor::bind`].
+/// The sockets opened by one call of [`Reactor::listen`]; as [`Bound`], by one call of [`Reactor::bind`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening<I = ListenerId> {
     sockets: Vec<(I, Address)>,
@@ -29,56 +29,57 @@ impl<I> Listening<I> {
         &self.sockets
     }
 
-    /// The addresses, with the real ports.
+    /// Returns the bound addresses, with the actual ports.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.sockets.iter().map(|(_, address)| address)
     }
 
-    /// The first IP address; `None` for a Unix socket.
+    /// Returns the first IP address; `None` for a Unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.addresses().find_map(Address::tcp)
     }
 }
 
-/// The sockets that one call of [`Reactor::bind`] opened.
+/// The sockets opened by one call of [`Reactor::bind`].
 pub type Bound = Listening<DatagramId>;
 
 impl Reactor {
-    /// Listens at an address for a handler of its own, which is dropped when its listeners and connections are gone.
+    /// Listens on an address with a new handler. The handler is dropped when its last listener and connection are
+    /// closed.
     ///
     /// The address is a string (`"127.0.0.1:7000"`, `"[::1]:7000"`, `"localhost:7000"`, `"unix:/path"`), a
-    /// [`SocketAddr`], a listener that the caller has bound, or a [`Listen`] with options. Port 0 takes a free port;
-    /// the answer has the real one. A host name is looked up here (which blocks) and listened on at all its
-    /// addresses.
+    /// [`SocketAddr`], a listener that the caller has bound, or a [`Listen`] with options. With port 0 the system picks
+    /// a free port; the result has the actual one. A host name is looked up here (which blocks), and all its addresses
+    /// are listened on.
     ///
     /// # Errors
-    /// When the address is wrong or taken, or the handler's framing does not fit the limits. Nothing is left listening
+    /// If the address is invalid or in use, or the handler's framing does not fit the limits. No listener is left open
     /// then.
     pub fn listen<H: Handler>(&mut self, at: impl Into<Listen>, handler: H) -> io::Result<Listening> {
         let handler = self.inner.dispatcher.add(handler, false)?;
-        // Whatever comes of it, the handler lives no longer than what leads to it.
+        // Hold a use of the handler meanwhile: if listening fails, the release drops it.
         self.inner.dispatcher.retain(handler);
         let listening = self.listen_at(at.into(), handler);
         self.inner.dispatcher.release(handler);
         listening
     }
 
-    /// Listens at an address for a handler added before. See [`listen`](Reactor::listen).
+    /// Listens on an address with a handler that was [added](Reactor::add) before. See [`listen`](Reactor::listen).
     ///
     /// # Errors
-    /// As for [`listen`](Reactor::listen), and `NotFound` for a key of another reactor, or of a handler that was added
-    /// for [datagrams](Reactor::add_datagrams) only.
+    /// As for [`listen`](Reactor::listen), and `NotFound` for a key of another reactor or of a handler that takes only
+    /// [datagrams](Reactor::add_datagrams).
     pub fn listen_on<H: Handler>(&mut self, at: impl Into<Listen>, key: Key<H>) -> io::Result<Listening> {
         let handler = self.handler_of(key)?;
         self.listen_at(at.into(), handler)
     }
 
-    /// The place of a handler that connections may lead to.
+    /// Returns the index of a handler that takes connections.
     fn handler_of<H>(&self, key: Key<H>) -> io::Result<HandlerIdx> {
         let handler = self.inner.dispatcher.index_of(key).ok_or_else(wrong_key)?;
         match self.inner.dispatcher.takes_connections(handler) {
             true => Ok(handler),
-            false => Err(io::Error::new(io::ErrorKind::NotFound, "the key is one for datagrams only")),
+            false => Err(io::Error::new(io::ErrorKind::NotFound, "the handler takes datagrams only")),
         }
     }
 
@@ -96,7 +97,7 @@ impl Reactor {
         Ok(Listening { sockets })
     }
 
-    /// Opens the sockets that a source stands for: one, or one for each address of a name.
+    /// Opens the listeners of a source: one, or one for each address of a host name.
     fn open_all(
         &mut self,
         source: ListenSource,
@@ -118,7 +119,7 @@ impl Reactor {
         };
         let mut port = port;
         for mut address in self.inner.sys.resolve(&host, port)? {
-            // The addresses of one name share the port that the first one was given.
+            // With port 0, all addresses of a name share the port that the system picked for the first one.
             address.set_port(port);
             self.open_one(ListenTarget::Tcp(address), options, handler, sockets)?;
             if port == 0 {
@@ -140,14 +141,14 @@ impl Reactor {
         Ok(())
     }
 
-    /// Asks for a connection, for a handler added before. The address is a string, a [`SocketAddr`], a stream that is
-    /// connected already, or a [`Connect`] with options. It comes about in later turns: see
-    /// [`Net::connect`](crate::Net::connect), which does the same from within a callback.
+    /// Starts connecting, for a handler that was [added](Reactor::add) before. The address is a string, a
+    /// [`SocketAddr`], a stream that is connected already, or a [`Connect`] with options. The connection is established
+    /// in later turns. [`Net::connect`](crate::Net::connect) does the same from within a callback.
     ///
     /// # Errors
-    /// `NotFound` for a key of another reactor, `InvalidInput` when the address or an option is wrong, `QuotaExceeded`
-    /// when [`Limits::attempts`](crate::Limits::attempts) are asked for, and an error of no kind while the reactor is
-    /// shutting down. Whatever goes wrong later is told to [`on_connect_failed`](Handler::on_connect_failed).
+    /// `NotFound` for a key of another reactor, `InvalidInput` if the address or an option is invalid, `QuotaExceeded`
+    /// if there are [`Limits::attempts`](crate::Limits::attempts) connect jobs already, and `Other` while the reactor
+    /// is shutting down. Later errors are reported to [`on_connect_failed`](Handler::on_connect_failed).
     pub fn connect<H: Handler>(
         &mut self,
         to: impl Into<Connect>,
@@ -162,45 +163,46 @@ impl Reactor {
             return Err(io::Error::other("the reactor is shutting down"));
         }
         core.connect(handler, to, tag).ok_or_else(|| {
-            let what = format!("{} connections are asked for, as many as allowed", core.limits.attempts);
+            let what = format!("limit of {} connection attempts reached", core.limits.attempts);
             io::Error::new(io::ErrorKind::QuotaExceeded, what)
         })
     }
 
-    /// Stops listening. Accepted connections go on; those still waiting in the kernel's queue are lost. False when it
-    /// has stopped already.
+    /// Closes a listener. Accepted connections continue; those still in the kernel's backlog are lost. Returns `false`
+    /// if it is closed already.
     pub fn close_listener(&mut self, id: ListenerId) -> bool {
         self.inner.close_listener(id)
     }
 
-    /// Adds a handler of datagrams, to be put behind any number of sockets with [`bind_on`](Reactor::bind_on). It stays
-    /// as long as the reactor. (A type that is a [`Handler`](crate::Handler) as well is [added](Reactor::add) as one,
-    /// and its key serves for both.)
+    /// Adds a datagram handler and returns its key. [`bind_on`](Reactor::bind_on) attaches it to any number of sockets.
+    /// The handler lives as long as the reactor. (If the type implements [`Handler`] too, [`add`](Reactor::add) it
+    /// instead: that key serves for both.)
     pub fn add_datagrams<H: DatagramHandler>(&mut self, handler: H) -> Key<H> {
         let handler = self.inner.dispatcher.add_datagrams(handler, true);
         self.inner.dispatcher.key(handler)
     }
 
-    /// Binds a datagram socket for a handler of its own, which is dropped when its sockets are gone.
+    /// Binds a datagram socket with a new handler. The handler is dropped when its last socket is closed.
     ///
     /// The address is a string (`"127.0.0.1:7000"`, `"[::1]:7000"`, `"localhost:7000"`, `"unix:/path"`), a
-    /// [`SocketAddr`], a socket that the caller has bound, or a [`Datagrams`] with options. Port 0 takes a free port;
-    /// the answer has the real one. A host name is looked up here (which blocks) and bound to at all its addresses;
-    /// with a [peer](Datagrams::peer), at the first that goes with one of the peer's.
+    /// [`SocketAddr`], a socket that the caller has bound, or a [`Datagrams`] with options. With port 0 the system
+    /// picks a free port; the result has the actual one. A host name is looked up here (which blocks), and one socket
+    /// is bound to each of its addresses. With a [peer](Datagrams::peer), one socket is bound: to the first address
+    /// whose family matches one of the peer's.
     ///
     /// # Errors
-    /// When the address is wrong, taken or not allowed, or an option cannot be set; the text says which. Nothing is
-    /// left bound then.
+    /// If the address is invalid, in use or not allowed, or an option cannot be set; the text says which. No socket is
+    /// left open then.
     pub fn bind<H: DatagramHandler>(&mut self, at: impl Into<Datagrams>, handler: H) -> io::Result<Bound> {
         let handler = self.inner.dispatcher.add_datagrams(handler, false);
-        // Whatever comes of it, the handler lives no longer than what leads to it.
+        // Hold a use of the handler meanwhile: if binding fails, the release drops it.
         self.inner.dispatcher.retain(handler);
         let bound = self.bind_at(at.into(), handler, call_datagram_handler::<H>);
         self.inner.dispatcher.release(handler);
         bound
     }
 
-    /// Binds a datagram socket for a handler added before. See [`bind`](Reactor::bind).
+    /// Binds a datagram socket with a handler that was added before. See [`bind`](Reactor::bind).
     ///
     /// # Errors
     /// As for [`bind`](Reactor::bind), and `NotFound` for a key of another reactor.
@@ -241,8 +243,8 @@ impl Reactor {
         Ok(bound)
     }
 
-    /// Binds the sockets that a source stands for: one, or one for each address of a name. `open` answers the port of
-    /// the first.
+    /// Binds the sockets of a source: one, or one for each address of a host name. `open` returns the port of the first
+    /// one.
     fn bind_all(
         &mut self,
         source: DatagramSource,
@@ -273,7 +275,7 @@ impl Reactor {
         }
         let mut shared = 0;
         for mut local in locals {
-            // The addresses of one name share the port that the first one was given.
+            // With port 0, all addresses of a name share the port that the system picked for the first one.
             if local.port() == 0 {
                 local.set_port(shared);
             }
@@ -282,7 +284,7 @@ impl Reactor {
         Ok(())
     }
 
-    /// Every address of a peer; none where there is no peer.
+    /// Resolves the addresses of a peer; none if there is no peer.
     fn resolve_peer(&mut self, peer: Option<Endpoint>) -> io::Result<Vec<Address>> {
         match peer {
             None => Ok(Vec::new()),
@@ -298,13 +300,13 @@ fn wrong_key() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the key belongs to another reactor")
 }
 
-/// Whether a socket bound there can be connected to that peer.
+/// Whether a socket bound to `local` can be connected to `peer`: both addresses are of the same family.
 fn goes_with(local: &SocketAddr, peer: &Address) -> bool {
     peer.tcp().is_some_and(|peer| peer.is_ipv4() == local.is_ipv4())
 }
 
 fn no_way(locals: &[SocketAddr], peer: &Address) -> io::Error {
     let from = locals.first().map_or_else(|| "nowhere".to_owned(), SocketAddr::to_string);
-    let why = format!("cannot connect from {from} to {peer}: the addresses are of different kinds");
+    let why = format!("cannot connect from {from} to {peer}: the address families differ");
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }

@@ -1,7 +1,7 @@
-//! A visit to a connection: reading and delivering, the close as far as it can go, and what follows a callback.
+//! Processes ready connections: flushes, advances a close, reads, and delivers input to the handler.
 //!
-//! Knows nothing of accepting and stopping. Invariant: `readable` is cleared only when the seam says that nothing is
-//! left, and every callback is followed by `after_callback`.
+//! Invariant: `readable` is cleared only when the system returns `WouldBlock`, end of input or *drained*; every
+//! callback is followed by `after_callback`.
 
 use std::io::ErrorKind;
 
@@ -11,11 +11,14 @@ use crate::connection::Phase;
 use crate::id::ConnId;
 use crate::sys::Sys;
 
-/// Visits in a row that a hint asked for and that came to nothing, before a connection is given up.
+/// Spurious wakeups in a row (a hint, then a read that returns `WouldBlock`) before a connection is closed with
+/// [`Reason::Livelock`]. Chosen: a stale hint or two is normal; a system that repeats one forever would make the loop
+/// spin.
 const MAX_SPURIOUS_WAKEUPS: u8 = 64;
 
 impl<S: Sys> EventLoop<S> {
-    /// Visits those that had work when the turn began; what is left over waits for the next one.
+    /// Processes the connections that have work now. Those that still have work afterwards are queued for the next
+    /// turn.
     pub(super) fn process_ready(&mut self) {
         for _ in 0..self.dispatcher.core.ready.len() {
             let Some(id) = self.dispatcher.core.ready.pop() else { return };
@@ -23,7 +26,7 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Does what there is to do for one connection, within its budgets.
+    /// Does the work of one connection, within its budgets for a turn.
     pub(super) fn process(&mut self, id: ConnId) {
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
         c.queues.ready = false;
@@ -41,10 +44,12 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.enqueue_if_work(id);
     }
 
+    /// Does the work of an open connection: error, output, half-close, `on_drain`, input, in this order. Output comes
+    /// before input, so that a peer that does not read is noticed before more of its input is handled.
     fn process_open(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.live(id) else { return };
-        // Where it is read, the read will tell.
+        // If the connection is about to be read, the read returns the error.
         if c.readiness.error_pending && !(c.readiness.readable && core.may_read(c)) {
             self.check_socket_error(id);
         }
@@ -64,7 +69,7 @@ impl<S: Sys> EventLoop<S> {
         self.use_input(id);
     }
 
-    /// Delivers what was put off, or reads and delivers; then tells the end of input.
+    /// Delivers deferred input, or reads and delivers; then calls `on_end` if the peer's FIN was read.
     fn use_input(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.live(id) else { return };
@@ -90,7 +95,8 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Reads once into the shared buffer, and delivers. Once more if a hint says that a short read may not be all.
+    /// Reads once into the shared buffer and delivers. Reads once more after a hint (EPOLLRDHUP, EPOLLHUP, EPOLLPRI):
+    /// then a FIN or an error may follow the bytes of a short read, and no further event announces it.
     fn read(&mut self, id: ConnId) {
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..2 {
@@ -121,7 +127,7 @@ impl<S: Sys> EventLoop<S> {
                 c.readiness.readable = false;
                 c.halves.peer_fin = true;
                 if c.halves.write_failed {
-                    // A failed write took the error with it: this end is no clean one.
+                    // The failed write consumed SO_ERROR, so a reset reads as end of input here. It is not a clean FIN.
                     core.finish(id, Reason::PeerReset);
                 }
                 None
@@ -131,6 +137,9 @@ impl<S: Sys> EventLoop<S> {
                 c.last_activity = now;
                 c.readiness.spurious_wakeups = 0;
                 c.readiness.error_pending = false;
+                // On TCP a short read has emptied the receive buffer, and later bytes bring a new edge (epoll(7)). This
+                // saves the read that would return EAGAIN. After a hint it does not hold: the FIN behind the bytes has
+                // been announced already.
                 if received.drained && !c.readiness.read_to_eagain {
                     c.readiness.readable = false;
                 }
@@ -154,18 +163,20 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Delivers the `n` bytes in the buffer, behind what was kept of an unfinished message.
+    /// Delivers the `n` bytes in the buffer, together with the buffered start of an incomplete message.
     fn deliver(&mut self, id: ConnId, buffer: &mut [u8], n: usize) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.live_mut(id) else { return };
         let (data, continues) = match c.input.take() {
             None => (&buffer[FRONT..FRONT + n], false),
+            // Short: copied in front of the new bytes, and its buffer returns to the pool.
             Some(input) if input.len() <= FRONT => {
                 let start = FRONT - input.len();
                 buffer[start..FRONT].copy_from_slice(input.data());
                 input.recycle(&mut core.pool);
                 (&buffer[start..FRONT + n], true)
             }
+            // Long: the new bytes are appended to it instead, which copies less.
             Some(mut input) => {
                 if !input.append(&buffer[FRONT..FRONT + n], &mut core.pool) {
                     input.recycle(&mut core.pool);
@@ -181,7 +192,7 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.buffer_copy(id, data, continues);
     }
 
-    /// Delivers again what the handler had put off.
+    /// Delivers the input that the handler deferred.
     fn deliver_deferred(&mut self, id: ConnId) {
         let Some(c) = self.dispatcher.core.conns.live_mut(id) else { return };
         c.deferred = false;

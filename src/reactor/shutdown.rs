@@ -1,6 +1,6 @@
-//! Shutting down: no more accepting, `on_shutdown` for everyone, time to finish, and an end for what is left.
+//! Shutdown: closes the listeners, calls `on_shutdown` everywhere, and aborts what is left at the deadline.
 //!
-//! Knows nothing of transfers. Invariant: a shutdown that has begun ends, at the latest one turn after its deadline.
+//! Invariant: a shutdown that has begun ends at the latest one turn after its deadline.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::id::{AttemptId, ConnId};
 use crate::sys::Sys;
 
 impl<S: Sys> EventLoop<S> {
-    /// Obeys requests to stop, from callbacks and from other threads: the first begins a shutdown, the second ends its
-    /// grace.
+    /// Handles stop requests from callbacks and from other threads: the first begins a shutdown, a second one ends its
+    /// grace period.
     pub(super) fn check_stop_requests(&mut self) {
         let wanted = std::mem::take(&mut self.dispatcher.core.stop_requests);
         if wanted > 0 {
@@ -35,7 +35,8 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Takes what still waits, closes the listeners, and tells every handler.
+    /// Accepts the pending connections, closes the listeners, and calls `on_shutdown` for every connection and datagram
+    /// socket.
     pub(crate) fn begin_shutdown(&mut self, grace: Duration) {
         let core = &mut self.dispatcher.core;
         core.timers.start_pending_as_armed();
@@ -45,6 +46,8 @@ impl<S: Sys> EventLoop<S> {
         core.shutting_down = true;
         for id in self.listeners() {
             let most = self.dispatcher.core.limits.connections.get();
+            // Closing a listener resets the connections in its backlog, so they are accepted first. Their event may not
+            // have arrived yet.
             self.listeners.mark_ready(id);
             self.accept_at(id, most);
             self.close_listener(id);
@@ -62,7 +65,7 @@ impl<S: Sys> EventLoop<S> {
         self.notify_datagrams_of_shutdown();
     }
 
-    /// Ends a shutdown that is done, and at its deadline whatever is left.
+    /// Finishes the shutdown if everything is closed; at its deadline, closes what is left.
     pub(super) fn check_shutdown_done(&mut self) {
         let Some(until) = self.shutdown.until else { return };
         let core = &mut self.dispatcher.core;
@@ -89,7 +92,7 @@ impl<S: Sys> EventLoop<S> {
         for (id, phase) in left {
             match phase {
                 Phase::Connecting | Phase::Closed => {}
-                // Everything is with the kernel, our FIN included: that is a clean end.
+                // The kernel has all bytes, including our FIN: a clean close.
                 Phase::Lingering => core.finish(id, Reason::Shutdown),
                 Phase::Open | Phase::Flushing => core.terminate(id, Reason::ShutdownDeadline),
             }

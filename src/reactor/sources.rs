@@ -1,8 +1,7 @@
-//! Sources: whatever else the system's event queue can watch, each with a callback of its own.
+//! Sources: other things that the system's event queue can watch, each with its own callback.
 //!
-//! Knows nothing of what a source is: it is registered, its callback is called when it is ready, and it is given back.
-//! Invariant: a source whose callback is due is in the queue, once; one that is gone is in neither the queue nor the
-//! system's.
+//! Does no I/O on a source: its callback does. Invariant: a source whose callback is pending is in the work list
+//! once; a removed one is neither there nor registered with the system.
 
 use std::any::Any;
 use std::fmt;
@@ -37,7 +36,7 @@ impl<S: Sys> EventLoop<S> {
             |kind, why: &dyn fmt::Display| io::Error::new(kind, format!("cannot register the source: {why}"));
         let most = self.dispatcher.core.limits.sources;
         if self.sources.entries.len() >= most {
-            let why = format!("{most} are registered, as many as Limits::sources allows");
+            let why = format!("limit of {most} sources reached (Limits::sources)");
             return Err(cannot(ErrorKind::QuotaExceeded, &why));
         }
         let mut added = Ok(());
@@ -45,7 +44,7 @@ impl<S: Sys> EventLoop<S> {
             added = self.sys.add_source(source.source(), Token::Source(id).pack(), interest);
             SourceEntry { id, source, bits: 0, queued: false }
         });
-        let id = id.ok_or_else(|| cannot(ErrorKind::QuotaExceeded, &"there are too many"))?;
+        let id = id.ok_or_else(|| cannot(ErrorKind::QuotaExceeded, &"too many sources"))?;
         if let Err(error) = added {
             self.sources.entries.remove(id);
             return Err(cannot(error.kind(), &error));
@@ -53,14 +52,14 @@ impl<S: Sys> EventLoop<S> {
         Ok(id)
     }
 
-    /// Takes a source out of the loop, and out of the system's queue.
+    /// Removes a source from the loop and deregisters it from the system.
     pub(super) fn remove_source(&mut self, id: SourceId) -> Option<Box<dyn ErasedSource>> {
         let mut source = self.sources.remove(id)?;
         self.sys.remove_source(source.source());
         Some(source)
     }
 
-    /// Calls back each source that was ready when the turn began to. What is left over waits for the next one.
+    /// Calls the callback of each source that is ready now. Those that become ready meanwhile wait for the next turn.
     pub(super) fn process_sources(&mut self) {
         for _ in 0..self.sources.ready.len() {
             let Some(id) = self.sources.ready.pop() else { return };
@@ -79,7 +78,7 @@ impl<S: Sys> EventLoop<S> {
             Some(Watch::Again) => {
                 self.sources.mark_ready(id, bits);
             }
-            // One that has panicked cannot say what it wants.
+            // A callback that panicked returned nothing, and its source is in an unknown state.
             Some(Watch::Done) | None => {
                 let Self { sys, dispatcher, sources, .. } = self;
                 dispatcher.guarded(CallSite::Dropped, |_| {
@@ -94,16 +93,16 @@ impl<S: Sys> EventLoop<S> {
 }
 
 impl Reactor {
-    /// Watches a source of events beside the connections: a pipe, a timer or an inotify descriptor in a
-    /// [`mio::unix::SourceFd`], a serial port, a socket of a protocol of your own. The callback is called when it is
-    /// ready, with the verbs that handlers have. It must not block.
+    /// Watches an event source besides the connections: a pipe, a timerfd or inotify descriptor in a
+    /// [`mio::unix::SourceFd`], a serial port, a socket of another protocol. The callback is called when the source is
+    /// ready, with the [`Net`] that handlers use. It must not block.
     ///
-    /// Readiness is told once, on its *edge*: use the source until it answers `WouldBlock`, or answer
-    /// [`Watch::Again`] to be called in the next turn with the same readiness. Whoever stops earlier and answers
-    /// [`Watch::Wait`] may never be called again.
+    /// Readiness is edge-triggered: use the source until it returns `WouldBlock`, or return [`Watch::Again`] to be
+    /// called in the next turn with the same readiness. A callback that stops earlier and returns [`Watch::Wait`] may
+    /// never be called again.
     ///
-    /// A source does not hold up a shutdown. One whose callback panics is deregistered and dropped (unless
-    /// [`PanicPolicy`](crate::PanicPolicy) says otherwise), and counted in [`Stats::panics`](crate::Stats::panics).
+    /// A source does not delay a shutdown. If its callback panics, the source is deregistered and dropped (unless
+    /// [`PanicPolicy`](crate::PanicPolicy) is set otherwise), and counted in [`Stats::panics`](crate::Stats::panics).
     ///
     /// ```
     /// # #[cfg(unix)] {
@@ -135,9 +134,9 @@ impl Reactor {
     /// ```
     ///
     /// # Errors
-    /// When the system does not watch such a thing (a file, on Linux) or watches it already (where it notices; kqueue
-    /// does not), or when there are [`Limits::sources`](crate::Limits::sources). The source is dropped then, and
-    /// nothing else is changed.
+    /// If the system cannot watch such a source (for example a file on Linux), if it watches it already (kqueue does
+    /// not report this), or if [`Limits::sources`](crate::Limits::sources) are registered already. The source is
+    /// dropped then, and nothing else changes.
     pub fn register<E, F>(
         &mut self,
         source: E,
@@ -152,7 +151,7 @@ impl Reactor {
         Ok(SourceKey { reactor: self.inner.dispatcher.core.number, id, source: PhantomData })
     }
 
-    /// Stops watching a source and gives it back, with what waits in it. `None` when that has happened already, or for
+    /// Stops watching a source and returns it, including any unread input. `None` if it is no longer registered, or for
     /// a key of another reactor.
     pub fn deregister<E: mio::event::Source + 'static>(&mut self, key: SourceKey<E>) -> Option<E> {
         self.source_mut(key)?;
@@ -160,8 +159,8 @@ impl Reactor {
         source.downcast::<SourceSlot<E>>().ok().map(|source| source.source)
     }
 
-    /// A registered source, to write to it, say. `None` when it is no longer registered, or for a key of another
-    /// reactor.
+    /// Returns a registered source, for example to write to it. `None` if it is no longer registered, or for a key of
+    /// another reactor.
     pub fn source_mut<E: mio::event::Source + 'static>(&mut self, key: SourceKey<E>) -> Option<&mut E> {
         if key.reactor != self.inner.dispatcher.core.number {
             return None;

@@ -1,7 +1,6 @@
-//! What the loop keeps beside the connections: listeners, datagram sockets, sources, and how far a shutdown is.
+//! The loop's tables besides the connections: listeners, datagram sockets, sources, and the state of a shutdown.
 //!
-//! Calls neither handlers nor the system. Invariant: a source whose callback is due is in the queue, once; one that is
-//! gone is in neither the queue nor the system's.
+//! Calls neither handlers nor the system. Invariant: a source whose callback is pending is in the work list, once.
 
 use std::any::Any;
 use std::fmt;
@@ -38,15 +37,15 @@ impl<L> HasId for ListenerEntry<L> {
 /// All listeners.
 pub(crate) struct Listeners<S: Sys> {
     pub(super) slots: GenSlab<ListenerEntry<S::Listener>>,
-    /// Accepting rests until then.
+    /// Accepting is paused until then: descriptors or memory had run out.
     pub(super) paused: Option<Time>,
-    /// There were as many connections as allowed, and not enough have ended since.
+    /// The connection limit was reached, and not enough connections have closed since.
     pub(super) full: bool,
-    /// Connections refused since the log last said so.
+    /// Connections refused since this number was last logged.
     pub(super) refused: u64,
-    /// Someone has come since a lingering connection was last dropped to make a place.
+    /// A listener became ready since a lingering connection was last evicted. At most one is evicted for each event.
     pub(super) new_arrivals: bool,
-    /// A place has been made that way and is not taken yet.
+    /// A lingering connection was evicted, and its slot is not taken yet.
     pub(super) evicted_for_new: bool,
 }
 
@@ -62,39 +61,40 @@ impl<S: Sys> Listeners<S> {
         }
     }
 
-    /// Notes that connections wait. False for a listener that is gone.
+    /// Marks a listener as ready. Returns `false` if it is closed.
     pub(super) fn mark_ready(&mut self, id: ListenerId) -> bool {
         let listener = self.slots.get_mut(id);
         self.new_arrivals |= listener.is_some();
         listener.map(|d| d.ready = true).is_some()
     }
 
-    /// When accepting goes on, if it rests.
+    /// Returns when accepting resumes; [`Time::NEVER`] if it is not paused.
     pub(crate) fn paused_until(&self) -> Time {
         self.paused.unwrap_or(Time::NEVER)
     }
 
-    /// Whether there may be someone to take, and spare.
+    /// Whether a listener is ready, and the limits permit an `accept`.
     pub(super) fn may_accept(&self, core: &Core) -> bool {
         self.paused.is_none()
             && self.slots.iter().any(|d| d.ready)
             && (core.limits.at_capacity == AtCapacity::Refuse || !self.is_full(core))
     }
 
-    /// Ends the rest: a descriptor has come free.
+    /// Resumes accepting: the pause has ended, or a descriptor was closed.
     pub(super) fn resume(&mut self, core: &Core) {
         if self.paused.take().is_some() {
             log::info!("accepting again, {} connections open", core.conns.len());
         }
     }
 
-    /// Whether it is for a reason that nobody is accepted.
+    /// Whether accepting is paused, or stopped at the connection limit.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn is_paused(&self, core: &Core) -> bool {
         self.paused.is_some() || core.limits.at_capacity == AtCapacity::Pause && self.is_full(core)
     }
 
-    /// Full at the limit, and then until a sixty-fourth of it has come free.
+    /// Whether the connection limit is reached; once it was, until a 64th of it is free. The hysteresis (chosen) avoids
+    /// a change of state, and a log line, with every connection that closes at the limit.
     pub(super) fn is_full(&self, core: &Core) -> bool {
         let max = core.limits.connections.get();
         let enough = if self.full && !self.evicted_for_new { max - (max / 64).max(1) } else { max - 1 };
@@ -109,9 +109,10 @@ pub(super) struct BoundSocket<D> {
 
 /// All datagram sockets.
 pub(crate) struct BoundSockets<S: Sys> {
-    /// By slot.
+    /// The sockets, by slot.
     pub(super) sockets: Vec<Option<BoundSocket<S::Datagram>>>,
-    /// One byte longer than the longest datagram that any socket takes, so that a longer one shows.
+    /// The receive buffer of all sockets. One byte longer than the longest datagram that any of them takes, to detect
+    /// truncation.
     pub(super) buffer: Vec<u8>,
 }
 
@@ -124,56 +125,57 @@ impl<S: Sys> BoundSockets<S> {
         self.sockets.get_mut(id.slot as usize)?.as_mut()
     }
 
-    /// Sockets that are open.
+    /// How many sockets are open.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn len(&self) -> usize {
         self.sockets.iter().flatten().count()
     }
 }
 
-/// What a source's callback wants to come next.
+/// What the loop does next with a source; returned by its callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watch {
-    /// To be called when the source is ready again. It was used until it answered `WouldBlock`; if it was not, nothing
-    /// may come any more.
+    /// Call again when the source is ready. The callback must have used the source until it returned `WouldBlock`;
+    /// otherwise it may never be called again.
     Wait,
-    /// To be called in the next turn, which does not wait: there is work left.
+    /// Call again in the next turn, which does not wait: there is work left.
     Again,
-    /// Never to be called again: the source is deregistered and dropped.
+    /// Deregister and drop the source.
     Done,
 }
 
-/// What the system has said about a source. It is a hint: only the source itself tells what is so.
+/// The readiness that the system reported for a source. It is a hint: only an operation on the source shows whether it
+/// is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Readiness(pub(super) u8);
 
 impl Readiness {
-    /// There may be something to read, or the end of it, or an error.
+    /// The source may have input, end of input, or an error.
     pub const fn is_readable(self) -> bool {
         self.0 & Ready::READABLE != 0
     }
 
-    /// Something may be written, or an error waits.
+    /// The source may accept output, or have an error.
     pub const fn is_writable(self) -> bool {
         self.0 & Ready::WRITABLE != 0
     }
 
-    /// The source has an error to tell.
+    /// The source reported an error.
     pub const fn is_error(self) -> bool {
         self.0 & Ready::ERROR != 0
     }
 }
 
-/// Names a registered source, and what it is.
+/// The key of a registered source, with its type.
 pub struct SourceKey<E> {
-    /// Whose key it is.
+    /// The number of the reactor that issued it.
     pub(super) reactor: u32,
     pub(super) id: SourceId,
     pub(super) source: PhantomData<fn() -> E>,
 }
 
 impl<E> SourceKey<E> {
-    /// The id that the log names the source by.
+    /// Returns the id of the source, as it appears in the log.
     pub const fn id(self) -> SourceId {
         self.id
     }
@@ -219,7 +221,7 @@ impl<E: mio::event::Source + 'static> ErasedSource for SourceSlot<E> {
 pub(super) struct SourceEntry {
     pub(super) id: SourceId,
     pub(super) source: Box<dyn ErasedSource>,
-    /// What was said of it since its callback last had done all there was to do.
+    /// Readiness reported since its callback was last called.
     pub(super) bits: u8,
     pub(super) queued: bool,
 }
@@ -235,7 +237,7 @@ impl HasId for SourceEntry {
 /// All sources.
 pub(crate) struct Sources {
     pub(super) entries: GenSlab<SourceEntry>,
-    /// Whose callbacks are due, first come first served.
+    /// Sources whose callback is pending, first in, first out.
     pub(super) ready: WorkList<SourceId>,
 }
 
@@ -244,12 +246,12 @@ impl Sources {
         Self { entries: GenSlab::new(), ready: WorkList::new() }
     }
 
-    /// Whether no callback is due.
+    /// Whether no callback is pending.
     pub(super) fn are_quiet(&self) -> bool {
         self.ready.is_empty()
     }
 
-    /// Notes what the system says of a source. False when it is gone.
+    /// Records the readiness of a source and queues it. Returns `false` if it is no longer registered.
     pub(super) fn mark_ready(&mut self, id: SourceId, bits: u8) -> bool {
         let Some(entry) = self.entries.get_mut(id) else { return false };
         entry.bits |= bits;
@@ -257,6 +259,7 @@ impl Sources {
         true
     }
 
+    /// Removes a source. The caller deregisters it from the system.
     pub(super) fn remove(&mut self, id: SourceId) -> Option<Box<dyn ErasedSource>> {
         let entry = self.entries.remove(id)?;
         if entry.queued {
@@ -266,33 +269,35 @@ impl Sources {
     }
 }
 
-/// What a shutdown came to.
+/// The result of a shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Connections that ended with all they were owed handed to the kernel.
+    /// Connections that closed after the kernel had taken all their output.
     pub clean: u64,
-    /// Connections that ended otherwise, those included that were aborted when the grace was over.
+    /// All other connections, including those aborted at the end of the grace period.
     pub cut: u64,
-    /// Bytes accepted for sending that were lost with those.
+    /// Bytes accepted for sending that were lost with them.
     pub bytes_lost: u64,
 }
 
-/// Whether a shutdown is under way, and how it goes.
+/// The state of a shutdown.
 #[derive(Debug, Default)]
 pub(crate) struct ShutdownState {
+    /// The deadline of the shutdown that is in progress.
     pub(super) until: Option<Time>,
+    /// The result so far of that shutdown.
     pub(super) report: Report,
-    /// What the last shutdown came to.
+    /// The result of the last finished shutdown.
     pub(super) last: Option<Report>,
-    /// How many shutdowns have ended.
+    /// How many shutdowns have finished.
     pub(super) done: u64,
-    /// How many requests to stop have been obeyed.
+    /// How many stop requests have been handled.
     pub(super) stop_requests_seen: u8,
 }
 
 impl ShutdownState {
-    /// When what is left is aborted.
+    /// Returns when the remaining connections are aborted; [`Time::NEVER`] if no shutdown is in progress.
     pub(super) fn deadline(&self) -> Time {
         self.until.unwrap_or(Time::NEVER)
     }
@@ -313,7 +318,7 @@ impl ShutdownState {
         self.last
     }
 
-    /// Counts an ended connection.
+    /// Counts a closed connection, if a shutdown is in progress.
     pub(super) fn count(&mut self, closed: &Closed) {
         if self.until.is_none() {
             return;

@@ -1,7 +1,6 @@
-//! Timers of handlers going off.
+//! Expires the connections' deadlines and fires the handlers' timers.
 //!
-//! Knows nothing of what they are for. Invariant: no more go off in a turn than its share, none that another one has
-//! set in this very turn, and each is followed by what follows a callback.
+//! Invariant: at most `timeouts_per_turn` timers fire in a turn, and none that was armed by a timer of the same turn.
 
 use std::time::Duration;
 
@@ -11,12 +10,19 @@ use crate::sys::Sys;
 use crate::time::Time;
 use crate::time::timers::{Expired, Owner};
 
-/// A deadline overdue by this much means that we, and not the peers, were late.
+/// If a deadline is overdue by more than this, the loop itself was late: a callback blocked, or the machine was
+/// suspended. Chosen: far above the length of a busy turn.
 const LATE_THRESHOLD: Duration = Duration::from_secs(5);
-/// Turns that may go by while we catch up on what arrived when we were late.
+/// Turns in a row for which timeouts are deferred while the loop reads what arrived when it was late. Chosen: at 256
+/// KiB for each connection and turn this empties any receive buffer, and peers that keep sending cannot defer
+/// timeouts forever.
 const MAX_DEFERRED_TURNS: u32 = 64;
 
 impl<S: Sys> EventLoop<S> {
+    /// Expires deadlines and fires timers, unless timeouts are deferred in this turn.
+    ///
+    /// After the loop was late, every peer looks idle or slow, though its bytes may have been waiting in the kernel all
+    /// the time. So while there is still work from events, the input is read first, and timeouts wait.
     pub(super) fn check_timers(&mut self) {
         let core = &mut self.dispatcher.core;
         let first = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
@@ -33,6 +39,7 @@ impl<S: Sys> EventLoop<S> {
         self.fire_timers();
     }
 
+    /// Checks the connections whose deadline has passed, up to `timeouts_per_turn`.
     fn expire_deadlines(&mut self) {
         let core = &mut self.dispatcher.core;
         for _ in 0..core.limits.timeouts_per_turn {
@@ -46,9 +53,10 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Calls `on_timer` and `on_tick` for what is due.
+    /// Calls `on_timer` and `on_tick` for expired timers, up to `timeouts_per_turn`.
     pub(super) fn fire_timers(&mut self) {
         let core = &mut self.dispatcher.core;
+        // Timers armed from here on wait for the next turn, or a timer of zero that re-arms itself would loop.
         let (now, arm_count) = (core.now, core.timers.arm_count());
         for _ in 0..core.limits.timeouts_per_turn {
             let Some(expired) = self.dispatcher.core.timers.due(now, arm_count) else { return };
@@ -56,6 +64,8 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
+    /// Calls the callback of an expired timer. A one-shot timer is removed first, so that it does not count against the
+    /// limits when the callback sets another one.
     fn fire(&mut self, Expired { id, owner, key, last }: Expired) {
         if last {
             self.dispatcher.core.cancel_timer(id);

@@ -1,7 +1,6 @@
-//! The loop: wait → accept → read → timers → commands → tell → flush → reap, once a turn.
+//! One turn of the event loop: wait, accept, read, timers, commands, `on_close`, connect, flush, reap.
 //!
-//! Owns the sockets and moves bytes between them and the dispatcher; it knows no handler and no framing. Invariant:
-//! within a turn every phase is bounded, nothing is freed before the last one, and a connection with work that no event
+//! Invariant: every phase of a turn is bounded; nothing is freed before reap; and a connection with work that no event
 //! will announce is in a queue that keeps the next wait from sleeping.
 
 use std::io;
@@ -15,21 +14,25 @@ use crate::id::{ConnId, Token};
 use crate::sys::{Ready, Sys};
 use crate::time::{Time, ceil_to_ms, floor_to_ms};
 
-/// What a turn did.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Turn {
-    /// Readiness events taken from the system.
+    /// Readiness events received from the system.
     pub events: usize,
-    /// There is work that no descriptor will announce, or the system may hold more events than fitted in a turn: call
-    /// again at once.
+    /// There is work that no descriptor will announce, or the system may hold more events than fit in a turn: call
+    /// [`Reactor::turn`](crate::Reactor::turn) again at once.
     pub more: bool,
-    /// A shutdown has ended with this turn: the listeners and connections that there were are gone.
+    /// A shutdown finished in this turn: its listeners and connections are closed.
     pub stopped: bool,
 }
 
 impl<S: Sys> EventLoop<S> {
-    /// One turn. Waits no longer than `timeout` (or for ever), and not at all while there is work.
+    /// Runs one turn. Waits at most `timeout` (`None`: without limit), and not at all while there is work.
+    ///
+    /// The order of the phases matters. Input comes before timers, so that bytes that have arrived count before a
+    /// timeout closes their connection. The flush comes after the callbacks, so that one write carries what all of them
+    /// sent to a connection. Slots are freed after that: events and work lists of this turn may still name them.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
         self.dispatcher.core.timers.start_pending_as_armed();
         self.wait(timeout)?;
@@ -57,7 +60,7 @@ impl<S: Sys> EventLoop<S> {
         Ok(Turn { events, more: self.has_more(), stopped: self.shutdown.done() > shutdowns })
     }
 
-    /// When the loop must turn though nothing is ready: now while there is work, or at the next deadline.
+    /// Returns when the next turn is needed even without an event: now while there is work, else the next deadline.
     pub(crate) fn next_deadline(&self) -> Time {
         let core = &self.dispatcher.core;
         if self.has_more() {
@@ -72,6 +75,7 @@ impl<S: Sys> EventLoop<S> {
             .min(self.shutdown.deadline())
     }
 
+    /// Whether there is work that no event will announce.
     fn has_more(&self) -> bool {
         let core = &self.dispatcher.core;
         self.events_truncated
@@ -88,9 +92,12 @@ impl<S: Sys> EventLoop<S> {
             || self.shared.commands.is_flagged()
     }
 
+    /// Waits for events, at most until `timeout` or the next deadline.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let wake_at = self.next_deadline();
-        // CallSite asks is not kept longer; what is due is not looked for in vain.
+        // The system waits in whole milliseconds. A caller's timeout is rounded down, so that a turn never oversleeps.
+        // Our own deadlines are rounded up, so that they have expired when we wake; rounded down, the last millisecond
+        // would be spent in turns that find nothing to do.
         let asked = timeout.map(floor_to_ms);
         let due = (wake_at != Time::NEVER).then(|| ceil_to_ms(wake_at.since(self.dispatcher.core.now)));
         let timeout = match (asked, due) {
@@ -104,7 +111,8 @@ impl<S: Sys> EventLoop<S> {
         Ok(())
     }
 
-    /// Writes down what the system reported; answers how many events there were.
+    /// Marks what the events made ready. Returns how many there were. An event for a closed socket is only counted: its
+    /// token carries a generation, so it cannot reach a successor in the same slot.
     fn record_events(&mut self) -> usize {
         let events = std::mem::take(&mut self.events);
         let core = &mut self.dispatcher.core;
@@ -134,22 +142,27 @@ impl<S: Sys> EventLoop<S> {
     }
 }
 
-/// Sets what an event says on its connection, and queues it if that makes work.
+/// Sets the readiness flags of a connection, and queues the connection if it now has work.
 #[inline]
 fn record_event(core: &mut Core, id: ConnId, bits: u8) {
     let Some(c) = core.conns.get_mut(id) else {
         core.stats.stale_events += 1;
         return;
     };
+    // Edge-triggered: the kernel reports readiness once. The flags stay set until a read or write returns WouldBlock
+    // (or a read drains the socket), or the edge would be lost.
     c.readiness.readable |= bits & Ready::READABLE != 0;
     c.readiness.writable |= bits & Ready::WRITABLE != 0;
     if bits & (Ready::HINT | Ready::ERROR) != 0 {
-        // Never to be trusted by itself, and never to be missed: the sockets will tell.
+        // A hint (EPOLLRDHUP, EPOLLHUP, EPOLLPRI) may be stale, so it closes nothing by itself. It must not be missed
+        // either: both flags are set, and the next read and write find out. Once the FIN has been read there is nothing
+        // more to read, and the flag would only cause spurious wakeups.
         c.readiness.readable |= !c.halves.peer_fin;
         c.readiness.writable = true;
         c.readiness.read_to_eagain = true;
         c.readiness.error_pending |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
     }
+    // The common case, without the full check for work.
     let plain =
         c.phase == Phase::Open && c.readiness.readable && !c.is_read_blocked() && c.out.pending() == 0;
     if plain {

@@ -1,7 +1,7 @@
-//! Writing: one connection's output, and at the end of the turn everyone's.
+//! Writes output: that of one connection, and at the end of a turn that of all connections and groups.
 //!
-//! Knows nothing of reading and closing. Invariant: `writable` is cleared only when the kernel takes no more; bytes it
-//! took are counted and forgotten at once, so none is written twice; a member takes from a log once.
+//! Invariant: `writable` is cleared only when the kernel returns `WouldBlock`; written bytes are counted and removed at
+//! once, so none is written twice; a member takes each range of a log once.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
@@ -15,8 +15,9 @@ use crate::sys::Sys;
 use crate::sys::errno::is_full;
 
 impl<S: Sys> EventLoop<S> {
-    /// Writes `prefix`, then what waits for the connection, then `suffix`, as far as the kernel takes it and the turn's
-    /// budget allows. Answers how much of `prefix` and of `suffix` was written; what of them was not is the caller's.
+    /// Writes `prefix`, then the outbox of the connection, then `suffix`, until the kernel takes no more or the
+    /// budget of the turn is used up. Returns how much of `prefix` and of `suffix` was written; the caller queues the
+    /// rest.
     pub(super) fn write(&mut self, id: ConnId, prefix: &[u8], suffix: &[u8]) -> (usize, usize) {
         let (mut prefix_written, mut suffix_written) = (0, 0);
         let core = &mut self.dispatcher.core;
@@ -28,8 +29,8 @@ impl<S: Sys> EventLoop<S> {
             if c.turn != core.turn {
                 (c.turn, c.written_in_turn) = (core.turn, 0);
             }
-            // What groups have for a member is bounded, and what is not written of it counts against the member: only
-            // the kernel may refuse it.
+            // Group output is bounded already, and what stays unwritten counts against the member as a slow consumer.
+            // So for members only the kernel may limit a write, not our budget.
             let left = core.limits.write_per_turn.saturating_sub(c.written_in_turn as usize);
             let budget = if c.groups.is_empty() { left } else { usize::MAX };
             let Some(result) = write_some(
@@ -73,7 +74,7 @@ impl<S: Sys> EventLoop<S> {
             }
         }
         if let Some(reason) = failed {
-            // Lost with the rest, and known before the reason is settled.
+            // The unwritten prefix is lost too. Count it first: how the connection closes depends on what is lost.
             if let Some(c) = core.conns.live_mut(id) {
                 c.lose(prefix.len() - prefix_written);
                 prefix_written = prefix.len();
@@ -83,13 +84,13 @@ impl<S: Sys> EventLoop<S> {
         (prefix_written, suffix_written)
     }
 
-    /// Writes what waits for a connection.
+    /// Writes the outbox of a connection.
     pub(super) fn flush(&mut self, id: ConnId) {
         self.write(id, &[], &[]);
         self.dispatcher.core.after_write(id);
     }
 
-    /// The end of the turn: broadcasts, then all that others have sent to a connection.
+    /// Ends the output of a turn: writes the groups' logs, then the outboxes that callbacks of others have filled.
     pub(super) fn flush_all(&mut self) {
         let core = &mut self.dispatcher.core;
         if core.groups.with_unsent.is_empty() && core.dirty.is_empty() {
@@ -112,7 +113,7 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.resume_throttled();
     }
 
-    /// Writes the groups' logs at once if they hold as much as they may. Otherwise they wait for the turn's end.
+    /// Writes the groups' logs now if they have reached their limit. Otherwise they are written at the end of the turn.
     #[inline]
     pub(super) fn flush_full_logs(&mut self) {
         if self.dispatcher.core.logs_full() {
@@ -120,11 +121,11 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Writes what lies in the groups' logs to their members: one write for each.
+    /// Writes the groups' logs to their members, one write for each member of a group.
     pub(super) fn flush_groups(&mut self) {
         self.dispatcher.core.logged = 0;
         self.merge_logs();
-        // They stay live meanwhile: whoever is cut is told what its groups had for it.
+        // The logs stay in place meanwhile: if a member is closed, they show how many bytes it has lost.
         let mut next = 0;
         while let Some(group) = self.dispatcher.core.groups.with_unsent.get(next) {
             self.flush_group(group);
@@ -133,7 +134,8 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.groups.with_unsent.clear();
     }
 
-    /// What a connection gets from several groups goes through its outbox, in the order of sending.
+    /// Moves the output of connections with more than one unsent log into their outboxes, in the order of sending.
+    /// Written group by group, the messages would arrive out of order.
     fn merge_logs(&mut self) {
         let core = &self.dispatcher.core;
         if core.groups.with_unsent.len() < 2 {
@@ -153,10 +155,12 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
+    /// Writes one group's logs to all its members.
     fn flush_group(&mut self, group: Group) {
         let Some(state) = self.dispatcher.core.groups.states.live_mut(group) else { return };
         let blocks: Vec<Rc<Vec<u8>>> = state.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
-        // Backwards: a member that is cut is replaced by one that has been served.
+        // Backwards: a member that is closed during its write is removed by `swap_remove`, so the last member takes its
+        // place. Backwards that one has been served already; forwards it would be skipped.
         for place in (0..state.members.len() as u32).rev() {
             self.flush_member(group, place, &blocks);
         }
@@ -173,8 +177,8 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Writes to one member what it is unsent; what the kernel does not take waits for it, as its group's policy
-    /// admits.
+    /// Writes the unsent part of the log to one member. What the kernel does not take is queued for the member, if the
+    /// policy of the group permits.
     fn flush_member(&mut self, group: Group, place: u32, blocks: &[Rc<Vec<u8>>]) {
         let core = &mut self.dispatcher.core;
         let number = core.groups.next_number();
@@ -194,8 +198,8 @@ impl<S: Sys> EventLoop<S> {
     }
 }
 
-/// One write of at most `budget` bytes of `prefix`, the outbox and `suffix`. `None`: there is nothing to write, or no
-/// budget.
+/// Makes one write of at most `budget` bytes of `prefix`, the outbox and `suffix`. Returns `None` if there is nothing
+/// to write, or no budget.
 #[inline]
 fn write_some<S: Sys>(
     sys: &mut S,

@@ -267,7 +267,7 @@ fn a_wrong_address_or_option_or_key_is_refused_at_once() {
     });
     few.connect("no-such-host.invalid:80", 1);
     let error = few.reactor.connect("127.0.0.1:1", few.caller, 2).unwrap_err();
-    assert_eq!(error.to_string(), "1 connections are asked for, as many as allowed");
+    assert_eq!(error.to_string(), "limit of 1 connection attempts reached");
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn errors_of_binding_say_what_and_where() {
     let error = refused(Datagrams::new("127.0.0.1:0").max_size(0));
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     let error = refused(Datagrams::new("127.0.0.1:0").peer("[::1]:9"));
-    let said = "cannot connect from 127.0.0.1:0 to [::1]:9: the addresses are of different kinds";
+    let said = "cannot connect from 127.0.0.1:0 to [::1]:9: the address families differ";
     assert_eq!(error.to_string(), said);
     let error = refused(Datagrams::new(client("127.0.0.1:0")).peer("unix:/nowhere"));
     assert!(

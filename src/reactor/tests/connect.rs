@@ -184,7 +184,7 @@ fn a_name_that_is_unknown_and_a_resolver_that_hangs_are_told_apart() {
     assert!(log[0].starts_with("1 failed, NotFound: cannot connect to nowhere:80: "), "{log:?}");
     rig.pass(10 * SECOND);
     let log = rig.log();
-    assert_eq!(log, ["2 failed, TimedOut: cannot connect to hangs:80: its name was not resolved within 10s"]);
+    assert_eq!(log, ["2 failed, TimedOut: cannot connect to hangs:80: name not resolved within 10s"]);
     rig.nothing_left();
     // The answer that comes too late is nobody's.
     rig.dial("other:80", 3);
@@ -205,7 +205,7 @@ fn lookups_attempts_and_connections_have_their_limits() {
     assert!(rig.inner.dispatcher.core.connect(handler, Connect::new("name:80"), 9).is_none());
     rig.settle();
     let log = rig.log();
-    let told = "cannot connect to name:80: 2 names are being looked up, as many as allowed";
+    let told = "cannot connect to name:80: limit of 2 concurrent lookups reached";
     assert_eq!(log, [format!("2 failed, QuotaExceeded: {told}"), format!("3 failed, QuotaExceeded: {told}")]);
     rig.connect();
     rig.connect();
@@ -214,8 +214,7 @@ fn lookups_attempts_and_connections_have_their_limits() {
     rig.dial("127.0.0.1:8", 6);
     rig.settle();
     let log = rig.log();
-    let told =
-        "6 failed, QuotaExceeded: cannot connect to 127.0.0.1:8: there are 3 connections, as many as allowed";
+    let told = "6 failed, QuotaExceeded: cannot connect to 127.0.0.1:8: limit of 3 connections reached";
     assert_eq!(log[2], told);
 }
 

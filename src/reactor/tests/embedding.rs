@@ -287,7 +287,7 @@ fn a_source_that_cannot_be_registered_changes_nothing_and_says_why() {
         source(&mut rig, &counts, |_, _| Watch::Wait).unwrap();
     }
     let error = source(&mut rig, &counts, |_, _| Watch::Wait).unwrap_err();
-    let said = "cannot register the source: 2 are registered, as many as Limits::sources allows";
+    let said = "cannot register the source: limit of 2 sources reached (Limits::sources)";
     assert_eq!((error.to_string().as_str(), error.kind()), (said, ErrorKind::QuotaExceeded));
     rig.settle();
     assert_eq!(counts.get(), (0, 2));
@@ -319,11 +319,11 @@ fn a_callback_that_takes_long_is_named_with_its_connection() {
     rig.turn();
     assert_eq!(
         lines(),
-        ["#0.0: a callback of turnwheel::builtin::echo::Echo took 20.000001ms; all others waited"]
+        ["#0.0: a callback of turnwheel::builtin::echo::Echo took 20.000001ms and blocked the event loop"]
     );
     rig.sys().inject(token, Ready::READABLE);
     rig.turn();
-    assert_eq!(lines(), ["the callback of source #0.0 took 20.000001ms; all others waited"]);
+    assert_eq!(lines(), ["the callback of source #0.0 took 20.000001ms and blocked the event loop"]);
     assert_eq!(rig.inner.dispatcher.name_of(rig.handler), "turnwheel::builtin::echo::Echo");
 }
 
