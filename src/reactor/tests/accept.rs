@@ -1,4 +1,4 @@
-//! What can go wrong between a client's connect and its first callback.
+//! Tests of accepting: what can go wrong between a client's connect and its first callback.
 
 use super::*;
 use crate::config::limits::AtCapacity;

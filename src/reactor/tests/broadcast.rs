@@ -1,4 +1,4 @@
-//! Groups: who gets what, in which order, and what becomes of the slow.
+//! Tests of groups: who receives what, in which order, and what happens to slow consumers.
 
 use super::*;
 use crate::builtin::{Broadcast, Framed};
@@ -7,7 +7,7 @@ use crate::group::SlowMember;
 use crate::id::Group;
 use crate::sys::script::{Answer, EPIPE};
 
-/// Everyone joins one group; `say` does what the test likes with each message.
+/// All connections join one group; `say` handles each message.
 fn group_within(
     limits: Limits,
     policy: SlowMember,

@@ -1,4 +1,4 @@
-//! Endings, and what must arrive before them.
+//! Tests of closing, and of what must arrive before it.
 
 use super::*;
 use crate::sys::CloseHow;

@@ -1,4 +1,4 @@
-//! Commands from other threads: obeyed in order, a share each turn, and refused to the caller where they must be.
+//! Tests of commands from other threads: order, the limit for each turn, and errors to the caller.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ use crate::id::Group;
 use crate::reactor::Reactor;
 use crate::testing::log_tests::lines;
 
-/// Writes down its notes, and answers those that are for a connection. `x` closes it, `!` panics.
+/// Records its notes, and echoes those for a connection. The note `x` closes the connection, `!` panics.
 #[derive(Default)]
 struct Noted(Vec<String>);
 
@@ -61,7 +61,7 @@ impl Rig {
         std::mem::take(&mut self.inner.dispatcher.get_mut(key).unwrap().0)
     }
 
-    /// A group of these.
+    /// Creates a group of these connections.
     fn group_of(&mut self, peers: &[usize]) -> Group {
         let ids: Vec<ConnId> = peers.iter().map(|&p| self.id(p)).collect();
         let group = self.net().group_with(SlowMember::Cut).unwrap();
@@ -70,7 +70,7 @@ impl Rig {
     }
 }
 
-/// A closure that says its number when it runs.
+/// A closure that sends its number when it runs.
 fn tell(handle: &Handle, n: u32) -> Receiver<u32> {
     let (say, hear) = channel();
     handle.run(move |_| say.send(n).unwrap()).unwrap();

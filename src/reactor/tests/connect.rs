@@ -1,4 +1,4 @@
-//! Outbound connections: names, addresses, time, and what becomes of failures.
+//! Tests of outbound connections: names, addresses, timeouts, failures and retries.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ const ECONNREFUSED: i32 = 111;
 const EAGAIN: i32 = 11;
 const ENETUNREACH: i32 = 101;
 
-/// A rig whose handler says where its connections come from, and echoes.
+/// A rig whose handler sends the origin of its connections, and echoes.
 fn dialler() -> Rig {
     dialler_within(limits())
 }
@@ -34,7 +34,7 @@ impl Rig {
         self.inner.dispatcher.core.connect(handler, to.into(), tag).unwrap()
     }
 
-    /// The sockets that were opened since this was last asked, and where to.
+    /// Returns the addresses of the sockets that were opened since the last call.
     fn dialled(&mut self) -> Vec<String> {
         std::mem::take(&mut self.sys().dials_made).iter().map(|(to, _)| to.to_string()).collect()
     }
@@ -139,7 +139,7 @@ fn the_addresses_of_a_name_are_tried_in_turn_with_a_stagger() {
     assert!(rig.dialled().is_empty());
     rig.pass(MS);
     assert_eq!(rig.dialled(), ["1.1.1.1:80"], "the kinds take turns");
-    // One that fails makes the next one begin at once.
+    // If one fails, the next begins at once.
     rig.pass(10 * MS);
     rig.sys().dial_fails(1, ECONNREFUSED);
     rig.settle();
@@ -148,7 +148,7 @@ fn the_addresses_of_a_name_are_tried_in_turn_with_a_stagger() {
     assert!(rig.dialled().is_empty());
     rig.pass(MS);
     assert_eq!(rig.dialled(), ["2.2.2.2:80"]);
-    // One fails in the same turn in which another comes about.
+    // One fails in the same turn in which another connects.
     rig.sys().dial_fails(0, ECONNREFUSED);
     rig.sys().dial_succeeds(3);
     rig.settle();
@@ -186,7 +186,7 @@ fn a_name_that_is_unknown_and_a_resolver_that_hangs_are_told_apart() {
     let log = rig.log();
     assert_eq!(log, ["2 failed, TimedOut: cannot connect to hangs:80: name not resolved within 10s"]);
     rig.nothing_left();
-    // The answer that comes too late is nobody's.
+    // A lookup result that comes too late is ignored.
     rig.dial("other:80", 3);
     rig.settle();
     rig.sys().resolves(1, Ok(vec!["1.1.1.1:80".parse().unwrap()]));

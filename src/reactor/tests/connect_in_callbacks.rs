@@ -1,4 +1,4 @@
-//! Handlers that ask for connections in their callbacks, and what a shutdown makes of that.
+//! Tests of handlers that connect in their callbacks, also during a shutdown.
 
 use std::rc::Rc;
 
@@ -9,8 +9,8 @@ use crate::sys::script::DialPlan;
 
 const ECONNREFUSED: i32 = 111;
 
-/// Asks again whenever connecting has failed, as often as it may, and counts how often that was refused. `switch`
-/// makes it ask and go over to an echo.
+/// Connects again whenever connecting has failed, up to a number of times, and counts how often that was refused. With
+/// `switch` it connects and switches to an echo.
 struct Stubborn {
     left: u32,
     refused: Rc<std::cell::Cell<u32>>,
@@ -53,7 +53,7 @@ impl Handler for Stubborn {
     }
 }
 
-/// A rig with an echo, and beside it a stubborn handler to which nothing leads but the connection of the client.
+/// A rig with an echo, and a second handler whose only user is the connection of the client.
 fn beside_an_echo(left: u32) -> (Rig, usize) {
     let mut rig = rig(limits(), Echo);
     let echo = Some(rig.inner.dispatcher.key(rig.handler));

@@ -1,4 +1,4 @@
-//! Datagram sockets: what comes is told, what is sent waits within its bound, and what fails concerns one of them.
+//! Tests of datagram sockets: delivery, bounded queues, and errors that concern one datagram or one socket.
 
 use std::io;
 
@@ -19,7 +19,7 @@ const EMSGSIZE: i32 = 90;
 const ENOMEM: i32 = 12;
 const EBADF: i32 = 9;
 
-/// The callback that an action stands in for.
+/// The callback that an action replaces.
 #[derive(Debug)]
 enum Got<'a> {
     Datagram(&'a Address, &'a [u8]),
@@ -29,7 +29,7 @@ enum Got<'a> {
     Shutdown,
 }
 
-/// Writes down what it is told, and does what the test says.
+/// Records its events, and runs the action of the test.
 struct Puppet<A> {
     act: A,
     log: Vec<String>,
@@ -70,7 +70,7 @@ impl<A: FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static> DatagramHandler for 
     }
 }
 
-/// A reactor with datagram sockets that one puppet stands behind.
+/// A reactor with datagram sockets that share one puppet.
 struct Post {
     rig: Rig,
     ids: Vec<DatagramId>,
@@ -116,7 +116,7 @@ impl Post {
         self.rig.sys().sockets[socket].said()
     }
 
-    /// Something comes, and the loop does what follows.
+    /// Delivers a datagram to a socket, and settles.
     fn comes(&mut self, socket: usize, port: u16, data: &str) {
         self.rig.sys().datagram(socket, port, data);
         self.rig.settle();
@@ -146,7 +146,7 @@ fn connected() -> DatagramOptions {
     DatagramOptions { peer: Some(port_of(7001)), ..DatagramOptions::default() }
 }
 
-/// Sends back what comes.
+/// Echoes each datagram.
 fn echo(cx: &mut DatagramContext<'_>, got: Got<'_>) {
     match got {
         Got::Datagram(from, data) => drop(cx.send_to(from, data)),
@@ -371,7 +371,7 @@ fn a_receiver_that_takes_nothing_holds_up_no_other() {
     post.rig.pass(50 * MS);
     assert_eq!(post.rig.net().pending_datagrams(post.ids[0]), Some(3));
     post.rig.sys().sockets[0].stuck.clear();
-    // What comes now must not overtake what waits.
+    // A datagram sent now must not overtake queued ones.
     post.comes(0, 7001, "3");
     assert!(post.said(0).is_empty());
     post.rig.pass(11 * MS);
@@ -634,7 +634,7 @@ fn in_any_weather_order_is_kept_and_nothing_is_lost_uncounted() {
         post.rig.sys().strict = dice.one_in(2);
         let (mut posted, mut came) = (0, 0);
         for _ in 0..200 {
-            // What is put aside for a receiver takes a turn and no call; here that is no spinning.
+            // Moving a datagram to the retry queue takes a turn without a system call; that is not a spin.
             post.rig.fruitless = 0;
             let socket = dice.below(sockets);
             let port = 7000 + dice.below(3) as u16;
@@ -668,7 +668,7 @@ fn in_any_weather_order_is_kept_and_nothing_is_lost_uncounted() {
     }
 }
 
-/// At the end of a run: everything has left, in order.
+/// At the end of a run: everything was sent, in order.
 fn check_weather(post: &mut Post, seed: u64, posted: u64, came: u64) {
     let stats = post.rig.stats();
     assert_eq!((stats.datagrams_in, stats.output_held), (came, 0), "seed {seed}");

@@ -1,5 +1,5 @@
-//! What an outer loop is promised: how long a turn sleeps, and when to come back. And sources, which the script only
-//! registers: the test says when they are ready.
+//! Tests of driving a reactor from an outer loop (how long a turn sleeps, when the next is due), and of sources. The
+//! script only registers sources: the test reports when they are ready.
 
 use std::cell::Cell;
 use std::io::ErrorKind;
@@ -67,7 +67,7 @@ fn a_turn_that_brought_as_many_events_as_fit_asks_for_another() {
     }
 }
 
-/// A source that is nothing.
+/// A source that does nothing.
 struct Nothing(Rc<Cell<usize>>);
 
 impl Drop for Nothing {
@@ -90,7 +90,7 @@ impl mio::event::Source for Nothing {
     }
 }
 
-/// How often the sources of a test were called, and dropped.
+/// How often the sources of a test were called and dropped.
 #[derive(Clone, Default)]
 struct Counts {
     called: Rc<Cell<usize>>,
@@ -103,7 +103,7 @@ impl Counts {
     }
 }
 
-/// Registers a source with a callback that is counted; answers its token.
+/// Registers a source with a callback that is counted. Returns its token.
 fn source(
     rig: &mut Rig,
     counts: &Counts,
@@ -134,7 +134,7 @@ fn a_source_is_called_once_for_what_was_said_of_it_in_a_turn() {
     rig.sys().inject(token, Ready::WRITABLE);
     assert!(!rig.turn().more);
     assert_eq!((counts.get(), told.get()), ((1, 0), [true, true, false]));
-    // What was said before has been dealt with.
+    // The readiness from before was used up.
     rig.sys().inject(token, Ready::ERROR);
     rig.settle();
     assert_eq!((counts.get(), told.get()), ((2, 0), [false, false, true]));
@@ -206,7 +206,7 @@ fn a_source_that_is_done_is_dropped_and_its_later_events_are_stale() {
     rig.turn();
     assert_eq!(counts.get(), (1, 1));
     assert!(rig.calls().contains(&Call::RemoveSource));
-    // Whoever has its place now is not meant.
+    // The source that has its slot now is not removed.
     source(&mut rig, &counts, |_, _| Watch::Wait).unwrap();
     rig.sys().inject(token, Ready::READABLE);
     rig.settle();
@@ -390,7 +390,7 @@ fn snapshots_follow_a_connection_to_its_end() {
     rig.pass(SECOND);
     rig.open_window(a, 10);
     rig.pass(SECOND);
-    // One that lingers waits for nothing of ours.
+    // A lingering connection needs nothing more from us.
     let s = rig.net().snapshot(id).unwrap();
     assert_eq!((s.phase, s.pending, s.stalled), (ConnectionPhase::Lingering, 0, Duration::ZERO));
     assert_eq!((s.age, s.idle, s.reading), (5 * SECOND, SECOND, false));

@@ -1,4 +1,4 @@
-//! Groups against plain lists: each member's stream, byte for byte, however slowly it is taken.
+//! Tests of groups against a model (plain lists): each member's stream, byte for byte, at any speed of the peer.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use crate::id::Group;
 use crate::sys::script::{Answer, EAGAIN};
 use crate::testing::property_tests::hold;
 
-/// One thing that happens. The first number says to which connection or group.
+/// One step. The first number selects a connection or group.
 #[derive(Clone, Debug)]
 enum Op {
     Connect {
@@ -24,13 +24,13 @@ enum Op {
     Leave(usize, usize),
     Send(usize, usize),
     Broadcast(usize, usize),
-    /// A connection says something: its handler passes it on to the others in the first group, and to it alone.
+    /// A connection sends a message: its handler sends it to the others in the first group, and back to it.
     Say(usize, usize),
     Regroup(usize),
     Close(usize),
     Abort(usize),
     Reset(usize),
-    /// What the kernel takes: so much more, and in pieces so large.
+    /// The kernel takes so many more bytes, in pieces of this size.
     GroupState(usize, usize),
     Stutter(usize, usize),
     Turn,
@@ -58,13 +58,13 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 0..50)
 }
 
-/// One connection as the test sees it.
+/// One connection in the model.
 struct Member {
     peer: usize,
     id: ConnId,
     framed: bool,
     groups: BTreeSet<usize>,
-    /// All that it must get, unless it is cut.
+    /// All that it must receive, unless it is closed.
     expected: Vec<u8>,
     open: bool,
     cut: bool,
@@ -74,7 +74,7 @@ struct Member {
 const LONGEST: usize = 50;
 
 impl Member {
-    /// Takes a message to its list; false if its framing cannot carry it.
+    /// Appends a message to its list. Returns `false` if its framing cannot carry the message.
     fn expect(&mut self, message: &[u8]) -> bool {
         if self.framed && message.len() > LONGEST {
             return false;
@@ -90,7 +90,7 @@ impl Member {
 struct World {
     rig: Rig,
     groups: [Group; 2],
-    /// The first group, for the handler.
+    /// The first group, set for the handler.
     first: Rc<Cell<Group>>,
     all: Vec<Member>,
     next: u8,
@@ -122,7 +122,7 @@ impl World {
     }
 
     fn apply(&mut self, op: Op) {
-        // What is done from outside may ask for a turn that comes to nothing, each time.
+        // A step from outside a turn may cause one turn that does nothing.
         self.rig.fruitless = 0;
         match op {
             Op::Connect { framed } => self.connect(framed),
@@ -207,14 +207,14 @@ impl World {
         self.all.push(Member { peer, id, framed, groups, expected, open: true, cut: false });
     }
 
-    /// The others in the first group hear it, and so does the speaker.
+    /// The others in the first group receive it, and so does the sender.
     fn say(&mut self, i: usize, len: usize) {
         let Member { peer, framed, open, .. } = self.all[i];
         if !open || framed {
             return;
         }
         let data = self.bytes(len);
-        // What arrived earlier goes first.
+        // What arrived earlier is handled first.
         self.rig.settle();
         self.rig.say(peer, &data);
         self.all[i].expect(&data);

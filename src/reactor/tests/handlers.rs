@@ -1,4 +1,4 @@
-//! Handlers that do everything at once, and handlers that panic.
+//! Tests of handlers that do everything at once, and of handlers that panic.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use crate::config::limits::PanicPolicy;
 use crate::id::Group;
 use crate::sys::CloseHow;
 
-/// A few random numbers, always the same.
+/// Pseudorandom numbers with a fixed seed.
 struct Dice(u64);
 
 impl Dice {
@@ -19,7 +19,8 @@ impl Dice {
     }
 }
 
-/// Does anything to anyone in every callback, and counts opens, closes and how deep callbacks nest.
+/// Does random things to random connections in every callback. Counts opens and closes, and checks that callbacks do
+/// not nest.
 struct Chaos {
     dice: Dice,
     groups: Vec<Group>,
@@ -172,7 +173,7 @@ fn a_cascade_of_closes_is_worked_off_with_polls_between() {
     assert!(calls.len() < 5 * 500, "{}", calls.len());
 }
 
-/// Panics where it is told to.
+/// Panics in the given callback.
 struct Bomb {
     at: &'static str,
 }
@@ -232,7 +233,7 @@ impl Handler for Bomb {
     }
 }
 
-/// Provokes the callback that panics, on the first connection.
+/// Triggers the callback that panics, on the first connection.
 fn provoke(rig: &mut Rig, at: &str, a: usize) {
     match at {
         "open" => {}

@@ -1,10 +1,10 @@
-//! Ids and events that outlive their connection, in slots that are used again.
+//! Tests of ids and events that outlive their connection, in slots that are reused.
 
 use super::*;
 use crate::core::Sent;
 use crate::id::Token;
 
-/// Slots whose generation goes round after four uses.
+/// Generations that wrap after four uses of a slot.
 fn narrow(act: impl FnMut(&mut Context<'_>, On<'_>) + 'static) -> Rig {
     let puppet = Puppet { act, last: |_: &mut Net<'_>, _: &Closed| {}, log: Vec::new() };
     Rig::new(limits(), Generations::masked(3), puppet, |key| {

@@ -1,4 +1,5 @@
-//! Any limits: refused by name, or good enough to serve with. And bytes that announce more than they bring.
+//! Tests of limits: any set of them is refused with its name, or works. And of input that announces more than it
+//! brings.
 
 use proptest::prelude::*;
 
@@ -10,7 +11,7 @@ use crate::codec::shape_tests::{shapes, traffic};
 use crate::config::limits::LimitsError;
 use crate::testing::property_tests::hold;
 
-/// Sets the limit at `place` (of 24) to `n`, in bytes, pieces or milliseconds.
+/// Sets the limit number `place` (of 24) to `n`, in bytes, items or milliseconds.
 fn set(limits: &mut Limits, place: usize, n: usize) {
     let time = Duration::from_millis(n as u64);
     let (limit, timeout) = match n {
@@ -52,7 +53,7 @@ fn any_limits() -> impl Strategy<Value = Limits> {
     (small, prop::collection::vec(change, 0..6)).prop_map(|(small, changes)| {
         let mut limits = Limits::default();
         if small {
-            // So small that others are often too.
+            // So small that it often contradicts other limits.
             for (place, n) in [(1, 1), (2, 2), (3, 1), (4, 3), (5, 3), (6, 1), (7, 1), (13, 1)] {
                 set(&mut limits, place, n);
             }
@@ -62,7 +63,7 @@ fn any_limits() -> impl Strategy<Value = Limits> {
     })
 }
 
-/// Every limit that is wrong by itself or with another one, said without the library.
+/// The rules for limits, written without the library.
 fn at_fault(l: &Limits) -> Vec<&'static str> {
     let number = |limit| match limit {
         Limit::At(n) => n,
@@ -120,7 +121,7 @@ fn any_limits_are_refused_by_name_or_good_enough_to_serve_with() {
             return;
         }
         assert!(faults.is_empty(), "{faults:?}");
-        // Waiting output is counted in whole buffers: where the total has no room for some, nothing may wait.
+        // Unsent output is counted in whole buffers: if the total has no space for one, nothing may be queued.
         let may_wait = limits.output_total.get() >= limits.output_hard.get().min(len) + 128 * 1024;
         if !may_wait && limits.write_per_turn < len {
             return;
@@ -142,7 +143,7 @@ fn any_limits_are_refused_by_name_or_good_enough_to_serve_with() {
     });
 }
 
-/// Writes down each message.
+/// Records each message.
 #[derive(Default)]
 struct Ear(Vec<String>);
 
@@ -172,8 +173,8 @@ fn listener(codec: AnyCodec) -> Rig {
     })
 }
 
-/// However a peer's bytes arrive and whatever they announce: the oracle's messages, memory for what has come, and the
-/// end at the first error.
+/// However a peer's bytes arrive and whatever length they announce: the messages of the oracle, memory only for what
+/// has arrived, and a close at the first error.
 #[test]
 fn any_bytes_are_the_oracles_messages_and_cost_no_more_memory_than_they_are() {
     let pieces = prop::collection::vec(1..100usize, 1..20);

@@ -1,8 +1,8 @@
-//! Links: who links_to a slow receiver is not read.
+//! Tests of links: a connection that is linked to a slow receiver is not read.
 
 use super::*;
 
-/// A relay between the first two who connect, linked both ways.
+/// A relay between the first two connections, linked both ways.
 fn relay() -> Rig {
     let mut ends: Vec<ConnId> = Vec::new();
     puppet_within(tight_limits(), move |cx, on| {
@@ -104,7 +104,7 @@ fn a_link_to_one_that_is_high_holds_at_once_and_unlinking_lets_go() {
     assert!(rig.net().unlink(ida, idb) && !rig.net().unlink(ida, idb));
     rig.settle();
     assert_eq!(rig.sys().unread(a), 0);
-    assert!(rig.net().link(ida, ida), "its own output pause_count it up anyway");
+    assert!(rig.net().link(ida, ida), "its own output pauses it anyway");
 }
 
 #[test]
@@ -114,9 +114,9 @@ fn no_more_links_than_allowed() {
     let peers: Vec<usize> = (0..5).map(|_| rig.connect()).collect();
     let ids: Vec<ConnId> = peers.iter().map(|p| rig.id(*p)).collect();
     assert!(rig.net().link(ids[0], ids[1]) && rig.net().link(ids[0], ids[2]));
-    assert!(!rig.net().link(ids[0], ids[3]), "it links_to two");
+    assert!(!rig.net().link(ids[0], ids[3]), "it is linked to two already");
     assert!(rig.net().link(ids[3], ids[1]));
-    assert!(!rig.net().link(ids[4], ids[1]), "it is fed by two");
+    assert!(!rig.net().link(ids[4], ids[1]), "two are linked to it already");
     rig.reset(peers[3]);
     assert!(rig.net().link(ids[4], ids[1]));
 }

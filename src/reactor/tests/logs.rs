@@ -1,4 +1,4 @@
-//! What peers can provoke in the log is limited.
+//! Tests that peers cannot flood the log.
 
 use super::*;
 use crate::testing::log_tests::lines;

@@ -1,4 +1,4 @@
-//! The whole reactor in a scripted world: one test for each hazard, each told like a transcript.
+//! Tests of the whole event loop in a scripted system: one test for each hazard, written like a transcript.
 //!
 //! Invariant: [`Rig::check`] runs after every turn of every test.
 
@@ -44,7 +44,7 @@ use crate::sys::script::{Call, Script};
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// The callback that an action stands in for.
+/// The callback that an action replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum On<'a> {
     Open,
@@ -55,7 +55,7 @@ enum On<'a> {
     Shutdown,
 }
 
-/// A handler that writes down what it is called for, and does what the test says.
+/// A handler that records its callbacks, and runs the action of the test.
 struct Puppet<A, B> {
     act: A,
     last: B,
@@ -106,7 +106,7 @@ where
 
     fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
         self.log.push(format!("tick {key}"));
-        // What is sent to all shows that a tick can.
+        // Sending to all shows that `on_tick` can.
         let all: Vec<ConnId> = net.connections().collect();
         for id in all {
             net.send_to(id, "tick");
@@ -135,7 +135,7 @@ where
 /// Reads the log of a puppet, whatever its actions are.
 type ReadLog = Box<dyn Fn(&mut EventLoop<Script>) -> Vec<String>>;
 
-/// A loop in a scripted world, with one listener and one handler.
+/// An event loop in a scripted system, with one listener and one handler.
 struct Rig {
     inner: EventLoop<Script>,
     listener: ListenerId,
@@ -145,7 +145,7 @@ struct Rig {
     seen: (usize, usize, u64),
 }
 
-/// A rig with a puppet: `act` for each callback but `on_close`.
+/// A rig with a puppet: `act` runs for each callback but `on_close`.
 fn puppet(act: impl FnMut(&mut Context<'_>, On<'_>) + 'static) -> Rig {
     puppet_within(limits(), act)
 }
@@ -166,17 +166,17 @@ fn puppet_to_the_last(
     })
 }
 
-/// A rig with a handler that needs no puppet.
+/// A rig with another handler than a puppet.
 fn rig(limits: Limits, handler: impl Handler) -> Rig {
     Rig::new(limits, Generations::new(), handler, |_| Box::new(|_| Vec::new()))
 }
 
-/// The default limits, with a read buffer so small that tests can fill it.
+/// The default limits, with a read buffer small enough for tests to fill.
 fn limits() -> Limits {
     Limits { read_buffer: 64, ..Limits::default() }
 }
 
-/// Limits of output in reach of a test: reading stops at 4 KiB, resumes at 1 KiB, and 8 KiB are too much.
+/// Output limits within reach of a test: high-water mark 4 KiB, low-water mark 1 KiB, hard limit 8 KiB.
 fn tight_limits() -> Limits {
     Limits { output_high: 4096, output_low: 1024, output_hard: Limit::At(8192), ..limits() }
 }
@@ -214,7 +214,7 @@ impl Rig {
         rig
     }
 
-    /// One more listener.
+    /// Adds a listener.
     fn listen(&mut self, handler: HandlerIdx) -> ListenerId {
         let at = ListenTarget::Tcp("127.0.0.1:0".parse().unwrap());
         let socket = self.inner.sys.listen(at, &ListenOptions::default()).unwrap();
@@ -229,7 +229,7 @@ impl Rig {
         Net::new(&mut self.inner.dispatcher.core, None, None)
     }
 
-    /// The verbs of the rig's handler.
+    /// Returns the [`Net`] of the rig's handler.
     const fn net_of_handler(&mut self) -> Net<'_> {
         Net::new(&mut self.inner.dispatcher.core, None, Some(self.handler))
     }
@@ -238,14 +238,14 @@ impl Rig {
         self.inner.dispatcher.core.snapshot()
     }
 
-    /// A client that is accepted before this returns.
+    /// Connects a client and lets it be accepted. Returns its peer number.
     fn connect(&mut self) -> usize {
         let peer = self.sys().connect(0);
         self.settle();
         peer
     }
 
-    /// The id of the connection with a peer.
+    /// Returns the id of the connection with a peer.
     fn id(&self, peer: usize) -> ConnId {
         let here = |s: &Option<crate::sys::script::Stream>| s.as_ref().is_some_and(|s| s.peer() == peer);
         let slot = self.inner.streams.iter().position(here).unwrap();
@@ -256,7 +256,7 @@ impl Rig {
         self.inner.dispatcher.core.conns.get(self.id(peer)).unwrap().phase
     }
 
-    /// One turn that does not wait, and the invariants.
+    /// Runs one turn that does not wait, and checks the invariants.
     fn turn(&mut self) -> Turn {
         self.sys().sleeps = false;
         self.turn_for(None)
@@ -268,7 +268,7 @@ impl Rig {
         turn
     }
 
-    /// Turns until there is nothing left to do but wait.
+    /// Runs turns until there is nothing to do but wait.
     fn settle(&mut self) {
         for _ in 0..5_000 {
             if !self.turn().more && self.sys().is_quiet() {
@@ -278,7 +278,7 @@ impl Rig {
         panic!("no rest after 5 000 turns: {:?}", &self.inner.sys.trace[self.inner.sys.trace.len() - 20..]);
     }
 
-    /// Lets time go by as fast as the loop asks for it, and settles.
+    /// Lets time pass as fast as the loop waits, and settles.
     fn pass(&mut self, time: Duration) {
         let until = self.sys().clock + u64::try_from(time.as_nanos()).unwrap();
         for _ in 0..5_000 {
@@ -286,13 +286,13 @@ impl Rig {
                 return self.settle();
             };
             self.sys().sleeps = true;
-            // The rest of a millisecond is no time to sleep for.
+            // The loop does not sleep for less than a millisecond.
             self.turn_for(Some(Duration::from_nanos(left).max(MS)));
         }
         panic!("time does not pass");
     }
 
-    /// The peer sends, and the loop does what follows.
+    /// The peer sends data; then settles.
     fn say(&mut self, peer: usize, data: impl AsRef<[u8]>) {
         self.sys().send(peer, data.as_ref());
         self.settle();
@@ -308,18 +308,18 @@ impl Rig {
         self.settle();
     }
 
-    /// The kernel takes this much more for a peer, and the loop does what follows.
+    /// The kernel takes this many more bytes for a peer; then settles.
     fn open_window(&mut self, peer: usize, window: usize) {
         self.sys().set_window(peer, window);
         self.settle();
     }
 
-    /// What a peer has received since it was last asked.
+    /// Returns what a peer has received since the last call.
     fn heard(&mut self, peer: usize) -> String {
         std::mem::take(&mut self.sys().peers[peer].got).escape_ascii().to_string()
     }
 
-    /// The callbacks since last asked, one line each.
+    /// Returns the callbacks since the last call, one line each.
     fn log(&mut self) -> Vec<String> {
         (self.read_log)(&mut self.inner)
     }
@@ -328,22 +328,22 @@ impl Rig {
         std::mem::take(&mut self.sys().trace)
     }
 
-    /// How many connections ended for this reason.
+    /// Returns how many connections closed for this reason.
     fn closed(&self, reason: &Reason) -> u64 {
         self.stats().closed(reason)
     }
 
-    /// What must hold between any two turns.
+    /// Checks what must hold between any two turns.
     fn check(&mut self) {
         self.inner.audit().unwrap();
         self.check_progress();
     }
 
-    /// No two turns in a row that would not wait and did nothing.
+    /// Checks that the loop does not spin: no two turns in a row that neither wait nor do anything.
     fn check_progress(&mut self) {
         let sys = &self.inner.sys;
         let polls = sys.trace.iter().filter(|c| matches!(c, Call::Poll(_))).count();
-        // After a batch that was full, one look is made for more.
+        // After a full batch of events, the loop polls once more without waiting.
         let now = (sys.trace.len() - polls, sys.looks, self.inner.dispatcher.core.stats.events);
         let waited = !matches!(sys.trace.last(), Some(Call::Poll(Some(Duration::ZERO))));
         let idle = !waited && now.1 <= self.seen.1 + 1 && now.2 == self.seen.2;
@@ -353,7 +353,7 @@ impl Rig {
     }
 }
 
-/// As many bytes as asked for, each telling its place.
+/// Returns `n` bytes, each of which shows its position.
 fn bytes(n: usize) -> Vec<u8> {
     (0..n).map(|i| b'a' + (i % 26) as u8).collect()
 }

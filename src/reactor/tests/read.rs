@@ -1,4 +1,4 @@
-//! Input: what is kept, what is put off, and when it comes back.
+//! Tests of input: what is buffered, what is deferred, and when it is delivered again.
 
 use super::*;
 use crate::builtin::{Echo, Framed};

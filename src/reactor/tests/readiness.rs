@@ -1,4 +1,4 @@
-//! Events that are late, doubled, missing, untrue or few, and connections that have more to do than a turn allows.
+//! Tests of readiness that is late, doubled, missing, wrong or truncated, and of more work than a turn allows.
 
 use super::*;
 use crate::sys::Ready;

@@ -1,6 +1,6 @@
-//! Faults that were found once, each with the scene it was found in.
+//! Regression tests: one for each fault that was found.
 //!
-//! Small limits throughout, so that a few connections reach them.
+//! The limits are small, so that a few connections reach them.
 
 use super::*;
 use crate::builtin::{Echo, Framed};
@@ -20,7 +20,7 @@ fn hog_limits() -> Limits {
     }
 }
 
-/// Fifty members may not have their hard limit each.
+/// Limits whose total is less than fifty members' hard limits.
 fn crowd_limits() -> Limits {
     Limits {
         output_total: Limit::At(64 * 1024),
@@ -31,7 +31,7 @@ fn crowd_limits() -> Limits {
     }
 }
 
-/// A client with an unfinished message, and another one for whom so much waits that the first is not read.
+/// A client with an incomplete message, and another with so much unsent output that the first is not read.
 fn beside_a_hog(limits: Limits) -> (Rig, usize, ConnId) {
     let mut rig = rig(limits, Framed::new(Lines::lf(60).unwrap(), Echo));
     let (a, hog) = (rig.connect(), rig.connect());
@@ -57,7 +57,7 @@ fn who_was_not_read_for_want_of_room_is_not_judged_by_a_stopped_clock() {
     assert_eq!(rig.sys().unread(a), 0, "read again");
     rig.say(a, " ended\n");
     rig.pass(750 * MS);
-    // One short message after another, each whole within a second.
+    // One short message after another, each complete within a second.
     for i in 0..60 {
         rig.say(a, "x");
         rig.pass(SECOND / 2);
@@ -191,7 +191,7 @@ fn copies_out_of_two_groups_logs_keep_to_the_total() {
 
 #[test]
 fn short_rests_of_a_broadcast_keep_to_the_total() {
-    // Every member leaves less than a quarter of the block unwritten: copies.
+    // Every member leaves less than a quarter of the block unwritten, so it is copied.
     let mut rig = puppet_within(crowd_limits(), |_, _| {});
     let g = rig.net().group().unwrap();
     for _ in 0..50 {
@@ -206,7 +206,7 @@ fn short_rests_of_a_broadcast_keep_to_the_total() {
     assert!(held <= 64 * 1024, "{held} B held of 65536");
 }
 
-/// A codec that finds messages and takes none of their bytes.
+/// A codec that finds messages and consumes none of their bytes.
 struct Stuck;
 
 impl crate::codec::Codec for Stuck {
@@ -275,7 +275,7 @@ fn what_a_group_owes_to_a_member_that_is_cut_while_it_is_flushed_is_counted() {
     rig.sys().set_window(a, 0);
     rig.sys().set_window(b, 0);
     let group = rig.net().group().unwrap();
-    // Served last to first: `a`, whose part then takes all output over the total, and costs `b` its connection.
+    // Flushed last to first: `a` first, whose remainder takes all output over the total and closes `b`.
     assert!(rig.net().join_id(group, id_b) && rig.net().join_id(group, id_a));
     rig.net().send_to(id_b, b"1");
     rig.settle();
@@ -294,7 +294,7 @@ fn who_is_left_out_of_a_broadcast_is_not_cut_for_it() {
         output_total: Limit::At(600),
         ..limits()
     };
-    // Longer than may wait for one, and longer than may wait in all.
+    // Longer than one connection may queue, and longer than all may.
     for len in [500, 700] {
         let group = std::rc::Rc::new(std::cell::Cell::new(None));
         let own = std::rc::Rc::clone(&group);
@@ -324,7 +324,7 @@ fn after_a_jump_the_time_to_catch_up_is_given_once() {
     rig.sys().clock += 86_400 * 1_000_000_000;
     let mut turns = 0;
     while rig.inner.dispatcher.core.conns.iter().any(|c| c.phase == Phase::Open) {
-        // There is always something else to do.
+        // There is always other work.
         rig.sys().inject(token, crate::sys::Ready::READABLE);
         rig.turn();
         turns += 1;
@@ -338,7 +338,7 @@ fn who_has_input_waiting_is_not_idle_though_we_were_slow() {
     let mut rig = puppet_within(limits, |_, _| {});
     let a = rig.connect();
     rig.sys().send(a, b"0123456789");
-    // Each look at the clock, one of them behind the callback, takes longer than a peer may be idle.
+    // Each reading of the clock, one of them after the callback, advances it by more than the idle timeout.
     rig.sys().tick = 1_200_000_000;
     for _ in 0..3 {
         rig.turn();
@@ -354,7 +354,7 @@ fn a_message_whose_end_waits_is_not_unfinished_though_we_were_slow() {
     rig.say(a, "begun");
     rig.sys().send(a, &bytes(100));
     rig.sys().send(a, b"ended\n");
-    // Longer than the message may take, and not so long that it would be called an absence.
+    // Longer than the message timeout, and not so long that timeouts are deferred.
     rig.sys().clock += 3_000_000_000;
     rig.settle();
     assert_eq!(rig.sys().peers[a].got.len(), 111);
@@ -372,7 +372,7 @@ fn a_close_that_has_not_been_tried_is_no_stalled_write() {
     });
     let (a, b) = (rig.connect(), rig.connect());
     rig.sys().send(a, b"go");
-    // The callback takes so long that the deadline of the close falls into its turn.
+    // The callback takes so long that the deadline of the close passes in the same turn.
     rig.sys().tick = 50_000_000;
     rig.turn();
     rig.sys().tick = 0;
@@ -383,8 +383,8 @@ fn a_close_that_has_not_been_tried_is_no_stalled_write() {
 
 #[test]
 fn the_clock_of_a_message_is_not_judged_while_it_stands() {
-    // Where nothing can be read for want of window, the clock of an unfinished message stands. The room may be there
-    // again before anyone is told: whoever is judged in between has all the time that was left.
+    // While memory pressure blocks reading, the clock of an incomplete message is paused. Memory may be free again
+    // before the connection is resumed: a deadline checked in between must leave it all the time that was left.
     let limits = Limits { message_timeout: Limit::At(30 * SECOND), ..hog_limits() };
     let (mut rig, a, hog_id) = beside_a_hog(limits);
     rig.say(a, " more");
@@ -462,7 +462,7 @@ fn an_attempt_that_ends_while_it_is_to_be_looked_after_leaves_nothing_to_do() {
     rig.settle();
     rig.sys().resolves(0, Ok(vec!["127.0.0.1:7".parse().unwrap(), "[::1]:7".parse().unwrap()]));
     rig.pass(300 * MS);
-    // One fails, and before that is looked at the other one connects.
+    // One fails, and before that is processed the other one connects.
     rig.sys().dial_fails(0, 111);
     rig.sys().dial_succeeds(1);
     rig.turn();
@@ -480,7 +480,7 @@ fn a_lookup_that_is_answered_late_is_not_for_the_next_try() {
     rig.inner.dispatcher.core.connect(handler, to, 1).unwrap();
     rig.pass(2 * MS + SECOND);
     assert_eq!(rig.sys().lookups.len(), 2);
-    // The world has begun to answer the first one before it was told not to.
+    // The system has begun to answer the first lookup before it was cancelled.
     rig.log();
     rig.sys().resolves(0, Err(2));
     rig.settle();

@@ -1,4 +1,4 @@
-//! Output: in order, exactly once, and within bounds.
+//! Tests of output: in order, exactly once, and within the limits.
 
 use super::*;
 use crate::Sent;
@@ -169,7 +169,7 @@ fn what_a_framing_cannot_carry_is_counted_and_nothing_else_happens() {
     assert_eq!((rig.heard(a), rig.stats().unencodable), ("one\\n".into(), 1));
 }
 
-/// A total that three connections of 8 KiB fill.
+/// A total limit that three connections with 8 KiB each reach.
 fn scarce() -> Limits {
     Limits { output_total: Limit::At(24 * 1024), ..tight_limits() }
 }

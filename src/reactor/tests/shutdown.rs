@@ -1,4 +1,4 @@
-//! Shutting down: who is still served, who is told, and when it is over.
+//! Tests of shutdown: who is still served, who is notified, and when it ends.
 
 use super::*;
 use crate::reactor::Report;
@@ -38,7 +38,7 @@ fn a_shutdown_takes_who_waits_closes_the_listeners_and_tells_everyone() {
 fn a_client_whose_event_has_not_been_seen_yet_is_taken_all_the_same() {
     let mut rig = puppet(echo);
     let a = rig.sys().connect(0);
-    // As a shutdown that is asked for between two turns begins.
+    // A shutdown that is requested between two turns begins like this.
     rig.inner.update_clock();
     rig.inner.begin_shutdown(SECOND);
     rig.settle();

@@ -1,4 +1,4 @@
-//! A connection that goes over to another handler.
+//! Tests of switching a connection to another handler.
 
 use std::rc::Rc;
 
@@ -7,7 +7,7 @@ use crate::builtin::{Framed, FramedState};
 use crate::codec::{LengthDelimited, Lines};
 use crate::config::limits::PanicPolicy;
 
-/// Whoever says a line "upgrade N" goes over to messages behind a length, with the state N.
+/// A line "upgrade N" switches to length-prefixed messages, with the state N.
 struct Plain {
     to: Option<Key<Framed<LengthDelimited, Counting>>>,
     dropped: Rc<()>,
@@ -39,7 +39,7 @@ impl Handler for Plain {
     }
 }
 
-/// Numbers the messages, and writes down the number at the end.
+/// Numbers the messages, and records the last number on close.
 #[derive(Default)]
 struct Counting {
     last: Vec<u64>,
@@ -87,7 +87,7 @@ const HEARD: &str = "a\\nupgrade 7\\nas before\\n\\x00\\x038 x\\x00\\x049 yz\\x0
 #[test]
 fn what_comes_behind_the_upgrade_is_for_the_new_handler_however_it_is_cut() {
     for cuts in 0..1u32 << (SAID.len() - 1) {
-        // Every way to cut it in up to three pieces, and some others.
+        // Every way to cut it into up to three pieces, and some others.
         if cuts.count_ones() > 2 && cuts % 61 != 0 {
             continue;
         }
@@ -189,7 +189,7 @@ fn a_wish_that_cannot_be_is_refused_and_one_of_a_panic_forgotten() {
     other.settle();
 }
 
-/// Goes over to an echo: when its timer goes off, or its peer has finished.
+/// Switches to an echo when its timer fires or its peer half-closes.
 struct Leaver {
     to: Key<crate::builtin::Echo>,
 }

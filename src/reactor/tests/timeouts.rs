@@ -1,4 +1,4 @@
-//! Timeouts, and clocks that stand still, step back or jump.
+//! Tests of timeouts, and of clocks that stand still, go back or jump.
 
 use super::*;
 use crate::builtin::{Echo, Framed};

@@ -1,8 +1,8 @@
-//! Timers that handlers set.
+//! Tests of the timers that handlers set.
 
 use super::*;
 
-/// Timers as its data says: `12:7` is a timer with key 7 in 12 ms.
+/// Sets timers as its input requests: `12:7` is a timer with key 7 in 12 ms.
 fn set(cx: &mut Context<'_>, data: &[u8]) {
     for word in std::str::from_utf8(data).unwrap().split_whitespace() {
         let (after, key) = word.split_once(':').unwrap();
@@ -40,7 +40,7 @@ fn timers_go_off_in_their_order_late_and_never_early() {
 fn the_time_counts_from_the_end_of_the_callback() {
     let mut rig = setter();
     let peer = rig.connect();
-    // Each look at the clock takes 3 ms, so that the callback does.
+    // Each reading of the clock takes 3 ms, so the callback does too.
     rig.sys().tick = 3_000_000;
     let before = rig.sys().clock;
     rig.sys().send(peer, b"10:1");
