@@ -15,14 +15,14 @@
 //! ```
 //!
 //! A subject has one name in every layer: `reactor/write.rs` calls what `core/send.rs` queued into `buffer/outbox.rs`;
-//! `close`, `connect`, `timers` and `datagram` are files in `core/` and in `reactor/`. The core is one object in several
-//! files: its methods call each other across them.
+//! `close`, `connect`, `timers` and `datagram` are files in `core/` and in `reactor/`. The core is one object in
+//! several files: its methods call each other across them.
 //!
-//! Every outside effect (the clock, waiting, accepting, connecting, lookups, reading, writing, closing, randomness) goes
-//! through one trait, `Sys`. Only its implementation in `sys/mio` names sockets. Tests put another system in its place
-//! and drive the same loop with it: a scripted one, in which each call returns what the test says, and on top of it a
-//! simulated one, which is driven by a seed. The feature `testing` gives both to users, behind handlers and not behind
-//! `Sys`.
+//! Every outside effect (the clock, waiting, accepting, connecting, lookups, reading, writing, closing, randomness)
+//! goes through one trait, `Sys`. Only its implementation in `sys/mio` names sockets. Tests put another system in its
+//! place and drive the same loop with it: a scripted one, in which each call returns what the test says, and on top of
+//! it a simulated one, which is driven by a seed. The feature `testing` gives both to users, behind handlers and not
+//! behind `Sys`.
 //!
 //! # Storage is split by who touches it
 //! ```text
@@ -32,8 +32,8 @@
 //!  handler A: [ State     | State    ]    handler B: [ () ]    each handler's own slab of states
 //! ```
 //! A broadcast needs the outboxes of other connections, never their handlers. So a [`Context`](crate::Context) borrows
-//! the connections, the handler borrows its own states, and the loop keeps the sockets: disjoint fields, checked when the
-//! program is compiled and free when it runs.
+//! the connections, the handler borrows its own states, and the loop keeps the sockets: disjoint fields, checked when
+//! the program is compiled and free when it runs.
 //!
 //! A [`ConnId`](crate::ConnId) is a slot and the generation of that slot. An id, or a readiness event, of a closed
 //! connection is recognized and dropped; it never reaches the connection that uses the slot now.
@@ -42,9 +42,9 @@
 //! `reactor/turn.rs` shows a turn on one screen:
 //! 1. **Wait** for events until the next deadline, or not at all while there is work.
 //! 2. **Accept** a few connections from each listener.
-//! 3. **Read** each ready connection, one buffer at most, into the buffer that all share, and call its handler. What the
-//!    handler sent to its own peer is written at once. Bytes that are sent back unchanged are written from the receive
-//!    buffer, without a copy.
+//! 3. **Read** each ready connection, one buffer at most, into the buffer that all share, and call its handler. What
+//!    the handler sent to its own peer is written at once. Bytes that are sent back unchanged are written from the
+//!    receive buffer, without a copy.
 //! 4. **Receive** datagrams, and call the **sources** that are ready or had work left.
 //! 5. **Timers**: deadlines of connections first, then the timers that handlers set. Late, never early.
 //! 6. **Commands** of other threads, a share of them, in the order in which they were accepted.
@@ -81,24 +81,25 @@
 //!    ▲              └───────────────────┴────────────▶ backoff, if there is a policy ── or on_connect_failed
 //!    └────────────────────────────────────────────────────┘
 //! ```
-//! A connect job is a record in the core. The sockets that it tries are connections like any other, with ids and tokens,
-//! in a phase before *open* that no handler sees. So stale events, limits and closing are handled by one mechanism.
-//! Addresses are tried as in RFC 8305 (happy eyeballs). Threads behind `Sys` look names up, four at most; they only queue
-//! the result and wake the loop.
+//! A connect job is a record in the core. The sockets that it tries are connections like any other, with ids and
+//! tokens, in a phase before *open* that no handler sees. So stale events, limits and closing are handled by one
+//! mechanism. Addresses are tried as in RFC 8305 (happy eyeballs). Threads behind `Sys` look names up, four at most;
+//! they only queue the result and wake the loop.
 //!
 //! # Other threads
-//! Handles push commands into one bounded queue. A push sets a flag, and the push that changes the flag from clear to set
-//! wakes the loop: many commands are one wake-up. The loop clears the flag *before* it takes commands; in the other order
-//! a command that comes between the two would wait for the next push. Commands beyond a turn's share set the flag again,
-//! and the loop does not sleep. A model checker has tried the interleavings of two producers and the loop, with up to
-//! three preemptions. A refused command is returned to the caller; a command whose target no longer exists is counted.
+//! Handles push commands into one bounded queue. A push sets a flag, and the push that changes the flag from clear to
+//! set wakes the loop: many commands are one wake-up. The loop clears the flag *before* it takes commands; in the other
+//! order a command that comes between the two would wait for the next push. Commands beyond a turn's share set the flag
+//! again, and the loop does not sleep. A model checker has tried the interleavings of two producers and the loop, with
+//! up to three preemptions. A refused command is returned to the caller; a command whose target no longer exists is
+//! counted.
 //!
 //! # Datagrams
-//! A datagram socket is a send queue in the core (one contiguous buffer) and a socket in the loop. Callbacks only queue.
-//! The loop sends right after the callback, or at the end of the turn what others queued. A turn receives a bounded
-//! number of datagrams and bytes from each socket. An error concerns one datagram: it is reported, and the socket goes
-//! on. A Unix datagram socket gives no readiness when the *receiver's* queue is full, so such datagrams are retried every
-//! 10 ms while other receivers are served.
+//! A datagram socket is a send queue in the core (one contiguous buffer) and a socket in the loop. Callbacks only
+//! queue. The loop sends right after the callback, or at the end of the turn what others queued. A turn receives a
+//! bounded number of datagrams and bytes from each socket. An error concerns one datagram: it is reported, and the
+//! socket goes on. A Unix datagram socket gives no readiness when the *receiver's* queue is full, so such datagrams are
+//! retried every 10 ms while other receivers are served.
 //!
 //! # Closing
 //! ```text
@@ -106,15 +107,14 @@
 //!   open ───────────────────────▶ flushing ─────────────▶ lingering ──────────────────▶ closed ─▶ on_close, reap
 //!     └───────────── abort, reset, a limit (from any phase) ─────────────────────────────▲
 //! ```
-//! Closing a TCP socket with unread input makes the kernel send RST, which can destroy our own last bytes at the peer. So
-//! after our FIN the loop reads and discards input for a while: it lingers.
+//! Closing a TCP socket with unread input makes the kernel send RST, which can destroy our own last bytes at the peer.
+//! So after our FIN the loop reads and discards input for a while: it lingers.
 //!
 //! # Backpressure
-//! A peer that does not read its output is not read either. At
-//! [`Limits::output_high`](crate::Limits::output_high) unsent bytes its connection stops being read, at
-//! [`Limits::output_low`](crate::Limits::output_low) it is read again. Nothing is lost and no other connection is slowed.
-//! What is sent to a slow consumer regardless (by other connections, or by a handler that ignores
-//! [`Context::wants_more`](crate::Context::wants_more)) is bounded by
+//! A peer that does not read its output is not read either. At [`Limits::output_high`](crate::Limits::output_high)
+//! unsent bytes its connection stops being read, at [`Limits::output_low`](crate::Limits::output_low) it is read again.
+//! Nothing is lost and no other connection is slowed. What is sent to a slow consumer regardless (by other connections,
+//! or by a handler that ignores [`Context::wants_more`](crate::Context::wants_more)) is bounded by
 //! [`Limits::output_hard`](crate::Limits::output_hard). Then the connection is terminated, so that no stream ever has a
 //! gap. All output together is bounded as well, and so is unfinished input, of each connection and of all.
 //!
