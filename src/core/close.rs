@@ -71,7 +71,7 @@ impl Core {
     /// loses bytes that it would have written.
     pub(crate) fn terminate(&mut self, id: ConnId, reason: Reason) {
         let unsent_in_logs = self.unsent_in_logs(id);
-        let echoed = self.take_echo_range(id).len();
+        let echoed = self.take_echoed(id).len();
         self.remove_links(id);
         let Some(c) =
             self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed))
@@ -117,7 +117,7 @@ impl Core {
             return self.terminate(id, reason);
         }
         let unsent_in_logs = self.unsent_in_logs(id);
-        let echoed = self.take_echo_range(id).len();
+        let echoed = self.take_echoed(id).len();
         let Some(c) = self.conns.live_mut(id) else { return };
         let lost = c.out.clear(&mut self.pool) + unsent_in_logs + echoed;
         c.lose(lost);

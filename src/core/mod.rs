@@ -14,6 +14,7 @@ pub(crate) mod connect_jobs;
 mod datagram;
 mod datagram_queue;
 pub(crate) mod datagram_sockets;
+mod echo;
 mod evictor;
 mod flow;
 mod receive;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use self::connect_jobs::ConnectJobs;
 use self::datagram_sockets::DatagramSockets;
+use self::echo::EchoInPlace;
 use self::evictor::Evictor;
 use crate::buffer::pool::Pool;
 use crate::codec::Framing;
@@ -56,10 +58,8 @@ static REACTORS: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Delivery {
     /// The connection of the running callback.
     pub(crate) conn: Option<ConnId>,
-    /// The addresses of the delivered bytes, to recognize a send of the same bytes (echo in place).
-    pub(crate) input_range: Range<usize>,
-    /// The part of the delivered bytes that was sent back: it is written from the read buffer, in front of the outbox.
-    pub(crate) echo_range: Range<usize>,
+    /// What the callback sent back of its input: written from the read buffer, in front of the outbox.
+    pub(crate) echo: EchoInPlace,
     /// Bytes at the end that the handler did not use: an unfinished message, or deferred.
     pub(crate) unused: usize,
     /// The unused bytes are deferred: deliver them again without waiting for more.
@@ -233,15 +233,15 @@ impl Core {
 
     /// Takes the range of the delivered bytes that is to be written in front of `id`'s outbox.
     #[inline]
-    pub(crate) fn take_echo_range(&mut self, id: ConnId) -> Range<usize> {
-        if self.delivery.conn == Some(id) { std::mem::take(&mut self.delivery.echo_range) } else { 0..0 }
+    pub(crate) fn take_echoed(&mut self, id: ConnId) -> Range<usize> {
+        if self.delivery.conn == Some(id) { self.delivery.echo.take() } else { 0..0 }
     }
 
     /// Returns the number of unsent bytes of a connection, including those that its running callback echoes in place.
     #[inline]
     pub(crate) fn pending(&self, c: &Connection) -> usize {
-        let echo_range = if self.delivery.conn == Some(c.id) { self.delivery.echo_range.len() } else { 0 };
-        c.out.pending() + echo_range
+        let echoed = if self.delivery.conn == Some(c.id) { self.delivery.echo.len() } else { 0 };
+        c.out.pending() + echoed
     }
 
     /// Returns whether the groups' logs hold so much that they must be written before the next callback. This bounds

@@ -4,6 +4,7 @@
 //! Does not read; the loop does. Invariant: only an open connection has buffered input, and its message clock runs only
 //! while it is read.
 
+use super::echo::EchoInPlace;
 use super::{Core, Delivery};
 use crate::buffer::input::InputBuffer;
 use crate::closed::Reason;
@@ -16,9 +17,7 @@ impl Core {
     /// Starts the delivery of `data` to a callback of connection `id`.
     #[inline]
     pub(crate) fn begin_delivery(&mut self, id: ConnId, data: &[u8]) {
-        let start = data.as_ptr().addr();
-        self.delivery =
-            Delivery { conn: Some(id), input_range: start..start + data.len(), ..Delivery::default() };
+        self.delivery = Delivery { conn: Some(id), echo: EchoInPlace::new(data), ..Delivery::default() };
     }
 
     /// Returns whether a connection may be read now. Backpressure: a peer above its high-water mark is not read, nor,

@@ -88,11 +88,11 @@ impl Core {
         // broadcasts to take first, so the message is only appended.
         if let Some(c) = conns.get_mut(id).filter(plain) {
             // Bytes echoed in place are written in front of it.
-            let echo_range = if own { delivery.echo_range.len() } else { 0 };
-            let before = c.out.pending() + echo_range;
+            let echoed = if own { delivery.echo.len() } else { 0 };
+            let before = c.out.pending() + echoed;
             if before.saturating_add(data.len()) <= hard {
                 let queued = queue(c, framings, pool, data, before, hard);
-                if own && queued.is_ok() && c.out.pending() + echo_range < limits.output_high {
+                if own && queued.is_ok() && c.out.pending() + echoed < limits.output_high {
                     // `sent` would do just this.
                     stats.messages_out += 1;
                     delivery.sent_to_self = true;
@@ -257,34 +257,22 @@ impl Core {
     /// back, and the buffer for it. Returns `false` if the bytes must be copied.
     fn try_echo_in_place(&mut self, id: ConnId, data: &[u8]) -> bool {
         let Self { conns, delivery, groups, framings, limits, now, .. } = self;
-        // `data` is borrowed until this call returns. If its address is in the read buffer, it *is* that part of the
-        // buffer: the comparison needs no access through the pointer.
-        let start = data.as_ptr().addr();
-        let inside = start >= delivery.input_range.start && start + data.len() <= delivery.input_range.end;
-        if delivery.conn != Some(id) || !inside || data.is_empty() {
+        let own = delivery.conn == Some(id);
+        let Some(echoed) =
+            delivery.echo.with(data).filter(|echoed| own && echoed.len() <= limits.output_hard.get())
+        else {
             return false;
-        }
+        };
         let Some(c) = conns.live_mut(id) else { return false };
         let plain = framings.get(c.handler.slot()).is_none_or(Framing::is_raw);
         let logged = !c.groups.is_empty() && !groups.with_unsent.is_empty();
         if !plain || logged || !c.takes_output() || c.out.pending() > 0 {
             return false;
         }
-        if delivery.echo_range.len() + data.len() > limits.output_hard.get() {
-            return false;
-        }
-        let offset = start - delivery.input_range.start;
-        if delivery.echo_range.is_empty() {
-            delivery.echo_range = offset..offset;
-        }
-        // Only one contiguous range is recorded.
-        if delivery.echo_range.end != offset {
-            return false;
-        }
-        delivery.echo_range.end += data.len();
-        if delivery.echo_range.len() == data.len() {
+        if delivery.echo.len() == 0 {
             c.write_blocked_since = *now;
         }
+        delivery.echo.set(echoed);
         true
     }
 

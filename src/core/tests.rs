@@ -365,7 +365,7 @@ impl World {
             Last::Close => drop(self.core.begin_close(id, Reason::Handler)),
             Last::Abort => self.core.terminate(id, Reason::Handler),
         }
-        let echoed = self.core.take_echo_range(id);
+        let echoed = self.core.take_echoed(id);
         self.core.delivery.conn = None;
         let (led, _) = self.write(i, &whole[echoed.clone()], &[], taken);
         self.core.requeue_front(id, &whole[echoed][led..]);

@@ -144,7 +144,7 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn after_callback(&mut self, id: ConnId, data: &[u8]) {
         self.measure_callback(CallSite::Connection(id));
         let core = &mut self.dispatcher.core;
-        let echoed = core.take_echo_range(id);
+        let echoed = core.take_echoed(id);
         let sent_to_self = std::mem::take(&mut core.delivery.sent_to_self);
         core.delivery.conn = None;
         if sent_to_self {

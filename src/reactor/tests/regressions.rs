@@ -39,7 +39,7 @@ fn beside_a_hog(limits: Limits) -> (Rig, usize, ConnId) {
         rig.sys().set_window(p, 0);
     }
     rig.pass(100 * SECOND);
-    rig.say(a, "sent_to_self\nbegun");
+    rig.say(a, "answered\nbegun");
     let hog_id = rig.id(hog);
     for _ in 0..350 {
         rig.net().send_to(hog_id, bytes(60));

@@ -233,8 +233,8 @@ fn while_the_total_is_tight_those_with_output_waiting_are_not_read_and_the_other
     rig.net().send_bytes_to(id, bytes(4096).into());
     rig.settle();
     assert!(rig.stats().output_held > 12 * 1024, "{}", rig.stats().output_held);
-    rig.say(good, "read and sent_to_self");
-    assert_eq!(rig.heard(good), "read and sent_to_self");
+    rig.say(good, "read and answered");
+    assert_eq!(rig.heard(good), "read and answered");
     rig.open_window(slow, 3080);
     rig.say(slow, "put off");
     assert_eq!(rig.sys().unread(slow), 7);

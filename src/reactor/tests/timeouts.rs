@@ -109,7 +109,7 @@ fn the_clock_of_a_message_stops_while_all_output_together_is_too_much() {
     for p in [a, hog] {
         rig.sys().set_window(p, 0);
     }
-    rig.say(a, "sent_to_self\nbegun");
+    rig.say(a, "answered\nbegun");
     let hog_id = rig.id(hog);
     for _ in 0..350 {
         rig.net().send_to(hog_id, bytes(60));
@@ -125,7 +125,7 @@ fn the_clock_of_a_message_stops_while_all_output_together_is_too_much() {
     assert_eq!(rig.phase(a), Phase::Open, "hardly a moment of it was the peer's");
     rig.say(a, " ended\n");
     rig.open_window(a, 1000);
-    assert_eq!(rig.heard(a), "sent_to_self\\nbegun and ended\\n");
+    assert_eq!(rig.heard(a), "answered\\nbegun and ended\\n");
 }
 
 #[test]
