@@ -106,7 +106,7 @@ mod program {
             for &byte in &buffer[..n] {
                 if byte == b'\n' {
                     let line = std::mem::take(&mut self.typed);
-                    obey(String::from_utf8_lossy(&line).trim(), reactor)?;
+                    run_command(String::from_utf8_lossy(&line).trim(), reactor)?;
                 } else if self.typed.len() < LONGEST_LINE {
                     self.typed.push(byte);
                 }
@@ -115,7 +115,7 @@ mod program {
         }
     }
 
-    fn obey(command: &str, reactor: &mut Reactor) -> Result<()> {
+    fn run_command(command: &str, reactor: &mut Reactor) -> Result<()> {
         let mut out = stdout().lock();
         match command {
             "" => {}

@@ -338,7 +338,7 @@ mod model {
             let mut taken = Vec::new();
             consume(&queue, &bell, share, &mut taken);
             for thread in threads {
-                assert!(thread.join().unwrap().is_empty(), "refused though there was room");
+                assert!(thread.join().unwrap().is_empty(), "refused though there was space");
             }
             for first in [10, 20] {
                 let of = |n: &&u32| (first..first + 2).contains(*n);

@@ -142,7 +142,7 @@ impl Shape {
 /// What a peer sends, independent of the framing, so that a failing case can be shrunk independently of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
-    pieces: Vec<LogSlice>,
+    pieces: Vec<Part>,
     /// A byte that is changed in transit, and its new value.
     damage: Option<(usize, u8)>,
     /// Bytes missing at the end.
@@ -150,9 +150,9 @@ pub(crate) struct Traffic {
 }
 
 #[derive(Clone, Debug)]
-enum LogSlice {
+enum Part {
     Message { size: usize, bytes: Vec<u8> },
-    DatagramQueue(Vec<u8>),
+    Letters(Vec<u8>),
     Noise(Vec<u8>),
 }
 
@@ -163,14 +163,14 @@ impl Traffic {
         let mut wire = Vec::new();
         for piece in &self.pieces {
             match piece {
-                LogSlice::Message { size, bytes } => {
+                Part::Message { size, bytes } => {
                     let message = shape.message(*size, bytes);
                     if codec.encode(&message, &mut wire).is_err() {
                         wire.extend(message);
                     }
                 }
-                LogSlice::DatagramQueue(bytes) => wire.extend(shape.spell(bytes)),
-                LogSlice::Noise(bytes) => wire.extend(bytes),
+                Part::Letters(bytes) => wire.extend(shape.spell(bytes)),
+                Part::Noise(bytes) => wire.extend(bytes),
             }
         }
         wire.truncate(wire.len().saturating_sub(self.lost));
@@ -218,9 +218,9 @@ fn lengths() -> impl Strategy<Value = Length> {
 pub(crate) fn traffic() -> impl Strategy<Value = Traffic> {
     let bytes = || prop::collection::vec(any::<u8>(), 0..12);
     let piece = prop_oneof![
-        6 => (0..7usize, bytes()).prop_map(|(size, bytes)| LogSlice::Message { size, bytes }),
-        2 => bytes().prop_map(LogSlice::DatagramQueue),
-        1 => bytes().prop_map(LogSlice::Noise),
+        6 => (0..7usize, bytes()).prop_map(|(size, bytes)| Part::Message { size, bytes }),
+        2 => bytes().prop_map(Part::Letters),
+        1 => bytes().prop_map(Part::Noise),
     ];
     let damage = prop::option::weighted(0.3, (0..1000usize, any::<u8>()));
     let lost = prop_oneof![2 => Just(0), 1 => 0..6usize];

@@ -265,7 +265,7 @@ impl Limits {
             let hard = self.output_hard.get();
             return refuse("output_total", self.output_total.get(), "at least", "output_hard", hard);
         }
-        let least = room_to_keep(self.input_kept);
+        let least = space_to_keep(self.input_kept);
         if self.input_total.get() < least {
             let other = "2 x input_kept + 4 KiB (buffers grow by doubling)";
             return refuse("input_total", self.input_total.get(), "at least", other, least);
@@ -304,7 +304,7 @@ impl Limits {
         };
         self.input_kept = self.input_kept.max(whole);
         raise(&mut self.output_hard, self.output_high.saturating_add(whole));
-        raise(&mut self.input_total, room_to_keep(self.input_kept));
+        raise(&mut self.input_total, space_to_keep(self.input_kept));
         if let Limit::At(hard) = self.output_hard {
             raise(&mut self.output_total, hard);
         }
@@ -412,7 +412,7 @@ const MIB: usize = 1024 * KIB;
 pub(crate) const LEAST_READ: usize = 2 * KIB;
 /// Memory that the buffer for `kept` bytes of input may use while it grows: twice as much, because buffers grow by
 /// doubling, plus two of the smallest buffers (2 KiB each).
-const fn room_to_keep(kept: usize) -> usize {
+const fn space_to_keep(kept: usize) -> usize {
     kept.saturating_mul(2).saturating_add(4 * KIB)
 }
 

@@ -85,13 +85,13 @@ impl Core {
     pub(crate) fn link(&mut self, from: ConnId, to: ConnId) -> bool {
         let most = self.limits.links_per_connection;
         let open = |id| self.conns.get(id).filter(|c| c.phase == Phase::Open);
-        let (Some(feeder), Some(fed)) = (open(from), open(to)) else { return false };
-        if from == to || feeder.cold().is_some_and(|r| r.links_to.contains(&to)) {
+        let (Some(sender), Some(fed)) = (open(from), open(to)) else { return false };
+        if from == to || sender.cold().is_some_and(|r| r.links_to.contains(&to)) {
             // They are linked already; and a connection is always paused by its own output, without a link.
             return true;
         }
         let full = |links: Option<usize>| links.is_some_and(|n| n >= most);
-        if full(feeder.cold().map(|r| r.links_to.len())) || full(fed.cold().map(|r| r.links_from.len())) {
+        if full(sender.cold().map(|r| r.links_to.len())) || full(fed.cold().map(|r| r.links_from.len())) {
             return false;
         }
         let high = fed.flow.above_high_water;
@@ -148,11 +148,11 @@ impl Core {
         else {
             return;
         };
-        let feeders = cold.links_from.clone();
+        let senders = cold.links_from.clone();
         if !high {
-            return self.remove_pauses(feeders);
+            return self.remove_pauses(senders);
         }
-        for from in feeders {
+        for from in senders {
             self.add_pause(from);
         }
     }

@@ -441,7 +441,7 @@ impl World {
         while let Some((at, slot)) = self.core.deadlines.next().filter(|(at, _)| *at <= self.core.now) {
             let id = self.core.conns.id_in_slot(slot).expect("a deadline of nobody");
             self.core.check_deadline(id);
-            assert!(self.core.deadlines.get(slot) > at, "judged, and as due as before");
+            assert!(self.core.deadlines.get(slot) > at, "checked, and as due as before");
         }
         self.flush_groups(taken);
         let dirty = self.core.dirty.take();
@@ -460,7 +460,7 @@ impl World {
             }
         }
         self.core.resume_throttled();
-        self.bury();
+        self.reap();
     }
 
     fn flush_groups(&mut self, taken: usize) {
@@ -503,7 +503,7 @@ impl World {
     }
 
     /// Removes the closed connections, each once, and checks that every byte is accounted for.
-    fn bury(&mut self) {
+    fn reap(&mut self) {
         for id in std::mem::take(&mut self.core.close_notify) {
             let c = self.core.conns.remove(id).expect("told twice");
             let i = self.all.iter().position(|m| m.id == id).unwrap();
@@ -603,7 +603,7 @@ fn whatever_is_done_every_byte_is_accounted_for_and_no_phase_goes_back() {
         for id in world.all.iter().map(|m| m.id).collect::<Vec<_>>() {
             world.core.terminate(id, Reason::Shutdown);
         }
-        world.bury();
+        world.reap();
         world.check();
         assert_eq!((world.core.pool.output(), world.core.pool.input(), world.core.conns.len()), (0, 0, 0));
         assert_eq!(world.core.deadlines.next(), None);

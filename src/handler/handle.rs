@@ -67,15 +67,15 @@ impl Shared {
 /// use turnwheel::{Broadcast, Reactor};
 ///
 /// let mut reactor = Reactor::new()?;
-/// let room = reactor.net().group().expect("the first group");
-/// reactor.listen("127.0.0.1:0", Broadcast::to_all().in_group(room))?;
+/// let group = reactor.net().group().expect("the first group");
+/// reactor.listen("127.0.0.1:0", Broadcast::to_all().in_group(group))?;
 /// let handle = reactor.handle();
-/// let feeder = std::thread::spawn(move || {
-///     handle.broadcast(room, "news\n").expect("the queue is not full");
+/// let sender = std::thread::spawn(move || {
+///     handle.broadcast(group, "news\n").expect("the queue is not full");
 ///     handle.stop()
 /// });
 /// reactor.run()?;
-/// # feeder.join().unwrap()?;
+/// # sender.join().unwrap()?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -120,12 +120,12 @@ impl<S: Sys> EventLoop<S> {
 
     fn audit_connection(&self, c: &Connection) -> Result<(), String> {
         let core = &self.dispatcher.core;
-        let dead = c.phase == Phase::Closed;
+        let closed = c.phase == Phase::Closed;
         let told = |what: &str| format!("{what}: {c:?}");
-        require(!dead || c.out.pending() == 0, || told("N9: closed, with unsent output"))?;
+        require(!closed || c.out.pending() == 0, || told("N9: closed, with unsent output"))?;
         let gone = c.groups.is_empty() && c.reason().is_some();
         require(c.phase <= Phase::Open || gone, || told("N5: closing without a reason, or in a group"))?;
-        require(!dead || core.close_notify.contains(&c.id), || {
+        require(!closed || core.close_notify.contains(&c.id), || {
             told("N5: closed, and not queued for on_close")
         })?;
         let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);

@@ -179,7 +179,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &self.dispatcher.core;
         let max = core.limits.connections.get();
         if core.conns.len() >= max {
-            return Err(no_room(max));
+            return Err(limit_reached(max));
         }
         let Some(job) = core.connect_jobs.live(id) else { return Err(ErrorKind::NotFound.into()) };
         let stream = self.sys.connect(address, &job.options)?;
@@ -199,7 +199,7 @@ impl<S: Sys> EventLoop<S> {
         let spare = core.conns.len() < core.limits.connections.get();
         let Some(conn) = spare.then(|| core.conns.insert_with(new)).flatten() else {
             self.sys.close(stream, CloseHow::Graceful);
-            return Err(no_room(core.conns.len()));
+            return Err(limit_reached(core.conns.len()));
         };
         if let Err(error) = self.sys.add_stream(&mut stream, Token::Connection(conn).pack()) {
             core.conns.remove(conn);
@@ -408,7 +408,7 @@ impl<S: Sys> EventLoop<S> {
     }
 }
 
-fn no_room(connections: usize) -> io::Error {
+fn limit_reached(connections: usize) -> io::Error {
     let what = format!("limit of {connections} connections reached");
     io::Error::new(ErrorKind::QuotaExceeded, what)
 }

@@ -64,7 +64,11 @@ pub(super) fn require_earned<H: Handler>(
 }
 
 /// N4, N6: the report to on_close is correct.
-pub(super) fn judge<H: Handler>(view: &View<H>, record: &Record, closed: &Closed) -> Result<(), String> {
+pub(super) fn check_closed<H: Handler>(
+    view: &View<H>,
+    record: &Record,
+    closed: &Closed,
+) -> Result<(), String> {
     let facts = &view.inner.sys.facts[record.peer];
     let same = closed.bytes_in == facts.read && closed.bytes_out == facts.written;
     require(same, || format!("N6: {} B read, {} B written", facts.read, facts.written))?;

@@ -18,7 +18,7 @@ use crate::time::Time;
 /// How many calls of `connect` have been checked.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
-    judged: usize,
+    checked_count: usize,
 }
 
 impl Dials {
@@ -38,10 +38,10 @@ impl Dials {
         let failed = core.stats.connect_failed;
         let told = view.checked().map_or(failed, |w| w.failed);
         require(told == failed, || format!("N6: {failed} connect failures counted, {told} reported"))?;
-        for dial in sim.dials.dials.get(self.judged..).unwrap_or_default() {
+        for dial in sim.dials.dials.get(self.checked_count..).unwrap_or_default() {
             check_stagger(dial, core.limits.connect_stagger)?;
         }
-        self.judged = sim.dials.dials.len();
+        self.checked_count = sim.dials.dials.len();
         for (peer, c) in view.connections() {
             let p = &sim.script.peers[peer];
             let unheard = c.phase == Phase::Connecting && p.dial != DialState::Pending;

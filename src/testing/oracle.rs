@@ -14,7 +14,7 @@
 //! N7   pending work is in a queue, or an event or deadline will come       here, connect_checks, threads, audit
 //! N8   no busy loop, no more system calls than there is work               here, connect_checks
 //! N9   memory is within the limits; watermarks and links are respected     here, connect_checks, timer_checks, audit
-//! N10  a turn stays within its budgets, and no connection is starved       here, threads
+//! N10  a turn stays within its budgets, and no connection waits without end      here, threads
 //! N11  timeouts expire on time                                             here
 //! N12  every waiting connection is accepted or refused                     here, run
 //! N13  a shutdown ends with its grace period                               here, run
@@ -27,7 +27,7 @@
 use std::time::Duration;
 
 use super::checked_handler::Record;
-use super::close_checks::{judge, may_stop_lingering, require_earned};
+use super::close_checks::{check_closed, may_stop_lingering, require_earned};
 use super::connect_checks::Dials;
 use super::seen::Seen;
 use super::timer_checks::{check_links, check_timers};
@@ -66,7 +66,7 @@ const FEW: u64 = 16;
 pub(crate) struct Oracle {
     seen: Vec<Seen>,
     /// Records whose end has been checked.
-    judged: Vec<bool>,
+    close_checked: Vec<bool>,
     /// The number of system calls and of bytes transferred so far.
     called: (u64, u64),
     /// Consecutive turns that did nothing: with work pending, and with expired deadlines.
@@ -174,8 +174,8 @@ impl Oracle {
 
     /// N8: a turn that does not wait has some effect.
     fn check_spin<H: Handler>(&mut self, view: &View<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
-        let obeyed = view.inner.dispatcher.core.stats.commands;
-        let now = (view.inner.sys.calls, obeyed + view.checked().map_or(0, |w| w.calls));
+        let ran = view.inner.dispatcher.core.stats.commands;
+        let now = (view.inner.sys.calls, ran + view.checked().map_or(0, |w| w.calls));
         let (calls_before, callbacks_before, more) = self.before;
         let waited = !calls.contains(&Call::Poll(Some(Duration::ZERO)));
         // Processing a connect job makes no system call if it is dropped or must wait.
@@ -262,8 +262,10 @@ impl Oracle {
             return Err(broken.clone());
         }
         let full = self.full;
-        self.judged.resize(checked.records.len(), false);
-        for (record, judged) in checked.records.iter().zip(&mut self.judged).filter(|(_, judged)| !**judged) {
+        self.close_checked.resize(checked.records.len(), false);
+        for (record, close_checked) in
+            checked.records.iter().zip(&mut self.close_checked).filter(|(_, close_checked)| !**close_checked)
+        {
             let peer = record.peer;
             let told = |e: String| format!("{e} (peer {peer}: {:?})", record.closed);
             let said = view.clients.iter().find(|c| c.peer == Some(peer)).map_or(&[][..], |c| &c.says);
@@ -289,9 +291,9 @@ impl Oracle {
                 require(!gone || record.panicked, || told("N5: no on_close".to_owned()))?;
                 continue;
             };
-            *judged = true;
+            *close_checked = true;
             seen.closed = Some(closed.clone());
-            judge(view, record, closed).map_err(told)?;
+            check_closed(view, record, closed).map_err(told)?;
             let facts = &view.inner.sys.facts[peer];
             require(gone, || told("N6: on_close called, but the stream is open".to_owned()))?;
             let graceful = calls.contains(&Call::Close(peer, CloseHow::Graceful));

@@ -60,7 +60,7 @@ pub(crate) struct Threads {
     commands: u64,
     missed: u64,
     /// The number of commands run at the previous check.
-    obeyed: u64,
+    ran: u64,
     /// The connections that they aborted since the previous check.
     aborted: Vec<ConnId>,
     /// The messages sent, by connection.
@@ -94,7 +94,7 @@ impl Threads {
             accepted: Default::default(),
             commands: 0,
             missed: 0,
-            obeyed: 0,
+            ran: 0,
             aborted: Vec::new(),
             texts: BTreeMap::new(),
             wrong: None,
@@ -254,14 +254,14 @@ impl<H: Handler> View<H> {
         let threads: &mut dyn Any = &mut **threads;
         let Some(threads) = threads.downcast_mut::<Threads>() else { return Ok(()) };
         let stats = &self.inner.dispatcher.core.stats;
-        let (obeyed, share) = (stats.commands, self.inner.dispatcher.core.limits.commands_per_turn as u64);
-        let now = obeyed - threads.obeyed;
-        threads.obeyed = obeyed;
+        let (ran, share) = (stats.commands, self.inner.dispatcher.core.limits.commands_per_turn as u64);
+        let now = ran - threads.ran;
+        threads.ran = ran;
         require(now <= share, || format!("N10: {now} commands in a turn, not {share}"))?;
         let (waits, accepted) = (threads.handle.queued() as u64, threads.commands);
         require(waits <= threads.capacity as u64, || format!("I3: {waits} of {} queued", threads.capacity))?;
-        require(obeyed + waits == accepted, || {
-            format!("I1: {accepted} commands accepted, {obeyed} run, {waits} queued")
+        require(ran + waits == accepted, || {
+            format!("I1: {accepted} commands accepted, {ran} run, {waits} queued")
         })?;
         threads.check_arrivals()?;
         if over {

@@ -129,8 +129,8 @@ fn at_the_limit_refusing_is_accepting_and_closing_and_is_counted() {
     assert_eq!(rig.sys().peers[peers[49]].closed, Some(CloseHow::Graceful));
     rig.fin(peers[0]);
     let late = rig.connect();
-    rig.say(late, "room");
-    assert_eq!(rig.heard(late), "room");
+    rig.say(late, "space");
+    assert_eq!(rig.heard(late), "space");
 }
 
 fn hang_up(cx: &mut Context<'_>, on: On<'_>) {
@@ -140,7 +140,7 @@ fn hang_up(cx: &mut Context<'_>, on: On<'_>) {
 }
 
 #[test]
-fn at_the_limit_whoever_lingers_longest_makes_room() {
+fn at_the_limit_whoever_lingers_longest_makes_space() {
     let mut rig = puppet_within(Limits { connections: Limit::At(4), ..limits() }, hang_up);
     let [a, b, c] = [(); 3].map(|()| rig.connect());
     for peer in [a, b, c] {

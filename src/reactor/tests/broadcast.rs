@@ -88,7 +88,7 @@ fn many_messages_to_many_members_are_one_write_each() {
 }
 
 #[test]
-fn one_room_speaks_to_each_member_in_its_own_framing() {
+fn one_group_speaks_to_each_member_in_its_own_framing() {
     let mut rig = rig(limits(), Broadcast::to_others());
     let group = rig.net().group().unwrap();
     let programs = Framed::new(LengthDelimited::u32_be(60).unwrap(), Broadcast::to_all().in_group(group));

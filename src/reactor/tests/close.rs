@@ -118,7 +118,7 @@ fn each_error_of_a_write_has_its_reason() {
 }
 
 #[test]
-fn a_write_for_which_the_system_has_no_buffers_waits_for_room() {
+fn a_write_for_which_the_system_has_no_buffers_waits_for_space() {
     let mut rig = puppet(echo);
     let a = rig.connect();
     rig.sys().peers[a].writes.push_back(Answer::Fail(105));

@@ -173,7 +173,7 @@ fn a_note_may_close_its_connection_and_the_next_finds_it_closed() {
 }
 
 #[test]
-fn a_turn_obeys_its_share_in_order_and_the_next_does_not_wait() {
+fn a_turn_runs_its_share_in_order_and_the_next_does_not_wait() {
     let mut rig = puppet_within(Limits { commands_per_turn: 3, ..limits() }, echo);
     let handle = rig.inner.handle();
     let told: Vec<_> = (0..7).map(|n| tell(&handle, n)).collect();
@@ -188,7 +188,7 @@ fn a_turn_obeys_its_share_in_order_and_the_next_does_not_wait() {
 }
 
 #[test]
-fn a_command_that_comes_while_others_are_obeyed_is_obeyed_next() {
+fn a_command_that_comes_while_others_are_run_is_run_next() {
     let mut rig = puppet(echo);
     let handle = rig.inner.handle();
     let (again, (say, hear)) = (handle.clone(), channel());

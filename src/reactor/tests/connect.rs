@@ -35,7 +35,7 @@ impl Rig {
     }
 
     /// Returns the addresses of the sockets that were opened since the last call.
-    fn dialled(&mut self) -> Vec<String> {
+    fn dials(&mut self) -> Vec<String> {
         std::mem::take(&mut self.sys().dials_made).iter().map(|(to, _)| to.to_string()).collect()
     }
 
@@ -55,7 +55,7 @@ fn a_connection_that_was_asked_for_is_like_any_other() {
     let mut rig = dialler();
     rig.dial("127.0.0.1:7", 42);
     rig.settle();
-    assert_eq!(rig.dialled(), ["127.0.0.1:7"]);
+    assert_eq!(rig.dials(), ["127.0.0.1:7"]);
     assert_eq!(rig.heard(0), "tag 42");
     rig.say(0, "hello");
     assert_eq!(rig.heard(0), "hello");
@@ -134,20 +134,20 @@ fn the_addresses_of_a_name_are_tried_in_turn_with_a_stagger() {
         ["[::1]:80", "[::2]:80", "1.1.1.1:80", "2.2.2.2:80"].map(|a| a.parse().unwrap()).to_vec();
     rig.sys().resolves(0, Ok(found));
     rig.settle();
-    assert_eq!(rig.dialled(), ["[::1]:80"]);
+    assert_eq!(rig.dials(), ["[::1]:80"]);
     rig.pass(249 * MS);
-    assert!(rig.dialled().is_empty());
+    assert!(rig.dials().is_empty());
     rig.pass(MS);
-    assert_eq!(rig.dialled(), ["1.1.1.1:80"], "the kinds take turns");
+    assert_eq!(rig.dials(), ["1.1.1.1:80"], "the kinds take turns");
     // If one fails, the next begins at once.
     rig.pass(10 * MS);
     rig.sys().dial_fails(1, ECONNREFUSED);
     rig.settle();
-    assert_eq!(rig.dialled(), ["[::2]:80"]);
+    assert_eq!(rig.dials(), ["[::2]:80"]);
     rig.pass(249 * MS);
-    assert!(rig.dialled().is_empty());
+    assert!(rig.dials().is_empty());
     rig.pass(MS);
-    assert_eq!(rig.dialled(), ["2.2.2.2:80"]);
+    assert_eq!(rig.dials(), ["2.2.2.2:80"]);
     // One fails in the same turn in which another connects.
     rig.sys().dial_fails(0, ECONNREFUSED);
     rig.sys().dial_succeeds(3);
@@ -191,7 +191,7 @@ fn a_name_that_is_unknown_and_a_resolver_that_hangs_are_told_apart() {
     rig.settle();
     rig.sys().resolves(1, Ok(vec!["1.1.1.1:80".parse().unwrap()]));
     rig.settle();
-    assert!(rig.dialled().is_empty() && rig.log().is_empty());
+    assert!(rig.dials().is_empty() && rig.log().is_empty());
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_failed_try_is_repeated_after_longer_and_longer_waits() {
     rig.settle();
     let mut times = Vec::new();
     for _ in 0..4_000 {
-        let n = rig.dialled().len();
+        let n = rig.dials().len();
         assert!(n <= 1);
         if n == 1 {
             times.push(rig.sys().clock / 1_000_000);
@@ -255,7 +255,7 @@ fn a_connection_that_is_lost_is_made_again_but_not_one_that_was_closed() {
     for round in 0..3 {
         rig.reset(round);
         rig.pass(300 * MS);
-        assert_eq!(rig.dialled().len(), if round == 0 { 2 } else { 1 });
+        assert_eq!(rig.dials().len(), if round == 0 { 2 } else { 1 });
         assert_eq!(rig.heard(round + 1), "tag 1");
     }
     let log = rig.log();
@@ -265,7 +265,7 @@ fn a_connection_that_is_lost_is_made_again_but_not_one_that_was_closed() {
     rig.settle();
     rig.fin(3);
     rig.pass(10 * SECOND);
-    assert!(rig.dialled().is_empty());
+    assert!(rig.dials().is_empty());
     assert!(!rig.net().cancel_connect(attempt));
     rig.nothing_left();
 }
@@ -300,7 +300,7 @@ fn a_full_unix_listener_is_tried_again_as_long_as_there_is_time() {
     rig.sys().dials.extend([DialPlan::Fail(EAGAIN); 3]);
     rig.dial("unix:/tmp/x", 1);
     rig.pass(750 * MS);
-    assert_eq!(rig.dialled(), ["unix:/tmp/x"; 4]);
+    assert_eq!(rig.dials(), ["unix:/tmp/x"; 4]);
     assert_eq!(rig.log(), ["0 open"]);
     rig.sys().dials.extend([DialPlan::Fail(EAGAIN); 100]);
     rig.dial("unix:/tmp/y", 2);
@@ -364,10 +364,10 @@ fn a_handler_lives_as_long_as_something_may_come_of_its_attempt() {
     }
     let mut rig = puppet(|_, _| {});
     let handler = rig.inner.dispatcher.add(Caller, false).unwrap();
-    let door = rig.listen(handler);
+    let listener = rig.listen(handler);
     let peer = rig.sys().connect(1);
     rig.settle();
-    rig.inner.close_listener(door);
+    rig.inner.close_listener(listener);
     rig.later(1);
     rig.reset(peer);
     rig.sys().dial_succeeds(1);
@@ -376,7 +376,7 @@ fn a_handler_lives_as_long_as_something_may_come_of_its_attempt() {
 }
 
 #[test]
-fn an_address_that_fails_at_once_makes_room_for_the_next_though_another_is_tried() {
+fn an_address_that_fails_at_once_makes_space_for_the_next_though_another_is_tried() {
     let mut rig = dialler();
     rig.sys().dials.extend([DialPlan::Later, DialPlan::Fail(ENETUNREACH), DialPlan::Later]);
     rig.dial("example.org:80", 5);
@@ -384,9 +384,9 @@ fn an_address_that_fails_at_once_makes_room_for_the_next_though_another_is_tried
     let found = ["[::1]:80", "1.1.1.1:80", "[::2]:80"].map(|a| a.parse().unwrap()).to_vec();
     rig.sys().resolves(0, Ok(found));
     rig.settle();
-    assert_eq!(rig.dialled(), ["[::1]:80"]);
+    assert_eq!(rig.dials(), ["[::1]:80"]);
     rig.pass(250 * MS);
-    assert_eq!(rig.dialled(), ["1.1.1.1:80", "[::2]:80"]);
+    assert_eq!(rig.dials(), ["1.1.1.1:80", "[::2]:80"]);
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn the_waits_of_a_connection_that_lasted_begin_anew() {
     rig.dial(Connect::new("127.0.0.1:7").reconnect(policy), 1);
     rig.settle();
     for round in 0..8 {
-        assert_eq!(rig.dialled().len(), 1, "a first wait is no longer than the factor says");
+        assert_eq!(rig.dials().len(), 1, "a first wait is no longer than the factor says");
         rig.pass(10 * SECOND);
         rig.reset(round);
         rig.pass(SECOND);

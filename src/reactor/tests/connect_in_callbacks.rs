@@ -58,10 +58,10 @@ fn beside_an_echo(left: u32) -> (Rig, usize) {
     let mut rig = rig(limits(), Echo);
     let echo = Some(rig.inner.dispatcher.key(rig.handler));
     let handler = rig.inner.dispatcher.add(Stubborn { echo, ..Stubborn::new(left) }, false).unwrap();
-    let door = rig.listen(handler);
+    let listener = rig.listen(handler);
     let client = rig.sys().connect(1);
     rig.settle();
-    rig.inner.close_listener(door);
+    rig.inner.close_listener(listener);
     (rig, client)
 }
 
@@ -87,7 +87,7 @@ fn a_handler_that_asks_and_hands_its_last_connection_over_is_not_dropped() {
 }
 
 #[test]
-fn an_attempt_that_has_failed_makes_room_for_the_next() {
+fn an_attempt_that_has_failed_makes_space_for_the_next() {
     let handler = Stubborn::new(1);
     let refused = Rc::clone(&handler.refused);
     let mut rig = rig(Limits { attempts: 1, ..limits() }, handler);

@@ -128,7 +128,7 @@ impl Post {
     }
 
     fn open_window(&mut self, socket: usize, window: usize) {
-        self.rig.sys().set_datagram_room(socket, window);
+        self.rig.sys().set_datagram_space(socket, window);
         self.rig.settle();
     }
 
@@ -380,7 +380,7 @@ fn a_receiver_that_takes_nothing_holds_up_no_other() {
 }
 
 #[test]
-fn what_waits_for_a_receiver_that_takes_nothing_leaves_room_for_others() {
+fn what_waits_for_a_receiver_that_takes_nothing_leaves_space_for_others() {
     let limits = Limits { datagram_queue: 10_000, ..Limits::default() };
     let mut post = bind_with(1, limits, &DatagramOptions::default(), echo);
     post.rig.sys().sockets[0].stuck.push(port_of(7001));
@@ -565,7 +565,7 @@ fn what_waits_counts_in_the_total_of_all_output() {
     let stats = post.rig.stats();
     assert!(stats.output_held <= 20_000 && stats.datagrams_dropped > 700, "{stats}");
     for socket in 0..4 {
-        post.rig.sys().set_datagram_room(socket, 1000);
+        post.rig.sys().set_datagram_space(socket, 1000);
     }
     post.rig.pass(20 * MS);
     assert_eq!(
@@ -635,7 +635,7 @@ fn in_any_weather_order_is_kept_and_nothing_is_lost_uncounted() {
         let (mut posted, mut came) = (0, 0);
         for _ in 0..200 {
             // Moving a datagram to the retry queue takes a turn without a system call; that is not a spin.
-            post.rig.fruitless = 0;
+            post.rig.idle_turns = 0;
             let socket = dice.below(sockets);
             let port = 7000 + dice.below(3) as u16;
             let data = |kind: char, n: u64| format!("{kind}{n:05}{}", "-".repeat(n as usize % 40));
@@ -648,8 +648,8 @@ fn in_any_weather_order_is_kept_and_nothing_is_lost_uncounted() {
                     came += 1;
                     post.rig.sys().datagram(socket, port, data('c', came));
                 }
-                7 => post.rig.sys().set_datagram_room(socket, dice.below(4)),
-                8 => post.rig.sys().set_datagram_room(socket, 1000),
+                7 => post.rig.sys().set_datagram_space(socket, dice.below(4)),
+                8 => post.rig.sys().set_datagram_space(socket, 1000),
                 9 if dice.one_in(2) => post.rig.sys().sockets[socket].stuck.push(port_of(port)),
                 9 => post.rig.sys().sockets[socket].stuck.clear(),
                 10 => post.rig.sys().sockets[socket].answers.push_back(dice.pick(&[EMSGSIZE, ENOMEM, 1])),
@@ -661,7 +661,7 @@ fn in_any_weather_order_is_kept_and_nothing_is_lost_uncounted() {
         }
         for socket in 0..sockets {
             post.rig.sys().sockets[socket].stuck.clear();
-            post.rig.sys().set_datagram_room(socket, usize::MAX);
+            post.rig.sys().set_datagram_space(socket, usize::MAX);
         }
         post.rig.pass(SECOND);
         check_weather(&mut post, seed, posted, came);

@@ -175,7 +175,7 @@ fn sources_act_on_connections_in_the_same_turn() {
 }
 
 #[test]
-fn sources_that_speak_to_a_room_at_length_cut_nobody() {
+fn sources_that_speak_to_a_space_at_length_cut_nobody() {
     let (mut rig, counts) = (puppet_within(tight_limits(), echo), Counts::default());
     let a = rig.connect();
     let id = rig.id(a);

@@ -123,7 +123,7 @@ impl World {
 
     fn apply(&mut self, op: Op) {
         // A step from outside a turn may cause one turn that does nothing.
-        self.rig.fruitless = 0;
+        self.rig.idle_turns = 0;
         match op {
             Op::Connect { framed } => self.connect(framed),
             Op::Broadcast(g, len) => {
@@ -277,6 +277,6 @@ fn there_are_no_more_groups_and_memberships_than_allowed() {
     assert_eq!(groups.len(), 3);
     assert_eq!(groups.iter().filter(|g| net.join_id(**g, id)).count(), 2);
     assert!(net.leave_id(groups[0], id) && net.join_id(groups[2], id) && !net.join_id(groups[0], id));
-    assert!(net.drop_group(groups[1]) && net.join_id(groups[0], id), "what has ended makes room");
+    assert!(net.drop_group(groups[1]) && net.join_id(groups[0], id), "what has ended makes space");
     assert!(net.group().is_some() && net.group().is_none());
 }

@@ -78,7 +78,7 @@ fn a_link_is_undone_when_the_receiver_closes() {
 }
 
 #[test]
-fn a_link_is_undone_when_the_feeder_closes() {
+fn a_link_is_undone_when_the_sender_closes() {
     let mut rig = relay();
     let (a, b) = (rig.connect(), rig.connect());
     rig.open_window(b, 0);

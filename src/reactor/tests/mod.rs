@@ -141,7 +141,7 @@ struct Rig {
     listener: ListenerId,
     handler: HandlerIdx,
     read_log: ReadLog,
-    fruitless: usize,
+    idle_turns: usize,
     seen: (usize, usize, u64),
 }
 
@@ -205,7 +205,7 @@ impl Rig {
             listener: ListenerId { slot: 0, generation: 0 },
             handler,
             read_log,
-            fruitless: 0,
+            idle_turns: 0,
             seen: (0, 0, 0),
         };
         rig.listener = rig.listen(handler);
@@ -348,8 +348,8 @@ impl Rig {
         let waited = !matches!(sys.trace.last(), Some(Call::Poll(Some(Duration::ZERO))));
         let idle = !waited && now.1 <= self.seen.1 + 1 && now.2 == self.seen.2;
         self.seen = now;
-        self.fruitless = if idle { self.fruitless + 1 } else { 0 };
-        assert!(self.fruitless < 2, "spins: {:?}", sys.trace);
+        self.idle_turns = if idle { self.idle_turns + 1 } else { 0 };
+        assert!(self.idle_turns < 2, "spins: {:?}", sys.trace);
     }
 }
 

@@ -110,7 +110,7 @@ fn more_kept_than_the_limit_ends_the_connection() {
 }
 
 #[test]
-fn kept_bytes_beyond_the_room_in_front_of_the_buffer_stay_in_order() {
+fn kept_bytes_beyond_the_space_in_front_of_the_buffer_stay_in_order() {
     let mut rig = puppet(|cx, on| {
         if let On::Data(data) = on
             && data.last() != Some(&b'!')

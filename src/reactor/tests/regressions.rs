@@ -49,7 +49,7 @@ fn beside_a_hog(limits: Limits) -> (Rig, usize, ConnId) {
 }
 
 #[test]
-fn who_was_not_read_for_want_of_room_is_not_judged_by_a_stopped_clock() {
+fn who_was_not_read_for_want_of_space_is_not_checked_by_a_stopped_clock() {
     let (mut rig, a, _) = beside_a_hog(hog_limits());
     rig.say(a, " and");
     assert_eq!(rig.sys().unread(a), 4, "throttled");
@@ -136,7 +136,7 @@ fn a_broadcast_that_can_never_fit_costs_strangers_nothing() {
     rig.net().join_id(g, ida);
     rig.net().broadcast(g, bytes(9000));
     rig.settle();
-    assert_eq!(rig.stats().open, 2, "a stranger is cut for a message that has no room anyway");
+    assert_eq!(rig.stats().open, 2, "a stranger is cut for a message that has no space anyway");
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn a_close_that_has_not_been_tried_is_no_stalled_write() {
 }
 
 #[test]
-fn the_clock_of_a_message_is_not_judged_while_it_stands() {
+fn the_clock_of_a_message_is_not_checked_while_it_stands() {
     // While memory pressure blocks reading, the clock of an incomplete message is paused. Memory may be free again
     // before the connection is resumed: a deadline checked in between must leave it all the time that was left.
     let limits = Limits { message_timeout: Limit::At(30 * SECOND), ..hog_limits() };

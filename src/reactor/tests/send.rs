@@ -239,7 +239,7 @@ fn while_the_total_is_tight_those_with_output_waiting_are_not_read_and_the_other
     rig.say(slow, "put off");
     assert_eq!(rig.sys().unread(slow), 7);
     rig.open_window(hog, 100_000);
-    assert_eq!(rig.sys().unread(slow), 0, "read again when there is room");
+    assert_eq!(rig.sys().unread(slow), 0, "read again when there is space");
 }
 
 #[test]

@@ -151,11 +151,11 @@ fn a_handler_that_nobody_uses_any_more_is_dropped() {
     let echo = rig.inner.dispatcher.add(crate::builtin::Echo, true).unwrap();
     let (to, alive) = (rig.inner.dispatcher.key(echo), Rc::new(()));
     let handler = rig.inner.dispatcher.add(Once { to, alive: Rc::clone(&alive) }, false).unwrap();
-    let door = rig.listen(handler);
+    let listener = rig.listen(handler);
     let peer = rig.sys().connect(1);
     rig.settle();
     assert_eq!(Rc::strong_count(&alive), 2);
-    rig.inner.close_listener(door);
+    rig.inner.close_listener(listener);
     assert_eq!(Rc::strong_count(&alive), 1, "its connection is another's");
     rig.say(peer, "hello");
     assert_eq!(rig.heard(peer), "hello");

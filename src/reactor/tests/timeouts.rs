@@ -225,7 +225,7 @@ fn after_a_jump_a_message_whose_end_was_waiting_is_delivered() {
 }
 
 #[test]
-fn after_a_jump_no_turn_judges_more_than_its_share() {
+fn after_a_jump_no_turn_checks_more_than_its_share() {
     let limits = Limits { timeouts_per_turn: 10, ..limits() };
     let mut rig = puppet_within(limits, echo);
     for _ in 0..100 {

@@ -152,11 +152,11 @@ fn a_handler_that_is_gone_is_not_ticked() {
     }
     let mut rig = puppet(|_, _| {});
     let handler = rig.inner.dispatcher.add(Ticker, false).unwrap();
-    let door = rig.listen(handler);
+    let listener = rig.listen(handler);
     let peer = rig.sys().connect(1);
     rig.settle();
     assert_eq!(rig.inner.dispatcher.core.timers.len(), 1);
-    rig.inner.close_listener(door);
+    rig.inner.close_listener(listener);
     rig.reset(peer);
     assert_eq!(rig.inner.dispatcher.core.timers.len(), 0);
 }

@@ -560,7 +560,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn an_urgent_byte_is_hinted_for_a_read_stops_short_of_it() {
+    fn an_urgent_byte_is_hint_seen_for_a_read_stops_short_of_it() {
         let mut sys = world();
         let (mut stream, mut client) = pair(&mut sys);
         client.write_all(b"abc").unwrap();
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_input_is_hinted_and_the_other_direction_goes_on() {
+    fn the_end_of_input_is_hint_seen_and_the_other_direction_goes_on() {
         let mut sys = world();
         let (mut stream, mut client) = pair(&mut sys);
         client.write_all(b"bye").unwrap();
@@ -591,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_hinted_and_its_error_is_told_once() {
+    fn a_reset_is_hint_seen_and_its_error_is_told_once() {
         let mut sys = world();
         let (mut stream, client) = pair(&mut sys);
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
@@ -620,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_peer_blocks_and_is_reported_when_it_has_room() {
+    fn a_full_peer_blocks_and_is_reported_when_it_has_space() {
         let mut sys = world();
         let (mut stream, mut client) = pair(&mut sys);
         let block = vec![0; 1 << 16];

@@ -30,7 +30,7 @@ impl Script {
     }
 
     /// Sets how many more datagrams the kernel accepts from a socket.
-    pub(crate) fn set_datagram_room(&mut self, socket: usize, window: usize) {
+    pub(crate) fn set_datagram_space(&mut self, socket: usize, window: usize) {
         let socket = &mut self.sockets[socket];
         socket.window = window;
         let due = window > 0 && std::mem::take(&mut socket.writable_armed);

@@ -43,7 +43,7 @@ impl DatagramSys for Sim {
     fn close_datagram(&mut self, socket: usize) {
         if let Some(token) = self.script.sockets[socket].token {
             self.live.remove(&token);
-            self.dead.push(token);
+            self.retired.push(token);
         }
         self.script.close_datagram(socket);
     }

@@ -31,10 +31,10 @@ impl Sim {
                 self.flight.push((self.script.clock.saturating_add(late as u64), part));
             }
         }
-        if !self.dead.is_empty()
+        if !self.retired.is_empty()
             && let Some(dice) = self.odds.strikes(Fault::EdgeStale, State::None)
         {
-            let (token, bits) = (dice.pick(&self.dead), dice.between(1, 15) as u8);
+            let (token, bits) = (dice.pick(&self.retired), dice.between(1, 15) as u8);
             self.flight.push((self.script.clock, Ready { token, bits }));
         }
     }

@@ -75,7 +75,7 @@ pub(crate) struct Sim {
     /// All registered tokens, each with its peer (`None`: a listener or datagram socket); and the tokens that are no
     /// longer registered.
     live: BTreeMap<usize, Option<usize>>,
-    dead: Vec<usize>,
+    retired: Vec<usize>,
     frozen: usize,
     shortage: u64,
     pub(crate) dials: Dials,
@@ -99,7 +99,7 @@ impl Sim {
             overslept: false,
             flight: Vec::new(),
             live: BTreeMap::new(),
-            dead: Vec::new(),
+            retired: Vec::new(),
             frozen: 0,
             shortage: 0,
             dials: Dials::default(),
@@ -230,7 +230,7 @@ impl Sys for Sim {
     fn close_listener(&mut self, listener: Listener) {
         if let Some(token) = self.script.listener_token(&listener) {
             self.live.remove(&token);
-            self.dead.push(token);
+            self.retired.push(token);
         }
         self.script.close_listener(listener);
     }
@@ -411,7 +411,7 @@ impl Sys for Sim {
         self.facts[peer].closed = Some(self.seen);
         if let Some(token) = self.facts[peer].token {
             self.live.remove(&token);
-            self.dead.push(token);
+            self.retired.push(token);
         }
         self.script.close(stream, how);
         let p = &mut self.script.peers[peer];

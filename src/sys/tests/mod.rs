@@ -299,9 +299,9 @@ impl<W: World> Play<W> {
         }
         let to = self.world.target(step == Step::Dials);
         let options = ConnectOptions { send_buffer: Some(16 * 1024), ..ConnectOptions::default() };
-        let dialled = self.world.sys().connect(&to, &options).map_err(|e| e.kind());
+        let dials = self.world.sys().connect(&to, &options).map_err(|e| e.kind());
         let expected = if let Step::DialsNobody(kind) = step { Err(kind) } else { Ok(()) };
-        let answer = dialled.map(|stream| {
+        let answer = dials.map(|stream| {
             self.streams.push(Some(stream));
             self.told.push(0);
         });

@@ -60,14 +60,14 @@ pub(super) const MOVING: &[Scenario] = &[
     of("after a short read an arrival is told", EDGES, OPEN, &[
         Sends("abc"), Told(R), Reads(9, "abc"), Sends("d"), Told(R), Reads(9, "d"), ReadFails(WouldBlock),
     ]),
-    of("an arrival tells of room", EDGES, OPEN, &[
+    of("an arrival tells of space", EDGES, OPEN, &[
         Sends("a"), Told(R | W), Reads(9, "a"), Fills, Sends("b"), Told(R), NotTold(W), Reads(9, "b"),
     ]),
-    of("room tells of what is unread", EDGES, OPEN, &[
+    of("space tells of what is unread", EDGES, OPEN, &[
         Sends("a"), Told(R), Fills, NotTold(R), HearsAll, Told(R | W), Reads(9, "a"),
     ]),
-    of("nothing is told without room", ALL, OPEN, &[Fills, NotTold(W), WriteFails(WouldBlock), NotTold(W)]),
-    of("room is told after WouldBlock", ALL, OPEN, &[
+    of("nothing is told without space", ALL, OPEN, &[Fills, NotTold(W), WriteFails(WouldBlock), NotTold(W)]),
+    of("space is told after WouldBlock", ALL, OPEN, &[
         Fills, HearsAll, Told(W), Writes("more"), Hears("more"), Fills, HearsAll, Told(W),
     ]),
     of("a full stream whose client finishes is still full", ALL, OPEN, &[
@@ -83,7 +83,7 @@ pub(super) const MOVING: &[Scenario] = &[
     of("a read stops at an urgent byte", TCP, OPEN, &[
         Sends("abc"), SendsUrgent, Sends("def"), Told(R | H), Reads(9, "abc"), Reads(9, "def"), ReadFails(WouldBlock),
     ]),
-    of("a read stops at an urgent byte, whatever its room", TCP, OPEN, &[
+    of("a read stops at an urgent byte, whatever its space", TCP, OPEN, &[
         Sends("abc"), SendsUrgent, Sends("def"), Told(R | H), Reads(2, "ab"), Reads(2, "c"), Reads(2, "de"),
         Reads(2, "f"),
     ]),

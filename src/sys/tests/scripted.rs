@@ -9,7 +9,7 @@ use crate::sys::script::{DialPlan, End, Listener, Script};
 const ENOENT: i32 = 2;
 const ECONNREFUSED: i32 = 111;
 /// The buffer space between us and a client that does not read.
-const ROOM: usize = 4096;
+const WINDOW: usize = 4096;
 
 pub(super) struct Scripted {
     script: Script,
@@ -51,7 +51,7 @@ impl World for Scripted {
         }
         let peer = self.script.connect(0);
         self.script.peers[peer].unix = self.unix;
-        self.script.set_window(peer, ROOM);
+        self.script.set_window(peer, WINDOW);
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl World for Scripted {
     fn meet(&mut self) {
         let peer = self.script.peers.len() - 1;
         self.script.peers[peer].unix = self.unix;
-        self.script.set_window(peer, ROOM);
+        self.script.set_window(peer, WINDOW);
     }
 
     fn send(&mut self, client: usize, bytes: &[u8]) -> bool {

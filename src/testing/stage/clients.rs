@@ -2,7 +2,7 @@
 //!
 //! Invariant: received bytes are handed out once, in order, and are never lost.
 
-use super::parties::{Client, Fate};
+use super::parties::{Client, ClientState};
 use super::{Done, Stage};
 use crate::closed::Reason;
 use crate::connection::Phase;
@@ -29,9 +29,9 @@ impl<H: Handler> Stage<H> {
         self.rest()?;
         let known = self.find(name).ok();
         if let Some(i) = known {
-            let fate = self.fate(i);
-            if !matches!(fate, Fate::Ended(_)) {
-                return Err(format!("{name} is connected already: {fate}"));
+            let state = self.state(i);
+            if !matches!(state, ClientState::Ended(_)) {
+                return Err(format!("{name} is connected already: {state}"));
             }
             if !self.unheard(i).is_empty() {
                 return Err(format!(
@@ -55,9 +55,9 @@ impl<H: Handler> Stage<H> {
 
     pub(super) fn send_from(&mut self, i: usize, bytes: &[u8]) -> Done {
         self.rest()?;
-        let (client, fate) = (&self.clients[i], self.fate(i));
-        if matches!(fate, Fate::Ended(_)) {
-            return Err(format!("{} cannot send: {fate}", client.name));
+        let (client, state) = (&self.clients[i], self.state(i));
+        if matches!(state, ClientState::Ended(_)) {
+            return Err(format!("{} cannot send: {state}", client.name));
         }
         if client.finished {
             return Err(format!("{} cannot send: it has closed its end", client.name));
@@ -132,18 +132,18 @@ impl<H: Handler> Stage<H> {
         self.inner.dispatcher.get(self.key)?.record(self.clients[i].peer)
     }
 
-    pub(super) fn fate(&self, i: usize) -> Fate {
+    pub(super) fn state(&self, i: usize) -> ClientState {
         let gone = self.inner.sys.peers[self.clients[i].peer].closed.is_some();
         match self.seen(i) {
             // Closed without any callback: it was refused.
-            None if gone => Fate::Ended(Reason::AtCapacity),
-            None => Fate::Waiting,
+            None if gone => ClientState::Ended(Reason::AtCapacity),
+            None => ClientState::Waiting,
             Some(seen) => match &seen.closed {
-                Some(closed) => Fate::Ended(closed.why.clone()),
+                Some(closed) => ClientState::Ended(closed.why.clone()),
                 // `on_open` was called and `on_close` was not: `on_open` panicked.
-                None if gone => Fate::Ended(Reason::HandlerPanic),
-                None if self.phase(i) == Some(Phase::Open) => Fate::Open,
-                None => Fate::Closing,
+                None if gone => ClientState::Ended(Reason::HandlerPanic),
+                None if self.phase(i) == Some(Phase::Open) => ClientState::Open,
+                None => ClientState::Closing,
             },
         }
     }
@@ -161,7 +161,7 @@ impl<H: Handler> Stage<H> {
 
     fn end_from(&mut self, i: usize, act: impl FnOnce(&mut Script, usize)) -> Done {
         self.rest()?;
-        let ended = matches!(self.fate(i), Fate::Ended(_));
+        let ended = matches!(self.state(i), ClientState::Ended(_));
         let client = &mut self.clients[i];
         client.finished = true;
         if !ended {

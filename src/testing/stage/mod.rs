@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use self::client_codec::{ClientCodec, Spoken};
-use self::parties::{Client, Fate, Host};
+use self::parties::{Client, ClientState, Host};
 use super::checked_handler::CheckedHandler;
 use crate::builtin::Framed;
 use crate::closed::{Closed, Reason};
@@ -270,8 +270,8 @@ impl<H: Handler> Stage<H> {
     /// there were too many counts as ended, though the handler got no callback for it.
     #[track_caller]
     pub fn closed(&mut self, name: &str) -> Option<Reason> {
-        let fate = done(self.at_rest(name).map(|i| self.fate(i)));
-        if let Fate::Ended(why) = fate { Some(why) } else { None }
+        let state = done(self.at_rest(name).map(|i| self.state(i)));
+        if let ClientState::Ended(why) = state { Some(why) } else { None }
     }
 
     /// Returns what [`on_close`](Handler::on_close) received for a client's connection; `None` if it has not been
@@ -285,7 +285,7 @@ impl<H: Handler> Stage<H> {
     /// Returns `true` if a client's connection is open: it is accepted, and the reactor has not begun to close it.
     #[track_caller]
     pub fn is_open(&mut self, name: &str) -> bool {
-        done(self.at_rest(name).map(|i| self.fate(i) == Fate::Open))
+        done(self.at_rest(name).map(|i| self.state(i) == ClientState::Open))
     }
 
     /// Returns `true` if a client has seen the end of its input: the reactor's FIN.
@@ -309,7 +309,7 @@ impl<H: Handler> Stage<H> {
         let i = done(self.at_rest(name));
         match self.seen(i) {
             Some(seen) => seen.id,
-            None => panic!("{name} has no id: {}", self.fate(i)),
+            None => panic!("{name} has no id: {}", self.state(i)),
         }
     }
 

@@ -37,14 +37,14 @@ impl Client {
 
 /// The state of a client's connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum ClientState {
     Waiting,
     Open,
     Closing,
     Ended(Reason),
 }
 
-impl fmt::Display for Fate {
+impl fmt::Display for ClientState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Waiting => f.write_str("it waits to be accepted"),

@@ -3,7 +3,7 @@
 //! Invariant: a transcript is parsed completely before anything happens, and at its end no client has received bytes
 //! that no line consumed.
 
-use super::parties::Fate;
+use super::parties::ClientState;
 use super::{Done, Stage};
 use crate::handler::Handler;
 use crate::sys::script::End;
@@ -73,14 +73,14 @@ impl<H: Handler> Stage<H> {
             Act::Resets => self.reset_from(i),
             Act::StopsReading => self.set_reading(i, false),
             Act::ReadsOn => self.set_reading(i, true),
-            Act::IsOpen if self.fate(i) == Fate::Open => Ok(()),
+            Act::IsOpen if self.state(i) == ClientState::Open => Ok(()),
             Act::SeesEnd if self.sees(i) == Some(End::Fin) => Ok(()),
             Act::SeesReset if self.sees(i) == Some(End::Reset) => Ok(()),
-            Act::SeesEnd | Act::SeesReset => Err(format!("it does not; {}", self.fate(i))),
-            Act::IsOpen => Err(self.fate(i).to_string()),
-            Act::IsClosed(wanted) => match self.fate(i) {
-                Fate::Ended(why) if wanted.is_none_or(|name| name == why.name()) => Ok(()),
-                fate => Err(fate.to_string()),
+            Act::SeesEnd | Act::SeesReset => Err(format!("it does not; {}", self.state(i))),
+            Act::IsOpen => Err(self.state(i).to_string()),
+            Act::IsClosed(wanted) => match self.state(i) {
+                ClientState::Ended(why) if wanted.is_none_or(|name| name == why.name()) => Ok(()),
+                state => Err(state.to_string()),
             },
         }
     }
@@ -93,17 +93,17 @@ impl<H: Handler> Stage<H> {
             return Ok(());
         }
         let got = got.clone();
-        Err(difference(expected, &got, &self.fate(i)))
+        Err(difference(expected, &got, &self.state(i)))
     }
 
     /// Consumes this message from the front of what a client has received.
     fn expect_message(&mut self, i: usize, expected: &[u8]) -> Done {
         match self.next_message(i)? {
             Some(got) if got == expected => Ok(()),
-            Some(got) => Err(difference(expected, &got, &self.fate(i))),
+            Some(got) => Err(difference(expected, &got, &self.state(i))),
             None => {
                 let got = part(self.unheard(i), 0);
-                Err(format!("no complete message, only these bytes: {got} ({})", self.fate(i)))
+                Err(format!("no complete message, only these bytes: {got} ({})", self.state(i)))
             }
         }
     }
@@ -126,10 +126,10 @@ impl<H: Handler> Stage<H> {
 }
 
 /// Shows what was expected, what was received, and where they differ.
-fn difference(expected: &[u8], got: &[u8], fate: &Fate) -> String {
+fn difference(expected: &[u8], got: &[u8], state: &ClientState) -> String {
     let at = expected.iter().zip(got).take_while(|(a, b)| a == b).count();
     let (expected, got) = (part(expected, at), part(got, at));
-    format!("they differ at byte {at} ({fate})\n    expected {expected}\n    received {got}")
+    format!("they differ at byte {at} ({state})\n    expected {expected}\n    received {got}")
 }
 
 /// Shows bytes in the notation of transcripts; of a long text, the part around one offset.

@@ -30,7 +30,7 @@ fn an_echo_answers_everyone() {
 }
 
 #[test]
-fn a_room_tells_the_others() {
+fn a_space_tells_the_others() {
     let mut stage = Stage::new(Broadcast::to_others());
     stage.play(
         "

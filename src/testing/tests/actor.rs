@@ -91,7 +91,7 @@ pub(super) struct Unsent {
 /// An actor's record of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    pub(super) owed: Vec<Unsent>,
+    pub(super) expected: Vec<Unsent>,
     /// The bytes of messages that were refused for lack of capacity.
     pub(super) refused: usize,
     pub(super) told_to_end: bool,
@@ -171,7 +171,7 @@ impl Actor {
     fn sent(&mut self, net: &Net<'_>, id: ConnId, text: Vec<u8>, open: bool, sent: Sent) {
         let ledger = self.ledger(id);
         match sent {
-            Sent::Queued => ledger.owed.push(Unsent { text, may_miss: false }),
+            Sent::Queued => ledger.expected.push(Unsent { text, may_miss: false }),
             Sent::Full => ledger.refused = ledger.refused.max(text.len()),
             Sent::Closed if open && !ledger.half_closed && net.is_open(id) => {
                 let broken = net.core().conns.get(id).is_some_and(|c| c.halves.write_failed);
@@ -235,7 +235,7 @@ impl Actor {
         for id in members {
             let ledger = self.ledger(id);
             if reached > 0 && still.contains(&id) {
-                ledger.owed.push(Unsent { text: text.clone(), may_miss: policy == SlowMember::Skip });
+                ledger.expected.push(Unsent { text: text.clone(), may_miss: policy == SlowMember::Skip });
             } else {
                 ledger.refused = ledger.refused.max(text.len());
             }

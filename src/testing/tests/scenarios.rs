@@ -189,7 +189,7 @@ impl Acting {
         whole: bool,
         direct: &[Vec<u8>],
     ) -> Result<u64, String> {
-        let mut owed = ledger.owed.iter();
+        let mut expected = ledger.expected.iter();
         let mut skipped = 0;
         let (mut got, error) = parse(self.codec.as_ref(), got);
         require(error.is_none(), || format!("N2: no messages: {error:?}"))?;
@@ -200,7 +200,7 @@ impl Acting {
         };
         let got = without_direct(got, direct)?;
         for message in got {
-            let next = owed.find(|o| {
+            let next = expected.find(|o| {
                 let stops = o.text == message || !o.may_miss;
                 skipped += u64::from(!stops);
                 stops
@@ -211,9 +211,10 @@ impl Acting {
             })?;
         }
         let half = half.filter(|h| !h.starts_with(b"!"));
-        let fits = |half: Vec<u8>| owed.clone().find(|o| o.text.starts_with(&half) || !o.may_miss).is_some();
+        let fits =
+            |half: Vec<u8>| expected.clone().find(|o| o.text.starts_with(&half) || !o.may_miss).is_some();
         require(half.is_none_or(fits), || "N2: half of a message that was not sent".to_owned())?;
-        let missed = owed.filter(|o| !o.may_miss).count();
+        let missed = expected.filter(|o| !o.may_miss).count();
         require(!whole || missed == 0, || format!("N2: {missed} messages missing"))?;
         Ok(skipped)
     }
@@ -238,12 +239,12 @@ impl Acting {
         limits: &Limits,
         direct: &[Vec<u8>],
     ) -> Result<(), String> {
-        let sent = self.size(ledger.owed.iter().map(|o| &o.text));
+        let sent = self.size(ledger.expected.iter().map(|o| &o.text));
         let most = sent + self.size(direct.iter());
         let gone = closed.bytes_out + closed.unsent;
         let told = || format!("N4: {closed}: {sent} B were sent, {ledger:?}");
         require(gone <= most, told)?;
-        let exact = !ledger.owed.iter().any(|o| o.may_miss);
+        let exact = !ledger.expected.iter().any(|o| o.may_miss);
         require(!exact || gone >= sent, told)?;
         let waiting = (most + ledger.refused as u64 + 32).saturating_sub(closed.bytes_out);
         let overfull = waiting > limits.output_hard.get() as u64;
