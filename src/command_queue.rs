@@ -109,9 +109,7 @@ impl<T> CommandQueue<T> {
         if !self.flag.swap(true, Ordering::AcqRel)
             && let Err(error) = self.wake()
         {
-            log::error!(
-                "cannot wake the reactor, which runs queued commands only when it next wakes up: {error}"
-            );
+            log::error!("cannot wake the reactor, which runs queued commands only when it next wakes up: {error}");
         }
         Ok(())
     }

@@ -208,13 +208,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(
-        id: ConnId,
-        handler: HandlerIdx,
-        listener: ListenerId,
-        peer: Address,
-        now: Time,
-    ) -> Self {
+    pub(crate) fn new(id: ConnId, handler: HandlerIdx, listener: ListenerId, peer: Address, now: Time) -> Self {
         Self {
             id,
             listener,
@@ -404,9 +398,7 @@ mod tests {
     #[test]
     fn phases_are_in_order() {
         assert!(
-            Phase::Open < Phase::Flushing
-                && Phase::Flushing < Phase::Lingering
-                && Phase::Lingering < Phase::Closed
+            Phase::Open < Phase::Flushing && Phase::Flushing < Phase::Lingering && Phase::Lingering < Phase::Closed
         );
     }
 }

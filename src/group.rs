@@ -180,19 +180,12 @@ pub(crate) struct Appended {
 
 impl GroupState {
     /// Appends a message to every log in use.
-    pub(crate) fn append(
-        &mut self,
-        number: u64,
-        framings: &[Framing],
-        message: &[u8],
-        pool: &mut Pool,
-    ) -> Appended {
+    pub(crate) fn append(&mut self, number: u64, framings: &[Framing], message: &[u8], pool: &mut Pool) -> Appended {
         let mut sum = Appended::default();
         for log in self.logs.iter_mut().filter(|l| l.users > 0) {
             let before = log.block.len();
-            let done = framings
-                .get(log.framing.slot())
-                .is_some_and(|framing| log.append(number, framing, message, pool));
+            let done =
+                framings.get(log.framing.slot()).is_some_and(|framing| log.append(number, framing, message, pool));
             *(if done { &mut sum.reached } else { &mut sum.missed }) += log.users as usize;
             sum.grown = sum.grown.max(log.block.len() - before);
         }
@@ -374,9 +367,6 @@ mod tests {
         groups.states.remove(g);
         assert!(groups.states.get(g).is_none());
         let again = groups.create(SlowMember::Skip).unwrap();
-        assert!(
-            groups.states.get(g).is_none() && groups.states.get(again).is_some(),
-            "the old id names nothing"
-        );
+        assert!(groups.states.get(g).is_none() && groups.states.get(again).is_some(), "the old id names nothing");
     }
 }

@@ -146,9 +146,7 @@ impl Token {
             Self::Datagram(id) => (id.slot, id.generation, 2),
             Self::Source(id) => (id.slot, id.generation, 3),
         };
-        ((generation & GENERATION_MASK) as usize) << GENERATION_SHIFT
-            | kind << SLOT_BITS
-            | (slot as usize & MAX_SLOTS)
+        ((generation & GENERATION_MASK) as usize) << GENERATION_SHIFT | kind << SLOT_BITS | (slot as usize & MAX_SLOTS)
     }
 
     pub(crate) const fn unpack(token: usize) -> Self {

@@ -49,9 +49,7 @@ fn seconds(text: &str) -> std::result::Result<Limit<Duration>, String> {
 /// Parses a time in seconds, such as `0.5`. The shortest is 1 ms.
 pub(crate) fn interval(text: &str) -> std::result::Result<Duration, String> {
     let duration = text.parse().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
-    duration
-        .filter(|d| *d >= Duration::from_millis(1))
-        .ok_or_else(|| "expected seconds, at least 0.001".to_string())
+    duration.filter(|d| *d >= Duration::from_millis(1)).ok_or_else(|| "expected seconds, at least 0.001".to_string())
 }
 
 fn at_least_one(text: &str) -> std::result::Result<usize, String> {
@@ -153,10 +151,7 @@ fn run(reactor: &mut Reactor, stats: Option<Duration>) -> Result<()> {
 
 /// Takes over the listeners that a supervisor passed to this process (systemd's `LISTEN_FDS`), for the handler of
 /// `key`, and prints their addresses. Returns how many there were.
-pub(crate) fn listen_inherited<H: turnwheel::Handler>(
-    reactor: &mut Reactor,
-    key: turnwheel::Key<H>,
-) -> Result<usize> {
+pub(crate) fn listen_inherited<H: turnwheel::Handler>(reactor: &mut Reactor, key: turnwheel::Key<H>) -> Result<usize> {
     let mut given = listenfd::ListenFd::from_env();
     for n in 0..given.len() {
         for address in reactor.listen_on(inherited(&mut given, n)?, key)?.addresses() {

@@ -89,9 +89,7 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
                     // A codec that consumes nothing would loop here: treat it as an error of the codec.
                     let behind = rest.get(consumed..).filter(|_| consumed > 0);
                     let (Some(message), Some(behind)) = (rest.get(start..end), behind) else {
-                        return cx.fail(FrameError::Malformed(
-                            "the codec returned a message outside of its input",
-                        ));
+                        return cx.fail(FrameError::Malformed("the codec returned a message outside of its input"));
                     };
                     rest = behind;
                     self.handler.on_data(cx, &mut state.inner, message);

@@ -6,8 +6,8 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use super::{
-    Codec, DecimalHeader, Decoded, Delimited, EncodeError, FixedSize, FrameError, LengthDelimited, Lines,
-    Netstring, Raw, Scan, Varint,
+    Codec, DecimalHeader, Decoded, Delimited, EncodeError, FixedSize, FrameError, LengthDelimited, Lines, Netstring,
+    Raw, Scan, Varint,
 };
 
 /// Any of the codecs of this crate, for servers and tools whose users choose one.

@@ -67,9 +67,7 @@ impl DecimalHeader {
                     return Err(FrameError::Malformed("decimal header has a space inside the number"));
                 }
                 _ => {
-                    return Err(FrameError::Malformed(
-                        "decimal header has a byte that is neither digit nor space",
-                    ));
+                    return Err(FrameError::Malformed("decimal header has a byte that is neither digit nor space"));
                 }
             }
         }

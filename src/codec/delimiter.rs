@@ -42,9 +42,7 @@ impl Delimited {
     pub fn new(delimiter: &[u8], max: usize) -> Result<Self, BuildError> {
         if !(1..=MAX_DELIMITER).contains(&delimiter.len()) {
             let len = delimiter.len();
-            return Err(BuildError::new(format!(
-                "the delimiter has {len} bytes; accepted: 1 to {MAX_DELIMITER}"
-            )));
+            return Err(BuildError::new(format!("the delimiter has {len} bytes; accepted: 1 to {MAX_DELIMITER}")));
         }
         let finder = Box::new(Finder::new(delimiter).into_owned());
         Ok(Self { max: check_max(max)?, discard: false, finder })
@@ -102,11 +100,7 @@ impl Codec for Delimited {
         let window = data.get(..longest).unwrap_or(data);
         if let Some(end) = self.find(window, state.from) {
             state.from = 0;
-            return Ok(Decoded::Message {
-                start: 0,
-                end,
-                consumed: end.saturating_add(self.delimiter().len()),
-            });
+            return Ok(Decoded::Message { start: 0, end, consumed: end.saturating_add(self.delimiter().len()) });
         }
         if window.len() < longest {
             state.from = self.searched(window);
@@ -195,17 +189,12 @@ mod tests {
         let decoding = prove_cuts(&codec, b"a--xx-xx--b--");
         assert_eq!((decoding.messages, decoding.skipped), (vec![b"a".to_vec(), b"b".to_vec()], vec![3]));
         assert_eq!(whole(&codec, &[b'x'; 1000]).left, 1);
-        assert_eq!(
-            error_of(&Delimited::new(b"--", 2).unwrap(), b"xxxx"),
-            FrameError::TooLong { len: 3, max: 2 }
-        );
+        assert_eq!(error_of(&Delimited::new(b"--", 2).unwrap(), b"xxxx"), FrameError::TooLong { len: 3, max: 2 });
     }
 
     #[test]
     fn what_would_end_early_is_not_sent() {
-        for (delimiter, message) in
-            [("aa", "a"), ("aa", "baa"), ("aba", "ab"), ("\n", "x\n"), ("abab", "xab")]
-        {
+        for (delimiter, message) in [("aa", "a"), ("aa", "baa"), ("aba", "ab"), ("\n", "x\n"), ("abab", "xab")] {
             let codec = Delimited::new(delimiter.as_bytes(), 9).unwrap();
             let mut out = delimiter.as_bytes().to_vec();
             assert_eq!(codec.encode(message.as_bytes(), &mut out), Err(EncodeError::Delimiter));

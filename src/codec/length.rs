@@ -152,11 +152,8 @@ impl Codec for LengthDelimited {
             // The common case: the header is the length field alone, and counts the message alone. Writing eight bytes
             // is one store; the bytes that the field does not need are truncated.
             let value = message.len() as u64;
-            let field = if self.big_endian {
-                value.wrapping_shl(self.shift).to_be_bytes()
-            } else {
-                value.to_le_bytes()
-            };
+            let field =
+                if self.big_endian { value.wrapping_shl(self.shift).to_be_bytes() } else { value.to_le_bytes() };
             let field_end = out.len().saturating_add(self.header);
             out.reserve(message.len().saturating_add(16));
             out.extend_from_slice(&field);

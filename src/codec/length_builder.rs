@@ -55,16 +55,7 @@ impl LengthDelimited {
 impl LengthDelimitedBuilder {
     pub(super) fn new(max: usize) -> Self {
         let (strip, prefix) = (None, None);
-        Self {
-            max,
-            offset: 0,
-            width: 4,
-            big_endian: true,
-            adjustment: 0,
-            includes_header: false,
-            strip,
-            prefix,
-        }
+        Self { max, offset: 0, width: 4, big_endian: true, adjustment: 0, includes_header: false, strip, prefix }
     }
 
     /// Sets the number of bytes before the length field: 0 to 65 535. Default: 0.
@@ -150,13 +141,7 @@ impl LengthDelimitedBuilder {
 
     /// Returns the maximum number of bytes after the length field: what `max` allows and a field of at most `field`
     /// can express.
-    fn max_body(
-        max: usize,
-        header: usize,
-        start: usize,
-        adjustment: i64,
-        field: u64,
-    ) -> Result<usize, BuildError> {
+    fn max_body(max: usize, header: usize, start: usize, adjustment: i64, field: u64) -> Result<usize, BuildError> {
         let Some(allowed) = max.checked_sub(header.saturating_sub(start)) else {
             return Err(BuildError::new(format!(
                 "the maximum message of {max} bytes cannot hold the header, which is not stripped; \

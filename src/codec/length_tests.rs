@@ -80,9 +80,7 @@ fn a_header_that_counts_itself_is_no_reason_to_refuse_the_longest_message() {
 #[test]
 fn round_trips() {
     round_trip_sizes(&LengthDelimited::u32_le(70_000).unwrap());
-    round_trip_sizes(
-        &LengthDelimited::builder(9).length_field_offset(3).header_prefix(*b"abc").build().unwrap(),
-    );
+    round_trip_sizes(&LengthDelimited::builder(9).length_field_offset(3).header_prefix(*b"abc").build().unwrap());
     for width in 1..=8 {
         for adjustment in [-2, 0] {
             let plain = Length { max: 100, width, adjustment, ..PLAIN };

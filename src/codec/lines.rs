@@ -251,11 +251,7 @@ mod tests {
         let (lf, crlf) = (Lines::lf(9).unwrap(), Lines::crlf(9).unwrap());
         for (codec, message) in [(&lf, "a\nb"), (&lf, "\n"), (&lf, "a\r"), (&crlf, "a\rb"), (&crlf, "a\nb")] {
             let mut out = b"x".to_vec();
-            assert_eq!(
-                codec.encode(message.as_bytes(), &mut out),
-                Err(EncodeError::Delimiter),
-                "{message:?}"
-            );
+            assert_eq!(codec.encode(message.as_bytes(), &mut out), Err(EncodeError::Delimiter), "{message:?}");
             assert_eq!(out, b"x");
         }
         round_trip_sizes(&lf);

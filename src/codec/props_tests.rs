@@ -89,17 +89,13 @@ fn each_line_too_long_is_counted_once() {
 /// While a message is discarded, almost none of its bytes are inspected twice.
 #[test]
 fn throwing_away_is_linear_when_bytes_come_one_by_one() {
-    for (spec, ending) in
-        [("lines", "\n"), ("lines:crlf", "\r\n"), ("delim:ab", "ab"), ("delim:--->", "--->")]
-    {
+    for (spec, ending) in [("lines", "\n"), ("lines:crlf", "\r\n"), ("delim:ab", "ab"), ("delim:--->", "--->")] {
         let codec: AnyCodec = format!("{spec},max=10,discard").parse().unwrap();
         let input = ["x".repeat(5_000).as_bytes(), ending.as_bytes()].concat();
         let (mut state, mut at, mut shown, mut finished) = (Scan::default(), 0, 0, 0);
         for end in 1..=input.len() {
             shown += end - at;
-            if let Decoded::Skipped { consumed, finished: last } =
-                codec.decode(&mut state, &input[at..end]).unwrap()
-            {
+            if let Decoded::Skipped { consumed, finished: last } = codec.decode(&mut state, &input[at..end]).unwrap() {
                 at += consumed;
                 finished += usize::from(last);
             }

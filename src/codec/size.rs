@@ -49,30 +49,22 @@ mod tests {
 
     #[test]
     fn reads_what_people_write() {
-        for (text, size) in
-            [("1", 1), ("12B", 12), ("3k", 3072), ("3KIB", 3072), ("1MiB", 1 << 20), ("1g", 1 << 30)]
-        {
+        for (text, size) in [("1", 1), ("12B", 12), ("3k", 3072), ("3KIB", 3072), ("1MiB", 1 << 20), ("1g", 1 << 30)] {
             assert_eq!(parse_size(text), Ok(size), "{text}");
         }
     }
 
     #[test]
     fn what_is_printed_reads_back() {
-        for n in [1, 1023, 1024, 1025, 65_536, 1 << 20, (1 << 20) + 1024, 1 << 30, usize::MAX / 4, usize::MAX]
-        {
+        for n in [1, 1023, 1024, 1025, 65_536, 1 << 20, (1 << 20) + 1024, 1 << 30, usize::MAX / 4, usize::MAX] {
             assert_eq!(parse_size(&print_size(n)), Ok(n));
         }
     }
 
     #[test]
     fn refusals_name_what_is_accepted() {
-        for text in
-            ["", "0", "0KiB", "KiB", "1KB", "1 MiB", "-1", "+1", "1.5M", "99999999999GiB", "9x9", "1\u{fc}"]
-        {
-            assert!(
-                parse_size(text).unwrap_err().to_string().contains("accepted: a number of bytes"),
-                "{text}"
-            );
+        for text in ["", "0", "0KiB", "KiB", "1KB", "1 MiB", "-1", "+1", "1.5M", "99999999999GiB", "9x9", "1\u{fc}"] {
+            assert!(parse_size(text).unwrap_err().to_string().contains("accepted: a number of bytes"), "{text}");
         }
     }
 }

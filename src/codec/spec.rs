@@ -11,8 +11,7 @@ use std::str::{Chars, FromStr};
 
 use super::size::{parse_size, print_size};
 use super::{
-    AnyCodec, BuildError, Codec, DecimalHeader, Delimited, FixedSize, LengthDelimited, Lines, Netstring, Raw,
-    Varint,
+    AnyCodec, BuildError, Codec, DecimalHeader, Delimited, FixedSize, LengthDelimited, Lines, Netstring, Raw, Varint,
 };
 
 impl FromStr for AnyCodec {
@@ -36,10 +35,7 @@ impl fmt::Display for AnyCodec {
             Self::Netstring(_) => f.write_str("netstring"),
             Self::Fixed(fixed) => return write!(f, "fixed:{}", print_size(fixed.max_message())),
         }?;
-        if matches!(
-            self,
-            Self::Lines(Lines { discard: true, .. }) | Self::Delimited(Delimited { discard: true, .. })
-        ) {
+        if matches!(self, Self::Lines(Lines { discard: true, .. }) | Self::Delimited(Delimited { discard: true, .. })) {
             f.write_str(",discard")?;
         }
         write!(f, ",max={}", print_size(self.max_message()))
@@ -86,11 +82,7 @@ fn parse(spec: &str) -> Result<AnyCodec, BuildError> {
         let (delimiter, options) = parse_delimiter(text)?;
         let options = Options::read(options, &["max=SIZE", "discard"])?;
         let codec = Delimited::new(&delimiter, options.max(SHORT)?)?;
-        return Ok(AnyCodec::Delimited(if options.has("discard") {
-            codec.discard_too_long()
-        } else {
-            codec
-        }));
+        return Ok(AnyCodec::Delimited(if options.has("discard") { codec.discard_too_long() } else { codec }));
     }
     let (form, options) = match spec.split_once(',') {
         Some((form, options)) => (form, Some(options)),
@@ -128,8 +120,7 @@ fn parse_length(field: &str, options: Option<&str>) -> Result<LengthDelimited, B
         Some(bits) => (bits, true),
         None => (field.strip_suffix("be").unwrap_or(field), false),
     };
-    let Some(bytes) =
-        ["u8", "u16", "u24", "u32", "u40", "u48", "u56", "u64"].iter().position(|name| *name == bits)
+    let Some(bytes) = ["u8", "u16", "u24", "u32", "u40", "u48", "u56", "u64"].iter().position(|name| *name == bits)
     else {
         return Err(BuildError::new(format!(
             "unknown length field {field:?}; accepted: u8, u16, u24, u32, u40, u48, u56, u64, each with be or le"
@@ -191,10 +182,7 @@ fn parse_hex(text: &str) -> Result<Vec<u8>, BuildError> {
     let refuse = || BuildError::new(format!("prefix={text}: accepted: an even number of hexadecimal digits"));
     let digits: Option<Vec<u8>> = text.chars().map(hex_digit).collect();
     let pairs = digits.ok_or_else(refuse)?;
-    pairs
-        .chunks(2)
-        .map(|pair| if let [high, low] = pair { Ok(high << 4 | low) } else { Err(refuse()) })
-        .collect()
+    pairs.chunks(2).map(|pair| if let [high, low] = pair { Ok(high << 4 | low) } else { Err(refuse()) }).collect()
 }
 
 fn hex_digit(c: char) -> Option<u8> {
@@ -213,8 +201,7 @@ impl<'a> Options<'a> {
     fn read(text: Option<&'a str>, accepted: &[&str]) -> Result<Self, BuildError> {
         let mut list: Vec<(&str, Option<&str>)> = Vec::new();
         for option in text.into_iter().flat_map(|text| text.split(',')) {
-            let (name, value) =
-                option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
+            let (name, value) = option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
             let form = accepted.iter().find(|form| form.split('=').next() == Some(name));
             let wrong = match (form, value) {
                 (None, _) => "is unknown",

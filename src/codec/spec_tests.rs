@@ -26,10 +26,7 @@ fn the_canonical_text_reads_back_as_an_equal_codec() {
         ("varint,max=512m", "varint,max=512MiB"),
         ("netstring,max=1", "netstring,max=1"),
         ("delim:\\0", "delim:\\0,max=64KiB"),
-        (
-            "delim:\\,\\\\\\x41\\r\\n\\t \u{e9},discard",
-            "delim:\\,\\\\A\\r\\n\\t\\x20\\xc3\\xa9,discard,max=64KiB",
-        ),
+        ("delim:\\,\\\\\\x41\\r\\n\\t \u{e9},discard", "delim:\\,\\\\A\\r\\n\\t\\x20\\xc3\\xa9,discard,max=64KiB"),
         ("fixed:64", "fixed:64"),
         ("fixed:4096", "fixed:4KiB"),
     ] {
@@ -75,16 +72,14 @@ fn refusals_say_what_was_wrong_and_what_is_accepted() {
         ("len:u32,offset=1,prefix=abcd", "header_prefix has 2 bytes", "exactly length_field_offset, 1"),
     ] {
         let error = spec.parse::<AnyCodec>().unwrap_err().to_string();
-        let wanted =
-            error.contains(wrong) && error.contains(accepted) && error.contains(&format!("{spec:?}"));
+        let wanted = error.contains(wrong) && error.contains(accepted) && error.contains(&format!("{spec:?}"));
         assert!(wanted, "{error}");
     }
 }
 
 #[test]
 fn no_text_does_harm() {
-    let words =
-        ["len:", "u16", "delim:", "\\", "x", ",", "=", "max", "dec:", "prefix", "9", "offset", "\u{20ac}"];
+    let words = ["len:", "u16", "delim:", "\\", "x", ",", "=", "max", "dec:", "prefix", "9", "offset", "\u{20ac}"];
     for n in 0..words.len().pow(4) {
         let spec: String = (0..4).map(|i| words[n / words.len().pow(i) % words.len()]).collect();
         if let Ok(codec) = spec.parse::<AnyCodec>() {

@@ -98,9 +98,7 @@ fn the_work_is_linear_when_bytes_come_one_by_one() {
 
 #[test]
 fn no_bytes_no_message() {
-    for spec in
-        ["raw", "lines", "lines:crlf,discard", "len:u8", "dec:1", "varint", "netstring", "delim:a", "fixed:1"]
-    {
+    for spec in ["raw", "lines", "lines:crlf,discard", "len:u8", "dec:1", "varint", "netstring", "delim:a", "fixed:1"] {
         let codec: AnyCodec = spec.parse().unwrap();
         for discarding in [false, true] {
             let mut state = Scan { from: 0, discarding };
@@ -111,8 +109,7 @@ fn no_bytes_no_message() {
 
 #[test]
 fn a_state_that_lies_does_no_harm() {
-    for spec in ["lines", "lines:crlf,discard", "len:u8", "dec:1", "varint", "netstring", "delim:ab,discard"]
-    {
+    for spec in ["lines", "lines:crlf,discard", "len:u8", "dec:1", "varint", "netstring", "delim:ab,discard"] {
         let codec: AnyCodec = spec.parse().unwrap();
         for (from, discarding) in [(3, false), (usize::MAX, false), (3, true), (usize::MAX, true)] {
             let _ = codec.decode(&mut Scan { from, discarding }, b"1\n");
@@ -125,15 +122,9 @@ fn a_state_that_lies_does_no_harm() {
 #[ignore = "slow in debug builds; run it with --release"]
 fn every_input_of_six_bytes_cut_in_every_way() {
     let alphabet = [0, 1, 0x7f, 0x80, 0xff, b'\n', b'\r'];
-    for spec in
-        ["lines,max=2", "lines:crlf,max=2,discard", "len:u8,max=3", "len:u16le,max=2,inclusive,strip=0"]
-            .into_iter()
-            .chain([
-                "len:u8,offset=1,adjust=-1,max=127",
-                "varint,max=130",
-                "delim:\\n\\r\\n,max=2,discard",
-                "fixed:2",
-            ])
+    for spec in ["lines,max=2", "lines:crlf,max=2,discard", "len:u8,max=3", "len:u16le,max=2,inclusive,strip=0"]
+        .into_iter()
+        .chain(["len:u8,offset=1,adjust=-1,max=127", "varint,max=130", "delim:\\n\\r\\n,max=2,discard", "fixed:2"])
     {
         let codec: AnyCodec = spec.parse().unwrap();
         for number in 0..alphabet.len().pow(6) {

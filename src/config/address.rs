@@ -42,8 +42,7 @@ pub enum Endpoint {
 impl Endpoint {
     /// The longest path of a Unix socket in bytes: the size of `sun_path` (108 on Linux, 104 on macOS and the BSDs)
     /// less the terminating zero byte.
-    const UNIX_PATH_MAX: usize =
-        if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
+    const UNIX_PATH_MAX: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
 
     /// Checks an endpoint, whether it was parsed or built by hand.
     pub(crate) fn check(&self) -> Result<(), Problem> {
@@ -214,9 +213,7 @@ impl fmt::Display for Problem {
             Self::HostChar(c) => write!(f, "{c:?} cannot be part of a host name"),
             Self::NotIpv4 => f.write_str("the host looks like an IPv4 address but is not a valid one"),
             Self::NotIpv6 => f.write_str("brackets must enclose a valid IPv6 address, as in [::1]:7000"),
-            Self::BareIpv6 => {
-                f.write_str("more than one colon; put an IPv6 address in brackets, as in [::1]:7000")
-            }
+            Self::BareIpv6 => f.write_str("more than one colon; put an IPv6 address in brackets, as in [::1]:7000"),
             Self::NoPort => f.write_str("the port is missing"),
             Self::PortNotANumber => f.write_str("the port is not a number"),
             Self::PortTooLarge => f.write_str("the port is out of range (0 to 65535)"),

@@ -56,12 +56,7 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            min: Duration::from_millis(100),
-            max: Duration::from_secs(30),
-            factor: 2.0,
-            tries: Limit::At(10),
-        }
+        Self { min: Duration::from_millis(100), max: Duration::from_secs(30), factor: 2.0, tries: Limit::At(10) }
     }
 }
 
@@ -73,8 +68,7 @@ impl Backoff {
         let most = (min * self.factor.powi(exponent)).clamp(min, max);
         // 53 random bits fill the mantissa of an `f64`: a share from 0 up to, but not including, 1.
         let share = (random >> 11) as f64 / (1u64 << 53) as f64;
-        Duration::try_from_secs_f64(min + (most - min) * share)
-            .map_or(self.max, |d| d.clamp(self.min, self.max))
+        Duration::try_from_secs_f64(min + (most - min) * share).map_or(self.max, |d| d.clamp(self.min, self.max))
     }
 
     /// Returns whether `failed` consecutive failures exhaust the policy.
@@ -88,10 +82,7 @@ impl Backoff {
             return refuse(format!("must have a min of at least 1ms, not {:?}", self.min));
         }
         if self.max < self.min {
-            return refuse(format!(
-                "must have a max of at least its min: {:?} is less than {:?}",
-                self.max, self.min
-            ));
+            return refuse(format!("must have a max of at least its min: {:?} is less than {:?}", self.max, self.min));
         }
         if !self.factor.is_finite() || self.factor < 1.0 {
             return refuse(format!("must have a factor of at least 1, not {}", self.factor));
@@ -270,9 +261,7 @@ impl ConnectOptions {
         }
         let fits = match target {
             Target::Endpoint(Endpoint::Unix(_)) | Target::Address(Address::Unix(_)) => self.local.is_none(),
-            Target::Address(Address::Tcp(to)) => {
-                self.local.is_none_or(|local| local.is_ipv4() == to.is_ipv4())
-            }
+            Target::Address(Address::Tcp(to)) => self.local.is_none_or(|local| local.is_ipv4() == to.is_ipv4()),
             Target::Endpoint(_) | Target::Existing(_) => true,
         };
         if !fits {

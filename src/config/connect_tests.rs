@@ -38,9 +38,7 @@ fn what_is_wrong_is_told_when_it_is_used() {
     let v4: SocketAddr = "127.0.0.1:1".parse().unwrap();
     let error = refused(Connect::from(v4).local("[::1]:0".parse().unwrap()));
     assert!(
-        error.ends_with(
-            "127.0.0.1:1: the local address must be of the same address family as the destination"
-        ),
+        error.ends_with("127.0.0.1:1: the local address must be of the same address family as the destination"),
         "{error}"
     );
     assert!(refused(Connect::from(Address::Unix(None))).contains("the path is missing"));
@@ -56,8 +54,7 @@ fn a_given_stream_cannot_be_given_twice() {
 
 #[test]
 fn waits_grow_between_their_bounds_and_differ() {
-    let policy =
-        Backoff { min: Duration::from_millis(100), max: Duration::from_secs(1), ..Backoff::default() };
+    let policy = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(1), ..Backoff::default() };
     for (failed, most) in [(1, 200), (2, 400), (3, 800), (4, 1000), (5, 1000), (u32::MAX, 1000)] {
         assert_eq!(policy.wait(failed, 0), policy.min);
         let longest = policy.wait(failed, u64::MAX);

@@ -117,9 +117,7 @@ impl Datagrams {
     }
 
     /// Returns what to bind or take over, the peer to connect to and the options, after checking all of them.
-    pub(crate) fn into_parts(
-        self,
-    ) -> Result<(DatagramSource, Option<Endpoint>, DatagramOptions), AddressError> {
+    pub(crate) fn into_parts(self) -> Result<(DatagramSource, Option<Endpoint>, DatagramOptions), AddressError> {
         let source = self.source?;
         let peer = self.peer.transpose()?;
         for endpoint in peer.iter().chain(source.endpoint()) {
@@ -309,8 +307,7 @@ mod tests {
         let (source, peer, plain) = Datagrams::new("h:1").into_parts().unwrap();
         assert_eq!((source.to_string().as_str(), peer, plain), ("h:1", None, DatagramOptions::default()));
         let address: SocketAddr = "[::1]:9".parse().unwrap();
-        let (source, peer, options) =
-            Datagrams::new(address).peer(address).broadcast(true).into_parts().unwrap();
+        let (source, peer, options) = Datagrams::new(address).peer(address).broadcast(true).into_parts().unwrap();
         assert_eq!((source.to_string(), peer.unwrap().to_string()), ("[::1]:9".into(), "[::1]:9".into()));
         assert_eq!(options, DatagramOptions { broadcast: true, ..DatagramOptions::default() });
     }

@@ -245,13 +245,7 @@ impl Limits {
     pub fn check(&self) -> Result<(), LimitsError> {
         self.check_zero()?;
         let refuse = |name, value, relation, other, number| {
-            Err(LimitsError::Contradiction {
-                name,
-                value: value as u64,
-                relation,
-                other,
-                number: number as u64,
-            })
+            Err(LimitsError::Contradiction { name, value: value as u64, relation, other, number: number as u64 })
         };
         if self.output_low >= self.output_high {
             return refuse("output_low", self.output_low, "below", "output_high", self.output_high);

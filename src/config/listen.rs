@@ -234,10 +234,7 @@ impl Keepalive {
             }
         }
         if !(1..=127).contains(&tries) {
-            return Err(Problem::Option(
-                "keepalive's number of tries",
-                format!("must be 1 to 127, not {tries}"),
-            ));
+            return Err(Problem::Option("keepalive's number of tries", format!("must be 1 to 127, not {tries}")));
         }
         Ok(())
     }
@@ -275,10 +272,7 @@ mod tests {
     fn options_out_of_range_are_refused_by_name() {
         let secs = Duration::from_secs;
         let refused = [
-            (
-                Listen::new("[::1]:7000").backlog(0),
-                "cannot listen on [::1]:7000: the backlog must be at least 1",
-            ),
+            (Listen::new("[::1]:7000").backlog(0), "cannot listen on [::1]:7000: the backlog must be at least 1"),
             (Listen::new("h:1").receive_buffer(0), "the receive buffer must be at least 1"),
             (Listen::new("h:1").send_buffer(0), "the send buffer must be at least 1"),
             (Listen::new("h:1").unix_mode(0o1777), "the mode must be 0 to 0o777, not 0o1777"),
@@ -287,8 +281,7 @@ mod tests {
                 "the keepalive's idle time must be 1 to 32767 whole seconds, not 0ns",
             ),
             (
-                Listen::new("h:1")
-                    .keepalive(Some(Keepalive { interval: secs(40_000), ..Keepalive::default() })),
+                Listen::new("h:1").keepalive(Some(Keepalive { interval: secs(40_000), ..Keepalive::default() })),
                 "the keepalive's interval must be",
             ),
             (

@@ -175,8 +175,7 @@ impl Core {
     /// does not allow skipping, the members are terminated. Returns 0, the number of members it reaches.
     fn refuse_broadcast(&mut self, group: Group, except: Option<ConnId>) -> usize {
         let Some(state) = self.groups.states.get(group) else { return 0 };
-        let members: Vec<ConnId> =
-            state.members.iter().map(|m| m.conn).filter(|&id| Some(id) != except).collect();
+        let members: Vec<ConnId> = state.members.iter().map(|m| m.conn).filter(|&id| Some(id) != except).collect();
         if state.policy == SlowMember::Skip {
             self.stats.skipped += members.len() as u64;
             return 0;
@@ -194,9 +193,7 @@ impl Core {
 
     /// Marks the messages below `from` as taken by a member.
     fn set_from(&mut self, group: Group, place: u32, from: u64) {
-        if let Some(member) =
-            self.groups.states.get_mut(group).and_then(|r| r.members.get_mut(place as usize))
-        {
+        if let Some(member) = self.groups.states.get_mut(group).and_then(|r| r.members.get_mut(place as usize)) {
             member.from = from;
         }
     }
@@ -240,8 +237,7 @@ impl Core {
         let Some(c) = conns.live_mut(id) else { return };
         let left = unsent.range.end - start;
         // A failed write has ended the membership, and another member may have been moved to its index.
-        let member =
-            groups.states.get(group).filter(|r| r.members.get(place as usize).is_some_and(|m| m.conn == id));
+        let member = groups.states.get(group).filter(|r| r.members.get(place as usize).is_some_and(|m| m.conn == id));
         let Some(state) = member.filter(|_| c.takes_output()) else {
             c.lose(left);
             return;
@@ -356,8 +352,7 @@ impl Core {
         let single = slice.range.end < log.range(slice.from).end;
         let admission = if single {
             // One message of a merge: all of it, or nothing.
-            let limit =
-                if state.policy == SlowMember::Skip { limits.output_high } else { limits.output_hard.get() };
+            let limit = if state.policy == SlowMember::Skip { limits.output_high } else { limits.output_hard.get() };
             match pending + slice.range.len() > limit {
                 false => Admission::UpTo(slice.range.end, 0),
                 true if state.policy == SlowMember::Skip => Admission::UpTo(slice.range.start, 1),

@@ -73,9 +73,7 @@ impl Core {
         let unsent_in_logs = self.unsent_in_logs(id);
         let echoed = self.take_echoed(id).len();
         self.remove_links(id);
-        let Some(c) =
-            self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed))
-        else {
+        let Some(c) = self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed)) else {
             return;
         };
         let lost = c.out.clear(&mut self.pool) + unsent_in_logs + echoed;
@@ -196,11 +194,10 @@ impl Core {
                 due(now, RECHECK);
                 None
             }
-            Phase::Flushing => due(c.write_blocked_since, l.write_stall.get())
-                .then_some(TimeoutAction::Terminate(Reason::WriteStall)),
-            Phase::Open
-                if pending && !c.readiness.writable && due(c.write_blocked_since, l.write_stall.get()) =>
-            {
+            Phase::Flushing => {
+                due(c.write_blocked_since, l.write_stall.get()).then_some(TimeoutAction::Terminate(Reason::WriteStall))
+            }
+            Phase::Open if pending && !c.readiness.writable && due(c.write_blocked_since, l.write_stall.get()) => {
                 Some(TimeoutAction::Terminate(Reason::WriteStall))
             }
             Phase::Open if !reading => {

@@ -51,8 +51,7 @@ impl Core {
             Some(to) => {
                 let cost = cost(to.as_ref(), data.len());
                 let full = m.cost().saturating_add(cost) > most
-                    || self.pool.output().saturating_add(m.out.growth(data.len()))
-                        > self.limits.output_total.get();
+                    || self.pool.output().saturating_add(m.out.growth(data.len())) > self.limits.output_total.get();
                 if data.len() > m.longest(to.as_ref()) || cost > most {
                     Posted::TooLong
                 } else if full || !m.out.push(to, data, &mut self.pool) {

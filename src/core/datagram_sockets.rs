@@ -68,13 +68,7 @@ pub(crate) struct DatagramSocket {
 }
 
 impl DatagramSocket {
-    pub(crate) fn new(
-        id: DatagramId,
-        handler: HandlerIdx,
-        local: Address,
-        peer: Option<Address>,
-        max: usize,
-    ) -> Self {
+    pub(crate) fn new(id: DatagramId, handler: HandlerIdx, local: Address, peer: Option<Address>, max: usize) -> Self {
         Self {
             id,
             handler,
@@ -200,10 +194,7 @@ impl DatagramSockets {
     }
 
     /// Adds a socket. Returns `None` if no more ids can be issued.
-    pub(crate) fn insert_with(
-        &mut self,
-        make: impl FnOnce(DatagramId) -> DatagramSocket,
-    ) -> Option<DatagramId> {
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce(DatagramId) -> DatagramSocket) -> Option<DatagramId> {
         self.slots.insert_with(make)
     }
 

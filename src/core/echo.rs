@@ -66,11 +66,7 @@ mod tests {
         let first = echo.with(&input[2..5]).unwrap();
         assert_eq!(first, 2..5);
         echo.set(first);
-        assert_eq!(
-            (echo.with(&input[6..8]), echo.with(&input[2..5])),
-            (None, None),
-            "a gap, and the same again"
-        );
+        assert_eq!((echo.with(&input[6..8]), echo.with(&input[2..5])), (None, None), "a gap, and the same again");
         let both = echo.with(&input[5..]).unwrap();
         echo.set(both);
         assert_eq!((echo.len(), echo.take(), echo.len()), (10, 2..12, 0));

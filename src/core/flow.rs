@@ -144,8 +144,7 @@ impl Core {
     /// Pauses the connections linked to `id`, which has reached its high-water mark (`high`), or removes that pause
     /// when it has fallen to its low-water mark.
     pub(super) fn notify_linked_senders(&mut self, id: ConnId, high: bool) {
-        let Some(cold) = self.conns.get(id).and_then(|c| c.cold()).filter(|r| !r.links_from.is_empty())
-        else {
+        let Some(cold) = self.conns.get(id).and_then(|c| c.cold()).filter(|r| !r.links_from.is_empty()) else {
             return;
         };
         let senders = cold.links_from.clone();

@@ -219,10 +219,7 @@ impl Core {
                 c.can_write()
                     || c.readiness.error_pending
                     || c.flow.drain_due
-                    || c.halves.fin_wanted
-                        && !c.halves.fin_sent
-                        && !c.halves.write_failed
-                        && c.out.pending() == 0
+                    || c.halves.fin_wanted && !c.halves.fin_sent && !c.halves.write_failed && c.out.pending() == 0
                     || c.has_input() && self.may_read(c)
             }
             Phase::Flushing => c.can_write() || c.readiness.error_pending || c.out.pending() == 0,

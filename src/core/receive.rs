@@ -53,9 +53,7 @@ impl Core {
         self.delivery.messages < self.limits.messages_per_turn
             && self.switch.is_none()
             && self.conns.get(id).is_some_and(|c| {
-                c.phase == Phase::Open
-                    && !c.is_read_blocked()
-                    && !(self.memory_pressure() && self.pending(c) > 0)
+                c.phase == Phase::Open && !c.is_read_blocked() && !(self.memory_pressure() && self.pending(c) > 0)
             })
     }
 

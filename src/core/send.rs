@@ -81,9 +81,8 @@ impl Core {
         let Self { conns, groups, framings, pool, limits, delivery, stats, .. } = self;
         let (own, hard) = (delivery.conn == Some(id), limits.output_hard.get());
         let spare = pool.output().saturating_add(data.len()) <= limits.output_total.get();
-        let plain = |c: &&mut Connection| {
-            spare && groups.with_unsent.is_empty() && c.out.pending() > 0 && c.takes_output()
-        };
+        let plain =
+            |c: &&mut Connection| spare && groups.with_unsent.is_empty() && c.out.pending() > 0 && c.takes_output();
         // Fast path, for the second and later messages of a callback: there is unsent output already and there are no
         // broadcasts to take first, so the message is only appended.
         if let Some(c) = conns.get_mut(id).filter(plain) {
@@ -258,8 +257,7 @@ impl Core {
     fn try_echo_in_place(&mut self, id: ConnId, data: &[u8]) -> bool {
         let Self { conns, delivery, groups, framings, limits, now, .. } = self;
         let own = delivery.conn == Some(id);
-        let Some(echoed) =
-            delivery.echo.with(data).filter(|echoed| own && echoed.len() <= limits.output_hard.get())
+        let Some(echoed) = delivery.echo.with(data).filter(|echoed| own && echoed.len() <= limits.output_hard.get())
         else {
             return false;
         };
@@ -297,8 +295,7 @@ impl Core {
 
     /// Returns the result of a send that [`may_send`](Core::may_send) refused.
     fn refused(&self, id: ConnId) -> Sent {
-        let overflowed =
-            |c: &Connection| matches!(c.reason(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
+        let overflowed = |c: &Connection| matches!(c.reason(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
         match self.conns.get(id) {
             Some(c) if c.phase == Phase::Closed && overflowed(c) => Sent::Full,
             _ => Sent::Closed,

@@ -14,8 +14,7 @@ impl Core {
     /// key is another reactor's, or the connection is not the one whose callback runs, or is not open.
     pub(crate) fn switch<H>(&mut self, id: ConnId, key: Key<H>, state: Box<dyn Any>) -> bool {
         let open = self.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
-        let Some(handler) = key.index_in(self.number).filter(|_| open && self.delivery.conn == Some(id))
-        else {
+        let Some(handler) = key.index_in(self.number).filter(|_| open && self.delivery.conn == Some(id)) else {
             return false;
         };
         self.switch = Some(Switch { handler, state });
@@ -31,12 +30,7 @@ impl Core {
     }
 
     /// Assigns a connection to another handler and `state`. Returns the old handler and the slot of the old state.
-    pub(crate) fn change_handler(
-        &mut self,
-        id: ConnId,
-        handler: HandlerIdx,
-        state: u32,
-    ) -> Option<(HandlerIdx, u32)> {
+    pub(crate) fn change_handler(&mut self, id: ConnId, handler: HandlerIdx, state: u32) -> Option<(HandlerIdx, u32)> {
         // What the logs hold is encoded in the old framing: take it before the connection changes its log.
         self.take_from_logs(id);
         self.end_timers(id);

@@ -78,9 +78,8 @@ fn callbacks() -> impl Strategy<Value = Callback> {
     use Last::*;
     let echoes = prop::collection::vec((0..40usize, len(), prop_oneof![2 => Just(0), 1 => len()]), 0..4);
     let last = prop::sample::select(vec![Nothing, Nothing, Nothing, Pause, ShutdownWrite, Close, Abort]);
-    (len(), echoes, last, 0..60usize, any::<bool>(), taken()).prop_map(
-        |(len, echoes, last, rest, defer, taken)| Callback { len, echoes, last, rest, defer, taken },
-    )
+    (len(), echoes, last, 0..60usize, any::<bool>(), taken())
+        .prop_map(|(len, echoes, last, rest, defer, taken)| Callback { len, echoes, last, rest, defer, taken })
 }
 
 fn len() -> impl Strategy<Value = usize> {
@@ -509,11 +508,7 @@ impl World {
             let i = self.all.iter().position(|m| m.id == id).unwrap();
             let model = self.all.swap_remove(i);
             assert_eq!((c.phase, c.reason().is_some()), (Phase::Closed, true));
-            assert_eq!(
-                model.output.len() + c.unsent() as usize,
-                model.produced.len(),
-                "output + lost = produced"
-            );
+            assert_eq!(model.output.len() + c.unsent() as usize, model.produced.len(), "output + lost = produced");
         }
     }
 
@@ -529,8 +524,7 @@ impl World {
         }
         assert_eq!(core.conns.len(), self.all.len());
         assert!(core.pool.input() <= core.limits.input_total.get());
-        let kept: usize =
-            core.conns.iter().filter_map(|c| c.input.as_ref()).map(|k| k.retained_bytes()).sum();
+        let kept: usize = core.conns.iter().filter_map(|c| c.input.as_ref()).map(|k| k.retained_bytes()).sum();
         assert_eq!(core.pool.input(), kept);
         let held: usize = core.conns.iter().map(|c| c.out.retained_bytes()).sum();
         assert!(core.pool.output() >= held);
@@ -554,16 +548,10 @@ impl World {
         for m in &c.groups {
             assert_eq!(core.groups.states.get(m.group).unwrap().members[m.place as usize].conn, c.id);
         }
-        let pause_count = self
-            .groups
-            .iter()
-            .filter(|g| core.groups.states.get(**g).unwrap().waiting.contains(&c.id))
-            .count();
+        let pause_count =
+            self.groups.iter().filter(|g| core.groups.states.get(**g).unwrap().waiting.contains(&c.id)).count();
         assert_eq!(usize::from(c.flow.pause_count), pause_count);
-        assert_eq!(
-            core.close_notify.iter().filter(|id| **id == c.id).count(),
-            usize::from(c.phase == Phase::Closed)
-        );
+        assert_eq!(core.close_notify.iter().filter(|id| **id == c.id).count(), usize::from(c.phase == Phase::Closed));
         assert!(c.phase != Phase::Closed || c.out.pending() == 0 && c.input.is_none());
         assert!(c.phase == Phase::Open || c.reason().is_some());
         assert!(c.out.pending() <= core.limits.output_hard.get());

@@ -29,9 +29,7 @@ impl Core {
         }
         let Self { conns, handler_timers, timers, now, .. } = self;
         let list = match owner {
-            Owner::Connection(id) => {
-                &mut conns.get_mut(id).filter(|c| c.phase == Phase::Open)?.cold_mut().timers
-            }
+            Owner::Connection(id) => &mut conns.get_mut(id).filter(|c| c.phase == Phase::Open)?.cold_mut().timers,
             Owner::Handler(handler) => handler_timers.get_mut(handler.slot())?,
         };
         if list.len as usize >= most {

@@ -121,17 +121,10 @@ impl Dispatcher {
     }
 
     /// Calls the callback for `event` of a socket's handler. A panic closes the socket.
-    pub(crate) fn call_datagram(
-        &mut self,
-        id: DatagramId,
-        callback: DatagramCallback,
-        event: DatagramEvent<'_>,
-    ) {
+    pub(crate) fn call_datagram(&mut self, id: DatagramId, callback: DatagramCallback, event: DatagramEvent<'_>) {
         let Self { core, handlers, .. } = self;
         let last = matches!(event, DatagramEvent::Closed);
-        let Some(m) =
-            core.datagrams.get(id).filter(|m| m.is_open() || last && m.phase == DatagramPhase::Closed)
-        else {
+        let Some(m) = core.datagrams.get(id).filter(|m| m.is_open() || last && m.phase == DatagramPhase::Closed) else {
             return;
         };
         let handler = m.handler;

@@ -60,12 +60,7 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(core: Core) -> Self {
-        Self {
-            core,
-            handlers: Slab::new(),
-            panics: PanicPolicy::default(),
-            log_limit: RateLimiter::default(),
-        }
+        Self { core, handlers: Slab::new(), panics: PanicPolicy::default(), log_limit: RateLimiter::default() }
     }
 
     pub(crate) const fn set_panic_policy(&mut self, policy: PanicPolicy) {
@@ -273,11 +268,7 @@ impl Dispatcher {
 
     /// Runs a callback for a connection that is open and has a state, then the switch that it may have requested.
     #[inline]
-    fn call_if_open(
-        &mut self,
-        id: ConnId,
-        callback: impl FnOnce(&mut dyn ErasedHandler, &mut Context<'_>, usize),
-    ) {
+    fn call_if_open(&mut self, id: ConnId, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Context<'_>, usize)) {
         let Some(c) = self.core.conns.live(id) else { return };
         if c.phase != Phase::Open || !c.has_state {
             return;
@@ -304,8 +295,7 @@ impl Dispatcher {
         if !c.has_state {
             return self.guarded(CallSite::Dropped, move |_| drop(state));
         }
-        let Some(place) = self.handlers.get_mut(handler.slot()).and_then(|h| h.handler.insert_state(state))
-        else {
+        let Some(place) = self.handlers.get_mut(handler.slot()).and_then(|h| h.handler.insert_state(state)) else {
             return;
         };
         self.retain(handler);
@@ -340,11 +330,7 @@ impl Dispatcher {
     }
 
     /// Runs a callback of a handler that is not for a connection.
-    fn call_handler(
-        &mut self,
-        handler: HandlerIdx,
-        callback: impl FnOnce(&mut dyn ErasedHandler, &mut Net<'_>),
-    ) {
+    fn call_handler(&mut self, handler: HandlerIdx, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Net<'_>)) {
         let Self { core, handlers, .. } = self;
         let Some(entry) = handlers.get_mut(handler.slot()) else { return };
         core.delivery = Delivery::default();
@@ -407,9 +393,6 @@ pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
 
 impl fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dispatcher")
-            .field("core", &self.core)
-            .field("handlers", &self.handlers.len())
-            .finish()
+        f.debug_struct("Dispatcher").field("core", &self.core).field("handlers", &self.handlers.len()).finish()
     }
 }

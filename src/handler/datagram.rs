@@ -147,12 +147,7 @@ impl<'a> DatagramContext<'a> {
 
 impl Net<'_> {
     /// Queues a datagram on any socket. It is sent at the end of the turn.
-    pub fn send_datagram_to(
-        &mut self,
-        from: DatagramId,
-        to: impl Into<Address>,
-        data: impl AsRef<[u8]>,
-    ) -> Posted {
+    pub fn send_datagram_to(&mut self, from: DatagramId, to: impl Into<Address>, data: impl AsRef<[u8]>) -> Posted {
         self.core_mut().enqueue_datagram(from, Some(to.into()), data.as_ref())
     }
 

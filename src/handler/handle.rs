@@ -44,11 +44,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// Creates the shared state of the reactor with this number, with a queue for `capacity` commands.
     pub(crate) fn new(reactor: u32, capacity: usize, waker: Arc<dyn Wake>) -> Arc<Self> {
-        Arc::new(Self {
-            commands: CommandQueue::new(capacity, waker),
-            stop_requests: AtomicU8::new(0),
-            reactor,
-        })
+        Arc::new(Self { commands: CommandQueue::new(capacity, waker), stop_requests: AtomicU8::new(0), reactor })
     }
 }
 

@@ -32,11 +32,7 @@ pub struct Net<'a> {
 }
 
 impl<'a> Net<'a> {
-    pub(crate) const fn new(
-        core: &'a mut Core,
-        current: Option<ConnId>,
-        handler: Option<HandlerIdx>,
-    ) -> Self {
+    pub(crate) const fn new(core: &'a mut Core, current: Option<ConnId>, handler: Option<HandlerIdx>) -> Self {
         Self { core, current, handler }
     }
 
@@ -86,8 +82,7 @@ impl<'a> Net<'a> {
     /// closing and has no unsent output is not reset; it only stops waiting for the peer. Returns `false` if it has
     /// ended already.
     pub fn abort_id(&mut self, id: ConnId) -> bool {
-        let alive =
-            self.core.conns.get(id).is_some_and(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed));
+        let alive = self.core.conns.get(id).is_some_and(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed));
         self.core.terminate(id, Reason::Handler);
         alive
     }

@@ -34,8 +34,7 @@ impl<S: Sys> EventLoop<S> {
             added = self.sys.add_listener(&mut socket, Token::Listener(id).pack());
             ListenerEntry { id, socket, handler, address: address.clone(), ready: true, unknown_errors: 0 }
         });
-        let id =
-            id.ok_or_else(|| io::Error::new(io::ErrorKind::QuotaExceeded, "there are too many listeners"))?;
+        let id = id.ok_or_else(|| io::Error::new(io::ErrorKind::QuotaExceeded, "there are too many listeners"))?;
         if let Err(e) = added {
             if let Some(listener) = self.listeners.slots.remove(id) {
                 self.sys.close_listener(listener.socket);

@@ -16,8 +16,7 @@ impl<S: Sys> EventLoop<S> {
         let (streams, conns) = (self.streams.iter().flatten().count(), core.conns.len());
         require(streams == conns, || format!("N6: {streams} streams in {conns} slots"))?;
         let stats = core.snapshot();
-        let reconciled =
-            stats.accepted + stats.connected + stats.refused == stats.open + stats.closed_total();
+        let reconciled = stats.accepted + stats.connected + stats.refused == stats.open + stats.closed_total();
         require(reconciled, || format!("N6: the counters do not add up: {stats}"))?;
         let max = core.limits.connections.get();
         require(conns <= max, || format!("N6: {conns} connections of {max}"))?;
@@ -33,8 +32,7 @@ impl<S: Sys> EventLoop<S> {
         let (pool, limits) = (&core.pool, &core.limits);
         let kept: usize = core.conns.iter().map(Connection::buffered_len).sum();
         require(pool.input() >= kept, || format!("N9: {} B counted of {kept} B buffered", pool.input()))?;
-        let buffers: usize =
-            core.conns.iter().filter_map(|c| c.input.as_ref()).map(|k| k.retained_bytes()).sum();
+        let buffers: usize = core.conns.iter().filter_map(|c| c.input.as_ref()).map(|k| k.retained_bytes()).sum();
         require(pool.input() == buffers, || {
             format!("N9: {} B of input counted, {buffers} B in buffers", pool.input())
         })?;
@@ -75,9 +73,7 @@ impl<S: Sys> EventLoop<S> {
         let mut pause_count = std::collections::BTreeMap::new();
         for state in core.groups.states.iter() {
             let slow = state.members.iter().filter(|m| m.slow).count();
-            require(slow == state.slow as usize, || {
-                format!("N9: {slow} slow members, {} counted", state.slow)
-            })?;
+            require(slow == state.slow as usize, || format!("N9: {slow} slow members, {} counted", state.slow))?;
             require(slow > 0 || state.waiting.is_empty(), || "N9: paused without a slow member".to_owned())?;
             for (place, m) in state.members.iter().enumerate() {
                 let c = core.conns.get(m.conn);
@@ -85,8 +81,7 @@ impl<S: Sys> EventLoop<S> {
                     format!("N9: slow, and below the high-water mark: {c:?}")
                 })?;
                 let named = |m: &crate::connection::Membership| {
-                    m.place as usize == place
-                        && core.groups.states.get(m.group).is_some_and(|r| std::ptr::eq(r, state))
+                    m.place as usize == place && core.groups.states.get(m.group).is_some_and(|r| std::ptr::eq(r, state))
                 };
                 let same = c.is_some_and(|c| c.groups.iter().any(named));
                 require(same, || format!("N3: member and connection disagree: {c:?}"))?;
@@ -108,9 +103,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &self.dispatcher.core;
         let connecting = core.conns.iter().filter(|c| c.phase == Phase::Connecting).count();
         let tried: usize = core.connect_jobs.iter().map(|a| a.trying.len()).sum();
-        require(connecting == tried, || {
-            format!("N6: {connecting} sockets connecting, {tried} in connect jobs")
-        })?;
+        require(connecting == tried, || format!("N6: {connecting} sockets connecting, {tried} in connect jobs"))?;
         let looking = core.connect_jobs.iter().filter(|a| matches!(a.stage, ConnectStage::LookingUp)).count();
         require(looking == core.connect_jobs.active_lookups, || {
             format!("N6: {looking} lookups, {} counted", core.connect_jobs.active_lookups)
@@ -125,9 +118,7 @@ impl<S: Sys> EventLoop<S> {
         require(!closed || c.out.pending() == 0, || told("N9: closed, with unsent output"))?;
         let gone = c.groups.is_empty() && c.reason().is_some();
         require(c.phase <= Phase::Open || gone, || told("N5: closing without a reason, or in a group"))?;
-        require(!closed || core.close_notify.contains(&c.id), || {
-            told("N5: closed, and not queued for on_close")
-        })?;
+        require(!closed || core.close_notify.contains(&c.id), || told("N5: closed, and not queued for on_close"))?;
         let most = core.limits.output_hard.get().saturating_add(core.limits.read_buffer);
         require(c.out.pending() <= most, || told("N9: outbox above its limit"))?;
         if c.phase == Phase::Open {
@@ -135,8 +126,7 @@ impl<S: Sys> EventLoop<S> {
             require(c.message_clock.is_paused() == stopped, || {
                 told("N11: the message clock must be paused exactly while reading is")
             })?;
-            let high =
-                c.flow.above_high_water || c.halves.write_failed || c.out.pending() < core.limits.output_high;
+            let high = c.flow.above_high_water || c.halves.write_failed || c.out.pending() < core.limits.output_high;
             require(high, || told("N9: above the high-water mark, and read"))?;
         }
         let busy = core.has_work(c);

@@ -115,13 +115,8 @@ impl<S: Sys> EventLoop<S> {
             let core = &mut self.dispatcher.core;
             let Some(c) = core.conns.live(id) else { continue };
             let reason = c.reason().cloned().unwrap_or(Reason::Handler);
-            let closed = Closed {
-                who: id,
-                why: reason,
-                bytes_in: c.bytes_in,
-                bytes_out: c.bytes_out,
-                unsent: c.unsent(),
-            };
+            let closed =
+                Closed { who: id, why: reason, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent() };
             core.stats.closed[closed.why.index()] += 1;
             core.stats.bytes_unsent += closed.unsent;
             self.shutdown.count(&closed);
@@ -137,8 +132,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &self.dispatcher.core;
         if closed.why.is_policy() && log::log_enabled!(log::Level::Warn) {
             let peer = core.conns.get(closed.who).map(|c| c.peer.address());
-            if let (Some(n), Some(peer)) = (self.log_limits.closed[closed.why.index()].allow(core.now), peer)
-            {
+            if let (Some(n), Some(peer)) = (self.log_limits.closed[closed.why.index()].allow(core.now), peer) {
                 log::warn!("{closed}, peer {peer}{}", suppressed(n));
             }
         } else {

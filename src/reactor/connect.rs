@@ -63,8 +63,7 @@ impl<S: Sys> EventLoop<S> {
         let now = core.now;
         let Some(job) = core.connect_jobs.get_mut(id) else { return };
         if core.shutting_down && !matches!(job.stage, ConnectStage::Connected | ConnectStage::Cancelled) {
-            job.errors =
-                vec![(String::new(), io::Error::new(ErrorKind::Interrupted, "the reactor is shutting down"))];
+            job.errors = vec![(String::new(), io::Error::new(ErrorKind::Interrupted, "the reactor is shutting down"))];
             return self.give_up(id);
         }
         match job.stage {
@@ -79,13 +78,7 @@ impl<S: Sys> EventLoop<S> {
 
     /// Begins a try: starts a lookup, connects to an address, or takes over an existing stream.
     fn begin_try(&mut self, id: AttemptId) {
-        if self
-            .dispatcher
-            .core
-            .connect_jobs
-            .get(id)
-            .is_some_and(|a| !self.dispatcher.takes_connections(a.handler))
-        {
+        if self.dispatcher.core.connect_jobs.get(id).is_some_and(|a| !self.dispatcher.takes_connections(a.handler)) {
             log::error!("{id}: the handler takes datagrams only; cannot connect");
             return self.remove_job(id);
         }
@@ -187,12 +180,7 @@ impl<S: Sys> EventLoop<S> {
     }
 
     /// Inserts a connecting stream into a slot and registers it. Closes it on failure.
-    fn register_dial(
-        &mut self,
-        id: AttemptId,
-        mut stream: S::Stream,
-        peer: Address,
-    ) -> io::Result<(ConnId, Address)> {
+    fn register_dial(&mut self, id: AttemptId, mut stream: S::Stream, peer: Address) -> io::Result<(ConnId, Address)> {
         let core = &mut self.dispatcher.core;
         let Some(job) = core.connect_jobs.live_mut(id) else { return Err(ErrorKind::NotFound.into()) };
         let new = |conn| Connection::connecting(conn, job.handler, job.tag, id, peer.clone(), core.now);
@@ -226,12 +214,8 @@ impl<S: Sys> EventLoop<S> {
             Ok(peer) => self.connected(conn, peer),
             // A spurious wakeup: still connecting.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                (
-                    c.readiness.readable,
-                    c.readiness.writable,
-                    c.readiness.error_pending,
-                    c.readiness.read_to_eagain,
-                ) = (false, false, false, false);
+                (c.readiness.readable, c.readiness.writable, c.readiness.error_pending, c.readiness.read_to_eagain) =
+                    (false, false, false, false);
             }
             Err(error) => {
                 let (job, address) = (c.job(), c.peer.address().to_string());
@@ -290,8 +274,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let wished = matches!(reason, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
         let (now, stopping) = (core.now, core.shutting_down);
-        let Some(job) = core.connect_jobs.get_mut(id).filter(|a| matches!(a.stage, ConnectStage::Connected))
-        else {
+        let Some(job) = core.connect_jobs.get_mut(id).filter(|a| matches!(a.stage, ConnectStage::Connected)) else {
             return;
         };
         let policy = job.options.retry.filter(|_| !wished && !stopping);

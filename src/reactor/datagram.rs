@@ -257,8 +257,5 @@ impl<S: Sys> EventLoop<S> {
 
 /// Whether an error may be the network's reply (ICMP) to an earlier datagram.
 fn is_belated(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset | ErrorKind::HostUnreachable
-    )
+    matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset | ErrorKind::HostUnreachable)
 }

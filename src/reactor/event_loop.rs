@@ -186,9 +186,7 @@ fn fit_descriptors<S: Sys>(sys: &mut S, limits: &mut Limits) {
     if let Limit::At(wanted) = limits.connections
         && wanted > spare
     {
-        log::warn!(
-            "connection limit lowered from {wanted} to {spare}: the process may open {limit} descriptors"
-        );
+        log::warn!("connection limit lowered from {wanted} to {spare}: the process may open {limit} descriptors");
         limits.connections = Limit::At(spare);
     }
 }

@@ -79,10 +79,7 @@ pub struct Reactor {
 impl std::fmt::Debug for Reactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let stats = self.stats();
-        f.debug_struct("Reactor")
-            .field("open", &stats.open)
-            .field("accepted", &stats.accepted)
-            .finish_non_exhaustive()
+        f.debug_struct("Reactor").field("open", &stats.open).field("accepted", &stats.accepted).finish_non_exhaustive()
     }
 }
 

@@ -84,8 +84,7 @@ impl Reactor {
     }
 
     fn listen_at(&mut self, at: Listen, handler: HandlerIdx) -> io::Result<Listening> {
-        let (source, options) =
-            at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let (source, options) = at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let mut sockets = Vec::new();
         let done = self.open_all(source, &options, handler, &mut sockets);
         if let Err(e) = done {
@@ -149,12 +148,7 @@ impl Reactor {
     /// `NotFound` for a key of another reactor, `InvalidInput` if the address or an option is invalid, `QuotaExceeded`
     /// if there are [`Limits::attempts`](crate::Limits::attempts) connect jobs already, and `Other` while the reactor
     /// is shutting down. Later errors are reported to [`on_connect_failed`](Handler::on_connect_failed).
-    pub fn connect<H: Handler>(
-        &mut self,
-        to: impl Into<Connect>,
-        key: Key<H>,
-        tag: u64,
-    ) -> io::Result<AttemptId> {
+    pub fn connect<H: Handler>(&mut self, to: impl Into<Connect>, key: Key<H>, tag: u64) -> io::Result<AttemptId> {
         let handler = self.handler_of(key)?;
         let to = to.into().checked()?;
         self.inner.update_clock();
@@ -206,32 +200,18 @@ impl Reactor {
     ///
     /// # Errors
     /// As for [`bind`](Reactor::bind), and `NotFound` for a key of another reactor.
-    pub fn bind_on<H: DatagramHandler>(
-        &mut self,
-        at: impl Into<Datagrams>,
-        key: Key<H>,
-    ) -> io::Result<Bound> {
+    pub fn bind_on<H: DatagramHandler>(&mut self, at: impl Into<Datagrams>, key: Key<H>) -> io::Result<Bound> {
         let handler = self.inner.dispatcher.index_of(key).ok_or_else(wrong_key)?;
         self.bind_at(at.into(), handler, call_datagram_handler::<H>)
     }
 
-    fn bind_at(
-        &mut self,
-        at: Datagrams,
-        handler: HandlerIdx,
-        callback: DatagramCallback,
-    ) -> io::Result<Bound> {
+    fn bind_at(&mut self, at: Datagrams, handler: HandlerIdx, callback: DatagramCallback) -> io::Result<Bound> {
         let (source, peer, mut options) =
             at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let mut bound = Bound { sockets: Vec::new() };
         let done = self.bind_all(source, peer, &mut options, |reactor, bind, options| {
             let socket = reactor.inner.sys.bind_datagram(bind, options)?;
-            bound.sockets.push(reactor.inner.add_datagram_socket(
-                socket,
-                handler,
-                callback,
-                options.max_size,
-            )?);
+            bound.sockets.push(reactor.inner.add_datagram_socket(socket, handler, callback, options.max_size)?);
             Ok(bound.local_addr().map_or(0, |first| first.port()))
         });
         if let Err(e) = done {

@@ -105,9 +105,10 @@ impl<S: Sys> EventLoop<S> {
             let Some(n) = self.read_into(id, space) else { break };
             self.deliver(id, &mut buffer, n);
             let core = &self.dispatcher.core;
-            let again = core.conns.get(id).is_some_and(|c| {
-                c.readiness.read_to_eagain && c.readiness.readable && !c.deferred && core.may_read(c)
-            });
+            let again = core
+                .conns
+                .get(id)
+                .is_some_and(|c| c.readiness.read_to_eagain && c.readiness.readable && !c.deferred && core.may_read(c));
             if n == budget || !again {
                 break;
             }

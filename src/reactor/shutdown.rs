@@ -71,12 +71,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         if core.conns.len() + core.connect_jobs.len() + core.datagrams.len() == 0 {
             let report = self.shutdown.report;
-            log::info!(
-                "shut down: {} clean, {} cut, {} bytes lost",
-                report.clean,
-                report.cut,
-                report.bytes_lost
-            );
+            log::info!("shut down: {} clean, {} cut, {} bytes lost", report.clean, report.cut, report.bytes_lost);
             self.shutdown.until = None;
             self.shutdown.last = Some(report);
             self.shutdown.done += 1;

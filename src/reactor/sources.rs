@@ -27,13 +27,8 @@ impl<S: Sys> EventLoop<S> {
         self.add_source(Box::new(SourceSlot { source, callback: Box::new(callback) }), interest)
     }
 
-    fn add_source(
-        &mut self,
-        mut source: Box<dyn ErasedSource>,
-        interest: mio::Interest,
-    ) -> io::Result<SourceId> {
-        let cannot =
-            |kind, why: &dyn fmt::Display| io::Error::new(kind, format!("cannot register the source: {why}"));
+    fn add_source(&mut self, mut source: Box<dyn ErasedSource>, interest: mio::Interest) -> io::Result<SourceId> {
+        let cannot = |kind, why: &dyn fmt::Display| io::Error::new(kind, format!("cannot register the source: {why}"));
         let most = self.dispatcher.core.limits.sources;
         if self.sources.entries.len() >= most {
             let why = format!("limit of {most} sources reached (Limits::sources)");
@@ -137,12 +132,7 @@ impl Reactor {
     /// If the system cannot watch such a source (for example a file on Linux), if it watches it already (kqueue does
     /// not report this), or if [`Limits::sources`](crate::Limits::sources) are registered already. The source is
     /// dropped then, and nothing else changes.
-    pub fn register<E, F>(
-        &mut self,
-        source: E,
-        interest: mio::Interest,
-        callback: F,
-    ) -> io::Result<SourceKey<E>>
+    pub fn register<E, F>(&mut self, source: E, interest: mio::Interest, callback: F) -> io::Result<SourceKey<E>>
     where
         E: mio::event::Source + 'static,
         F: FnMut(&mut Net<'_>, &mut E, Readiness) -> Watch + 'static,

@@ -163,8 +163,7 @@ fn record_event(core: &mut Core, id: ConnId, bits: u8) {
         c.readiness.error_pending |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
     }
     // The common case, without the full check for work.
-    let plain =
-        c.phase == Phase::Open && c.readiness.readable && !c.is_read_blocked() && c.out.pending() == 0;
+    let plain = c.phase == Phase::Open && c.readiness.readable && !c.is_read_blocked() && c.out.pending() == 0;
     if plain {
         core.enqueue(id);
     } else {

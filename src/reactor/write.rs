@@ -33,22 +33,16 @@ impl<S: Sys> EventLoop<S> {
             // So for members only the kernel may limit a write, not our budget.
             let left = core.limits.write_per_turn.saturating_sub(c.written_in_turn as usize);
             let budget = if c.groups.is_empty() { left } else { usize::MAX };
-            let Some(result) = write_some(
-                &mut self.sys,
-                stream,
-                &c.out,
-                &prefix[prefix_written..],
-                &suffix[suffix_written..],
-                budget,
-            ) else {
+            let Some(result) =
+                write_some(&mut self.sys, stream, &c.out, &prefix[prefix_written..], &suffix[suffix_written..], budget)
+            else {
                 break;
             };
             match result {
                 Ok(0) => failed = Some(Reason::Io(ErrorKind::WriteZero)),
                 Ok(taken) => {
                     c.bytes_out += taken as u64;
-                    c.written_in_turn =
-                        c.written_in_turn.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
+                    c.written_in_turn = c.written_in_turn.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
                     (c.last_activity, c.write_blocked_since) = (core.now, core.now);
                     core.stats.bytes_out += taken as u64;
                     let of_prefix = taken.min(prefix.len() - prefix_written);
@@ -56,10 +50,7 @@ impl<S: Sys> EventLoop<S> {
                     prefix_written += of_prefix;
                     suffix_written += taken - of_prefix - of_queue;
                     c.out.advance(of_queue, &mut core.pool);
-                    if prefix_written == prefix.len()
-                        && suffix_written == suffix.len()
-                        && c.out.pending() == 0
-                    {
+                    if prefix_written == prefix.len() && suffix_written == suffix.len() && c.out.pending() == 0 {
                         break;
                     }
                 }

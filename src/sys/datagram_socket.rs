@@ -15,8 +15,7 @@ use crate::config::datagram::{DatagramOptions, Interface};
 /// Opens a UDP socket.
 pub(super) fn open_udp(address: SocketAddr, options: &DatagramOptions) -> io::Result<UdpSocket> {
     let socket = udp(address, options).map_err(|error| cannot("bind", &address, &error))?;
-    tune_udp(&SockRef::from(&socket), address.is_ipv6(), options)
-        .map_err(|error| cannot("bind", &address, &error))?;
+    tune_udp(&SockRef::from(&socket), address.is_ipv6(), options).map_err(|error| cannot("bind", &address, &error))?;
     Ok(socket.into())
 }
 
@@ -74,13 +73,8 @@ fn send_from(socket: &SockRef<'_>, v6: bool, interface: Interface) -> io::Result
         Interface::Index(index) if v6 => socket.set_multicast_if_v6(index),
         // BSD systems and macOS take an address in 0.0.0.0/8 for an interface index, so the index must fit in 24
         // bits. Linux does not, and returns EADDRNOTAVAIL.
-        Interface::Index(index) if cfg!(unix) && index < 1 << 24 => {
-            socket.set_multicast_if_v4(&Ipv4Addr::from(index))
-        }
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "this socket cannot use an interface given in that form",
-        )),
+        Interface::Index(index) if cfg!(unix) && index < 1 << 24 => socket.set_multicast_if_v4(&Ipv4Addr::from(index)),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "this socket cannot use an interface given in that form")),
     }
 }
 
@@ -95,24 +89,12 @@ fn join(socket: &SockRef<'_>, group: IpAddr, interface: Interface) -> io::Result
     }
 }
 
-#[cfg(any(
-    target_os = "linux",
-    target_os = "android",
-    target_vendor = "apple",
-    target_os = "freebsd",
-    windows
-))]
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd", windows))]
 fn join_v4_by_index(socket: &SockRef<'_>, group: Ipv4Addr, index: u32) -> io::Result<()> {
     socket.join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(index))
 }
 
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "android",
-    target_vendor = "apple",
-    target_os = "freebsd",
-    windows
-)))]
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd", windows)))]
 fn join_v4_by_index(_: &SockRef<'_>, _: Ipv4Addr, _: u32) -> io::Result<()> {
     let why = "this system selects an IPv4 interface by address only";
     Err(io::Error::new(io::ErrorKind::Unsupported, why))

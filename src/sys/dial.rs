@@ -25,8 +25,7 @@ pub(super) fn open_tcp(to: SocketAddr, options: &ConnectOptions) -> io::Result<s
         if cfg!(unix) && local.port() != 0 {
             socket.set_reuse_address(true)?;
         }
-        let cannot =
-            |e: io::Error| io::Error::new(e.kind(), format!("cannot use the local address {local}: {e}"));
+        let cannot = |e: io::Error| io::Error::new(e.kind(), format!("cannot use the local address {local}: {e}"));
         socket.bind(&local.into()).map_err(cannot)?;
     }
     begin(&socket, &to.into())?;

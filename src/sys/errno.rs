@@ -65,9 +65,7 @@ mod number {
 /// Classifies an error of `accept`. Linux's accept(2) says which errors of a waiting connection to retry: they are
 /// pending network errors that `accept` passes on.
 pub(crate) fn classify_accept(error: &io::Error) -> AcceptError {
-    use number::{
-        EBADF, EHOSTDOWN, EMFILE, ENFILE, ENOBUFS, ENONET, ENOPROTOOPT, ENOTSOCK, EOPNOTSUPP, EPROTO,
-    };
+    use number::{EBADF, EHOSTDOWN, EMFILE, ENFILE, ENOBUFS, ENONET, ENOPROTOOPT, ENOTSOCK, EOPNOTSUPP, EPROTO};
     let is = |numbers: &[i32]| error.raw_os_error().is_some_and(|n| numbers.contains(&n));
     match error.kind() {
         ErrorKind::WouldBlock => AcceptError::Drained,

@@ -129,11 +129,7 @@ pub(crate) trait Sys: DatagramSys {
     fn finish_connect(&mut self, stream: &mut Self::Stream) -> io::Result<Address>;
 
     /// Takes over a stream that is already connected.
-    fn take_over(
-        &mut self,
-        existing: Existing,
-        options: &ConnectOptions,
-    ) -> io::Result<(Self::Stream, Address)>;
+    fn take_over(&mut self, existing: Existing, options: &ConnectOptions) -> io::Result<(Self::Stream, Address)>;
 
     /// Begins to look up a host name, off the event loop. The result is returned by [`Sys::next_lookup`] under the
     /// caller's `number`, and wakes [`Sys::poll`].

@@ -89,10 +89,7 @@ pub(super) struct Resolver {
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let queue = self.shared.queue();
-        f.debug_struct("Resolver")
-            .field("waiting", &queue.waiting.len())
-            .field("threads", &queue.threads)
-            .finish()
+        f.debug_struct("Resolver").field("waiting", &queue.waiting.len()).field("threads", &queue.threads).finish()
     }
 }
 
@@ -108,9 +105,7 @@ impl Drop for Resolver {
 impl Resolver {
     /// Creates a resolver that calls `waker` after each lookup.
     pub(super) fn new(waker: Arc<dyn Wake>, resolve: Resolve) -> Self {
-        Self {
-            shared: Arc::new(Shared { queue: Mutex::default(), job_ready: Condvar::new(), waker, resolve }),
-        }
+        Self { shared: Arc::new(Shared { queue: Mutex::default(), job_ready: Condvar::new(), waker, resolve }) }
     }
 
     /// Queues a lookup, and starts a thread if all are busy and the limit permits. Returns an error if there is no

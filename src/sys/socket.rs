@@ -89,11 +89,7 @@ pub(super) fn require_listening(socket: SockRef<'_>) -> io::Result<()> {
 }
 
 /// Sets the sizes of the kernel's buffers that are given.
-pub(super) fn set_buffers(
-    socket: &SockRef<'_>,
-    receive: Option<usize>,
-    send: Option<usize>,
-) -> io::Result<()> {
+pub(super) fn set_buffers(socket: &SockRef<'_>, receive: Option<usize>, send: Option<usize>) -> io::Result<()> {
     if let Some(bytes) = receive {
         socket.set_recv_buffer_size(bytes)?;
     }
@@ -104,11 +100,7 @@ pub(super) fn set_buffers(
 }
 
 /// Sets the TCP options of a stream, or of a listener whose streams inherit them.
-pub(super) fn set_tcp_options(
-    socket: SockRef<'_>,
-    nodelay: bool,
-    keepalive: Option<Keepalive>,
-) -> io::Result<()> {
+pub(super) fn set_tcp_options(socket: SockRef<'_>, nodelay: bool, keepalive: Option<Keepalive>) -> io::Result<()> {
     if nodelay {
         socket.set_tcp_nodelay(true)?;
     }
@@ -202,11 +194,8 @@ mod tests {
 
     #[test]
     fn buffers_are_set_before_the_handshake() {
-        let options = ListenOptions {
-            receive_buffer: Some(20_000),
-            send_buffer: Some(30_000),
-            ..ListenOptions::default()
-        };
+        let options =
+            ListenOptions { receive_buffer: Some(20_000), send_buffer: Some(30_000), ..ListenOptions::default() };
         let listener = open_tcp("127.0.0.1:0".parse().unwrap(), &options).unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
@@ -223,8 +212,7 @@ mod tests {
         let listener = open_tcp("127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
         let at = listener.local_addr().unwrap();
         let patience = std::time::Duration::from_millis(900);
-        let clients: Vec<_> =
-            (0..500).map(|_| std::net::TcpStream::connect_timeout(&at, patience).unwrap()).collect();
+        let clients: Vec<_> = (0..500).map(|_| std::net::TcpStream::connect_timeout(&at, patience).unwrap()).collect();
         assert_eq!((0..500).filter(|_| listener.accept().is_ok()).count(), clients.len());
     }
 }

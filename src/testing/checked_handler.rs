@@ -62,15 +62,7 @@ pub(crate) struct CheckedHandler<H> {
 
 impl<H: Handler> CheckedHandler<H> {
     pub(crate) const fn new(inner: H) -> Self {
-        Self {
-            inner,
-            records: Vec::new(),
-            broken: Vec::new(),
-            may_not_panic: false,
-            calls: 0,
-            panics: 0,
-            failed: 0,
-        }
+        Self { inner, records: Vec::new(), broken: Vec::new(), may_not_panic: false, calls: 0, panics: 0, failed: 0 }
     }
 
     /// Returns the record of a client, by its peer's index; `None` if the handler never saw it.
@@ -93,12 +85,7 @@ impl<H: Handler> CheckedHandler<H> {
     }
 
     /// Runs a callback of the inner handler, and records what it did to its own connection.
-    fn around<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        index: usize,
-        call: impl FnOnce(&mut H, &mut Context<'_>) -> T,
-    ) -> T {
+    fn around<T>(&mut self, cx: &mut Context<'_>, index: usize, call: impl FnOnce(&mut H, &mut Context<'_>) -> T) -> T {
         let id = cx.id();
         self.begin(index, cx.core().conns.get(id).map(|c| c.phase));
         let close_notify = cx.core().close_notify.len();
@@ -146,8 +133,7 @@ impl<H: Handler> CheckedHandler<H> {
     fn note_aborts(&mut self, core: &Core, before: usize) {
         for id in core.close_notify.get(before..).unwrap_or_default() {
             use Reason::{OutputLimit, TotalInputLimit, TotalOutputLimit};
-            let cut =
-                |c: &Connection| matches!(c.reason(), Some(OutputLimit | TotalOutputLimit | TotalInputLimit));
+            let cut = |c: &Connection| matches!(c.reason(), Some(OutputLimit | TotalOutputLimit | TotalInputLimit));
             if core.conns.get(*id).is_some_and(|c| !cut(c))
                 && let Some(record) = self.records.iter_mut().rfind(|r| r.id == *id)
             {
@@ -333,10 +319,7 @@ mod tests {
     fn every_callback_is_passed_on() {
         let names = |text: &'static str, from: &str| -> Vec<&str> {
             let body = text.split_once(from).unwrap().1.split_once("\n}\n").unwrap().0;
-            body.lines()
-                .filter_map(|l| l.strip_prefix("    fn "))
-                .map(|l| l.split('(').next().unwrap())
-                .collect()
+            body.lines().filter_map(|l| l.strip_prefix("    fn ")).map(|l| l.split('(').next().unwrap()).collect()
         };
         let all = names(include_str!("../handler/mod.rs"), "pub trait Handler");
         assert!(all.len() >= 7 && all.contains(&"on_drain"), "{all:?}");

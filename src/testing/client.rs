@@ -82,13 +82,7 @@ impl Client {
 
     /// Returns its progress.
     pub(crate) const fn doing(&self) -> Doing {
-        Doing {
-            peer: self.peer,
-            said: self.said,
-            finished: self.finished,
-            frozen: self.frozen,
-            gone: self.gone,
-        }
+        Doing { peer: self.peer, said: self.said, finished: self.finished, frozen: self.frozen, gone: self.gone }
     }
 
     /// Returns `true` if it has connected and has not left.

@@ -56,29 +56,19 @@ pub(super) fn require_earned<H: Handler>(
         _ => true,
     };
     require(earned, || {
-        format!(
-            "N4: {why} is not justified: {facts:?}, unfinished since {:?}, {}",
-            record.unfinished, core.now.0
-        )
+        format!("N4: {why} is not justified: {facts:?}, unfinished since {:?}, {}", record.unfinished, core.now.0)
     })
 }
 
 /// N4, N6: the report to on_close is correct.
-pub(super) fn check_closed<H: Handler>(
-    view: &View<H>,
-    record: &Record,
-    closed: &Closed,
-) -> Result<(), String> {
+pub(super) fn check_closed<H: Handler>(view: &View<H>, record: &Record, closed: &Closed) -> Result<(), String> {
     let facts = &view.inner.sys.facts[record.peer];
     let same = closed.bytes_in == facts.read && closed.bytes_out == facts.written;
     require(same, || format!("N6: {} B read, {} B written", facts.read, facts.written))?;
     let in_order = match &closed.why {
         Reason::Handler => !record.aborted && record.closed_itself,
         why => {
-            matches!(
-                why,
-                Reason::PeerClosed | Reason::Shutdown | Reason::IdleTimeout | Reason::MessageTimeout
-            )
+            matches!(why, Reason::PeerClosed | Reason::Shutdown | Reason::IdleTimeout | Reason::MessageTimeout)
         }
     };
     let own = matches!(closed.why, Reason::Handler | Reason::Shutdown) && !record.aborted;
@@ -97,7 +87,5 @@ pub(super) fn may_stop_lingering<H: Handler>(view: &View<H>, facts: &Facts, full
     }
     let Some(fin) = facts.fin else { return false };
     let waited = Duration::from_nanos(core.now.0 - fin);
-    waited >= limits.linger_quiet.min(limits.linger_total)
-        || facts.discarded >= limits.linger_input as u64
-        || full
+    waited >= limits.linger_quiet.min(limits.linger_total) || facts.discarded >= limits.linger_input as u64 || full
 }

@@ -26,8 +26,7 @@ impl Dials {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let (looking, known) = (sim.looking(), core.connect_jobs.active_lookups);
         // The lookup of a job that was just cancelled is cancelled in its turn.
-        let cancelled =
-            core.connect_jobs.iter().filter(|a| matches!(a.stage, ConnectStage::Cancelled)).count();
+        let cancelled = core.connect_jobs.iter().filter(|a| matches!(a.stage, ConnectStage::Cancelled)).count();
         require((known..=known + cancelled).contains(&looking), || {
             format!("N6: {looking} lookups in the system, {known} in the loop")
         })?;
@@ -80,7 +79,5 @@ pub(super) fn check_nothing_left<H: Handler>(view: &View<H>) -> Result<(), Strin
     let open = sim.script.open_streams();
     require(open == 0, || format!("N6: {open} streams open after the end"))?;
     let (asked, looking) = (core.connect_jobs.len(), sim.looking());
-    require(asked == 0 && looking == 0, || {
-        format!("N6: {asked} connect jobs and {looking} lookups after the end")
-    })
+    require(asked == 0 && looking == 0, || format!("N6: {asked} connect jobs and {looking} lookups after the end"))
 }

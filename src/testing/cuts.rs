@@ -217,8 +217,7 @@ impl Found<'_> {
         };
         self.messages.len() == other.messages.len()
             && self.messages.iter().zip(&other.messages).all(same)
-            && (&self.skipped, &self.error, self.message_at)
-                == (&other.skipped, &other.error, other.message_at)
+            && (&self.skipped, &self.error, self.message_at) == (&other.skipped, &other.error, other.message_at)
     }
 
     fn decoding(&self) -> Decoding {
@@ -249,9 +248,7 @@ impl Found<'_> {
         }
         let (held, most) = (end - self.at, codec.max_message().saturating_add(codec.max_overhead()));
         if held > most {
-            return Err(format!(
-                "{held} bytes are held back, and no message with its framing has over {most}"
-            ));
+            return Err(format!("{held} bytes are held back, and no message with its framing has over {most}"));
         }
         Ok(true)
     }

@@ -110,9 +110,7 @@ fn a_decoder_that_depends_on_the_cuts_is_shown_with_both_outcomes() {
         _ => message(0, 0, 2),
     };
     assert!(said(b"abc", unlike).contains("depends on how"));
-    assert!(
-        said(b"ab!", unlike).contains("uncut: Decoding { messages: [b\"\"], skipped: [], error: Some((2")
-    );
+    assert!(said(b"ab!", unlike).contains("uncut: Decoding { messages: [b\"\"], skipped: [], error: Some((2"));
     // Discarded messages are compared as well, with their offsets.
     let forgets = |seen: &mut usize, data: &[u8]| {
         *seen += 1;
@@ -153,10 +151,7 @@ fn each_breach_of_the_decoder_is_named() {
         (|_, data| message(0, 4, data.len()), "over max_message, 3"),
         (|_, _| message(0, 0, 3), "more framing than max_overhead"),
         (|_, _| Ok(Decoded::Incomplete), "6 bytes are held back, and no message with its framing has over 5"),
-        (
-            |_, data| if data.is_empty() { Err(FrameError::Malformed("empty")) } else { message(0, 1, 1) },
-            "empty",
-        ),
+        (|_, data| if data.is_empty() { Err(FrameError::Malformed("empty")) } else { message(0, 1, 1) }, "empty"),
         (|_, data| panic!("too {}", data.len()), "decode panicked: too 6"),
         (
             |skips, _| {
@@ -185,17 +180,11 @@ fn each_breach_of_the_encoder_is_named() {
     type Encode = fn(&[u8], &mut Vec<u8>) -> Result<(), EncodeError>;
     let breaches: [(Encode, &str); 6] = [
         (|_, out| to(out, Vec::clear), "changed what was in the buffer"),
-        (
-            |_, out| to(out, |out| out.push(0)).and(Err(EncodeError::Delimiter)),
-            "left something in the buffer",
-        ),
+        (|_, out| to(out, |out| out.push(0)).and(Err(EncodeError::Delimiter)), "left something in the buffer"),
         (|m, out| to(out, |out| out.extend([m, b";;;"].concat())), "more to it than max_overhead"),
         (|m, out| to(out, |out| out.extend(&m[1..])), "other messages come back"),
         (|m, out| to(out, |out| out.extend([m, &[out.len() as u8]].concat())), "depends on the buffer"),
-        (
-            |_, out| to(out, |out| out.extend(b"xyz;")),
-            "sent:    [b\"abc\", b\"abc\"]\nencoded: b\"xyz;xyz;\"",
-        ),
+        (|_, out| to(out, |out| out.extend(b"xyz;")), "sent:    [b\"abc\", b\"abc\"]\nencoded: b\"xyz;xyz;\""),
     ];
     for (encode, text) in breaches {
         let said = said_of(encode);

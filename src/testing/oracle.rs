@@ -96,12 +96,7 @@ impl Oracle {
     }
 
     /// Checks all guarantees after a turn.
-    pub(super) fn check<H: Handler>(
-        &mut self,
-        view: &View<H>,
-        turn: Turn,
-        calls: &[Call],
-    ) -> Result<(), String> {
+    pub(super) fn check<H: Handler>(&mut self, view: &View<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let tick = core.now.0 - self.now;
         self.now = core.now.0;
@@ -109,8 +104,7 @@ impl Oracle {
         self.behind = if tick > ABSENCE { MAX_DEFERRED_TURNS } else { self.behind.saturating_sub(1) };
         self.seen.resize_with(sim.facts.len(), Seen::default);
         let were = self.open;
-        let came =
-            calls.iter().filter(|c| matches!(c, Call::Accept(_, Ok(_)) | Call::Connect(_) | Call::Lookup(_)));
+        let came = calls.iter().filter(|c| matches!(c, Call::Accept(_, Ok(_)) | Call::Connect(_) | Call::Lookup(_)));
         let came = came.count();
         self.full |= self.open + came >= core.limits.connections.get();
         self.open = core.conns.len();
@@ -121,8 +115,7 @@ impl Oracle {
         for (peer, c) in view.connections() {
             self.check_peer(core, sim, c, peer).map_err(|e| format!("{e} (peer {peer}: {})", describe(c)))?;
             if !turn.more && sim.is_quiet() {
-                check_wake_up(core, sim, c, peer)
-                    .map_err(|e| format!("{e} (peer {peer}: {})", describe(c)))?;
+                check_wake_up(core, sim, c, peer).map_err(|e| format!("{e} (peer {peer}: {})", describe(c)))?;
             }
         }
         check_timers(core)?;
@@ -219,12 +212,9 @@ impl Oracle {
         seen.waited = if idle && unread { seen.waited + 1 } else { 0 };
         seen.read = facts.read;
         require(seen.waited <= WAITS, || format!("N10: not read for {} turns", seen.waited))?;
-        let before = seen
-            .high
-            .filter(|_| !c.flow.above_high_water && c.phase == Phase::Open && !c.halves.write_failed);
-        let fell = before.is_none_or(|(pending, written)| {
-            pending as u64 <= limits.output_low as u64 + (facts.written - written)
-        });
+        let before = seen.high.filter(|_| !c.flow.above_high_water && c.phase == Phase::Open && !c.halves.write_failed);
+        let fell = before
+            .is_none_or(|(pending, written)| pending as u64 <= limits.output_low as u64 + (facts.written - written));
         require(fell, || format!("N9: reading resumed above the low-water mark: {before:?}"))?;
         seen.high = c.flow.above_high_water.then_some((c.out.pending(), facts.written));
         if c.out.pending() == 0 {
@@ -250,9 +240,7 @@ impl Oracle {
         self.waits_to_be_accepted = waiting > 0 && view.inner.listeners.paused_until() != Time::NEVER;
         let quiet = !turn.more && sim.is_quiet() && waiting > 0;
         let rests = view.inner.listeners.is_paused(core);
-        require(!quiet || rests, || {
-            format!("N7: {waiting} wait to be accepted, and nothing will wake the loop")
-        })
+        require(!quiet || rests, || format!("N7: {waiting} wait to be accepted, and nothing will wake the loop"))
     }
 
     /// Checks what callbacks saw: N5, the input bytes (N3), and N4 for connections that have ended.
@@ -333,8 +321,7 @@ fn require_drained(record: &Record, seen: &mut Seen) -> Result<(), String> {
 
 /// Describes a connection, without its data.
 fn describe(c: &Connection) -> String {
-    let mut text =
-        format!("{} {:?}, {} B unsent, {} B buffered", c.id, c.phase, c.out.pending(), c.buffered_len());
+    let mut text = format!("{} {:?}, {} B unsent, {} B buffered", c.id, c.phase, c.out.pending(), c.buffered_len());
     let flags = [
         ("readable", c.readiness.readable),
         ("writable", c.readiness.writable),
@@ -375,27 +362,17 @@ fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<
     let asked = !facts.told_error || !p.has_error() || matches!(c.phase, Phase::Closed | Phase::Lingering);
     require(asked, || format!("N7: an error is pending, and is not fetched: {facts:?}"))?;
     let blocked = p.window() == 0 || c.phase == Phase::Closed;
-    require(c.out.pending() == 0 || blocked, || {
-        "N7: unsent output, and nothing will wake the loop".to_owned()
-    })
+    require(c.out.pending() == 0 || blocked, || "N7: unsent output, and nothing will wake the loop".to_owned())
 }
 
 /// N11: no connection outlives its timeout. A turn may check only so many, and a connection with unread input is
 /// checked later.
-fn check_not_late(
-    limits: &Limits,
-    facts: &Facts,
-    c: &Connection,
-    since: u64,
-    now: Time,
-) -> Result<(), String> {
+fn check_not_late(limits: &Limits, facts: &Facts, c: &Connection, since: u64, now: Time) -> Result<(), String> {
     let late = |from: u64, most: Duration| now.since(Time(from)) > most.saturating_add(SLACK);
     let again = limits.idle_timeout.get().min(limits.message_timeout.get());
     let most = match c.phase {
         // Its own timestamp may be later: the time counts from when reading resumed.
-        Phase::Open => {
-            (facts.moved.max(since).max(c.last_activity.0), limits.idle_timeout.get().saturating_add(again))
-        }
+        Phase::Open => (facts.moved.max(since).max(c.last_activity.0), limits.idle_timeout.get().saturating_add(again)),
         Phase::Flushing => (facts.wrote.max(since), limits.write_stall.get()),
         Phase::Lingering => (since, limits.linger_total),
         // The deadline of the connect job counts.

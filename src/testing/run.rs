@@ -357,9 +357,7 @@ impl<H: Handler> Run<H> {
         for (client, peer) in here.filter_map(|c| Some((c, c.peer?))) {
             let (got, written) = (client.received(sim).len() as u64, sim.facts[peer].written);
             let cut = sim.script.peers[peer].cut_off;
-            require(cut || got == written, || {
-                format!("liveness: client {peer} got only {got} of {written} bytes")
-            })?;
+            require(cut || got == written, || format!("liveness: client {peer} got only {got} of {written} bytes"))?;
         }
         Ok(())
     }

@@ -94,18 +94,15 @@ fn number(text: &str) -> Option<u64> {
 fn parse(seed: Option<&str>, seeds: Option<&str>) -> Result<(Option<Range<u64>>, bool), String> {
     if let Some(text) = seed.map(str::trim) {
         let n = number(text).filter(|&n| n < IDLE);
-        let n = n.ok_or_else(|| {
-            format!("SIM_SEED is {text:?}, which is not a seed: use a number such as 17 or 0x11")
-        })?;
+        let n =
+            n.ok_or_else(|| format!("SIM_SEED is {text:?}, which is not a seed: use a number such as 17 or 0x11"))?;
         return Ok((Some(n..n + 1), true));
     }
     let Some(text) = seeds.map(str::trim) else { return Ok((None, false)) };
     let range = text.split_once("..").and_then(|(a, b)| Some(number(a)?..number(b)?));
     let range = range.or_else(|| number(text).map(|n| 0..n)).filter(|r| !r.is_empty());
     let range = range.ok_or_else(|| {
-        format!(
-            "SIM_SEEDS is {text:?}, which is not a range of seeds: use a count (20000) or a range (500..900)"
-        )
+        format!("SIM_SEEDS is {text:?}, which is not a range of seeds: use a count (20000) or a range (500..900)")
     })?;
     Ok((Some(range), false))
 }
@@ -225,9 +222,8 @@ fn tell_hushed(seed: u64, play: &impl PlaySeed) -> String {
     let options = RunOptions { traced: true, ..RunOptions::default() };
     let traced = play(seed, options);
     let Some(error) = traced.error else { return differs(seed, &traced.trace, &play(seed, options).trace) };
-    let fails_without = |&fault: &Fault| {
-        play(seed, RunOptions { without: Some(fault), ..RunOptions::default() }).error.is_some()
-    };
+    let fails_without =
+        |&fault: &Fault| play(seed, RunOptions { without: Some(fault), ..RunOptions::default() }).error.is_some();
     let needed = Fault::ALL.iter().copied().filter(|f| traced.turns < LONG && !fails_without(f));
     let needed: Vec<Fault> = needed.collect();
     let takes = match needed.is_empty() {
@@ -272,10 +268,7 @@ fn hush(on: bool) {
 
 fn stuck(seed: u64, look: Duration) -> String {
     let time = look * LOOKS;
-    format!(
-        "seed {seed}: a callback, or the check, has not returned for {time:?} (or is very slow)\n{}",
-        again(seed)
-    )
+    format!("seed {seed}: a callback, or the check, has not returned for {time:?} (or is very slow)\n{}", again(seed))
 }
 
 /// Returns how to reproduce a seed.
@@ -332,9 +325,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "The failure needs each of these kinds of faults: [EdgeLate]")]
     fn the_faults_that_it_takes_are_told() {
-        play_all(5..6, false, |_, options| {
-            outcome((options.without != Some(Fault::EdgeLate)).then_some("late"))
-        });
+        play_all(5..6, false, |_, options| outcome((options.without != Some(Fault::EdgeLate)).then_some("late")));
     }
 
     #[test]
@@ -354,9 +345,6 @@ mod tests {
     #[should_panic(expected = "seed 0: N15: the run differs when repeated")]
     fn what_differs_from_time_to_time_is_noticed() {
         let n = AtomicU64::new(0);
-        play_all(0..10, false, move |_, _| Outcome {
-            hash: n.fetch_add(1, Ordering::Relaxed),
-            ..outcome(None)
-        });
+        play_all(0..10, false, move |_, _| Outcome { hash: n.fetch_add(1, Ordering::Relaxed), ..outcome(None) });
     }
 }

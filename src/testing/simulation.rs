@@ -142,9 +142,8 @@ impl<H: Handler> Simulation<H> {
     pub fn run(self, seeds: Range<u64>) {
         let setup = Arc::new(self.setup);
         let (seeds, alone) = seeds_from_env(seeds);
-        let summary = play_all(seeds, alone, move |seed, options| {
-            play(seed, |_| SetupPlay(Arc::clone(&setup)), options)
-        });
+        let summary =
+            play_all(seeds, alone, move |seed, options| play(seed, |_| SetupPlay(Arc::clone(&setup)), options));
         println!("{} seeds, {} turns", summary.seeds, summary.turns);
     }
 }
@@ -190,10 +189,7 @@ pub struct Scene<'a, H: Handler> {
 
 impl<H: Handler> fmt::Debug for Scene<'_, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scene")
-            .field("turns", &self.view.turns)
-            .field("over", &self.over)
-            .finish_non_exhaustive()
+        f.debug_struct("Scene").field("turns", &self.view.turns).field("over", &self.over).finish_non_exhaustive()
     }
 }
 

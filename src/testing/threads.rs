@@ -260,9 +260,7 @@ impl<H: Handler> View<H> {
         require(now <= share, || format!("N10: {now} commands in a turn, not {share}"))?;
         let (waits, accepted) = (threads.handle.queued() as u64, threads.commands);
         require(waits <= threads.capacity as u64, || format!("I3: {waits} of {} queued", threads.capacity))?;
-        require(ran + waits == accepted, || {
-            format!("I1: {accepted} commands accepted, {ran} run, {waits} queued")
-        })?;
+        require(ran + waits == accepted, || format!("I1: {accepted} commands accepted, {ran} run, {waits} queued"))?;
         threads.check_arrivals()?;
         if over {
             threads.check_over()?;
@@ -273,8 +271,7 @@ impl<H: Handler> View<H> {
             return Err(format!("I3: {wrong}"));
         }
         // Where ids come round, the one that is aborted at last may be another one.
-        let aborted =
-            if threads.unique { std::mem::take(&mut threads.aborted) } else { threads.aborted.clone() };
+        let aborted = if threads.unique { std::mem::take(&mut threads.aborted) } else { threads.aborted.clone() };
         let Some(checked) = self.inner.dispatcher.get_mut(self.key) else { return Ok(()) };
         threads.meet(&checked.records);
         for id in aborted {

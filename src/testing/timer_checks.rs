@@ -12,9 +12,7 @@ pub(super) fn check_timers(core: &Core) -> Result<(), String> {
     let owned: usize = core.conns.iter().map(of).sum();
     let ticks: usize = core.handler_timers.iter().map(|list| list.len as usize).sum();
     let all = core.timers.len();
-    require(owned + ticks == all, || {
-        format!("N6: {all} timers, {owned} of connections, {ticks} of handlers")
-    })?;
+    require(owned + ticks == all, || format!("N6: {all} timers, {owned} of connections, {ticks} of handlers"))?;
     let most = core.limits.timers;
     require(all <= most, || format!("N9: {all} timers of {most}"))?;
     for c in core.conns.iter() {
@@ -30,8 +28,7 @@ pub(super) fn check_timers(core: &Core) -> Result<(), String> {
 pub(super) fn check_links(core: &Core) -> Result<(), String> {
     for c in core.conns.iter() {
         let Some(cold) = c.cold() else { continue };
-        let told =
-            |what: &str| format!("N9: {}: {what}: {:?} and {:?}", c.id, cold.links_to, cold.links_from);
+        let told = |what: &str| format!("N9: {}: {what}: {:?} and {:?}", c.id, cold.links_to, cold.links_from);
         let linked = !cold.links_to.is_empty() || !cold.links_from.is_empty();
         require(!linked || c.phase == Phase::Open, || told("linked while closing"))?;
         let most = core.limits.links_per_connection;
@@ -39,14 +36,10 @@ pub(super) fn check_links(core: &Core) -> Result<(), String> {
         require(few, || told("too many links"))?;
         let other = |id| core.conns.get(id).filter(|o| o.phase == Phase::Open);
         let rare_of = |id| other(id).and_then(|o| o.cold());
-        let mutual = cold
-            .links_to
-            .iter()
-            .all(|&to| rare_of(to).is_some_and(|r| r.links_from.contains(&c.id)))
+        let mutual = cold.links_to.iter().all(|&to| rare_of(to).is_some_and(|r| r.links_from.contains(&c.id)))
             && cold.links_from.iter().all(|&from| rare_of(from).is_some_and(|r| r.links_to.contains(&c.id)));
         require(mutual, || told("a link recorded at one end only"))?;
-        let high =
-            cold.links_to.iter().filter(|&&to| other(to).is_some_and(|o| o.flow.above_high_water)).count();
+        let high = cold.links_to.iter().filter(|&&to| other(to).is_some_and(|o| o.flow.above_high_water)).count();
         require(usize::from(c.flow.pause_count) >= high, || {
             told("links to one above its high-water mark, and is not read blocked")
         })?;

@@ -341,22 +341,16 @@ mod tests {
 
     #[test]
     fn what_is_no_step_is_refused_with_all_that_are() {
-        for wrong in ["A", "A shouts", "A stops", "A closed handler now", "A closes now", "open", "hello all"]
-        {
+        for wrong in ["A", "A shouts", "A stops", "A closed handler now", "A closes now", "open", "hello all"] {
             let said = refused(wrong);
-            assert!(
-                said.starts_with(&format!("line 1 of the transcript: `{wrong}`: no such step")),
-                "{said}"
-            );
+            assert!(said.starts_with(&format!("line 1 of the transcript: `{wrong}`: no such step")), "{said}");
             assert!(said.contains("A stops reading") && said.contains("shutdown 10s"), "{said}");
         }
     }
 
     #[test]
     fn a_wrong_name_is_named() {
-        for (line, name) in
-            [("> x", ""), ("1> x", "1"), ("a.b< x", "a.b"), ("wait> x", "wait"), ("é! open", "é!")]
-        {
+        for (line, name) in [("> x", ""), ("1> x", "1"), ("a.b< x", "a.b"), ("wait> x", "wait"), ("é! open", "é!")] {
             let said = refused(line);
             assert!(said.contains(&format!("`{name}` cannot be a client")), "{said}");
         }

@@ -203,15 +203,12 @@ fn any_use_agrees_with_a_sorted_map() {
                 Op::Advance(by) => {
                     let to = now + by;
                     let gone_off = b.advance(at(to)).len();
-                    let due: Vec<TimerId> =
-                        model.iter().filter(|(_, m)| m.2 <= to).map(|(id, _)| *id).collect();
+                    let due: Vec<TimerId> = model.iter().filter(|(_, m)| m.2 <= to).map(|(id, _)| *id).collect();
                     assert_eq!(gone_off, due.len());
                     for id in due {
                         let (owner, every, was, _) = model[&id];
                         match every {
-                            Some(e) => {
-                                model.insert(id, (owner, every, was + e * ((to - was) / e + 1), count))
-                            }
+                            Some(e) => model.insert(id, (owner, every, was + e * ((to - was) / e + 1), count)),
                             None => model.remove(&id),
                         };
                     }

@@ -8,9 +8,7 @@ use std::time::Duration;
 use turnwheel::{AtCapacity, Context, Echo, Handler, Limit, Limits, Reactor, Reason, Stats};
 
 use crate::support::process::{affordable, again, as_a_crowd, is_child, spawn};
-use crate::support::{
-    self, PATIENCE, connect, echo, is_timeout, read_to_any_end, reset, serve_one, turn_until,
-};
+use crate::support::{self, PATIENCE, connect, echo, is_timeout, read_to_any_end, reset, serve_one, turn_until};
 
 #[test]
 fn connections_that_came_before_the_first_turn_are_all_taken_and_never_more_than_the_cap_in_a_turn() {
@@ -214,8 +212,7 @@ fn at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wa
     if is_child() {
         serve_in_a_child();
     }
-    let me =
-        "at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wait_are_served_later";
+    let me = "at_the_limit_of_descriptors_accepting_rests_without_spinning_and_those_who_wait_are_served_later";
     let mut command = again("ulimit -n 40;", module_path!(), me);
     let child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()));
     let mut child = KillAtEnd(child.unwrap());

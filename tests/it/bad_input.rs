@@ -84,15 +84,11 @@ fn bad_bytes_end_only_the_connection_they_came_on_each_with_its_reason() {
 #[test]
 fn a_reason_tells_what_was_announced_and_what_is_allowed() {
     let (ends, ended) = mpsc::channel();
-    let server = serve_one(Limits::default(), move || {
-        Watch::new(Framed::new(codec("len:u32be,max=64KiB"), Echo), ends)
-    });
+    let server =
+        serve_one(Limits::default(), move || Watch::new(Framed::new(codec("len:u32be,max=64KiB"), Echo), ends));
     let mut client = connect(server.addr());
     client.write_all(&u32::MAX.to_be_bytes()).unwrap();
-    assert_eq!(
-        next_end_after_goodbye(client, &ended),
-        Reason::FrameTooLong { len: 4_294_967_295, max: 65_536 }
-    );
+    assert_eq!(next_end_after_goodbye(client, &ended), Reason::FrameTooLong { len: 4_294_967_295, max: 65_536 });
     let mut client = connect(server.addr());
     client.write_all(b"\0\0\0\x0ahalf").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -118,11 +114,7 @@ fn clients_that_announce_the_largest_message_and_stall_cost_little_memory() {
     }
     let stats = server.wait_for("all bytes", |s| s.bytes_in == count as u64 * 14);
     assert!(stats.input_held > 0);
-    assert!(
-        stats.input_held <= count as u64 * 4096,
-        "{} B held for {count} stalled clients",
-        stats.input_held
-    );
+    assert!(stats.input_held <= count as u64 * 4096, "{} B held for {count} stalled clients", stats.input_held);
     drop(clients);
     let stats = server.wait_for("their ends", |s| s.open == 0);
     assert_eq!(stats.input_held, 0);

@@ -10,8 +10,8 @@ use turnwheel::{Context, Echo, Handler, Limit, Limits, Listen, Reason};
 
 use crate::support::process::without_crowds;
 use crate::support::{
-    self, Watch, check_pattern, connect, connect_narrow, is_timeout, next_end, pattern, read_n, read_to_end,
-    reset, serve, serve_one,
+    self, Watch, check_pattern, connect, connect_narrow, is_timeout, next_end, pattern, read_n, read_to_end, reset,
+    serve, serve_one,
 };
 
 /// Sends a pattern of the requested size, at once or when the peer has sent something, and then closes if `close`.

@@ -6,9 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use turnwheel::{
-    Backoff, Closed, Connect, Context, Handler, Key, Limit, Limits, Net, Origin, Reactor, Reason,
-};
+use turnwheel::{Backoff, Closed, Connect, Context, Handler, Key, Limit, Limits, Net, Origin, Reactor, Reason};
 
 use crate::support::PATIENCE;
 use crate::support::process::{Scratch, affordable, as_a_crowd};
@@ -129,8 +127,7 @@ fn the_local_address_is_the_one_that_was_asked_for() {
     rig.connect(Connect::new(listener.local_addr().unwrap()).local(local), 1);
     rig.until("the connection", |c| !c.opened.is_empty());
     assert_eq!(listener.accept().unwrap().1.ip(), local.ip());
-    let (kind, text) =
-        rig.fails(Connect::new(listener.local_addr().unwrap()).local("192.0.2.1:0".parse().unwrap()));
+    let (kind, text) = rig.fails(Connect::new(listener.local_addr().unwrap()).local("192.0.2.1:0".parse().unwrap()));
     assert_eq!(kind, ErrorKind::AddrNotAvailable);
     assert!(text.contains("cannot use the local address 192.0.2.1:0: "), "{text}");
 }
@@ -147,9 +144,7 @@ fn who_refuses_is_named() {
 fn an_unknown_host_is_named() {
     let (kind, text) = rig().fails("no-such-host.invalid:80");
     assert!(
-        text.starts_with(
-            "cannot connect to no-such-host.invalid:80: cannot resolve \"no-such-host.invalid\": "
-        ),
+        text.starts_with("cannot connect to no-such-host.invalid:80: cannot resolve \"no-such-host.invalid\": "),
         "{text}"
     );
     assert!(kind != ErrorKind::TimedOut, "{text}");
@@ -179,10 +174,7 @@ fn who_does_not_answer_is_given_up_when_the_time_is_over() {
     let mut rig = rig();
     let begun = Instant::now();
     let (kind, text) = rig.fails(Connect::new(at).timeout(Duration::from_millis(300)));
-    assert_eq!(
-        (kind, text),
-        (ErrorKind::TimedOut, format!("cannot connect to {at}: no answer within 300ms"))
-    );
+    assert_eq!((kind, text), (ErrorKind::TimedOut, format!("cannot connect to {at}: no answer within 300ms")));
     assert!(begun.elapsed() >= Duration::from_millis(300), "the timeout expired early");
     assert_eq!(rig.reactor.stats().connecting, 0);
 }
@@ -200,8 +192,7 @@ fn a_socket_that_met_itself_is_refused() {
 #[test]
 fn a_server_that_comes_late_is_found_by_trying_again() {
     let (mut rig, (at, late)) = (rig(), dead_port());
-    let policy =
-        Backoff { min: Duration::from_millis(1), max: Duration::from_millis(20), ..Backoff::default() };
+    let policy = Backoff { min: Duration::from_millis(1), max: Duration::from_millis(20), ..Backoff::default() };
     rig.connect(Connect::new(at).retry(Backoff { tries: Limit::Unlimited, ..policy }), 1);
     while rig.reactor.stats().connect_retries < 3 {
         rig.reactor.turn(Some(Duration::from_millis(50))).unwrap();

@@ -201,9 +201,7 @@ fn errors_of_binding_say_what_and_where() {
     assert_eq!(error.to_string(), said);
     let error = refused(Datagrams::new(client("127.0.0.1:0")).peer("unix:/nowhere"));
     assert!(
-        error
-            .to_string()
-            .contains("connect to unix:/nowhere: the address is of the wrong family for this socket"),
+        error.to_string().contains("connect to unix:/nowhere: the address is of the wrong family for this socket"),
         "{error}"
     );
     let nowhere = Interface::Address(Ipv4Addr::new(192, 0, 2, 1));
@@ -239,8 +237,7 @@ fn a_full_queue_drops_and_counts() {
     let there = client("127.0.0.1:0");
     let to = there.local_addr().unwrap();
     // Datagrams are queued until the next turn.
-    let posted: Vec<Posted> =
-        (0..20).map(|_| world.reactor.net().send_datagram_to(world.id, to, [0; 936])).collect();
+    let posted: Vec<Posted> = (0..20).map(|_| world.reactor.net().send_datagram_to(world.id, to, [0; 936])).collect();
     let full = posted.iter().filter(|p| **p == Posted::Dropped).count();
     assert_eq!((full, world.reactor.stats().datagrams_dropped), (10, 10));
     turn_until(&mut world.reactor, "the rest", |r| r.stats().datagrams_out == 10);

@@ -32,9 +32,8 @@ const SPECS: [(&str, usize); 17] = [
 /// Returns messages of many lengths that the framing can carry. They contain no delimiter.
 fn messages(spec: &str, longest: usize, count: usize) -> Vec<Vec<u8>> {
     let lens = [5, 0, 1, 2, 127, 3, 128, 300, 9, 10, 1000, 4000];
-    let text = |seed: usize, len: usize| {
-        pattern(seed as u64, len).into_iter().map(|b| b'a' + b % 26).collect::<Vec<u8>>()
-    };
+    let text =
+        |seed: usize, len: usize| pattern(seed as u64, len).into_iter().map(|b| b'a' + b % 26).collect::<Vec<u8>>();
     let len = |n: usize| if spec.starts_with("fixed") { longest } else { lens[n % lens.len()].min(longest) };
     (0..count).map(|n| text(n, len(n))).filter(|m| spec != "raw" || !m.is_empty()).collect()
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use turnwheel::{Broadcast, Framed, Limit, Limits, Listen, Reactor, Reason, SlowMember};
 
 use crate::support::{
-    PATIENCE, Server, codec, connect, connect_narrow, is_timeout, patterns, read_n, read_to_end, serve,
-    turn_until, wire,
+    PATIENCE, Server, codec, connect, connect_narrow, is_timeout, patterns, read_n, read_to_end, serve, turn_until,
+    wire,
 };
 
 const U32: &str = "len:u32be";

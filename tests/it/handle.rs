@@ -6,9 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use turnwheel::{
-    Broadcast, ConnId, Context, Echo, Handle, HandleError, Handler, Limits, Net, Notes, Reactor, Reason,
-};
+use turnwheel::{Broadcast, ConnId, Context, Echo, Handle, HandleError, Handler, Limits, Net, Notes, Reactor, Reason};
 
 use crate::support::{PATIENCE, connect, read_n, read_to_any_end, read_to_end, serve};
 
@@ -209,8 +207,7 @@ fn connections_are_reached_from_another_thread() {
 #[test]
 fn what_is_sent_to_an_id_that_has_gone_reaches_no_stranger() {
     let (told, open) = channel();
-    let server =
-        serve(Limits::default(), move |reactor| Ok(vec![reactor.listen("127.0.0.1:0", Announce(told))?]));
+    let server = serve(Limits::default(), move |reactor| Ok(vec![reactor.listen("127.0.0.1:0", Announce(told))?]));
     let first = connect(server.addr());
     let gone = open.recv_timeout(PATIENCE).unwrap();
     drop(first);

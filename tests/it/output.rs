@@ -8,8 +8,7 @@ use turnwheel::{Context, Echo, Handler, Limits, Listen, Reason, Sent};
 
 use crate::support::process::without_crowds;
 use crate::support::{
-    self, Watch, check_pattern, connect, connect_narrow, echo, is_timeout, next_end, pattern, read_n, serve,
-    serve_one,
+    self, Watch, check_pattern, connect, connect_narrow, echo, is_timeout, next_end, pattern, read_n, serve, serve_one,
 };
 
 /// Sends a pattern. The first byte of the input selects the pieces in which it is sent.
@@ -97,9 +96,7 @@ fn clients_that_send_and_do_not_read_hold_little_memory_and_lose_nothing() {
     let readers: Vec<_> = deaf
         .into_iter()
         .enumerate()
-        .map(|(n, (mut client, sent))| {
-            thread::spawn(move || check_pattern(n as u64, sent, &read_n(&mut client, sent)))
-        })
+        .map(|(n, (mut client, sent))| thread::spawn(move || check_pattern(n as u64, sent, &read_n(&mut client, sent))))
         .collect();
     readers.into_iter().for_each(|r| r.join().unwrap());
     let stats = server.wait_for("the buffers", |s| s.output_held == 0);

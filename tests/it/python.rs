@@ -2,9 +2,7 @@
 
 use std::process::Command;
 
-use turnwheel::{
-    Address, Broadcast, Context, DatagramContext, DatagramHandler, Echo, Framed, Handler, Limits, Reason,
-};
+use turnwheel::{Address, Broadcast, Context, DatagramContext, DatagramHandler, Echo, Framed, Handler, Limits, Reason};
 
 use crate::support::process::{Scratch, output};
 use crate::support::{codec, serve, serve_one};

@@ -234,12 +234,10 @@ fn a_source_registered_twice_is_refused_and_nothing_else_is_hurt() {
 fn a_timer_descriptor_and_an_inotify_are_sources() {
     use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
     use rustix::time::{
-        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-        timerfd_settime,
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
     };
     let mut reactor = Reactor::new().unwrap();
-    let timer =
-        timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC).unwrap();
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC).unwrap();
     let soon = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
     let spec = Itimerspec { it_interval: soon, it_value: soon };
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &spec).unwrap();

@@ -8,8 +8,7 @@ use std::thread;
 use turnwheel::{Echo, Framed, Limits, Reason, Stats};
 
 use crate::support::{
-    self, Watch, codec, connect, echo, next_end, pattern, read_to_any_end, read_to_end, reset, serve_one,
-    wire,
+    self, Watch, codec, connect, echo, next_end, pattern, read_to_any_end, read_to_end, reset, serve_one, wire,
 };
 
 const U16: &str = "len:u16be,max=20000";

@@ -124,9 +124,7 @@ fn a_child_process_inherits_no_socket() {
     let ours = links(std::process::id());
     assert!(ours.iter().filter(|l| l.starts_with("socket:")).count() >= 6, "{ours:?}");
     let mut cat = std::process::Command::new("cat");
-    cat.stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null());
+    cat.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let mut child = spawn(&mut cat).unwrap();
     let theirs = links(child.id());
     let _ = child.kill();

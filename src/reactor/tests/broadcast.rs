@@ -207,8 +207,7 @@ fn a_member_that_is_skipped_misses_whole_messages_and_each_is_counted() {
     rig.open_window(slow, 100_000);
     rig.say(sender, "0100");
     let got = rig.heard(slow);
-    let numbers: Vec<&str> =
-        got.as_bytes().chunks(64).map(|m| std::str::from_utf8(&m[..4]).unwrap()).collect();
+    let numbers: Vec<&str> = got.as_bytes().chunks(64).map(|m| std::str::from_utf8(&m[..4]).unwrap()).collect();
     let mut want: Vec<String> = (0..100 - skipped).map(|n| format!("{n:04}")).collect();
     want.push("0100".into());
     assert_eq!(numbers, want);

@@ -233,11 +233,7 @@ fn a_fin_that_cannot_be_sent_is_a_reset_peer() {
         rig.fin(a);
         assert_eq!(rig.stats().open, 0);
         let log = rig.log();
-        assert_eq!(
-            log.last().unwrap(),
-            if close { "0 closed handler" } else { "0 closed peer_reset" },
-            "{log:?}"
-        );
+        assert_eq!(log.last().unwrap(), if close { "0 closed handler" } else { "0 closed peer_reset" }, "{log:?}");
     }
 }
 

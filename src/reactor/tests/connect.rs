@@ -96,8 +96,7 @@ fn each_failure_says_what_was_tried_and_what_was_wrong() {
     rig.settle();
     rig.sys().dial_fails(0, ECONNREFUSED);
     rig.settle();
-    let refused =
-        "1 failed, ConnectionRefused: cannot connect to 127.0.0.1:7: Connection refused (os error 111)";
+    let refused = "1 failed, ConnectionRefused: cannot connect to 127.0.0.1:7: Connection refused (os error 111)";
     assert_eq!(rig.log(), [refused]);
     rig.sys().dials.push_back(DialPlan::Fail(ENETUNREACH));
     rig.dial("[2001:db8::1]:7", 2);
@@ -114,10 +113,7 @@ fn each_failure_says_what_was_tried_and_what_was_wrong() {
     rig.dial("nonsense", 4);
     rig.settle();
     let log = rig.log();
-    assert!(
-        log[0].starts_with("4 failed, InvalidInput: \"nonsense\" is not a valid address: the port"),
-        "{log:?}"
-    );
+    assert!(log[0].starts_with("4 failed, InvalidInput: \"nonsense\" is not a valid address: the port"), "{log:?}");
     assert_eq!(rig.stats().connect_failed, 4);
     assert_eq!(rig.sys().open_streams(), 0);
     rig.nothing_left();
@@ -340,9 +336,8 @@ fn a_shutdown_ends_what_has_not_come_about() {
     rig.fin(1);
     let mut log = rig.log();
     log.sort();
-    let told = |tag: u64, to: &str| {
-        format!("{tag} failed, Interrupted: cannot connect to {to}: the reactor is shutting down")
-    };
+    let told =
+        |tag: u64, to: &str| format!("{tag} failed, Interrupted: cannot connect to {to}: the reactor is shutting down");
     assert!(log.contains(&told(1, "127.0.0.1:7")), "{log:?}");
     assert!(log.contains(&told(2, "name:80")) && log.contains(&told(3, "127.0.0.1:8")), "{log:?}");
     assert!(!rig.inner.shutdown.is_under_way());

@@ -94,15 +94,11 @@ fn bind_with<A: FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static>(
     let ids = (0..sockets).map(|n| {
         let at = DatagramBind::Udp(([127, 0, 0, 1], 9000 + n as u16).into());
         let socket = inner.sys.bind_datagram(at, options).unwrap();
-        inner
-            .add_datagram_socket(socket, handler, call_datagram_handler::<Puppet<A>>, options.max_size)
-            .unwrap()
-            .0
+        inner.add_datagram_socket(socket, handler, call_datagram_handler::<Puppet<A>>, options.max_size).unwrap().0
     });
     let ids = ids.collect();
-    let read_log: ReadLog = Box::new(move |inner| {
-        inner.dispatcher.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
-    });
+    let read_log: ReadLog =
+        Box::new(move |inner| inner.dispatcher.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default());
     rig.settle();
     Post { rig, ids, read_log }
 }
@@ -454,8 +450,7 @@ fn a_new_socket_in_an_old_place_is_not_taken_for_the_old_one() {
     let handler = post.rig.handler;
     let at = DatagramBind::Udp(([127, 0, 0, 1], 9001).into());
     let socket = post.rig.sys().bind_datagram(at, &DatagramOptions::default()).unwrap();
-    let new =
-        post.rig.inner.add_datagram_socket(socket, handler, call_datagram_handler::<NoBody>, 10).unwrap().0;
+    let new = post.rig.inner.add_datagram_socket(socket, handler, call_datagram_handler::<NoBody>, 10).unwrap().0;
     assert_eq!((new.slot, new == old), (old.slot, false));
     assert_eq!(post.rig.net().send_datagram_to(old, port_of(1), "x"), Posted::Closed);
     assert!(!post.rig.net().close_datagram(old));
@@ -568,11 +563,7 @@ fn what_waits_counts_in_the_total_of_all_output() {
         post.rig.sys().set_datagram_space(socket, 1000);
     }
     post.rig.pass(20 * MS);
-    assert_eq!(
-        (post.rig.stats().output_held, post.log().len()),
-        (0, 4),
-        "each is told that it may send again"
-    );
+    assert_eq!((post.rig.stats().output_held, post.log().len()), (0, 4), "each is told that it may send again");
 }
 
 /// Serves connections and datagrams with one value.

@@ -353,10 +353,7 @@ fn a_snapshot_tells_what_a_connection_is_doing() {
     let s = rig.net().snapshot(id).unwrap();
     assert_eq!((s.id, s.peer.to_string()), (id, "127.0.0.1:40000".into()));
     assert_eq!(s.origin, crate::connection::Origin::Accepted(rig.listener));
-    assert_eq!(
-        (s.phase, s.age, s.idle, s.stalled),
-        (ConnectionPhase::Open, 15 * SECOND, 5 * SECOND, Duration::ZERO)
-    );
+    assert_eq!((s.phase, s.age, s.idle, s.stalled), (ConnectionPhase::Open, 15 * SECOND, 5 * SECOND, Duration::ZERO));
     assert_eq!((s.bytes_in, s.bytes_out, s.pending, s.kept, s.reading), (13, 0, 0, 3, true));
     let line = "#0.0 127.0.0.1:40000 open, age 15.0 s, idle 5.0 s, 13 B in, 0 B out, 3 B buffered";
     assert_eq!(s.to_string(), line);

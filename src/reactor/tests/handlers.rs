@@ -52,8 +52,7 @@ impl Chaos {
                 14 => drop(net.resume_id(id)),
                 15 if n < 30 => drop(net.drop_group(group)),
                 _ if self.groups.len() < 8 => {
-                    let policy =
-                        [crate::SlowMember::Cut, crate::SlowMember::Skip, crate::SlowMember::PauseSenders];
+                    let policy = [crate::SlowMember::Cut, crate::SlowMember::Skip, crate::SlowMember::PauseSenders];
                     self.groups.extend(net.group_with(policy[n % 3]));
                 }
                 _ => {}
@@ -118,8 +117,7 @@ fn a_handler_may_do_anything_in_any_callback() {
             open: Rc::clone(&open),
             inside: Rc::default(),
         };
-        let mut rig =
-            rig(Limits { connections: Limit::At(12), messages_per_turn: 3, ..tight_limits() }, chaos);
+        let mut rig = rig(Limits { connections: Limit::At(12), messages_per_turn: 3, ..tight_limits() }, chaos);
         rig.inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
         rig.sys().strict = seed % 2 == 0;
         let mut dice = Dice(seed ^ 0xabcd);

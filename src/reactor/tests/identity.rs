@@ -8,9 +8,7 @@ use crate::id::Token;
 fn narrow(act: impl FnMut(&mut Context<'_>, On<'_>) + 'static) -> Rig {
     let puppet = Puppet { act, last: |_: &mut Net<'_>, _: &Closed| {}, log: Vec::new() };
     Rig::new(limits(), Generations::masked(3), puppet, |key| {
-        Box::new(move |inner| {
-            inner.dispatcher.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
-        })
+        Box::new(move |inner| inner.dispatcher.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default())
     })
 }
 

@@ -83,8 +83,7 @@ where
 
     fn on_data(&mut self, cx: &mut Context<'_>, state: &mut u64, data: &[u8]) {
         *state += 1;
-        let shown =
-            if data.len() > 40 { format!("{} B", data.len()) } else { data.escape_ascii().to_string() };
+        let shown = if data.len() > 40 { format!("{} B", data.len()) } else { data.escape_ascii().to_string() };
         self.record(cx.id(), &shown);
         (self.act)(cx, On::Data(data));
     }
@@ -160,9 +159,7 @@ fn puppet_to_the_last(
     last: impl FnMut(&mut Net<'_>, &Closed) + 'static,
 ) -> Rig {
     Rig::new(limits, Generations::new(), Puppet { act, last, log: Vec::new() }, |key| {
-        Box::new(move |inner| {
-            inner.dispatcher.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default()
-        })
+        Box::new(move |inner| inner.dispatcher.get_mut(key).map(|p| std::mem::take(&mut p.log)).unwrap_or_default())
     })
 }
 

@@ -138,10 +138,7 @@ fn beyond_the_hard_limit_a_send_is_refused_whole_and_the_connection_is_cut() {
     });
     let a = rig.connect();
     rig.say(a, "go");
-    assert_eq!(
-        (rig.heard(a), rig.closed(&Reason::OutputLimit), rig.stats().bytes_unsent),
-        ("".into(), 1, 8000)
-    );
+    assert_eq!((rig.heard(a), rig.closed(&Reason::OutputLimit), rig.stats().bytes_unsent), ("".into(), 1, 8000));
 }
 
 #[test]

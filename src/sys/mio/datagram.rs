@@ -138,12 +138,7 @@ impl DatagramSys for MioSys {
     }
 
     #[inline]
-    fn send_datagram(
-        &mut self,
-        socket: &mut Datagram,
-        to: Option<&Address>,
-        data: &[u8],
-    ) -> io::Result<SendStatus> {
+    fn send_datagram(&mut self, socket: &mut Datagram, to: Option<&Address>, data: &[u8]) -> io::Result<SendStatus> {
         let sent = match (&socket.socket, to) {
             (Kind::Udp(socket, _), None) => uninterrupted(|| socket.send(data)),
             (Kind::Udp(socket, v6), Some(Address::Tcp(to))) => {

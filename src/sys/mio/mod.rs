@@ -187,9 +187,7 @@ impl Sys for MioSys {
 
     fn connect(&mut self, to: &Address, options: &ConnectOptions) -> io::Result<Stream> {
         match to {
-            Address::Tcp(to) => {
-                Ok(Stream::Tcp(::mio::net::TcpStream::from_std(dial::open_tcp(*to, options)?)))
-            }
+            Address::Tcp(to) => Ok(Stream::Tcp(::mio::net::TcpStream::from_std(dial::open_tcp(*to, options)?))),
             #[cfg(unix)]
             Address::Unix(Some(path)) => {
                 Ok(Stream::Unix(::mio::net::UnixStream::from_std(dial::open_unix(path, options)?)))
@@ -490,8 +488,7 @@ mod tests {
             assert!(sys.now().since(start) < PATIENCE, "got {bits:#b} of {wanted:#b}");
             let mut ready = Vec::new();
             sys.poll(&mut ready, Some(PATIENCE)).unwrap();
-            bits |=
-                ready.iter().filter(|ready| ready.token == token).fold(0, |bits, ready| bits | ready.bits);
+            bits |= ready.iter().filter(|ready| ready.token == token).fold(0, |bits, ready| bits | ready.bits);
         }
         bits
     }
@@ -506,11 +503,9 @@ mod tests {
     #[test]
     fn accepted_streams_have_the_options_of_their_listener() {
         let mut sys = world();
-        let keepalive =
-            Keepalive { idle: Duration::from_secs(61), interval: Duration::from_secs(21), tries: 4 };
+        let keepalive = Keepalive { idle: Duration::from_secs(61), interval: Duration::from_secs(21), tries: 4 };
         for on in [true, false] {
-            let options =
-                ListenOptions { nodelay: on, keepalive: on.then_some(keepalive), ..Default::default() };
+            let options = ListenOptions { nodelay: on, keepalive: on.then_some(keepalive), ..Default::default() };
             let (own, own_at) = listen(&mut sys, &options);
             let adopted = TcpListener::bind("127.0.0.1:0").unwrap();
             let adopted_at = adopted.local_addr().unwrap();
@@ -560,7 +555,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn an_urgent_byte_is_hint_seen_for_a_read_stops_short_of_it() {
+    fn an_urgent_byte_gives_a_hint_for_a_read_stops_short_of_it() {
         let mut sys = world();
         let (mut stream, mut client) = pair(&mut sys);
         client.write_all(b"abc").unwrap();
@@ -612,10 +607,7 @@ mod tests {
             wait_for(&mut sys, TOKEN, Ready::ERROR);
             let bufs = vec![IoSlice::new(b"x"); slices];
             let kinds = [(); 2].map(|()| sys.write(&mut stream, &bufs).unwrap_err().kind());
-            assert!(
-                kinds.iter().all(|k| matches!(k, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)),
-                "{kinds:?}"
-            );
+            assert!(kinds.iter().all(|k| matches!(k, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)), "{kinds:?}");
         }
     }
 
@@ -649,11 +641,7 @@ mod tests {
             client.read_exact(&mut last).unwrap();
             sys.close(stream, how);
             let end = client.read(&mut last).map_err(|error| error.kind());
-            assert_eq!(
-                end,
-                if how == CloseHow::Reset { Err(ErrorKind::ConnectionReset) } else { Ok(0) },
-                "{how:?}"
-            );
+            assert_eq!(end, if how == CloseHow::Reset { Err(ErrorKind::ConnectionReset) } else { Ok(0) }, "{how:?}");
         }
     }
 
@@ -747,10 +735,7 @@ mod tests {
     fn names_are_resolved_without_doubles() {
         let mut sys = world();
         let found = sys.resolve("localhost", 7000).unwrap();
-        assert!(
-            found.contains(&"127.0.0.1:7000".parse().unwrap())
-                || found.contains(&"[::1]:7000".parse().unwrap())
-        );
+        assert!(found.contains(&"127.0.0.1:7000".parse().unwrap()) || found.contains(&"[::1]:7000".parse().unwrap()));
         assert!((1..found.len()).all(|i| !found[..i].contains(&found[i])));
         assert_eq!(sys.resolve("::1", 1).unwrap(), ["[::1]:1".parse().unwrap()]);
         let error = sys.resolve("no\0such", 1).unwrap_err().to_string();
@@ -759,8 +744,7 @@ mod tests {
 
     #[test]
     fn the_limit_of_descriptors_is_read() {
-        let line =
-            |soft| format!("Limit   Soft Limit  Hard Limit Units\nMax open files   {soft}   20000   files\n");
+        let line = |soft| format!("Limit   Soft Limit  Hard Limit Units\nMax open files   {soft}   20000   files\n");
         assert_eq!(open_files_limit(&line("1024")), Some(1024));
         assert_eq!(open_files_limit(&line("unlimited")), None);
         assert_eq!(open_files_limit(""), None);
@@ -807,8 +791,7 @@ mod tests {
         #[test]
         fn a_unix_stream_is_read_until_it_would_block() {
             let (mut sys, path) = (world(), path("read"));
-            let mut listener =
-                sys.listen(ListenTarget::Unix(path.clone()), &ListenOptions::default()).unwrap();
+            let mut listener = sys.listen(ListenTarget::Unix(path.clone()), &ListenOptions::default()).unwrap();
             assert_eq!(sys.local_addr(&listener).unwrap(), Address::Unix(Some(path.clone())));
             sys.add_listener(&mut listener, 1).unwrap();
             let mut client = UnixStream::connect(&path).unwrap();
@@ -846,8 +829,7 @@ mod tests {
         fn the_file_of_an_adopted_listener_stays() {
             let (mut sys, path) = (world(), path("adopted"));
             let existing = UnixListener::bind(&path).unwrap();
-            let mut listener =
-                sys.listen(ListenTarget::UnixListener(existing), &ListenOptions::default()).unwrap();
+            let mut listener = sys.listen(ListenTarget::UnixListener(existing), &ListenOptions::default()).unwrap();
             assert_eq!(sys.local_addr(&listener).unwrap(), Address::Unix(Some(path.clone())));
             assert_eq!(sys.accept(&mut listener).unwrap_err().kind(), ErrorKind::WouldBlock);
             sys.close_listener(listener);
@@ -861,8 +843,7 @@ mod tests {
         #[test]
         fn a_client_with_the_longest_path_is_accepted() {
             let (mut sys, path) = (world(), path("longest"));
-            let mut listener =
-                sys.listen(ListenTarget::Unix(path.clone()), &ListenOptions::default()).unwrap();
+            let mut listener = sys.listen(ListenTarget::Unix(path.clone()), &ListenOptions::default()).unwrap();
             let mut long = path.clone().into_os_string();
             long.push("x".repeat(108 - long.len()));
             let script = "use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) or die;

@@ -41,14 +41,8 @@ impl Script {
         self.dials_made.push((to.clone(), outcome(&done).ok()));
         done?;
         let dial = if plan.is_some() { DialState::Pending } else { DialState::Up };
-        let new = Peer {
-            window: usize::MAX,
-            accepted: true,
-            readable_armed: true,
-            ours: true,
-            dial,
-            ..Peer::default()
-        };
+        let new =
+            Peer { window: usize::MAX, accepted: true, readable_armed: true, ours: true, dial, ..Peer::default() };
         self.peers.push(new);
         Ok(Stream(peer))
     }

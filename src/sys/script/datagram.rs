@@ -98,12 +98,7 @@ impl DatagramSys for Script {
         done
     }
 
-    fn send_datagram(
-        &mut self,
-        socket: &mut usize,
-        to: Option<&Address>,
-        data: &[u8],
-    ) -> io::Result<SendStatus> {
+    fn send_datagram(&mut self, socket: &mut usize, to: Option<&Address>, data: &[u8]) -> io::Result<SendStatus> {
         let end = &mut self.sockets[*socket];
         let done = match end.answers.pop_front() {
             Some(number) if number != 0 => fail(number),

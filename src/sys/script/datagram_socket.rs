@@ -37,10 +37,7 @@ impl ScriptSocket {
     /// Returns what was sent since the last call, as text: `7001<hello`.
     pub(crate) fn said(&mut self) -> Vec<String> {
         let shown = |(to, data): (Option<Address>, Vec<u8>)| {
-            let to = to.map_or_else(
-                || "peer".to_owned(),
-                |a| a.tcp().map_or(a.to_string(), |a| a.port().to_string()),
-            );
+            let to = to.map_or_else(|| "peer".to_owned(), |a| a.tcp().map_or(a.to_string(), |a| a.port().to_string()));
             format!("{to}<{}", data.escape_ascii())
         };
         std::mem::take(&mut self.sent).into_iter().map(shown).collect()

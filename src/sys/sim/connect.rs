@@ -85,9 +85,8 @@ impl Sim {
         let script = &self.script;
         let connecting = |d: &&Dial| {
             d.mark == mark
-                && d.peer.is_some_and(|p| {
-                    script.peers[p].closed.is_none() && script.peers[p].dial == DialState::Pending
-                })
+                && d.peer
+                    .is_some_and(|p| script.peers[p].closed.is_none() && script.peers[p].dial == DialState::Pending)
         };
         let mut same = self.dials.dials.iter().filter(|d| d.mark == mark);
         // A failed attempt lets the next one begin at once.
@@ -98,8 +97,7 @@ impl Sim {
         let at_once = if full {
             Some(ECONNREFUSED)
         } else {
-            let kinds: &[i32] =
-                if unix { &[ECONNREFUSED, EAGAIN, 2, 24] } else { &[ECONNREFUSED, 101, 24, 99] };
+            let kinds: &[i32] = if unix { &[ECONNREFUSED, EAGAIN, 2, 24] } else { &[ECONNREFUSED, 101, 24, 99] };
             self.strikes_all(Fault::DialRefused).map(|dice| dice.pick(kinds))
         };
         if let Some(error) = at_once {
@@ -137,8 +135,7 @@ impl Sim {
         if self.strikes(Fault::DialSilent, peer).is_some() {
             after = u64::MAX;
         }
-        let error =
-            self.strikes(Fault::DialFails, peer).map(|dice| dice.pick(&[ECONNREFUSED, 113, 110, 101]));
+        let error = self.strikes(Fault::DialFails, peer).map(|dice| dice.pick(&[ECONNREFUSED, 113, 110, 101]));
         self.script.dials.push_back(DialPlan::Later);
         self.dials.pending.push((self.script.clock.saturating_add(after), peer, error));
     }

@@ -30,12 +30,7 @@ impl DatagramSys for Sim {
         self.script.receive(socket, buf)
     }
 
-    fn send_datagram(
-        &mut self,
-        socket: &mut usize,
-        to: Option<&Address>,
-        data: &[u8],
-    ) -> io::Result<SendStatus> {
+    fn send_datagram(&mut self, socket: &mut usize, to: Option<&Address>, data: &[u8]) -> io::Result<SendStatus> {
         self.calls += 1;
         self.script.send_datagram(socket, to, data)
     }

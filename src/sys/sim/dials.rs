@@ -73,9 +73,7 @@ pub(crate) fn mark_of(address: &Address) -> Option<u64> {
             [10, _, high, low] => Some(u64::from(u16::from_be_bytes([high, low]))),
             _ => None,
         },
-        Address::Tcp(SocketAddr::V6(a)) => {
-            (a.ip().segments()[0] == 0xfd00).then(|| a.ip().segments()[7].into())
-        }
+        Address::Tcp(SocketAddr::V6(a)) => (a.ip().segments()[0] == 0xfd00).then(|| a.ip().segments()[7].into()),
         Address::Unix(path) => mark_of_name(path.as_ref()?.to_str()?.strip_prefix('/')?),
     }
 }

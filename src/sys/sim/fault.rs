@@ -54,15 +54,8 @@ pub(crate) enum State {
 }
 
 impl State {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::None,
-        Self::Connecting,
-        Self::Open,
-        Self::Paused,
-        Self::ReadClosed,
-        Self::Flushing,
-        Self::Lingering,
-    ];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::None, Self::Connecting, Self::Open, Self::Paused, Self::ReadClosed, Self::Flushing, Self::Lingering];
 }
 
 /// How often each kind occurred in each state.

@@ -223,9 +223,7 @@ impl<W: World> Play<W> {
             Step::Adds | Step::Told(_) | Step::NotTold(_) => self.of_events(step),
             Step::Reads(..) | Step::ReadFails(_) => self.of_read(step),
             Step::Writes(_) | Step::WriteFails(_) | Step::Fills => self.of_write(step),
-            Step::ShutsDown | Step::ShutdownFails(_) | Step::TakesError(_) | Step::Closes(_) => {
-                self.of_end(step)
-            }
+            Step::ShutsDown | Step::ShutdownFails(_) | Step::TakesError(_) | Step::Closes(_) => self.of_end(step),
             Step::Waiting(_) | Step::Hears(_) | Step::HearsAll | Step::HearsEnd | Step::HearsReset => {
                 self.of_hearing(step)
             }
@@ -443,8 +441,7 @@ fn play(scenario: &Scenario, world: usize) -> Option<Result<(), (usize, Step, St
     if if unix { !on.unix } else { !on.tcp } || mode == 2 && !on.strict {
         return None;
     }
-    let at =
-        if unix { ListenTarget::Unix(path()) } else { ListenTarget::Tcp("127.0.0.1:0".parse().unwrap()) };
+    let at = if unix { ListenTarget::Unix(path()) } else { ListenTarget::Tcp("127.0.0.1:0".parse().unwrap()) };
     let steps = scenario.from.iter().chain(scenario.steps).copied();
     Some(match mode {
         0 => Play::new(kernel::Kernel::new(unix), at).run(steps),

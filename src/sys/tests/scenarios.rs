@@ -1,8 +1,6 @@
 //! The scenarios, and where each applies.
 
-use std::io::ErrorKind::{
-    BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected, NotFound, WouldBlock,
-};
+use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected, NotFound, WouldBlock};
 
 use super::Step::{self, *};
 use crate::sys::CloseHow::{Graceful, Reset};
@@ -35,8 +33,7 @@ const TCP_EDGES: On = On { strict: false, ..TCP };
 const UNIX_EDGES: On = On { strict: false, ..UNIX };
 
 /// One connection, accepted and registered.
-const OPEN: &[Step] =
-    &[AddsListener, Connects, ListenerIsTold, Accepts, AcceptBlocks, Adds, Told(W), NotTold(H | E)];
+const OPEN: &[Step] = &[AddsListener, Connects, ListenerIsTold, Accepts, AcceptBlocks, Adds, Told(W), NotTold(H | E)];
 const LISTENING: &[Step] = &[AddsListener];
 const BOUND: &[Step] = &[];
 

@@ -43,8 +43,7 @@ impl<C: Codec> Decoder for Listening<C> {
                 Decoded::Incomplete => return Ok(None),
                 Decoded::Message { start, end, consumed } => {
                     let message = data.get(start..end).filter(|_| (1..=data.len()).contains(&consumed));
-                    let message =
-                        message.ok_or("the codec returned a message outside of its input")?.to_vec();
+                    let message = message.ok_or("the codec returned a message outside of its input")?.to_vec();
                     data.drain(..consumed);
                     return Ok(Some(message));
                 }

@@ -34,9 +34,7 @@ impl<H: Handler> Stage<H> {
                 return Err(format!("{name} is connected already: {state}"));
             }
             if !self.unheard(i).is_empty() {
-                return Err(format!(
-                    "{name} cannot connect again: data that it received has not been consumed"
-                ));
+                return Err(format!("{name} cannot connect again: data that it received has not been consumed"));
             }
         }
         if self.shut {

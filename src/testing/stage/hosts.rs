@@ -37,22 +37,15 @@ impl<H: Handler> Stage<H> {
         for (number, host, port) in lookups {
             let wanted = format!("{host}:{port}");
             let found = self.hosts.iter().find(|h| h.address == wanted).map(|h| vec![h.found]);
-            let unknown =
-                || io::Error::new(ErrorKind::NotFound, format!("cannot resolve {host:?}: unknown host"));
+            let unknown = || io::Error::new(ErrorKind::NotFound, format!("cannot resolve {host:?}: unknown host"));
             self.inner.sys.looked_up(number, found.ok_or_else(unknown));
         }
-        for (address, peer) in
-            dials_made.into_iter().filter_map(|(address, peer)| Some((address.to_string(), peer?)))
-        {
+        for (address, peer) in dials_made.into_iter().filter_map(|(address, peer)| Some((address.to_string(), peer?))) {
             match self.hosts.iter_mut().find(|h| h.is_at(&address)) {
                 None => self.inner.sys.dial_fails(peer, ECONNREFUSED),
                 Some(host) => {
                     host.times += 1;
-                    let name = if host.times == 1 {
-                        host.name.clone()
-                    } else {
-                        format!("{}{}", host.name, host.times)
-                    };
+                    let name = if host.times == 1 { host.name.clone() } else { format!("{}{}", host.name, host.times) };
                     self.inner.sys.dial_succeeds(peer);
                     let ear = self.codec.as_ref().map(|codec| codec.ear());
                     self.clients.push(Client::new(name, peer, ear));

@@ -117,11 +117,7 @@ impl<H: Handler> Stage<H> {
                 left += &format!("\n    {} received {shown}", self.clients[i].name);
             }
         }
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("end of the transcript, but no line mentions:{left}"))
-        }
+        if left.is_empty() { Ok(()) } else { Err(format!("end of the transcript, but no line mentions:{left}")) }
     }
 }
 
@@ -140,10 +136,7 @@ fn part(bytes: &[u8], around: usize) -> String {
         len @ ..=MOST => format!("\"{}\" ({len} bytes)", show(bytes)),
         len => {
             let from = around.saturating_sub(MOST / 2).min(len - MOST);
-            format!(
-                "... \"{}\" ... ({MOST} of {len} bytes, from byte {from})",
-                show(&bytes[from..from + MOST])
-            )
+            format!("... \"{}\" ... ({MOST} of {len} bytes, from byte {from})", show(&bytes[from..from + MOST]))
         }
     }
 }

@@ -161,8 +161,7 @@ fn limits_that_contradict_each_other_are_the_reactors_error() {
     assert_eq!((ours.kind(), ours.to_string()), (theirs.kind(), theirs.to_string()));
     assert!(ours.to_string().contains("output_low is 300000"), "{ours}");
     let large = LengthDelimited::u32_be(4 << 20).unwrap();
-    let said =
-        Stage::with_limits(Limits::default(), Framed::new(large.clone(), Echo)).unwrap_err().to_string();
+    let said = Stage::with_limits(Limits::default(), Framed::new(large.clone(), Echo)).unwrap_err().to_string();
     assert!(said.contains("4194308"), "{said}");
     let panic = catch_unwind(|| Stage::framed(large, Echo)).map(drop).unwrap_err();
     assert_eq!(*panic.downcast::<String>().unwrap(), said);

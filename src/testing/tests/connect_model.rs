@@ -126,8 +126,7 @@ impl RunOptions {
         if tag >= MOST {
             return Ok(());
         }
-        let Wish { to, timeout, retry, anew, kind: [name, unix, local, bad] } =
-            draw_wish(dice, tag, net.core());
+        let Wish { to, timeout, retry, anew, kind: [name, unix, local, bad] } = draw_wish(dice, tag, net.core());
         let (before, most, at) = (net.core().connect_jobs.len(), net.core().limits.attempts, net.core().now);
         let id = net.connect(to, tag);
         let allowed = before < most && !net.core().shutting_down;
@@ -259,8 +258,7 @@ impl RunOptions {
         let now = core.turn;
         self.failures.iter().filter(|f| f.0 == now).try_for_each(|&(_, tag, kind)| {
             let r = &self.requests[&tag];
-            check_earned(view, oracle, tag, r, kind)
-                .map_err(|e| format!("{e}: request {tag}, {kind:?}, {r:?}"))
+            check_earned(view, oracle, tag, r, kind).map_err(|e| format!("{e}: request {tag}, {kind:?}, {r:?}"))
         })
     }
 }
@@ -316,10 +314,8 @@ fn check_earned<H: Handler>(
         _ => false,
     };
     require(earned, || "N4: not earned".to_owned())?;
-    let lookups: Vec<Time> =
-        sim.dials.lookups.iter().filter(|l| l.mark == Some(tag)).map(|l| Time(l.at)).collect();
-    let dials: Vec<Time> =
-        sim.dials.dials.iter().filter(|d| d.mark == Some(tag)).map(|d| Time(d.at)).collect();
+    let lookups: Vec<Time> = sim.dials.lookups.iter().filter(|l| l.mark == Some(tag)).map(|l| Time(l.at)).collect();
+    let dials: Vec<Time> = sim.dials.dials.iter().filter(|d| d.mark == Some(tag)).map(|d| Time(d.at)).collect();
     let tries = if r.name { &lookups } else { &dials };
     let most = r.retry.map_or(1, |p| match p.tries {
         Limit::At(n) => n,

@@ -50,8 +50,7 @@ impl LinkModel {
 
     /// Checks at the end of a turn that exactly these links exist.
     pub(super) fn check(&self, core: &Core) -> Result<(), String> {
-        let links_to =
-            |c: &crate::connection::Connection| c.cold().map_or(Vec::new(), |r| r.links_to.clone());
+        let links_to = |c: &crate::connection::Connection| c.cold().map_or(Vec::new(), |r| r.links_to.clone());
         let there = core.conns.iter().flat_map(|c| links_to(c).into_iter().map(|to| (c.id, to)));
         let there: BTreeSet<_> = there.collect();
         let open = |id| core.conns.get(id).is_some_and(|c| c.phase == crate::connection::Phase::Open);

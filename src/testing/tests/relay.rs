@@ -163,7 +163,5 @@ fn check_direction(view: &View<Relay>, from: usize, to: usize, lost: bool) -> Re
     let whole = hearer.is_here() && view.inner.sys.script.peers[to].end() == Some(End::Fin);
     // If the network fails after its FIN, its data may be lost without an error.
     let whole = whole && speaker.is_here() && ended && !lost && checked.record(to).is_some_and(sent_all);
-    require(!whole || said == heard, || {
-        format!("N1: {to} heard {} of {} B of {from}", heard.len(), said.len())
-    })
+    require(!whole || said == heard, || format!("N1: {to} heard {} of {} B of {from}", heard.len(), said.len()))
 }

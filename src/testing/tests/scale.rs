@@ -120,12 +120,7 @@ impl DatagramSys for Clients {
         match *socket {}
     }
 
-    fn send_datagram(
-        &mut self,
-        socket: &mut Self::Datagram,
-        _: Option<&Address>,
-        _: &[u8],
-    ) -> io::Result<SendStatus> {
+    fn send_datagram(&mut self, socket: &mut Self::Datagram, _: Option<&Address>, _: &[u8]) -> io::Result<SendStatus> {
         match *socket {}
     }
 
@@ -289,10 +284,7 @@ trait Turning {
 
     fn check_echoes(&mut self) {
         let pings = self.sys().peers[0].pings;
-        assert!(
-            self.sys().peers.iter().all(|p| (p.pings, p.echoes) == (pings, pings)),
-            "not all were echoed"
-        );
+        assert!(self.sys().peers.iter().all(|p| (p.pings, p.echoes) == (pings, pings)), "not all were echoed");
     }
 }
 
@@ -413,8 +405,7 @@ impl EventLoop<Clients> {
                 self.step();
             }
         });
-        let (turns, most) =
-            (self.dispatcher.core.stats.turns - turns, self.dispatcher.core.limits.timeouts_per_turn);
+        let (turns, most) = (self.dispatcher.core.stats.turns - turns, self.dispatcher.core.limits.timeouts_per_turn);
         assert_eq!(turns as usize, self.sys.peers.len().div_ceil(most), "turns to look at all");
         took
     }
@@ -463,10 +454,7 @@ impl EventLoop<Clients> {
         let n = self.sys.peers.len() as u64;
         let bytes = PING as u64 * n * u64::from(self.sys.peers[0].pings);
         assert_eq!((stats.open, stats.accepted, stats.closed_total()), (n, n, 0), "connections were lost");
-        assert_eq!(
-            (stats.bytes_in, stats.bytes_out, stats.output_held, stats.input_held),
-            (bytes, bytes, 0, 0)
-        );
+        assert_eq!((stats.bytes_in, stats.bytes_out, stats.output_held, stats.input_held), (bytes, bytes, 0, 0));
     }
 }
 
@@ -551,9 +539,7 @@ fn row(n: usize) -> String {
     let (idle, more) = (accepted.saturating_sub(empty) / n, busy.saturating_sub(accepted) / n);
     let (ours, both, world) = (ours.median(), boths.median(), worlds.median());
     let recheck = rechecks.median();
-    format!(
-        "| {n} | {idle} | {more} | {ours:.0} | {both:.0} | {world:.0} | {accept:.0} | {recheck:.0} | {end:.0} |"
-    )
+    format!("| {n} | {idle} | {more} | {ours:.0} | {both:.0} | {world:.0} | {accept:.0} | {recheck:.0} | {end:.0} |")
 }
 
 /// One run for an instruction counter; the difference between two runs is the result. `accept` accepts all; `ping`

@@ -136,8 +136,7 @@ impl Play for FramedEcho {
             let (said, _) = parse(Some(&self.codec), &client.says[..client.said]);
             require(said.starts_with(&got), || format!("N1: not an echo: {got:?} of {said:?}"))?;
             let closed = client.peer.and_then(|p| oracle.closed_of(p));
-            if let Some(closed) = closed.filter(|c| c.why == Reason::PeerClosed && is_whole(view, client, c))
-            {
+            if let Some(closed) = closed.filter(|c| c.why == Reason::PeerClosed && is_whole(view, client, c)) {
                 require(said == got, || format!("N1: {} of {}, {closed}", got.len(), said.len()))?;
             }
         }
@@ -182,22 +181,13 @@ impl Acting {
     /// N2, N3: a client's stream has the messages sent to it, once and in order, except those that its groups may skip.
     ///
     /// Returns how many were skipped.
-    fn check_stream(
-        &self,
-        ledger: &Ledger,
-        got: &[u8],
-        whole: bool,
-        direct: &[Vec<u8>],
-    ) -> Result<u64, String> {
+    fn check_stream(&self, ledger: &Ledger, got: &[u8], whole: bool, direct: &[Vec<u8>]) -> Result<u64, String> {
         let mut expected = ledger.expected.iter();
         let mut skipped = 0;
         let (mut got, error) = parse(self.codec.as_ref(), got);
         require(error.is_none(), || format!("N2: no messages: {error:?}"))?;
-        let half = if self.codec.is_none() && got.last().is_some_and(|m| !m.ends_with(b"\n")) {
-            got.pop()
-        } else {
-            None
-        };
+        let half =
+            if self.codec.is_none() && got.last().is_some_and(|m| !m.ends_with(b"\n")) { got.pop() } else { None };
         let got = without_direct(got, direct)?;
         for message in got {
             let next = expected.find(|o| {
@@ -211,8 +201,7 @@ impl Acting {
             })?;
         }
         let half = half.filter(|h| !h.starts_with(b"!"));
-        let fits =
-            |half: Vec<u8>| expected.clone().find(|o| o.text.starts_with(&half) || !o.may_miss).is_some();
+        let fits = |half: Vec<u8>| expected.clone().find(|o| o.text.starts_with(&half) || !o.may_miss).is_some();
         require(half.is_none_or(fits), || "N2: half of a message that was not sent".to_owned())?;
         let missed = expected.filter(|o| !o.may_miss).count();
         require(!whole || missed == 0, || format!("N2: {missed} messages missing"))?;
@@ -232,13 +221,7 @@ impl Acting {
     }
 
     /// N4: all data sent is accounted for. Messages of other threads (`direct`) may have been refused.
-    fn check_end(
-        &self,
-        ledger: &Ledger,
-        closed: &Closed,
-        limits: &Limits,
-        direct: &[Vec<u8>],
-    ) -> Result<(), String> {
+    fn check_end(&self, ledger: &Ledger, closed: &Closed, limits: &Limits, direct: &[Vec<u8>]) -> Result<(), String> {
         let sent = self.size(ledger.expected.iter().map(|o| &o.text));
         let most = sent + self.size(direct.iter());
         let gone = closed.bytes_out + closed.unsent;

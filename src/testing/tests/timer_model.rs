@@ -103,8 +103,7 @@ impl TimerModel {
     ) -> Result<(), String> {
         let all = self.live(core).count();
         let own = self.live(core).filter(|a| owner.is_some() && a.owner == owner).count();
-        let window =
-            all < core.limits.timers && own < core.limits.timers_per_connection && is_open(core, owner);
+        let window = all < core.limits.timers && own < core.limits.timers_per_connection && is_open(core, owner);
         require(id.is_some() == window, || format!("a timer of {owner:?}: {id:?}, {own} and {all} there"))?;
         let Some(id) = id else { return Ok(()) };
         self.count += 1;
@@ -163,9 +162,7 @@ impl TimerModel {
         let Some(alarm) = self.alarms.get(&key) else {
             return Err(format!("N5: timer {key} of {owner:?} went off, and is not there"));
         };
-        require(alarm.owner == owner, || {
-            format!("N5: timer {key} of {:?} fired for {owner:?}", alarm.owner)
-        })?;
+        require(alarm.owner == owner, || format!("N5: timer {key} of {:?} fired for {owner:?}", alarm.owner))?;
         let Some(at) = alarm.at else {
             return Err(format!("N11: timer {key} went off in the callback that set it"));
         };
@@ -179,9 +176,7 @@ impl TimerModel {
         let Some(every) = every else {
             self.alarms.remove(&key);
             self.gone.push(id);
-            return require(!net.cancel_timer(id), || {
-                format!("timer {key} could be cancelled when it went off")
-            });
+            return require(!net.cancel_timer(id), || format!("timer {key} could be cancelled when it went off"));
         };
         let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
         let missed = self.sounding.1.nanos_since(at) / every;
@@ -207,15 +202,11 @@ impl TimerModel {
         for alarm in self.live(core) {
             let at = alarm.at.or_else(|| Some(self.mark.get()?.after(alarm.after)));
             let Some(at) = at else { continue };
-            require(wakes <= at.max(core.now), || {
-                format!("N7: {alarm:?} is set, but the loop wakes at {wakes:?}")
-            })?;
+            require(wakes <= at.max(core.now), || format!("N7: {alarm:?} is set, but the loop wakes at {wakes:?}"))?;
             if at <= core.now {
                 alarm.late.set(alarm.late.get() + 1);
             }
-            require(alarm.late.get() <= most, || {
-                format!("N10: overdue for {} turns: {alarm:?}", alarm.late.get())
-            })?;
+            require(alarm.late.get() <= most, || format!("N10: overdue for {} turns: {alarm:?}", alarm.late.get()))?;
         }
         Ok(())
     }

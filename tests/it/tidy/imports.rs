@@ -25,8 +25,7 @@ impl Imports {
         let modules: BTreeSet<Path> = sources.iter().map(|s| module_of(&s.name)).collect();
         let file = |source: &Source| {
             let here = module_of(&source.name);
-            let text =
-                source.code().iter().map(|l| l.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
+            let text = source.code().iter().map(|l| l.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
             let paths = paths_in(&text, &here, &modules);
             (here, File { name: source.name.clone(), is_test: source.is_test(), paths })
         };
@@ -63,11 +62,8 @@ pub(crate) fn circle<'a>(edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> Option
     // Remove files whose imports have all been removed, until there are none. The rest is on a cycle or imports one.
     let mut left = edges.clone();
     loop {
-        let done: Vec<&str> = left
-            .iter()
-            .filter(|(_, targets)| !targets.iter().any(|t| left.contains_key(t)))
-            .map(|(f, _)| *f)
-            .collect();
+        let done: Vec<&str> =
+            left.iter().filter(|(_, targets)| !targets.iter().any(|t| left.contains_key(t))).map(|(f, _)| *f).collect();
         if done.is_empty() {
             break;
         }
@@ -95,9 +91,8 @@ fn is_word(c: char) -> bool {
 
 /// Returns the words of a text, except those in its `use` statements.
 fn used_words(text: &str) -> BTreeSet<&str> {
-    let statement = |part: &&str| {
-        !part.lines().any(|l| l.starts_with("use ") || l.starts_with("pub") && l.contains("use "))
-    };
+    let statement =
+        |part: &&str| !part.lines().any(|l| l.starts_with("use ") || l.starts_with("pub") && l.contains("use "));
     text.split(';').filter(statement).flat_map(|part| part.split(|c| !is_word(c))).collect()
 }
 
@@ -171,10 +166,7 @@ fn the_imports_of_a_text_are_found() {
     let sources = [
         source("lib.rs", "mod a;\nmod b;\npub use a::Thing;\n"),
         source("a/mod.rs", "mod inner;\n#[cfg(x)]\npub(crate) use inner::Thing;\nuse crate::b;\n"),
-        source(
-            "c.rs",
-            "pub use crate::a::Own;\npub use crate::b::Two;\nstruct Three(Two);\nfn f() -> ::b::C {}\n",
-        ),
+        source("c.rs", "pub use crate::a::Own;\npub use crate::b::Two;\nstruct Three(Two);\nfn f() -> ::b::C {}\n"),
         source("a/inner.rs", "use super::super::b::{Other, More};\nfn f(x: std::io::Error) {}\n"),
         source(
             "b.rs",

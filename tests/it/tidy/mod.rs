@@ -31,8 +31,7 @@ impl Source {
         }
         let lines: Vec<&str> = self.text.lines().collect();
         let tail = |i: usize| {
-            let next =
-                lines[i + 1..].iter().find(|l| !l.trim_start().starts_with("#[") && !l.trim().is_empty());
+            let next = lines[i + 1..].iter().find(|l| !l.trim_start().starts_with("#[") && !l.trim().is_empty());
             lines[i] == "#[cfg(test)]" && next.is_some_and(|l| l.starts_with("mod ") && l.ends_with('{'))
         };
         let end = (0..lines.len()).find(|&i| tail(i)).unwrap_or(lines.len());
@@ -111,8 +110,7 @@ fn no_files_import_each_other_in_a_circle() {
 
 #[test]
 fn few_files_stand_flat_in_src() {
-    let flat: Vec<String> =
-        files_below("src").into_iter().map(|s| s.name).filter(|name| !name.contains('/')).collect();
+    let flat: Vec<String> = files_below("src").into_iter().map(|s| s.name).filter(|name| !name.contains('/')).collect();
     assert!(flat.len() <= 10, "{} files: {flat:?}", flat.len());
 }
 
@@ -201,8 +199,7 @@ fn functions(lines: &[&str]) -> Vec<(usize, usize)> {
         let bare = head.replace("(crate)", "").replace("(super)", "");
         let is_fn = bare.split_whitespace().take_while(|w| !w.contains('(')).any(|w| w == "fn");
         let words = ["fn ", "pub", "const fn", "async fn", "extern "];
-        if !is_fn || !words.iter().any(|w| head.starts_with(w)) || head.ends_with('}') || head.ends_with(';')
-        {
+        if !is_fn || !words.iter().any(|w| head.starts_with(w)) || head.ends_with('}') || head.ends_with(';') {
             continue;
         }
         // In formatted code a function ends at the first closing brace with its own indentation.
@@ -232,17 +229,8 @@ fn functions_stay_short() {
 #[test]
 fn the_searches_find_what_they_look_for() {
     assert_eq!((module("core/mod.rs"), floor("core")), ("core", 3));
-    let text = [
-        "fn a() {",
-        "    b();",
-        "}",
-        "impl X {",
-        "    pub(crate) fn c(",
-        "        d: u8,",
-        "    ) {",
-        "    }",
-        "}",
-    ];
+    let text =
+        ["fn a() {", "    b();", "}", "impl X {", "    pub(crate) fn c(", "        d: u8,", "    ) {", "    }", "}"];
     assert_eq!(functions(&text), [(1, 3), (5, 4)]);
     let source = Source { name: "a/b.rs".into(), text: "x\n#[cfg(test)]\nmod tests {\n}\n".into() };
     assert_eq!(source.code(), ["x"]);
