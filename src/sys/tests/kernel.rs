@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -19,11 +20,22 @@ pub(super) struct Kernel {
     clients: Vec<Option<Socket>>,
     /// The listener that the system under test connects to.
     theirs: Option<Socket>,
+    /// Its file, if it is a Unix socket: the kernel leaves it behind.
+    their_file: Option<PathBuf>,
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Some(file) = self.their_file.take() {
+            // Where nobody was to listen, there is none.
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }
 
 impl Kernel {
     pub(super) fn new(unix: bool) -> Self {
-        Self { sys: MioSys::new(64).unwrap(), unix, at: None, clients: Vec::new(), theirs: None }
+        Self { sys: MioSys::new(64).unwrap(), unix, at: None, clients: Vec::new(), theirs: None, their_file: None }
     }
 
     fn client(&self, client: usize) -> &Socket {
@@ -79,7 +91,9 @@ impl World for Kernel {
     fn target(&mut self, anybody: bool) -> Address {
         let domain = if self.unix { Domain::UNIX } else { Domain::IPV4 };
         let at = if self.unix {
-            SockAddr::unix(super::path()).unwrap()
+            let file = super::path();
+            self.their_file = Some(file.clone());
+            SockAddr::unix(file).unwrap()
         } else {
             SockAddr::from("127.0.0.1:0".parse::<SocketAddr>().unwrap())
         };
