@@ -12,13 +12,22 @@ use crate::support::{
 };
 
 /// Sends a pattern. The first byte of the input selects the pieces in which it is sent.
-struct Pieces;
+struct Pieces {
+    /// Made once: in a callback it would hold up everyone.
+    whole: bytes::Bytes,
+}
+
+impl Pieces {
+    fn new() -> Self {
+        Self { whole: pattern(8, 1_500_000).into() }
+    }
+}
 
 impl Handler for Pieces {
     type State = ();
     fn on_open(&mut self, _cx: &mut Context<'_>) {}
     fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
-        let whole = bytes::Bytes::from(pattern(8, 1_500_000));
+        let whole = &self.whole;
         match data[0] {
             b'1' => (0..5000).for_each(|n| assert_eq!(cx.send(&whole[n..n + 1]), Sent::Queued)),
             b's' => {
@@ -33,14 +42,14 @@ impl Handler for Pieces {
                     }
                 }
             }
-            _ => assert_eq!(cx.send(&whole), Sent::Queued),
+            _ => assert_eq!(cx.send(whole), Sent::Queued),
         }
     }
 }
 
 #[test]
 fn thousands_of_small_sends_arrive_as_one_stream() {
-    let server = serve_one(Limits::default(), || Pieces);
+    let server = serve_one(Limits::default(), Pieces::new);
     let mut client = connect(server.addr());
     for _ in 0..10 {
         client.write_all(b"1").unwrap();
@@ -52,7 +61,7 @@ fn thousands_of_small_sends_arrive_as_one_stream() {
 #[test]
 fn copies_and_references_arrive_in_the_order_of_sending_through_a_narrow_socket() {
     let server = serve(Limits::default(), |reactor| {
-        Ok(vec![reactor.listen(Listen::new("127.0.0.1:0").send_buffer(8192), Pieces)?])
+        Ok(vec![reactor.listen(Listen::new("127.0.0.1:0").send_buffer(8192), Pieces::new())?])
     });
     for what in [b"s", b"w"] {
         let mut client = connect_narrow(server.addr(), 8192);
@@ -139,7 +148,7 @@ fn a_peer_that_stops_reading_for_too_long_is_cut_and_a_reading_one_is_not() {
     let (ends, ended) = mpsc::channel();
     let server = serve(limits, move |reactor| {
         let at = Listen::new("127.0.0.1:0").send_buffer(8192);
-        Ok(vec![reactor.listen(at, Watch::new(Pieces, ends))?])
+        Ok(vec![reactor.listen(at, Watch::new(Pieces::new(), ends))?])
     });
     let mut good = connect(server.addr());
     let mut deaf = connect_narrow(server.addr(), 8192);
