@@ -94,6 +94,7 @@ impl Core {
     }
 
     /// Closes a connection that has nothing left to write or to wait for. No RST, unless bytes were lost.
+    /// `reason` counts only if the close began without one, as in [`terminate`](Self::terminate).
     pub(crate) fn finish(&mut self, id: ConnId, reason: Reason) {
         self.terminate(id, reason);
         if let Some(c) = self.conns.live_mut(id)

@@ -40,7 +40,7 @@ pub(crate) struct DatagramSocket {
     pub(crate) handler: HandlerIdx,
     pub(crate) local: Address,
     pub(crate) peer: Option<Address>,
-    /// The longest datagram that is received, in bytes. Longer ones are truncated.
+    /// The longest datagram that is received, in bytes. Longer ones are discarded whole, and reported.
     pub(crate) max: usize,
     pub(crate) phase: DatagramPhase,
     /// Datagrams for the kernel.

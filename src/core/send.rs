@@ -97,15 +97,15 @@ impl Core {
                     delivery.sent_to_self = true;
                     return Sent::Queued;
                 }
-                return self.sent(id, queued);
+                return self.after_queueing(id, queued);
             }
         }
-        self.send_with_care(id, data)
+        self.send_slow_path(id, data)
     }
 
     /// Sends with all checks: echoes in place if possible, or takes broadcasts from the logs first and evicts if there
     /// is no space.
-    fn send_with_care(&mut self, id: ConnId, data: &[u8]) -> Sent {
+    fn send_slow_path(&mut self, id: ConnId, data: &[u8]) -> Sent {
         if self.try_echo_in_place(id, data) {
             self.count_sent(id);
             return Sent::Queued;
@@ -113,12 +113,12 @@ impl Core {
         if !self.may_send(id, data.len()) {
             return self.refused(id);
         }
-        self.begin_waiting(id);
+        self.start_write_stall(id);
         let before = self.conns.get(id).map_or(0, |c| self.pending(c));
         let Self { conns, framings, pool, limits, .. } = self;
         let Some(c) = conns.live_mut(id) else { return Sent::Closed };
         let queued = queue(c, framings, pool, data, before, limits.output_hard.get());
-        self.sent(id, queued)
+        self.after_queueing(id, queued)
     }
 
     /// Sends bytes by reference. Framed connections get an encoded copy.
@@ -130,16 +130,16 @@ impl Core {
         if !self.may_send(id, data.len()) {
             return self.refused(id);
         }
-        self.begin_waiting(id);
+        self.start_write_stall(id);
         let Self { conns, pool, .. } = self;
         let Some(c) = conns.live_mut(id) else { return Sent::Closed };
         let queued = c.out.push_bytes(data, pool).map_err(Refusal::from);
-        self.sent(id, queued)
+        self.after_queueing(id, queued)
     }
 
     /// Starts the write stall timeout, if nothing was unsent before. If the socket is not writable, no write will be
     /// tried that would set the deadline, so it is set here.
-    fn begin_waiting(&mut self, id: ConnId) {
+    fn start_write_stall(&mut self, id: ConnId) {
         let Some(c) = self.conns.get_mut(id).filter(|c| c.out.pending() == 0) else { return };
         c.write_blocked_since = self.now;
         if !c.readiness.writable {
@@ -149,7 +149,7 @@ impl Core {
 
     /// Updates the counters and marks after a message was queued or refused, and returns the result of the send.
     #[inline]
-    fn sent(&mut self, id: ConnId, queued: Result<(), Refusal>) -> Sent {
+    fn after_queueing(&mut self, id: ConnId, queued: Result<(), Refusal>) -> Sent {
         match queued {
             Ok(()) => {
                 self.count_sent(id);

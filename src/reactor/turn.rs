@@ -1,4 +1,4 @@
-//! One turn of the event loop: wait, accept, read, timers, commands, `on_close`, connect, flush, reap.
+//! One turn: wait, accept, read, datagrams, sources, timers, commands, `on_close`, connect, flush, reap.
 //!
 //! Invariant: every phase of a turn is bounded; nothing is freed before reap; and a connection with work that no event
 //! will announce is in a queue that keeps the next wait from sleeping.
