@@ -60,6 +60,13 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// As [`check`](Self::check), with an error that names the endpoint.
+    pub(crate) fn validate(&self) -> Result<(), AddressError> {
+        self.check().map_err(|problem| AddressError { about: self.to_string(), problem })
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = AddressError;
 

@@ -1,7 +1,11 @@
-//! Macros shared by the socket builders: conversions from anything that names an address, and setters of single
-//! options.
+//! Shared by the socket builders: what a socket is bound to, conversions from anything that names an address, and
+//! setters of single options.
 //!
 //! Invariant: a string, a host with a port, and an [`Endpoint`](crate::Endpoint) mean the same for all builders.
+
+use std::fmt;
+
+use crate::config::address::{AddressError, Endpoint};
 
 /// Implements `From` for every type that names an address, using `of_endpoint` and `of_address` of `$builder`.
 macro_rules! from_addresses {
@@ -60,6 +64,32 @@ macro_rules! setters {
             self
         }
     )*};
+}
+
+/// What to bind to: an endpoint, which may resolve to several addresses, or one socket to open or to take over.
+#[derive(Debug)]
+pub(crate) enum BindTo<T> {
+    Endpoint(Endpoint),
+    Socket(T),
+}
+
+impl<T> BindTo<T> {
+    /// Fails if it is an endpoint that nothing can be bound to.
+    pub(crate) fn check(&self) -> Result<(), AddressError> {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.validate(),
+            Self::Socket(_) => Ok(()),
+        }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for BindTo<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.fmt(f),
+            Self::Socket(socket) => socket.fmt(f),
+        }
+    }
 }
 
 pub(crate) use {from_addresses, setters};

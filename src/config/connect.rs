@@ -141,15 +141,13 @@ impl Connect {
     /// Returns what to connect to and the options, after checking both.
     pub(crate) fn into_parts(self) -> Result<(Target, ConnectOptions), AddressError> {
         let target = self.target?;
-        let about = || target.to_string();
         if let Target::Endpoint(endpoint) = &target {
-            endpoint.check().map_err(|problem| AddressError { about: about(), problem })?;
+            endpoint.validate()?;
         }
-        let problem = match self.options.check(&target) {
-            Ok(()) => return Ok((target, self.options)),
-            Err(problem) => problem,
-        };
-        Err(AddressError { about: format!("cannot connect to {target}"), problem })
+        match self.options.check(&target) {
+            Ok(()) => Ok((target, self.options)),
+            Err(problem) => Err(AddressError { about: format!("cannot connect to {target}"), problem }),
+        }
     }
 
     /// Returns `self` if it passes the checks of [`into_parts`](Self::into_parts).

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::config::address::{Address, AddressError, Endpoint, Problem};
-use crate::config::builder::{from_addresses, setters};
+use crate::config::builder::{BindTo, from_addresses, setters};
 
 /// The largest permitted [`Datagrams::max_size`] in bytes (chosen): a receive buffer of this size is allocated.
 const MOST: usize = 16 * 1024 * 1024;
@@ -50,7 +50,7 @@ pub enum Interface {
 /// file, the file is left alone.
 #[derive(Debug)]
 pub struct Datagrams {
-    source: Result<DatagramSource, AddressError>,
+    to: Result<BindTo<DatagramBind>, AddressError>,
     peer: Option<Result<Endpoint, AddressError>>,
     options: DatagramOptions,
 }
@@ -117,28 +117,27 @@ impl Datagrams {
     }
 
     /// Returns what to bind or take over, the peer to connect to and the options, after checking all of them.
-    pub(crate) fn into_parts(self) -> Result<(DatagramSource, Option<Endpoint>, DatagramOptions), AddressError> {
-        let source = self.source?;
+    pub(crate) fn into_parts(self) -> Result<(BindTo<DatagramBind>, Option<Endpoint>, DatagramOptions), AddressError> {
+        let to = self.to?;
         let peer = self.peer.transpose()?;
-        for endpoint in peer.iter().chain(source.endpoint()) {
-            endpoint.check().map_err(|problem| AddressError { about: endpoint.to_string(), problem })?;
-        }
+        peer.iter().try_for_each(Endpoint::validate)?;
+        to.check()?;
         match self.options.check() {
-            Ok(()) => Ok((source, peer, self.options)),
-            Err(problem) => Err(AddressError { about: format!("cannot bind {source}"), problem }),
+            Ok(()) => Ok((to, peer, self.options)),
+            Err(problem) => Err(AddressError { about: format!("cannot bind {to}"), problem }),
         }
     }
 
     fn of_endpoint(endpoint: Result<Endpoint, AddressError>) -> Self {
-        Self::with(endpoint.map(DatagramSource::Endpoint))
+        Self::with(endpoint.map(BindTo::Endpoint))
     }
 
     fn of_address(address: SocketAddr) -> Self {
-        Self::with(Ok(DatagramSource::Bound(DatagramBind::Udp(address))))
+        Self::with(Ok(BindTo::Socket(DatagramBind::Udp(address))))
     }
 
-    fn with(source: Result<DatagramSource, AddressError>) -> Self {
-        Self { source, peer: None, options: DatagramOptions::default() }
+    fn with(to: Result<BindTo<DatagramBind>, AddressError>) -> Self {
+        Self { to, peer: None, options: DatagramOptions::default() }
     }
 }
 
@@ -146,39 +145,14 @@ from_addresses!(Datagrams);
 
 impl From<std::net::UdpSocket> for Datagrams {
     fn from(socket: std::net::UdpSocket) -> Self {
-        Self::with(Ok(DatagramSource::Bound(DatagramBind::UdpSocket(socket))))
+        Self::with(Ok(BindTo::Socket(DatagramBind::UdpSocket(socket))))
     }
 }
 
 #[cfg(unix)]
 impl From<std::os::unix::net::UnixDatagram> for Datagrams {
     fn from(socket: std::os::unix::net::UnixDatagram) -> Self {
-        Self::with(Ok(DatagramSource::Bound(DatagramBind::UnixDatagram(socket))))
-    }
-}
-
-/// What a [`Datagrams`] names: an endpoint that may resolve to several sockets, or one socket.
-#[derive(Debug)]
-pub(crate) enum DatagramSource {
-    Endpoint(Endpoint),
-    Bound(DatagramBind),
-}
-
-impl DatagramSource {
-    const fn endpoint(&self) -> Option<&Endpoint> {
-        match self {
-            Self::Endpoint(endpoint) => Some(endpoint),
-            Self::Bound(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for DatagramSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Endpoint(endpoint) => endpoint.fmt(f),
-            Self::Bound(bind) => bind.fmt(f),
-        }
+        Self::with(Ok(BindTo::Socket(DatagramBind::UnixDatagram(socket))))
     }
 }
 
@@ -304,11 +278,11 @@ mod tests {
 
     #[test]
     fn options_are_kept_and_have_defaults() {
-        let (source, peer, plain) = Datagrams::new("h:1").into_parts().unwrap();
-        assert_eq!((source.to_string().as_str(), peer, plain), ("h:1", None, DatagramOptions::default()));
+        let (to, peer, plain) = Datagrams::new("h:1").into_parts().unwrap();
+        assert_eq!((to.to_string().as_str(), peer, plain), ("h:1", None, DatagramOptions::default()));
         let address: SocketAddr = "[::1]:9".parse().unwrap();
-        let (source, peer, options) = Datagrams::new(address).peer(address).broadcast(true).into_parts().unwrap();
-        assert_eq!((source.to_string(), peer.unwrap().to_string()), ("[::1]:9".into(), "[::1]:9".into()));
+        let (to, peer, options) = Datagrams::new(address).peer(address).broadcast(true).into_parts().unwrap();
+        assert_eq!((to.to_string(), peer.unwrap().to_string()), ("[::1]:9".into(), "[::1]:9".into()));
         assert_eq!(options, DatagramOptions { broadcast: true, ..DatagramOptions::default() });
     }
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::address::{AddressError, Endpoint, Problem};
-use crate::config::builder::{from_addresses, setters};
+use crate::config::builder::{BindTo, from_addresses, setters};
 
 /// TCP keepalive: the kernel probes a silent peer, so that one that has vanished is detected. With the default values
 /// this takes two minutes.
@@ -53,7 +53,7 @@ impl Default for Keepalive {
 /// left alone.
 #[derive(Debug)]
 pub struct Listen {
-    source: Result<ListenSource, AddressError>,
+    to: Result<BindTo<ListenTarget>, AddressError>,
     options: ListenOptions,
 }
 
@@ -96,27 +96,25 @@ impl Listen {
     }
 
     /// Returns what to open or take over and the options, after checking both.
-    pub(crate) fn into_parts(self) -> Result<(ListenSource, ListenOptions), AddressError> {
-        let source = self.source?;
-        if let ListenSource::Endpoint(endpoint) = &source {
-            endpoint.check().map_err(|problem| AddressError { about: endpoint.to_string(), problem })?;
-        }
+    pub(crate) fn into_parts(self) -> Result<(BindTo<ListenTarget>, ListenOptions), AddressError> {
+        let to = self.to?;
+        to.check()?;
         match self.options.check() {
-            Ok(()) => Ok((source, self.options)),
-            Err(problem) => Err(AddressError { about: format!("cannot listen on {source}"), problem }),
+            Ok(()) => Ok((to, self.options)),
+            Err(problem) => Err(AddressError { about: format!("cannot listen on {to}"), problem }),
         }
     }
 
     fn of_endpoint(endpoint: Result<Endpoint, AddressError>) -> Self {
-        Self::with(endpoint.map(ListenSource::Endpoint))
+        Self::with(endpoint.map(BindTo::Endpoint))
     }
 
     fn of_address(address: SocketAddr) -> Self {
-        Self::with(Ok(ListenSource::Bound(ListenTarget::Tcp(address))))
+        Self::with(Ok(BindTo::Socket(ListenTarget::Tcp(address))))
     }
 
-    fn with(source: Result<ListenSource, AddressError>) -> Self {
-        Self { source, options: ListenOptions::default() }
+    fn with(to: Result<BindTo<ListenTarget>, AddressError>) -> Self {
+        Self { to, options: ListenOptions::default() }
     }
 }
 
@@ -124,30 +122,14 @@ from_addresses!(Listen);
 
 impl From<std::net::TcpListener> for Listen {
     fn from(listener: std::net::TcpListener) -> Self {
-        Self::with(Ok(ListenSource::Bound(ListenTarget::TcpListener(listener))))
+        Self::with(Ok(BindTo::Socket(ListenTarget::TcpListener(listener))))
     }
 }
 
 #[cfg(unix)]
 impl From<std::os::unix::net::UnixListener> for Listen {
     fn from(listener: std::os::unix::net::UnixListener) -> Self {
-        Self::with(Ok(ListenSource::Bound(ListenTarget::UnixListener(listener))))
-    }
-}
-
-/// What a [`Listen`] names: an endpoint that may resolve to several sockets, or one socket.
-#[derive(Debug)]
-pub(crate) enum ListenSource {
-    Endpoint(Endpoint),
-    Bound(ListenTarget),
-}
-
-impl fmt::Display for ListenSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Endpoint(endpoint) => endpoint.fmt(f),
-            Self::Bound(bind) => bind.fmt(f),
-        }
+        Self::with(Ok(BindTo::Socket(ListenTarget::UnixListener(listener))))
     }
 }
 
@@ -299,7 +281,7 @@ mod tests {
     fn options_are_kept_and_have_defaults() {
         let (_, plain) = Listen::new("h:1").into_parts().unwrap();
         assert_eq!(plain, ListenOptions::default());
-        let (source, options) = Listen::new("h:1".to_owned())
+        let (to, options) = Listen::new("h:1".to_owned())
             .backlog(7)
             .reuse_port(true)
             .v6_only(true)
@@ -311,7 +293,7 @@ mod tests {
             .into_parts()
             .unwrap();
         let expected = Endpoint::Tcp { host: "h".into(), port: 1 };
-        assert!(matches!(source, ListenSource::Endpoint(endpoint) if endpoint == expected));
+        assert!(matches!(to, BindTo::Endpoint(endpoint) if endpoint == expected));
         let wanted = ListenOptions {
             backlog: 7,
             reuse_port: true,

@@ -1,7 +1,7 @@
 //! User input: addresses, socket options and limits. Plain values, checked when they are used; no I/O.
 
 pub(crate) mod address;
-mod builder;
+pub(crate) mod builder;
 pub(crate) mod connect;
 pub(crate) mod datagram;
 pub(crate) mod limits;

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 
 use super::Reactor;
 use crate::config::address::{Address, Endpoint};
+use crate::config::builder::BindTo;
 use crate::config::connect::Connect;
-use crate::config::datagram::{DatagramBind, DatagramOptions, DatagramSource, Datagrams};
-use crate::config::listen::{Listen, ListenOptions, ListenSource, ListenTarget};
+use crate::config::datagram::{DatagramBind, DatagramOptions, Datagrams};
+use crate::config::listen::{Listen, ListenOptions, ListenTarget};
 use crate::dispatch::datagram::{DatagramCallback, call_datagram_handler};
 use crate::handler::Handler;
 use crate::handler::datagram::DatagramHandler;
@@ -84,9 +85,9 @@ impl Reactor {
     }
 
     fn listen_at(&mut self, at: Listen, handler: HandlerIdx) -> io::Result<Listening> {
-        let (source, options) = at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let (to, options) = at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let mut sockets = Vec::new();
-        let done = self.open_all(source, &options, handler, &mut sockets);
+        let done = self.open_all(to, &options, handler, &mut sockets);
         if let Err(e) = done {
             for (id, _) in sockets {
                 self.inner.close_listener(id);
@@ -96,25 +97,23 @@ impl Reactor {
         Ok(Listening { sockets })
     }
 
-    /// Opens the listeners of a source: one, or one for each address of a host name.
+    /// Opens the listeners: one, or one for each address of a host name.
     fn open_all(
         &mut self,
-        source: ListenSource,
+        to: BindTo<ListenTarget>,
         options: &ListenOptions,
         handler: HandlerIdx,
         sockets: &mut Vec<(ListenerId, Address)>,
     ) -> io::Result<()> {
-        let (host, port) = match source {
-            ListenSource::Bound(bind) => return self.open_one(bind, options, handler, sockets),
+        let (host, port) = match to {
+            BindTo::Socket(bind) => return self.open_one(bind, options, handler, sockets),
             #[cfg(unix)]
-            ListenSource::Endpoint(Endpoint::Unix(path)) => {
+            BindTo::Endpoint(Endpoint::Unix(path)) => {
                 return self.open_one(ListenTarget::Unix(path), options, handler, sockets);
             }
             #[cfg(not(unix))]
-            ListenSource::Endpoint(Endpoint::Unix(_)) => {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets on this system"));
-            }
-            ListenSource::Endpoint(Endpoint::Tcp { host, port }) => (host, port),
+            BindTo::Endpoint(Endpoint::Unix(_)) => return Err(no_unix_sockets()),
+            BindTo::Endpoint(Endpoint::Tcp { host, port }) => (host, port),
         };
         let mut port = port;
         for mut address in self.inner.sys.resolve(&host, port)? {
@@ -206,10 +205,9 @@ impl Reactor {
     }
 
     fn bind_at(&mut self, at: Datagrams, handler: HandlerIdx, callback: DatagramCallback) -> io::Result<Bound> {
-        let (source, peer, mut options) =
-            at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let (to, peer, mut options) = at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let mut bound = Bound { sockets: Vec::new() };
-        let done = self.bind_all(source, peer, &mut options, |reactor, bind, options| {
+        let done = self.bind_all(to, peer, &mut options, |reactor, bind, options| {
             let socket = reactor.inner.sys.bind_datagram(bind, options)?;
             bound.sockets.push(reactor.inner.add_datagram_socket(socket, handler, callback, options.max_size)?);
             Ok(bound.local_addr().map_or(0, |first| first.port()))
@@ -223,29 +221,27 @@ impl Reactor {
         Ok(bound)
     }
 
-    /// Binds the sockets of a source: one, or one for each address of a host name. `open` returns the port of the first
+    /// Binds the sockets: one, or one for each address of a host name. `open` returns the port of the first
     /// one.
     fn bind_all(
         &mut self,
-        source: DatagramSource,
+        to: BindTo<DatagramBind>,
         peer: Option<Endpoint>,
         options: &mut DatagramOptions,
         mut open: impl FnMut(&mut Self, DatagramBind, &DatagramOptions) -> io::Result<u16>,
     ) -> io::Result<()> {
         let peers = self.resolve_peer(peer)?;
         options.peer = peers.first().cloned();
-        let mut locals = match source {
-            DatagramSource::Bound(DatagramBind::Udp(address)) => vec![address],
-            DatagramSource::Endpoint(Endpoint::Tcp { host, port }) => self.inner.sys.resolve(&host, port)?,
-            DatagramSource::Bound(bind) => return open(self, bind, options).map(drop),
+        let mut locals = match to {
+            BindTo::Socket(DatagramBind::Udp(address)) => vec![address],
+            BindTo::Endpoint(Endpoint::Tcp { host, port }) => self.inner.sys.resolve(&host, port)?,
+            BindTo::Socket(bind) => return open(self, bind, options).map(drop),
             #[cfg(unix)]
-            DatagramSource::Endpoint(Endpoint::Unix(path)) => {
+            BindTo::Endpoint(Endpoint::Unix(path)) => {
                 return open(self, DatagramBind::Unix(path), options).map(drop);
             }
             #[cfg(not(unix))]
-            DatagramSource::Endpoint(Endpoint::Unix(_)) => {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets on this system"));
-            }
+            BindTo::Endpoint(Endpoint::Unix(_)) => return Err(no_unix_sockets()),
         };
         if let Some(peer) = &options.peer {
             let pair = |local: &SocketAddr| Some((*local, peers.iter().find(|to| goes_with(local, to))?));
@@ -274,6 +270,11 @@ impl Reactor {
             }
         }
     }
+}
+
+#[cfg(not(unix))]
+fn no_unix_sockets() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "no Unix sockets on this system")
 }
 
 fn wrong_key() -> io::Error {
