@@ -283,9 +283,7 @@ fn what_the_kernel_takes_at_once_counts_against_nobody_however_much_it_is() {
         cx.broadcast(group, bytes(1000));
     });
     let all: [usize; 40] = peers(&mut rig);
-    for &p in &all {
-        rig.sys().send(p, b"go");
-    }
+    rig.all_send(&all, b"go");
     rig.settle();
     assert_eq!(rig.stats().open, 40);
     for &p in &all {
@@ -300,9 +298,7 @@ fn nor_does_it_count_beyond_what_is_written_to_one_connection_in_a_turn() {
         cx.broadcast(group, bytes(1000));
     });
     let all: [usize; 40] = peers(&mut rig);
-    for &p in &all {
-        rig.sys().send(p, b"go");
-    }
+    rig.all_send(&all, b"go");
     rig.settle();
     assert_eq!((rig.stats().open, rig.closed(&Reason::OutputLimit)), (40, 0));
 }
@@ -322,9 +318,7 @@ fn nor_does_it_for_a_member_of_two_groups() {
         }
     });
     let all: [usize; 20] = peers(&mut rig);
-    for &p in &all {
-        rig.sys().send(p, b"go");
-    }
+    rig.all_send(&all, b"go");
     rig.settle();
     assert_eq!((rig.stats().open, rig.closed(&Reason::OutputLimit)), (20, 0));
 }

@@ -56,9 +56,7 @@ fn a_turn_that_brought_as_many_events_as_fit_asks_for_another() {
     let mut rig = puppet(echo);
     let peers: Vec<usize> = (0..6).map(|_| rig.connect()).collect();
     rig.sys().capacity = 3;
-    for &p in &peers {
-        rig.sys().send(p, b"x");
-    }
+    rig.all_send(&peers, b"x");
     for (events, more) in [(3, true), (3, true), (0, false)] {
         let turn = rig.turn_for(Some(Duration::ZERO));
         assert_eq!((turn.events, turn.more), (events, more));

@@ -149,6 +149,16 @@ fn puppet(act: impl FnMut(&mut Context<'_>, On<'_>) + 'static) -> Rig {
     puppet_within(limits(), act)
 }
 
+/// A handler that sends back what comes, once, and closes.
+fn answers_and_closes() -> Rig {
+    puppet(|cx, on| {
+        if let On::Data(data) = on {
+            cx.send(data);
+            cx.close();
+        }
+    })
+}
+
 fn puppet_within(limits: Limits, act: impl FnMut(&mut Context<'_>, On<'_>) + 'static) -> Rig {
     puppet_to_the_last(limits, act, |_, _| {})
 }
@@ -293,6 +303,11 @@ impl Rig {
     fn say(&mut self, peer: usize, data: impl AsRef<[u8]>) {
         self.sys().send(peer, data.as_ref());
         self.settle();
+    }
+
+    /// All of them send the same, before the next turn.
+    fn all_send(&mut self, peers: &[usize], data: &[u8]) {
+        peers.iter().for_each(|&peer| self.sys().send(peer, data));
     }
 
     fn fin(&mut self, peer: usize) {

@@ -234,9 +234,7 @@ fn a_greedy_connection_gets_one_buffer_a_turn_and_the_others_their_turn() {
     rig.sys().send(hog, &bytes(10_000));
     rig.calls();
     for round in 0..20 {
-        for &p in &others {
-            rig.sys().send(p, b"ping");
-        }
+        rig.all_send(&others, b"ping");
         let before = rig.sys().unread(hog);
         rig.turn();
         for &p in &others {
@@ -266,9 +264,7 @@ fn no_more_is_written_to_one_connection_in_a_turn_than_its_budget() {
 fn the_loop_polls_between_two_rounds_of_ready_work() {
     let mut rig = puppet(echo);
     let all: Vec<usize> = (0..256).map(|_| rig.connect()).collect();
-    for &p in &all {
-        rig.sys().send(p, &bytes(64 * 4));
-    }
+    rig.all_send(&all, &bytes(64 * 4));
     rig.calls();
     rig.settle();
     for turn in rig.calls().split(|c| matches!(c, Call::Poll(_))) {
@@ -283,9 +279,7 @@ fn any_number_of_event_slots_is_enough() {
     rig.sys().capacity = 1;
     let all: Vec<usize> = (0..20).map(|_| rig.sys().connect(0)).collect();
     rig.settle();
-    for &p in &all {
-        rig.sys().send(p, &bytes(200));
-    }
+    rig.all_send(&all, &bytes(200));
     rig.settle();
     for &p in &all {
         assert_eq!(rig.heard(p).as_bytes(), bytes(200));

@@ -439,12 +439,7 @@ fn a_reset_behind_the_end_of_input_is_noticed() {
 
 #[test]
 fn a_close_whose_last_answer_cannot_be_written_is_no_good_end() {
-    let mut rig = puppet(|cx, on| {
-        if let On::Data(data) = on {
-            cx.send(data);
-            cx.close();
-        }
-    });
+    let mut rig = answers_and_closes();
     let a = rig.connect();
     let fails = [crate::sys::script::Answer::AtMost(2), crate::sys::script::Answer::Fail(32)];
     rig.sys().peers[a].writes.extend(fails);

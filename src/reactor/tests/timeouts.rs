@@ -200,9 +200,7 @@ fn after_a_jump_of_days_nobody_is_cut_who_had_data_waiting() {
     let all: Vec<usize> = (0..50).map(|_| rig.connect()).collect();
     let (speak, silent) = all.split_at(30);
     rig.pass(SECOND);
-    for &p in speak {
-        rig.sys().send(p, &bytes(300));
-    }
+    rig.all_send(speak, &bytes(300));
     rig.sys().clock += 10 * 86_400 * 1_000_000_000;
     rig.settle();
     for &p in speak {
@@ -309,12 +307,7 @@ fn callbacks_that_take_long_do_not_age_their_peers() {
 
 #[test]
 fn a_peer_that_takes_nothing_does_not_hold_up_a_close() {
-    let mut rig = puppet(|cx, on| {
-        if let On::Data(data) = on {
-            cx.send(data);
-            cx.close();
-        }
-    });
+    let mut rig = answers_and_closes();
     let stuck = rig.connect();
     rig.sys().set_window(stuck, 5);
     rig.say(stuck, "hello, hello");

@@ -6,6 +6,7 @@
 //! that is owed is never lost, however late, duplicated or altered the test delivers it.
 
 mod acts;
+mod bell;
 mod calls;
 mod connect;
 mod datagram;
@@ -16,9 +17,9 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+pub(crate) use bell::Bell;
 pub(crate) use calls::{Call, peer_at};
 use calls::{address_of, outcome};
 #[cfg(test)]
@@ -42,16 +43,6 @@ struct Backlog {
     armed: bool,
     waiting: VecDeque<usize>,
     answers: VecDeque<i32>,
-}
-
-#[derive(Debug, Default)]
-struct Bell(AtomicUsize);
-
-impl Wake for Bell {
-    fn wake(&self) -> io::Result<()> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
 }
 
 /// The scripted system.
@@ -183,7 +174,7 @@ impl Script {
 
     /// Returns `true` if there was a wake-up since the last call.
     pub(crate) fn take_wake(&mut self) -> bool {
-        let rung = self.bell.0.load(Ordering::SeqCst);
+        let rung = self.bell.times_rung();
         std::mem::replace(&mut self.rung, rung) != rung
     }
 
