@@ -192,6 +192,11 @@ impl GroupState {
         sum
     }
 
+    /// Takes the connections that are not read because of this group's slow members, if there are none any more.
+    pub(crate) fn take_waiting_unless_slow(&mut self) -> Vec<ConnId> {
+        if self.slow == 0 { std::mem::take(&mut self.waiting) } else { Vec::new() }
+    }
+
     /// Skips the message with this number, which is the last one, for the member at `place`. Returns whether its log
     /// has the message.
     pub(crate) fn skip_message(&mut self, place: u32, number: u64) -> bool {

@@ -119,7 +119,7 @@ impl Core {
         }
         let Some(state) = groups.states.live_mut(membership.group) else { return };
         let Some((_, moved)) = state.remove(membership.place) else { return };
-        let freed = if state.slow == 0 { std::mem::take(&mut state.waiting) } else { Vec::new() };
+        let freed = state.take_waiting_unless_slow();
         if let Some(other) = moved.and_then(|m| conns.get_mut(m))
             && let Some(m) = other.groups.iter_mut().find(|m| m.group == membership.group)
         {
@@ -140,7 +140,7 @@ impl Core {
         if let Some(id) = except {
             self.take_from_logs(id);
         }
-        if message.len() > self.limits.output_total.get() || !self.evict_output(message.len()) {
+        if !self.evict_output(message.len()) {
             return self.refuse_broadcast(group, except);
         }
         self.make_log_space(group, message.len(), except);
@@ -152,9 +152,7 @@ impl Core {
         if reached > 0 {
             groups.with_unsent.push(group, &mut state.has_unsent);
         }
-        if let Some(place) = place
-            && let Some(state) = groups.states.get_mut(group)
-        {
+        if let Some(place) = place {
             let carried = state.skip_message(place, number);
             *(if carried { &mut reached } else { &mut missed }) -= 1;
         }
@@ -260,7 +258,7 @@ impl Core {
         if c.out.pending() > limits.output_high {
             self.mark_slow(group, place);
         }
-        self.enforce_output_total(id);
+        self.enforce_output_total(id, 0);
     }
 
     /// Returns the number of bytes that logs hold for a connection.
@@ -268,21 +266,21 @@ impl Core {
         if self.groups.with_unsent.is_empty() {
             return 0;
         }
+        self.unsents(id).map(|(_, _, unsent)| unsent.range.len()).sum()
+    }
+
+    /// Returns what the logs of each group hold for a connection.
+    fn unsents(&self, id: ConnId) -> impl Iterator<Item = (Group, &GroupState, Unsent)> {
         let memberships = self.conns.get(id).map_or(&[][..], |c| &c.groups);
-        memberships
-            .iter()
-            .filter_map(|m| unsent_range(self.groups.states.get(m.group)?, m.place))
-            .map(|o| o.range.len())
-            .sum()
+        memberships.iter().filter_map(|m| {
+            let state = self.groups.states.live(m.group)?;
+            Some((m.group, state, unsent_range(state, m.place)?))
+        })
     }
 
     /// Returns the number of groups whose logs hold something for a connection.
     pub(crate) fn count_unsent_groups(&self, id: ConnId) -> usize {
-        let memberships = self.conns.get(id).map_or(&[][..], |c| &c.groups);
-        memberships
-            .iter()
-            .filter(|m| self.groups.states.get(m.group).is_some_and(|r| unsent_range(r, m.place).is_some()))
-            .count()
+        self.unsents(id).count()
     }
 
     /// Copies what logs hold for a connection to its outbox, in the order of sending. Called before anything else is
@@ -317,19 +315,17 @@ impl Core {
                 self.mark_slow(m.group, m.place);
             }
         }
-        self.enforce_output_total(id);
+        self.enforce_output_total(id, 0);
     }
 
     /// Returns what logs hold for a connection, in the order of sending: one slice for the whole range, or, if several
     /// groups must be merged, one slice for each message.
     fn slices(&self, id: ConnId) -> Vec<LogSlice> {
-        let Some(c) = self.conns.live(id) else { return Vec::new() };
-        let merge = self.count_unsent_groups(id) > 1;
+        let unsents: Vec<_> = self.unsents(id).collect();
+        let merge = unsents.len() > 1;
         let mut slices = Vec::new();
-        for m in &c.groups {
-            let Some(state) = self.groups.states.live(m.group) else { continue };
-            let Some(Unsent { log, range, from }) = unsent_range(state, m.place) else { continue };
-            let slice = |number, range| LogSlice { number, group: m.group, log, from: number, range };
+        for (group, state, Unsent { log, range, from }) in unsents {
+            let slice = |number, range| LogSlice { number, group, log, from: number, range };
             if merge {
                 slices.extend(state.logs[log].messages(from).map(|(number, range)| slice(number, range)));
             } else {

@@ -70,14 +70,12 @@ impl Core {
     /// closed, or everything was written already. The first reason stays, unless this cuts a graceful close short and
     /// loses bytes that it would have written.
     pub(crate) fn terminate(&mut self, id: ConnId, reason: Reason) {
-        let unsent_in_logs = self.unsent_in_logs(id);
-        let echoed = self.take_echoed(id).len();
-        self.remove_links(id);
-        let Some(c) = self.conns.get_mut(id).filter(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed)) else {
+        if self.conns.get(id).is_none_or(|c| matches!(c.phase, Phase::Connecting | Phase::Closed)) {
             return;
-        };
-        let lost = c.out.clear(&mut self.pool) + unsent_in_logs + echoed;
-        c.lose(lost);
+        }
+        self.remove_links(id);
+        self.lose_output(id);
+        let Some(c) = self.conns.live_mut(id) else { return };
         // RST, because a FIN would look like a complete stream to the peer. It also drops what the kernel has buffered.
         let peer_gone = matches!(reason, Reason::PeerClosed | Reason::PeerReset);
         c.close_with_rst = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0);
@@ -91,6 +89,15 @@ impl Core {
         self.deadlines.clear(id.slot);
         self.close_notify.push(id);
         self.assert_consistent(id);
+    }
+
+    /// Discards all output that is not yet written: in the outbox, in the groups' logs, and echoed in place.
+    fn lose_output(&mut self, id: ConnId) {
+        let elsewhere = self.unsent_in_logs(id) + self.take_echoed(id).len();
+        if let Some(c) = self.conns.live_mut(id) {
+            let lost = c.out.clear(&mut self.pool) + elsewhere;
+            c.lose(lost);
+        }
     }
 
     /// Closes a connection that has nothing left to write or to wait for. No RST, unless bytes were lost.
@@ -115,11 +122,8 @@ impl Core {
         if c.phase != Phase::Open || c.flow.paused || c.halves.peer_fin || reason != Reason::PeerReset {
             return self.terminate(id, reason);
         }
-        let unsent_in_logs = self.unsent_in_logs(id);
-        let echoed = self.take_echoed(id).len();
+        self.lose_output(id);
         let Some(c) = self.conns.live_mut(id) else { return };
-        let lost = c.out.clear(&mut self.pool) + unsent_in_logs + echoed;
-        c.lose(lost);
         c.halves.write_failed = true;
         c.cold_mut().reason = Some(reason);
         // Read until EOF or an error, without waiting for an event: it may have been reported already.

@@ -72,10 +72,8 @@ impl Core {
             let Some(member) = state.members.get_mut(m.place as usize).filter(|m| m.slow) else { continue };
             member.slow = false;
             state.slow -= 1;
-            if state.slow == 0 {
-                let waiting = std::mem::take(&mut state.waiting);
-                self.remove_pauses(waiting);
-            }
+            let waiting = state.take_waiting_unless_slow();
+            self.remove_pauses(waiting);
         }
     }
 

@@ -166,9 +166,10 @@ impl Core {
 
     /// Returns the counters, completed with the values that are computed on demand.
     pub(crate) fn snapshot(&self) -> Stats {
+        let connecting = self.count_dials();
         Stats {
-            open: (self.conns.len() - self.count_dials()) as u64,
-            connecting: self.count_dials() as u64,
+            open: (self.conns.len() - connecting) as u64,
+            connecting: connecting as u64,
             output_held: self.pool.output() as u64,
             input_held: self.pool.input() as u64,
             pooled: self.pool.idle() as u64,

@@ -25,7 +25,12 @@ impl Core {
     /// answers would only add to them.
     #[inline]
     pub(crate) fn may_read(&self, c: &Connection) -> bool {
-        c.phase == Phase::Open && !c.is_read_blocked() && !(c.out.pending() > 0 && self.memory_pressure())
+        self.may_read_with(c, c.out.pending())
+    }
+
+    #[inline]
+    fn may_read_with(&self, c: &Connection, unsent: usize) -> bool {
+        c.phase == Phase::Open && !c.is_read_blocked() && !(unsent > 0 && self.memory_pressure())
     }
 
     /// Returns how much to read at once: at most one read buffer, and no more than an echo of it, or relaying it over
@@ -52,9 +57,7 @@ impl Core {
     pub(crate) fn wants_more(&self, id: ConnId) -> bool {
         self.delivery.messages < self.limits.messages_per_turn
             && self.switch.is_none()
-            && self.conns.get(id).is_some_and(|c| {
-                c.phase == Phase::Open && !c.is_read_blocked() && !(self.memory_pressure() && self.pending(c) > 0)
-            })
+            && self.conns.get(id).is_some_and(|c| self.may_read_with(c, self.pending(c)))
     }
 
     /// Buffers a copy of the bytes of `data` that the callback did not use. `data` is in the shared read buffer.

@@ -52,6 +52,12 @@ impl From<EncodeError> for Refusal {
     }
 }
 
+/// Returns the framing in which a connection is sent to; `None` if it is sent plain bytes.
+#[inline]
+fn framing_of<'a>(framings: &'a [Framing], c: &Connection) -> Option<&'a Framing> {
+    framings.get(c.handler.slot()).filter(|f| !f.is_raw())
+}
+
 /// Queues a message in its receiver's framing. `before` is the number of unsent bytes, `hard` their limit. The limit is
 /// checked after encoding, because only then the length is known.
 #[inline]
@@ -63,7 +69,7 @@ fn queue(
     before: usize,
     hard: usize,
 ) -> Result<(), Refusal> {
-    let Some(framing) = framings.get(c.handler.slot()).filter(|f| !f.is_raw()) else {
+    let Some(framing) = framing_of(framings, c) else {
         return Ok(c.out.push(data, pool)?);
     };
     let encode = |tail: &mut Vec<u8>| {
@@ -92,7 +98,7 @@ impl Core {
             if before.saturating_add(data.len()) <= hard {
                 let queued = queue(c, framings, pool, data, before, hard);
                 if own && queued.is_ok() && c.out.pending() + echoed < limits.output_high {
-                    // `sent` would do just this.
+                    // `after_queueing` would do just this.
                     stats.messages_out += 1;
                     delivery.sent_to_self = true;
                     return Sent::Queued;
@@ -123,8 +129,7 @@ impl Core {
 
     /// Sends bytes by reference. Framed connections get an encoded copy.
     pub(crate) fn send_bytes(&mut self, id: ConnId, data: Bytes) -> Sent {
-        let raw = |f: Option<&Framing>| f.is_none_or(Framing::is_raw);
-        if !self.conns.get(id).is_some_and(|c| raw(self.framings.get(c.handler.slot()))) {
+        if self.conns.get(id).is_none_or(|c| framing_of(&self.framings, c).is_some()) {
             return self.send(id, &data);
         }
         if !self.may_send(id, data.len()) {
@@ -247,7 +252,7 @@ impl Core {
             c.lose(rest.len());
             return self.terminate_out_of_memory(id);
         }
-        self.enforce_output_total(id);
+        self.enforce_output_total(id, 0);
     }
 
     /// Echoes in place: if `data` is a part of the bytes that were delivered to the running callback of the same,
@@ -262,7 +267,7 @@ impl Core {
             return false;
         };
         let Some(c) = conns.live_mut(id) else { return false };
-        let plain = framings.get(c.handler.slot()).is_none_or(Framing::is_raw);
+        let plain = framing_of(framings, c).is_none();
         let logged = !c.groups.is_empty() && !groups.with_unsent.is_empty();
         if !plain || logged || !c.takes_output() || c.out.pending() > 0 {
             return false;
@@ -283,13 +288,7 @@ impl Core {
             self.terminate(id, Reason::OutputLimit);
             return false;
         }
-        if len > self.limits.output_total.get() {
-            self.terminate(id, Reason::TotalOutputLimit);
-            return false;
-        }
-        if !self.evict_output(len) {
-            self.terminate(id, Reason::TotalOutputLimit);
-        }
+        self.enforce_output_total(id, len);
         self.conns.get(id).is_some_and(Connection::takes_output)
     }
 
@@ -303,12 +302,16 @@ impl Core {
     }
 
     /// Enforces the limit on the output of all connections: terminates those that hold the most, largest first, until
-    /// `len` more bytes fit. Returns `false` if they do not fit even after all holders of this turn's scan are closed.
+    /// `len` more bytes fit. Returns `false` if they do not fit even after all holders of this turn's scan are closed,
+    /// or could never fit: then it closes nobody.
     ///
     /// Closing a few slow consumers keeps the server running for all others; without a limit the process would run out
     /// of memory. The holders are scanned once per turn: see [`Evictor`](super::evictor::Evictor).
     pub(crate) fn evict_output(&mut self, len: usize) -> bool {
         let total = self.limits.output_total.get();
+        if len > total {
+            return false;
+        }
         while self.pool.output().saturating_add(len) > total {
             let Self { evictor, conns, turn, .. } = self;
             let holders = || conns.iter().map(|c| (c.out.weight(), c.id)).filter(|h| h.0 > 0).collect();
@@ -320,9 +323,10 @@ impl Core {
         true
     }
 
-    /// Enforces the limit on all output after something was queued for `id` without checking it before.
-    pub(super) fn enforce_output_total(&mut self, id: ConnId) {
-        if !self.evict_output(0) {
+    /// Enforces the limit on all output when `len` more bytes are to be queued for `id`: terminates `id` if they do not
+    /// fit.
+    pub(super) fn enforce_output_total(&mut self, id: ConnId, len: usize) {
+        if !self.evict_output(len) {
             self.terminate(id, Reason::TotalOutputLimit);
         }
     }

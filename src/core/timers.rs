@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Core;
 use crate::connection::Phase;
 use crate::id::{ConnId, HandlerIdx, TimerId};
-use crate::time::timers::{Owner, TimerList};
+use crate::time::timers::Owner;
 
 impl Core {
     /// Sets a timer. Returns `None` if the limit is reached, or the connection is not open, or the handler does not
@@ -60,7 +60,6 @@ impl Core {
     pub(crate) fn end_handler_timers(&mut self, handler: HandlerIdx) {
         if let Some(list) = self.handler_timers.get_mut(handler.slot()) {
             self.timers.clear(list);
-            *list = TimerList::default();
         }
     }
 }
