@@ -3,8 +3,6 @@
 //! Opens no sockets; the loop does. Invariant: a connecting socket that was cancelled is in `cancelled_dials` until the
 //! loop closes it.
 
-use std::time::Duration;
-
 use super::Core;
 use super::connect_jobs::{ConnectStage, Destination, destination_of};
 use crate::config::connect::{Connect, ConnectOptions};
@@ -55,10 +53,5 @@ impl Core {
     /// do not count as open.
     pub(crate) fn count_dials(&self) -> usize {
         self.connect_jobs.iter().map(|a| a.trying.len()).sum::<usize>() + self.cancelled_dials.len()
-    }
-
-    /// Returns the time that one try of a connect job may take.
-    pub(crate) fn connect_timeout(&self, options: &ConnectOptions) -> Duration {
-        options.timeout.unwrap_or(self.limits.connect_timeout).get()
     }
 }

@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
 use crate::config::address::{Address, AddressError, Endpoint};
 use crate::config::connect::{ConnectOptions, Existing, Target};
+use crate::config::limits::Limits;
 use crate::id::{AttemptId, ConnId, GenSlab, HandlerIdx, HasId};
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
@@ -74,6 +76,11 @@ pub(crate) struct ConnectJob {
 }
 
 impl ConnectJob {
+    /// Returns the time that one try may take.
+    pub(crate) fn timeout(&self, limits: &Limits) -> Duration {
+        self.options.timeout.unwrap_or(limits.connect_timeout).get()
+    }
+
     /// Returns the name of its destination, for error texts and logs.
     pub(crate) fn name(&self) -> String {
         match &self.destination {

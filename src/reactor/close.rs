@@ -30,7 +30,7 @@ impl<S: Sys> EventLoop<S> {
         match c.phase {
             Phase::Open if fin_sent && c.halves.eof_delivered => core.finish(id, Reason::PeerClosed),
             Phase::Open if c.halves.fin_wanted && !fin_sent && !c.halves.write_failed => {
-                let done = self.stream(id).is_some() && self.send_fin(id);
+                let done = self.send_fin(id);
                 let core = &mut self.dispatcher.core;
                 match core.conns.get_mut(id) {
                     Some(c) if done => {
@@ -122,9 +122,8 @@ impl<S: Sys> EventLoop<S> {
             self.shutdown.count(&closed);
             self.log_closed(&closed);
             self.dispatcher.close(id, &closed);
-            self.measure_callback(CallSite::Connection(id));
+            self.after_handler_callback(CallSite::Connection(id));
             self.reap_queue.push(id);
-            self.flush_full_logs();
         }
     }
 

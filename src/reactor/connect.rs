@@ -84,11 +84,8 @@ impl<S: Sys> EventLoop<S> {
         }
         let core = &mut self.dispatcher.core;
         let (now, looking, most) = (core.now, core.connect_jobs.active_lookups, core.limits.lookups);
-        let Some(timeout) = core.connect_jobs.get(id).map(|a| core.connect_timeout(&a.options)) else {
-            return;
-        };
         let Some(job) = core.connect_jobs.live_mut(id) else { return };
-        job.until = now.after(timeout);
+        job.until = now.after(job.timeout(&core.limits));
         job.errors.clear();
         match &mut job.destination {
             Destination::Invalid(error) => {
@@ -322,12 +319,8 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let Some(job) = core.connect_jobs.live_mut(id) else { return };
         let looking = matches!(job.stage, ConnectStage::LookingUp);
-        let trying = std::mem::take(&mut job.trying);
         job.left.clear();
-        let timeout = core.connect_jobs.get(id).map(|a| core.connect_timeout(&a.options)).unwrap_or_default();
-        for conn in trying {
-            core.cancel_dial(conn);
-        }
+        let timeout = job.timeout(&core.limits);
         let what = if looking { "name not resolved" } else { "no answer" };
         let error = io::Error::new(ErrorKind::TimedOut, format!("{what} within {timeout:?}"));
         self.try_failed(id, String::new(), error);

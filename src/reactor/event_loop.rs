@@ -124,10 +124,6 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.set_now(now);
     }
 
-    pub(super) fn stream(&mut self, id: ConnId) -> Option<&mut S::Stream> {
-        self.streams.get_mut(id.slot as usize)?.as_mut()
-    }
-
     /// Stores a stream in the slot of its connection.
     pub(super) fn insert_stream(&mut self, id: ConnId, stream: S::Stream) {
         let slot = id.slot as usize;

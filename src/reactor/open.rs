@@ -85,7 +85,7 @@ impl Reactor {
     }
 
     fn listen_at(&mut self, at: Listen, handler: HandlerIdx) -> io::Result<Listening> {
-        let (to, options) = at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let (to, options) = at.into_parts()?;
         let mut sockets = Vec::new();
         let done = self.open_all(to, &options, handler, &mut sockets);
         if let Err(e) = done {
@@ -205,7 +205,7 @@ impl Reactor {
     }
 
     fn bind_at(&mut self, at: Datagrams, handler: HandlerIdx, callback: DatagramCallback) -> io::Result<Bound> {
-        let (to, peer, mut options) = at.into_parts().map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let (to, peer, mut options) = at.into_parts()?;
         let mut bound = Bound { sockets: Vec::new() };
         let done = self.bind_all(to, peer, &mut options, |reactor, bind, options| {
             let socket = reactor.inner.sys.bind_datagram(bind, options)?;

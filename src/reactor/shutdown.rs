@@ -65,23 +65,22 @@ impl<S: Sys> EventLoop<S> {
         self.notify_datagrams_of_shutdown();
     }
 
-    /// Finishes the shutdown if everything is closed; at its deadline, closes what is left.
-    pub(super) fn check_shutdown_done(&mut self) {
-        let Some(until) = self.shutdown.until else { return };
+    /// Finishes the shutdown if everything is closed; at its deadline, closes what is left. Returns whether it finished.
+    pub(super) fn check_shutdown_done(&mut self) -> bool {
+        let Some(until) = self.shutdown.until else { return false };
         let core = &mut self.dispatcher.core;
         if core.conns.len() + core.connect_jobs.len() + core.datagrams.len() == 0 {
             let report = self.shutdown.report;
             log::info!("shut down: {} clean, {} cut, {} bytes lost", report.clean, report.cut, report.bytes_lost);
             self.shutdown.until = None;
             self.shutdown.last = Some(report);
-            self.shutdown.done += 1;
             self.shutdown.stop_requests_seen = 0;
             self.shared.stop_requests.store(0, Ordering::Release);
             core.shutting_down = false;
-            return;
+            return true;
         }
         if core.now < until {
-            return;
+            return false;
         }
         let left: Vec<(ConnId, Phase)> = core.conns.iter().map(|c| (c.id, c.phase)).collect();
         for (id, phase) in left {
@@ -93,5 +92,6 @@ impl<S: Sys> EventLoop<S> {
             }
         }
         self.abort_datagrams();
+        false
     }
 }

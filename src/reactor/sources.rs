@@ -67,7 +67,7 @@ impl<S: Sys> EventLoop<S> {
         entry.queued = false;
         let bits = std::mem::take(&mut entry.bits);
         let answer = self.dispatcher.source(id, |net| entry.source.call(net, Readiness(bits)));
-        self.measure_callback(CallSite::Source(id));
+        self.after_handler_callback(CallSite::Source(id));
         match answer {
             Some(Watch::Wait) => {}
             Some(Watch::Again) => {
@@ -83,7 +83,6 @@ impl<S: Sys> EventLoop<S> {
                 });
             }
         }
-        self.flush_full_logs();
     }
 }
 

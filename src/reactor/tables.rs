@@ -290,8 +290,6 @@ pub(crate) struct ShutdownState {
     pub(super) report: Report,
     /// The result of the last finished shutdown.
     pub(super) last: Option<Report>,
-    /// How many shutdowns have finished.
-    pub(super) done: u64,
     /// How many stop requests have been handled.
     pub(super) stop_requests_seen: u8,
 }
@@ -302,16 +300,8 @@ impl ShutdownState {
         self.until.unwrap_or(Time::NEVER)
     }
 
-    pub(super) const fn stop_requests_seen(&self) -> u8 {
-        self.stop_requests_seen
-    }
-
     pub(crate) const fn is_under_way(&self) -> bool {
         self.until.is_some()
-    }
-
-    pub(super) const fn done(&self) -> u64 {
-        self.done
     }
 
     pub(crate) const fn last(&self) -> Option<Report> {

@@ -37,7 +37,7 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.timers.start_pending_as_armed();
         self.wait(timeout)?;
         let core = &mut self.dispatcher.core;
-        let (began, shutdowns) = (core.now, self.shutdown.done());
+        let began = core.now;
         core.turn = core.turn.wrapping_add(1);
         core.stats.turns += 1;
         let events = self.record_events();
@@ -54,10 +54,10 @@ impl<S: Sys> EventLoop<S> {
         self.flush_datagrams();
         self.flush_all();
         self.reap();
-        self.check_shutdown_done();
+        let stopped = self.check_shutdown_done();
         let core = &mut self.dispatcher.core;
         core.longest_turn = core.longest_turn.max(core.now.nanos_since(began));
-        Ok(Turn { events, more: self.has_more(), stopped: self.shutdown.done() > shutdowns })
+        Ok(Turn { events, more: self.has_more(), stopped })
     }
 
     /// Returns when the next turn is needed even without an event: now while there is work, else the next deadline.
@@ -88,7 +88,7 @@ impl<S: Sys> EventLoop<S> {
             || core.datagrams.have_work()
             || self.listeners.may_accept(core)
             || core.stop_requests > 0
-            || self.shared.stop_requests.load(Ordering::Relaxed) > self.shutdown.stop_requests_seen()
+            || self.shared.stop_requests.load(Ordering::Relaxed) > self.shutdown.stop_requests_seen
             || self.shared.commands.is_flagged()
     }
 
@@ -114,41 +114,26 @@ impl<S: Sys> EventLoop<S> {
     /// Marks what the events made ready. Returns how many there were. An event for a closed socket is only counted: its
     /// token carries a generation, so it cannot reach a successor in the same slot.
     fn record_events(&mut self) -> usize {
-        let events = std::mem::take(&mut self.events);
         let core = &mut self.dispatcher.core;
-        core.stats.events += events.len() as u64;
-        for ready in &events {
-            match Token::unpack(ready.token) {
+        core.stats.events += self.events.len() as u64;
+        for ready in &self.events {
+            let known = match Token::unpack(ready.token) {
                 Token::Connection(id) => record_event(core, id, ready.bits),
-                Token::Listener(id) => {
-                    if !self.listeners.mark_ready(id) {
-                        core.stats.stale_events += 1;
-                    }
-                }
-                Token::Source(id) => {
-                    if !self.sources.mark_ready(id, ready.bits) {
-                        core.stats.stale_events += 1;
-                    }
-                }
-                Token::Datagram(id) => {
-                    if !core.datagrams.record_event(id, ready.bits) {
-                        core.stats.stale_events += 1;
-                    }
-                }
-            }
+                Token::Listener(id) => self.listeners.mark_ready(id),
+                Token::Source(id) => self.sources.mark_ready(id, ready.bits),
+                Token::Datagram(id) => core.datagrams.record_event(id, ready.bits),
+            };
+            core.stats.stale_events += u64::from(!known);
         }
-        self.events = events;
         self.events.len()
     }
 }
 
-/// Sets the readiness flags of a connection, and queues the connection if it now has work.
+/// Sets the readiness flags of a connection, and queues the connection if it now has work. Returns `false` if it is
+/// closed.
 #[inline]
-fn record_event(core: &mut Core, id: ConnId, bits: u8) {
-    let Some(c) = core.conns.get_mut(id) else {
-        core.stats.stale_events += 1;
-        return;
-    };
+fn record_event(core: &mut Core, id: ConnId, bits: u8) -> bool {
+    let Some(c) = core.conns.get_mut(id) else { return false };
     // Edge-triggered: the kernel reports readiness once. The flags stay set until a read or write returns WouldBlock
     // (or a read drains the socket), or the edge would be lost.
     c.readiness.readable |= bits & Ready::READABLE != 0;
@@ -169,4 +154,5 @@ fn record_event(core: &mut Core, id: ConnId, bits: u8) {
     } else {
         core.enqueue_if_work(id);
     }
+    true
 }

@@ -88,7 +88,8 @@ impl<S: Sys> EventLoop<S> {
             return core.resume_throttled();
         }
         self.flush_groups();
-        for id in self.dispatcher.core.dirty.take() {
+        for _ in 0..self.dispatcher.core.dirty.len() {
+            let Some(id) = self.dispatcher.core.dirty.pop() else { break };
             if let Some(c) = self.dispatcher.core.conns.live_mut(id) {
                 c.queues.dirty = false;
                 if c.can_write() {
