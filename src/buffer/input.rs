@@ -32,8 +32,7 @@ impl InputBuffer {
     /// Appends `data`. Returns `false` if there is no memory.
     pub(crate) fn append(&mut self, data: &[u8], pool: &mut Pool) -> bool {
         if self.start > self.bytes.len() / 2 {
-            self.bytes.copy_within(self.start.., 0);
-            self.bytes.truncate(self.bytes.len() - self.start);
+            self.bytes.drain(..self.start);
             self.start = 0;
         }
         let capacity = pool.grow(&mut self.bytes, data.len(), Use::Input);

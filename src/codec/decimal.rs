@@ -93,12 +93,7 @@ impl Codec for DecimalHeader {
             Ok(len) if len <= self.max => self.width.saturating_add(len),
             _ => return Err(FrameError::TooLong { len: announced, max: self.max as u64 }),
         };
-        if data.len() < end {
-            state.from = end;
-            return Ok(Decoded::Incomplete);
-        }
-        state.from = 0;
-        Ok(Decoded::Message { start: self.width, end, consumed: end })
+        Ok(state.message(data.len(), self.width, end))
     }
 
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {

@@ -136,12 +136,7 @@ impl Codec for LengthDelimited {
             return Ok(Decoded::Incomplete);
         }
         let frame = self.frame_len(data)?;
-        if data.len() < frame {
-            state.from = frame;
-            return Ok(Decoded::Incomplete);
-        }
-        state.from = 0;
-        Ok(Decoded::Message { start: self.start, end: frame, consumed: frame })
+        Ok(state.message(data.len(), self.start, frame))
     }
 
     /// With `initial_bytes_to_strip(0)` the message brings its own header, and only its length field is filled in.

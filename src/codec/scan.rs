@@ -6,6 +6,8 @@
 //! arrives one byte at a time. Any change to what is at the front of the data resets it.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+use super::Decoded;
+
 /// The per-connection state of this crate's codecs: how far they have searched, and whether they are discarding an
 /// over-long message. Start with `Scan::default()`; there is nothing to set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +17,19 @@ pub struct Scan {
     pub(super) from: usize,
     /// Whether the bytes at the front belong to a message that is being discarded.
     pub(super) discarding: bool,
+}
+
+impl Scan {
+    /// Returns the message from `start` to `end`, if `len` bytes have arrived at least up to there.
+    #[inline]
+    pub(super) const fn message(&mut self, len: usize, start: usize, end: usize) -> Decoded {
+        if len < end {
+            self.from = end;
+            return Decoded::Incomplete;
+        }
+        self.from = 0;
+        Decoded::Message { start, end, consumed: end }
+    }
 }
 
 /// The decimal digits of a number, on the stack. 20 bytes hold every `u64`.

@@ -82,12 +82,7 @@ impl Codec for Varint {
             return Ok(Decoded::Incomplete);
         };
         let end = start.saturating_add(len);
-        if data.len() < end {
-            state.from = end;
-            return Ok(Decoded::Incomplete);
-        }
-        state.from = 0;
-        Ok(Decoded::Message { start, end, consumed: end })
+        Ok(state.message(data.len(), start, end))
     }
 
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {

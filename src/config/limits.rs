@@ -244,34 +244,23 @@ impl Limits {
     /// added.
     pub fn check(&self) -> Result<(), LimitsError> {
         self.check_zero()?;
-        let refuse = |name, value, relation, other, number| {
-            Err(LimitsError::Contradiction { name, value: value as u64, relation, other, number: number as u64 })
-        };
         if self.output_low >= self.output_high {
-            return refuse("output_low", self.output_low, "below", "output_high", self.output_high);
+            let (value, number) = (self.output_low as u64, self.output_high as u64);
+            let (name, other) = ("output_low", "output_high");
+            return Err(LimitsError::Contradiction { name, value, relation: "below", other, number });
         }
         let least = self.output_high.saturating_add(self.read_buffer.min(LEAST_READ));
-        if self.output_hard.get() < least {
-            let other = "output_high + the least that is read at once (read_buffer, or 2 KiB)";
-            return refuse("output_hard", self.output_hard.get(), "at least", other, least);
+        let other = "output_high + the least that is read at once (read_buffer, or 2 KiB)";
+        at_least("output_hard", self.output_hard.get(), other, least)?;
+        if let Limit::At(hard) = self.output_hard {
+            at_least("output_total", self.output_total.get(), "output_hard", hard)?;
         }
-        if self.output_total.get() < self.output_hard.get() && self.output_hard != Limit::Unlimited {
-            let hard = self.output_hard.get();
-            return refuse("output_total", self.output_total.get(), "at least", "output_hard", hard);
-        }
-        let least = space_to_keep(self.input_kept);
-        if self.input_total.get() < least {
-            let other = "2 x input_kept + 4 KiB (buffers grow by doubling)";
-            return refuse("input_total", self.input_total.get(), "at least", other, least);
-        }
+        let other = "2 x input_kept + 4 KiB (buffers grow by doubling)";
+        at_least("input_total", self.input_total.get(), other, space_to_keep(self.input_kept))?;
         if self.linger_total < self.linger_quiet {
-            return Err(LimitsError::Contradiction {
-                name: "linger_total (ms)",
-                value: self.linger_total.as_millis() as u64,
-                relation: "at least",
-                other: "linger_quiet (ms)",
-                number: self.linger_quiet.as_millis() as u64,
-            });
+            let [value, number] = [self.linger_total, self.linger_quiet].map(|time| time.as_millis() as u64);
+            let (name, other) = ("linger_total (ms)", "linger_quiet (ms)");
+            return Err(LimitsError::Contradiction { name, value, relation: "at least", other, number });
         }
         Ok(())
     }
@@ -307,26 +296,9 @@ impl Limits {
     /// Checks that messages of up to `max` bytes with up to `overhead` bytes of framing fit in both directions.
     pub(crate) fn check_framing(&self, max: usize, overhead: usize) -> Result<(), LimitsError> {
         let whole = max.saturating_add(overhead);
-        if self.input_kept < whole {
-            return Err(LimitsError::Contradiction {
-                name: "input_kept",
-                value: self.input_kept as u64,
-                relation: "at least",
-                other: "the framing's header + maximum",
-                number: whole as u64,
-            });
-        }
+        at_least("input_kept", self.input_kept, "the framing's header + maximum", whole)?;
         let least = self.output_high.saturating_add(whole);
-        if self.output_hard.get() < least {
-            return Err(LimitsError::Contradiction {
-                name: "output_hard",
-                value: self.output_hard.get() as u64,
-                relation: "at least",
-                other: "output_high + the framing's encoded maximum",
-                number: least as u64,
-            });
-        }
-        Ok(())
+        at_least("output_hard", self.output_hard.get(), "output_high + the framing's encoded maximum", least)
     }
 
     fn check_zero(&self) -> Result<(), LimitsError> {
@@ -404,6 +376,15 @@ const MIB: usize = 1024 * KIB;
 /// One read may take this much whenever a connection is read at all, even if less space is left below the high-water
 /// mark or memory is short, so that it makes progress. As much as the smallest buffer of the pool.
 pub(crate) const LEAST_READ: usize = 2 * KIB;
+
+/// Fails unless the limit `name` is at least `least`, which `other` describes.
+fn at_least(name: &'static str, value: usize, other: &'static str, least: usize) -> Result<(), LimitsError> {
+    if value >= least {
+        return Ok(());
+    }
+    Err(LimitsError::Contradiction { name, value: value as u64, relation: "at least", other, number: least as u64 })
+}
+
 /// Memory that the buffer for `kept` bytes of input may use while it grows: twice as much, because buffers grow by
 /// doubling, plus two of the smallest buffers (2 KiB each).
 const fn space_to_keep(kept: usize) -> usize {

@@ -65,7 +65,8 @@ impl<S: Sys> EventLoop<S> {
         self.notify_datagrams_of_shutdown();
     }
 
-    /// Finishes the shutdown if everything is closed; at its deadline, closes what is left. Returns whether it finished.
+    /// Finishes the shutdown if everything is closed; at its deadline, closes what is left. Returns whether it has
+    /// finished.
     pub(super) fn check_shutdown_done(&mut self) -> bool {
         let Some(until) = self.shutdown.until else { return false };
         let core = &mut self.dispatcher.core;

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::socket::{cannot, reuse_port, set_buffers};
+use super::socket::{cannot, reuse_port, set_buffers, set_v6_only};
 use crate::config::datagram::{DatagramOptions, Interface};
 
 /// Opens a UDP socket.
@@ -26,13 +26,7 @@ fn udp(address: SocketAddr, options: &DatagramOptions) -> io::Result<Socket> {
     if options.reuse_port {
         reuse_port(&socket)?;
     }
-    if address.is_ipv6() {
-        match socket.set_only_v6(options.v6_only) {
-            Err(error) if options.v6_only => return Err(error),
-            Err(error) => log::debug!("{address}: cannot clear IPV6_V6ONLY; receiving IPv6 only: {error}"),
-            Ok(()) => {}
-        }
-    }
+    set_v6_only(&socket, address, options.v6_only)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }

@@ -33,20 +33,28 @@ fn tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> 
     if options.reuse_port {
         reuse_port(&socket)?;
     }
-    if address.is_ipv6() {
-        // Some systems (OpenBSD) have no dual-stack sockets and refuse to clear IPV6_V6ONLY.
-        match socket.set_only_v6(options.v6_only) {
-            Err(error) if options.v6_only => return Err(error),
-            Err(error) => log::debug!("{address}: cannot clear IPV6_V6ONLY; listening on IPv6 only: {error}"),
-            Ok(()) => {}
-        }
-    }
+    set_v6_only(&socket, address, options.v6_only)?;
     // Before listening: the receive buffer limits the window scale, which is negotiated in the handshake (tcp(7)).
     set_buffers(&SockRef::from(&socket), options.receive_buffer, options.send_buffer)?;
     set_tcp_options(SockRef::from(&socket), options.nodelay, options.keepalive)?;
     socket.bind(&address.into())?;
     socket.listen(backlog(options))?;
     Ok(socket.into())
+}
+
+/// Sets whether a socket for an IPv6 address excludes IPv4. Some systems (OpenBSD) have no dual-stack sockets and
+/// refuse to clear `IPV6_V6ONLY`: then the socket takes IPv6 only.
+pub(super) fn set_v6_only(socket: &Socket, address: SocketAddr, only: bool) -> io::Result<()> {
+    if !address.is_ipv6() {
+        return Ok(());
+    }
+    match socket.set_only_v6(only) {
+        Err(error) if !only => {
+            log::debug!("{address}: cannot clear IPV6_V6ONLY; IPv6 only: {error}");
+            Ok(())
+        }
+        done => done,
+    }
 }
 
 #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))))]

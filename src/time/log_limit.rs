@@ -21,7 +21,7 @@ pub(crate) struct RateLimiter {
 impl RateLimiter {
     /// Returns how many lines were suppressed since the last one that passed, or `None` if this one is suppressed too.
     pub(crate) fn allow(&mut self, now: Time) -> Option<u64> {
-        let earned = now.0.saturating_sub(self.since.0) / REFILL;
+        let earned = now.nanos_since(self.since) / REFILL;
         if earned > 0 {
             self.spent = self.spent.saturating_sub(u32::try_from(earned).unwrap_or(u32::MAX));
             self.since = Time(self.since.0 + earned * REFILL);

@@ -167,22 +167,7 @@ impl Timers {
 
     /// Cancels a timer, which is in the list of its owner. Returns `false` if it no longer exists.
     pub(crate) fn cancel(&mut self, list: &mut TimerList, id: TimerId) -> bool {
-        let there = self.slots.get(id).is_some();
-        if there {
-            self.remove(list, id);
-        }
-        there
-    }
-
-    /// Cancels all timers of an owner.
-    pub(crate) fn clear(&mut self, list: &mut TimerList) {
-        while let Some(id) = self.slots.id_in_slot(list.head) {
-            self.remove(list, id);
-        }
-    }
-
-    fn remove(&mut self, list: &mut TimerList, id: TimerId) {
-        let Some(timer) = self.slots.remove(id) else { return };
+        let Some(timer) = self.slots.remove(id) else { return false };
         self.due.clear(id.slot);
         if timer.just_armed != NONE {
             self.just_armed.swap_remove(timer.just_armed as usize);
@@ -200,6 +185,14 @@ impl Timers {
             None => list.head = timer.next,
         }
         list.len -= 1;
+        true
+    }
+
+    /// Cancels all timers of an owner.
+    pub(crate) fn clear(&mut self, list: &mut TimerList) {
+        while let Some(id) = self.slots.id_in_slot(list.head) {
+            self.cancel(list, id);
+        }
     }
 
     /// Returns when the first timer is due; [`Time::NEVER`] if there is none.

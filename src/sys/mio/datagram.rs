@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use ::mio::{Interest, Token};
 use socket2::SockRef;
 
+#[cfg(unix)]
+use super::unix_address;
 use super::{MioSys, uninterrupted, unmapped};
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
@@ -105,8 +107,8 @@ impl DatagramSys for MioSys {
             }
             #[cfg(unix)]
             Kind::Unix(socket) => {
-                let local = file.map_or_else(|| socket.local_addr().map(|at| unix_address(&at)), Ok)?;
-                Ok((local, socket.peer_addr().ok().map(|peer| unix_address(&peer))))
+                let local = file.map_or_else(|| socket.local_addr().map(|at| unix_address(at.as_pathname())), Ok)?;
+                Ok((local, socket.peer_addr().ok().map(|peer| unix_address(peer.as_pathname()))))
             }
         }
     }
@@ -132,7 +134,7 @@ impl DatagramSys for MioSys {
             #[cfg(unix)]
             Kind::Unix(socket) => {
                 let (len, from) = uninterrupted(|| socket.recv_from(buf))?;
-                Ok((len, unix_address(&from)))
+                Ok((len, unix_address(from.as_pathname())))
             }
         }
     }
@@ -180,12 +182,6 @@ fn ship_unix(socket: &::mio::net::UnixDatagram, to: Option<&Address>, data: &[u8
         Err(error) if is_full(&error) => Ok(SendStatus::PeerFull),
         Err(error) => Err(error),
     }
-}
-
-#[cfg(unix)]
-fn unix_address(address: &std::os::unix::net::SocketAddr) -> Address {
-    let path = address.as_pathname().filter(|path| !path.as_os_str().is_empty());
-    Address::Unix(path.map(std::path::Path::to_owned))
 }
 
 /// Maps an IPv4 address to the form that an IPv6 socket needs (`::ffff:a.b.c.d`).

@@ -146,9 +146,7 @@ impl Sys for MioSys {
         match &listener.socket {
             Listening::Tcp(socket) => socket.local_addr().map(Address::Tcp),
             #[cfg(unix)]
-            Listening::Unix(socket) => {
-                Ok(Address::Unix(socket.local_addr()?.as_pathname().map(std::path::Path::to_owned)))
-            }
+            Listening::Unix(socket) => Ok(unix_address(socket.local_addr()?.as_pathname())),
         }
     }
 
@@ -206,8 +204,7 @@ impl Sys for MioSys {
                 if let Some(error) = stream.take_error()? {
                     return Err(error);
                 }
-                let path = stream.peer_addr()?.as_pathname().map(std::path::Path::to_owned);
-                Ok(Address::Unix(path))
+                Ok(unix_address(stream.peer_addr()?.as_pathname()))
             }
         }
     }
@@ -222,9 +219,9 @@ impl Sys for MioSys {
             }
             #[cfg(unix)]
             Existing::Unix(stream) => {
-                let path = stream.peer_addr()?.as_pathname().map(std::path::Path::to_owned);
+                let peer = unix_address(stream.peer_addr()?.as_pathname());
                 dial::prepare(SockRef::from(&stream), options)?;
-                Ok((Stream::Unix(::mio::net::UnixStream::from_std(stream)), Address::Unix(path)))
+                Ok((Stream::Unix(::mio::net::UnixStream::from_std(stream)), peer))
             }
         }
     }
@@ -391,9 +388,13 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 fn accept_unix(listener: &::mio::net::UnixListener) -> io::Result<(::mio::net::UnixStream, Address)> {
     let (stream, peer) = SockRef::from(listener).accept()?;
     stream.set_nonblocking(true)?;
-    let path = peer.as_pathname().filter(|path| !path.as_os_str().is_empty());
-    let address = Address::Unix(path.map(std::path::Path::to_owned));
-    Ok((::mio::net::UnixStream::from_std(stream.into()), address))
+    Ok((::mio::net::UnixStream::from_std(stream.into()), unix_address(peer.as_pathname())))
+}
+
+/// Returns the address of a Unix socket. One without a name has no path, or an empty one.
+#[cfg(unix)]
+fn unix_address(path: Option<&std::path::Path>) -> Address {
+    Address::Unix(path.filter(|path| !path.as_os_str().is_empty()).map(std::path::Path::to_owned))
 }
 
 /// Parses the soft limit in the text of `/proc/self/limits`. Returns `None` if there is none.
