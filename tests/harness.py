@@ -4,6 +4,7 @@ A check is a function whose name is a sentence. It returns its measurements (or 
 sentence is false, and `Skip` if it cannot run here. Every wait has a timeout.
 """
 
+import json
 import os
 import queue
 import re
@@ -20,6 +21,17 @@ import traceback
 HOST = "127.0.0.1"
 # Seconds. A check that takes longer is stopped and has failed. Chosen.
 LONGEST_CHECK = 120
+
+
+def unit_tests(*options, cwd=None):
+    """Builds the unit tests with these options of cargo. Returns the path of the binary."""
+    command = ["cargo", "test", "--lib", "--no-run", "--quiet", "--message-format=json-render-diagnostics", *options]
+    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == 0, "the unit tests do not build"
+    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+    tests = [m["executable"] for m in messages if m.get("executable") and m["profile"]["test"]]
+    assert len(tests) == 1, tests
+    return tests[0]
 
 
 class Skip(Exception):

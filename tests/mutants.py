@@ -10,12 +10,15 @@ or `Killed by: ` and the name of a unit test, and 1 to 8 added lines that check 
 are applied to one copy of the sources, in `target/mutants`. The environment variable MUTANT selects the one that runs.
 """
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+
+sys.dont_write_bytecode = True
+
+import harness
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PATCHES = os.path.join(ROOT, "tests", "mutants")
@@ -92,14 +95,7 @@ def build(mutants):
     shutil.copy(os.path.join(PATCHES, "mutant.rs"), os.path.join(TREE, "src"))
     with open(os.path.join(TREE, "src", "lib.rs"), "a", encoding="utf-8") as lib:
         lib.write("\nmod mutant;\n")
-    command = ["cargo", "test", "--profile", "sim", "--lib", "--no-run", "--quiet", "--message-format=json-render-diagnostics",
-               "--target-dir", TARGET]
-    done = subprocess.run(command, cwd=TREE, stdout=subprocess.PIPE, check=False)
-    assert done.returncode == 0, "the mutants do not build"
-    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
-    tests = [m["executable"] for m in messages if m.get("executable") and m["profile"]["test"]]
-    assert len(tests) == 1, tests
-    return tests[0]
+    return harness.unit_tests("--profile", "sim", "--target-dir", TARGET, cwd=TREE)
 
 
 def run(tests, name, killer):
@@ -148,6 +144,9 @@ def main(words):
         print(f"{len(mutants)} mutants, {wrong} invalid")
         return min(wrong, 1)
     chosen = [mutant for mutant in mutants if not words or any(word in mutant.name for word in words)]
+    if not chosen:
+        print(f"no mutant has {' or '.join(words)} in its name")
+        return 1
     alive = survivors(build(mutants), chosen)
     print(f"{len(chosen) - alive} passed, {alive} failed")
     return min(alive, 1)

@@ -10,7 +10,6 @@ simulated system is subtracted. All timeouts are on. The last table has the cost
 server and to a minimal loop written by hand. Without valgrind only the first table is printed.
 """
 
-import json
 import os
 import re
 import shutil
@@ -33,12 +32,7 @@ LONGEST = 900
 def build():
     """Builds the tests and the example servers in release mode. Returns the path of the tests."""
     subprocess.run(["cargo", "build", "--release", "--examples", "--quiet"], check=True)
-    command = ["cargo", "test", "--release", "--lib", "--no-run", "--quiet", "--message-format=json"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
-    tests = [m["executable"] for m in messages if m.get("executable") and m["profile"]["test"]]
-    assert len(tests) == 1, tests
-    return tests[0]
+    return harness.unit_tests("--release")
 
 
 def run_test(tests, under=(), **variables):

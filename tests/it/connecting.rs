@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use turnwheel::{Backoff, Closed, Connect, Context, Handler, Key, Limit, Limits, Net, Origin, Reactor, Reason};
 
-use crate::support::PATIENCE;
 use crate::support::process::{Scratch, affordable, as_a_crowd};
+use crate::support::{PATIENCE, turn_until};
 
 /// Sends a greeting to each peer, and records all callbacks.
 #[derive(Default)]
@@ -66,12 +66,9 @@ impl Rig {
     /// Runs turns until `done` returns `true`.
     #[track_caller]
     fn until(&mut self, what: &str, mut done: impl FnMut(&Caller) -> bool) -> &Caller {
-        let end = Instant::now() + PATIENCE;
-        while !done(self.reactor.get(self.caller).unwrap()) {
-            assert!(Instant::now() < end, "timed out waiting for {what}");
-            self.reactor.turn(Some(Duration::from_millis(100))).unwrap();
-        }
-        self.reactor.get(self.caller).unwrap()
+        let caller = self.caller;
+        turn_until(&mut self.reactor, what, |reactor| done(reactor.get(caller).unwrap()));
+        self.reactor.get(caller).unwrap()
     }
 
     /// Starts a connection that fails, and returns the error.
@@ -295,11 +292,7 @@ fn a_crowd_of_connections_to_oneself_is_made_and_ended() {
     for tag in 0..count as u64 {
         reactor.connect(at, both, tag).unwrap();
     }
-    let end = Instant::now() + PATIENCE;
-    while reactor.get(both).unwrap().closed < 2 * count {
-        assert!(Instant::now() < end, "{}", reactor.stats());
-        reactor.turn(Some(Duration::from_millis(100))).unwrap();
-    }
+    turn_until(&mut reactor, "both ends of all to close", |r| r.get(both).unwrap().closed >= 2 * count);
     let stats = reactor.stats();
     assert_eq!((stats.accepted, stats.connected, stats.open), (count as u64, count as u64, 0));
 }

@@ -8,20 +8,12 @@ use turnwheel::{Address, Datagrams, Interface, Limits, Posted, Reactor};
 
 use crate::support::datagrams::{Echo, Told, World};
 use crate::support::process::without_births;
-use crate::support::{self, PATIENCE, turn_until};
+use crate::support::{self, PATIENCE, has_ipv6, turn_until};
 
 fn client(at: &str) -> UdpSocket {
     let client = UdpSocket::bind(at).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client
-}
-
-fn has_ipv6() -> bool {
-    let has = UdpSocket::bind("[::1]:0").is_ok();
-    if !has {
-        eprintln!("skipped: no IPv6 here");
-    }
-    has
 }
 
 /// Sends a datagram, and expects the echo from the address that it was sent to.

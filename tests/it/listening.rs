@@ -6,15 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use turnwheel::{Address, Echo, Limits, Listen, Reactor};
 
 use crate::support::process::without_births;
-use crate::support::{self, connect, echo, serve, serve_one};
-
-fn has_ipv6() -> bool {
-    let has = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
-    if !has {
-        eprintln!("skipped: no IPv6 here");
-    }
-    has
-}
+use crate::support::{self, connect, echo, has_ipv6, serve, serve_one};
 
 #[test]
 fn an_ipv4_address_gets_a_free_port() {

@@ -85,7 +85,6 @@ fn clients_that_send_and_do_not_read_hold_little_memory_and_lose_nothing() {
     // The clients send until their writes block, and read nothing.
     for (n, (client, sent)) in deaf.iter_mut().enumerate() {
         let data = pattern(n as u64, SIZE);
-        client.set_read_timeout(Some(support::PATIENCE)).unwrap();
         client.set_write_timeout(Some(std::time::Duration::from_millis(40))).unwrap();
         while *sent < SIZE {
             match client.write(&data[*sent..]) {

@@ -122,6 +122,7 @@ where
 }
 
 /// Runs turns of a reactor on this thread until `done` returns `true`.
+#[track_caller]
 pub(crate) fn turn_until(reactor: &mut Reactor, what: &str, mut done: impl FnMut(&mut Reactor) -> bool) {
     let until = Instant::now() + PATIENCE;
     while !done(reactor) {
@@ -132,11 +133,24 @@ pub(crate) fn turn_until(reactor: &mut Reactor, what: &str, mut done: impl FnMut
 
 /// Connects, and sets read and write timeouts.
 pub(crate) fn connect(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("cannot connect");
+    patient(TcpStream::connect_timeout(&to, PATIENCE).expect("cannot connect"))
+}
+
+/// Sends without delay, and waits for no longer than [`PATIENCE`].
+fn patient(stream: TcpStream) -> TcpStream {
     stream.set_nodelay(true).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream
+}
+
+/// Whether there is IPv6 here. If not, says that the test is skipped.
+pub(crate) fn has_ipv6() -> bool {
+    let has = std::net::TcpListener::bind("[::1]:0").is_ok();
+    if !has {
+        eprintln!("skipped: no IPv6 here");
+    }
+    has
 }
 
 /// Connects with small kernel buffers on the client side.
@@ -146,11 +160,7 @@ pub(crate) fn connect_narrow(to: SocketAddr, bytes: usize) -> TcpStream {
     socket.set_recv_buffer_size(bytes).unwrap();
     socket.set_send_buffer_size(bytes).unwrap();
     socket.connect_timeout(&to.into(), PATIENCE).expect("cannot connect");
-    let stream = TcpStream::from(socket);
-    stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
+    patient(socket.into())
 }
 
 /// Drops a stream so that the peer receives RST.

@@ -1,4 +1,4 @@
-//! Words that this project does not use, as names or in prose: private terms for which the field has a standard one.
+//! Words that `src` does not use, as names or in prose: private terms for which the field has a standard one.
 
 use super::files_below;
 
