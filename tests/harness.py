@@ -1,4 +1,4 @@
-"""Shared by the scripts that drive the example servers: starts and stops servers, and runs checks.
+"""Shared by the scripts: starts and stops the example servers, runs checks, and builds the unit tests.
 
 A check is a function whose name is a sentence. It returns its measurements (or nothing), raises `AssertionError` if the
 sentence is false, and `Skip` if it cannot run here. Every wait has a timeout.

@@ -41,12 +41,12 @@ impl<S: Sys> EventLoop<S> {
             }
             Command::Run(closure) => {
                 self.dispatcher.run(closure);
-                self.measure_callback(CallSite::Closure);
+                self.after_handler_callback(CallSite::Closure);
                 true
             }
             Command::Note(handler, note) => {
                 let told = self.dispatcher.note(handler, note);
-                self.measure_callback(CallSite::Handler(handler));
+                self.after_handler_callback(CallSite::Handler(handler));
                 told
             }
             Command::NoteTo(handler, id, note) => {

@@ -97,7 +97,7 @@ impl<S: Sys> EventLoop<S> {
     }
 
     /// Reads the clock after a callback: measures the callback, updates `now`, and starts the timers that it armed.
-    pub(super) fn measure_callback(&mut self, site: CallSite) {
+    fn measure_callback(&mut self, site: CallSite) {
         let before = self.dispatcher.core.now;
         self.update_clock();
         let core = &mut self.dispatcher.core;
@@ -155,7 +155,7 @@ impl<S: Sys> EventLoop<S> {
         self.flush_full_logs();
     }
 
-    /// Follows every callback that is not for a connection.
+    /// Follows every other callback: of a handler, a source or a closure, and the last one of a connection.
     pub(super) fn after_handler_callback(&mut self, site: CallSite) {
         self.measure_callback(site);
         self.flush_full_logs();
