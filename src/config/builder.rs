@@ -1,7 +1,7 @@
 //! Shared by the socket builders: what a socket is bound to, conversions from anything that names an address, and
 //! setters of single options.
 //!
-//! Invariant: a string, a host with a port, and an [`Endpoint`](crate::Endpoint) mean the same for all builders.
+//! Invariant: a string, a host with a port, and an [`Endpoint`] mean the same for all builders.
 
 use std::fmt;
 
