@@ -30,6 +30,8 @@ impl<S: Sys> EventLoop<S> {
     ) -> io::Result<(ListenerId, Address)> {
         let address = self.sys.local_addr(&socket)?;
         let mut added = Ok(());
+        // Registered inside, because the token holds the id. An error is handled below, when the
+        // slab is not borrowed.
         let id = self.listeners.slots.insert_with(|id| {
             added = self.sys.add_listener(&mut socket, Token::Listener(id).pack());
             ListenerEntry { id, socket, handler, address: address.clone(), ready: true, unknown_errors: 0 }
@@ -119,6 +121,7 @@ impl<S: Sys> EventLoop<S> {
         }
         if !refuse
             && std::mem::take(&mut self.listeners.new_arrivals)
+            // A shutdown asks every connection to close, so none is evicted for a new one.
             && !core.shutting_down
             && core.evict_oldest_lingering()
         {
@@ -147,6 +150,8 @@ impl<S: Sys> EventLoop<S> {
             core.conns.remove(id);
             self.count_refused(&Reason::RegisterFailed);
             self.sys.close(stream, CloseHow::Graceful);
+            // epoll_ctl(2) lacks memory or watches (ENOMEM, ENOSPC). That is not this connection's
+            // fault: the next one would fail alike.
             return self.pause_accepting(&format!("cannot register an accepted connection: {e}"));
         }
         self.insert_stream(id, stream);
@@ -176,6 +181,8 @@ impl<S: Sys> EventLoop<S> {
         let kind = classify_accept(error);
         let Some(listener) = self.listeners.slots.get_mut(id) else { return false };
         if kind == AcceptError::Drained {
+            // Nothing else clears it: after any other error connections may still wait, and their
+            // edge was reported.
             listener.ready = false;
             listener.unknown_errors = 0;
             return false;

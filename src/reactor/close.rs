@@ -39,6 +39,7 @@ impl<S: Sys> EventLoop<S> {
                             core.finish(id, Reason::PeerClosed);
                         }
                     }
+                    // shutdown(2) fails (ENOTCONN) once the peer has reset the connection.
                     _ => core.write_failed(id, Reason::PeerReset),
                 }
             }
@@ -71,6 +72,7 @@ impl<S: Sys> EventLoop<S> {
             return;
         }
         let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
+        // None is left if a read or a write has returned it: that clears SO_ERROR.
         if let Ok(Some(error)) | Err(error) = self.sys.take_error(stream) {
             core.write_failed(id, Reason::of_io(&error));
         }
@@ -84,6 +86,7 @@ impl<S: Sys> EventLoop<S> {
         let Some(c) = core.conns.live_mut(id) else { return };
         let Some(linger) = &mut c.cold_mut().linger else { return };
         let most = core.limits.read_buffer.min(limit.saturating_sub(linger.discarded));
+        // If the peer has sent more than `linger_input`, the kernel sends RST when the socket is closed.
         if most == 0 {
             return core.finish(id, Reason::Handler);
         }
@@ -122,6 +125,7 @@ impl<S: Sys> EventLoop<S> {
             self.shutdown.count(&closed);
             self.log_closed(&closed);
             self.dispatcher.close(id, &closed);
+            // Not `after_callback`: a closed connection has nothing left to write or to advance.
             self.after_handler_callback(CallSite::Connection(id));
             self.reap_queue.push(id);
         }

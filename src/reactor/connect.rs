@@ -26,6 +26,7 @@ impl<S: Sys> EventLoop<S> {
         self.take_lookups();
         let core = &mut self.dispatcher.core;
         let share = core.limits.timeouts_per_turn;
+        // After the loop was late, an event that ends a try may be unread. It comes before the timeout.
         if !self.timeouts_deferred {
             core.connect_jobs.enqueue_due(core.now, share);
         }
@@ -236,6 +237,7 @@ impl<S: Sys> EventLoop<S> {
         let (handler, job) = (c.handler, c.job());
         core.deadlines.set(conn.slot, now.after(core.limits.idle_timeout.get()));
         core.stats.connected += 1;
+        // Before `succeed`, which may end the job: its release could drop the handler as its last user.
         self.dispatcher.retain(handler);
         if let Some(id) = job {
             self.succeed(id, conn);
@@ -271,11 +273,13 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let wished = matches!(reason, Reason::Handler | Reason::Shutdown | Reason::ShutdownDeadline);
         let (now, stopping) = (core.now, core.shutting_down);
+        // Not if the job was cancelled while its connection was open: `advance` removes it.
         let Some(job) = core.connect_jobs.get_mut(id).filter(|a| matches!(a.stage, ConnectStage::Connected)) else {
             return;
         };
         let policy = job.options.retry.filter(|_| !wished && !stopping);
         let Some(policy) = policy else { return self.remove_job(id) };
+        // It lasted longer than the longest wait: this is a new outage, and begins with the shortest one.
         if now.since(job.next) >= policy.max {
             job.backoffs = 0;
         }
@@ -340,6 +344,7 @@ impl<S: Sys> EventLoop<S> {
         trying.into_iter().for_each(|conn| core.cancel_dial(conn));
         match again {
             Some(policy) => {
+                // First the new stage, then the callback, which may cancel the job.
                 let wait = self.begin_backoff(id, &policy);
                 self.dispatcher.connect_retry(handler, tag, &error, wait);
                 self.after_handler_callback(CallSite::Handler(handler));
@@ -356,6 +361,7 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.stats.connect_failed += 1;
         self.dispatcher.connect_failed(handler, tag, error);
         self.after_handler_callback(CallSite::Handler(handler));
+        // After the callback: without this job the handler may have no user left, and is dropped.
         self.dispatcher.release(handler);
     }
 

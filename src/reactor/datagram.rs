@@ -79,6 +79,7 @@ impl<S: Sys> EventLoop<S> {
             self.send_queued(id);
             self.dispatcher.core.finish_sending(id);
         }
+        // After the sends: `finish_sending` closes sockets that have sent everything.
         for id in std::mem::take(&mut self.dispatcher.core.datagrams.closed) {
             self.close_datagram_socket(id);
         }
@@ -91,6 +92,7 @@ impl<S: Sys> EventLoop<S> {
         let (mut left, mut spare) = (limits.datagrams_per_turn, limits.read_buffer);
         while left > 0 && spare > 0 {
             let Some(len) = self.receive_one(id, &mut buffer) else { break };
+            // Answers leave one by one, or those to a burst of requests could fill the queue.
             self.send_queued(id);
             left -= 1;
             spare = spare.saturating_sub(len);
@@ -125,6 +127,7 @@ impl<S: Sys> EventLoop<S> {
             }
             Err(e) => {
                 self.receive_failed(id, &e);
+                // It counts as one of `datagrams_per_turn`, which bounds errors as well.
                 Some(0)
             }
         }

@@ -142,6 +142,8 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         let echoed = core.take_echoed(id);
         let sent_to_self = std::mem::take(&mut core.delivery.sent_to_self);
+        // From here on, a send to it is flushed at the end of the turn: no callback is left whose
+        // end would flush it.
         core.delivery.conn = None;
         if sent_to_self {
             let prefix = data.get(echoed).unwrap_or_default();
@@ -151,6 +153,7 @@ impl<S: Sys> EventLoop<S> {
             }
             self.dispatcher.core.after_write(id);
         }
+        // After the write: a close that the callback requested goes on only when nothing is unsent.
         self.advance_close(id);
         self.flush_full_logs();
     }
@@ -164,6 +167,8 @@ impl<S: Sys> EventLoop<S> {
 
 impl<S: Sys> Drop for EventLoop<S> {
     fn drop(&mut self) {
+        // Dropped here, outside the queue's lock: the drop of a closure or a note is user code, and
+        // may use a `Handle`.
         let left = self.shared.commands.close();
         if !left.is_empty() {
             log::debug!("{} queued commands dropped with the reactor", left.len());
@@ -178,6 +183,8 @@ const SPARE_DESCRIPTORS: usize = 64;
 /// Lowers the connection limit to the number of descriptors that the process may still open.
 fn fit_descriptors<S: Sys>(sys: &mut S, limits: &mut Limits) {
     let Some((limit, taken)) = sys.descriptor_limit() else { return };
+    // Saturates: RLIMIT_NOFILE may be lower than the number of descriptors that are open. At least
+    // one, or no connection would ever be accepted.
     let spare = limit.saturating_sub(taken).saturating_sub(SPARE_DESCRIPTORS).max(1);
     if let Limit::At(wanted) = limits.connections
         && wanted > spare

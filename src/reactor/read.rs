@@ -29,6 +29,7 @@ impl<S: Sys> EventLoop<S> {
     /// Does the work of one connection, within its budgets for a turn.
     pub(super) fn process(&mut self, id: ConnId) {
         let Some(c) = self.dispatcher.core.conns.get_mut(id) else { return };
+        // First, so that what follows can queue it again.
         c.queues.ready = false;
         match c.phase {
             Phase::Closed => return,
@@ -53,6 +54,7 @@ impl<S: Sys> EventLoop<S> {
         if c.readiness.error_pending && !(c.readiness.readable && core.may_read(c)) {
             self.check_socket_error(id);
         }
+        // Looked up again after each step, which may have terminated it. (It keeps its slot until reap.)
         let Some(c) = self.dispatcher.core.conns.live(id) else { return };
         if c.can_write() {
             self.flush(id);
@@ -62,6 +64,8 @@ impl<S: Sys> EventLoop<S> {
             self.advance_close(id);
         }
         let Some(c) = self.dispatcher.core.conns.live_mut(id) else { return };
+        // More may have been sent since. Then `on_drain` follows when the output has fallen to the
+        // low-water mark again.
         if std::mem::take(&mut c.flow.drain_due) && !c.flow.above_high_water {
             self.dispatcher.drain(id);
             self.after_callback(id, &[]);
@@ -76,6 +80,8 @@ impl<S: Sys> EventLoop<S> {
         if !core.may_read(c) {
             return;
         }
+        // Even if memory pressure lasts, a connection without unsent output is read. Its message
+        // clock must run from here, or a deadline would be checked against a paused clock.
         core.unthrottle(id);
         let Some(c) = core.conns.live(id) else { return };
         if c.deferred {
@@ -86,7 +92,9 @@ impl<S: Sys> EventLoop<S> {
         }
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.live(id) else { return };
+        // The callback may have paused the connection, or deferred input that comes before the end.
         if c.halves.peer_fin && !c.halves.eof_delivered && !c.deferred && core.may_read(c) {
+            // Before the callback: a switch in it clears the flag, so that the new handler gets `on_end` too.
             if let Some(c) = core.conns.live_mut(id) {
                 c.halves.eof_delivered = true;
             }
@@ -98,8 +106,10 @@ impl<S: Sys> EventLoop<S> {
     /// Reads once into the shared buffer and delivers. Reads once more after a hint (EPOLLRDHUP, EPOLLHUP, EPOLLPRI):
     /// then a FIN or an error may follow the bytes of a short read, and no further event announces it.
     fn read(&mut self, id: ConnId) {
+        // Taken out: `deliver` needs all of `self` while its input is borrowed from the buffer.
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..2 {
+            // Anew for the second read: what answers the first may be unsent, and leaves less to read.
             let budget = self.dispatcher.core.read_budget(id);
             let space = &mut buffer[FRONT..FRONT + budget];
             let Some(n) = self.read_into(id, space) else { break };
@@ -109,6 +119,7 @@ impl<S: Sys> EventLoop<S> {
                 .conns
                 .get(id)
                 .is_some_and(|c| c.readiness.read_to_eagain && c.readiness.readable && !c.deferred && core.may_read(c));
+            // A full read leaves `readable` set: the rest waits for the next turn, behind the other connections.
             if n == budget || !again {
                 break;
             }
@@ -137,6 +148,7 @@ impl<S: Sys> EventLoop<S> {
                 c.bytes_in += received.len as u64;
                 c.last_activity = now;
                 c.readiness.spurious_wakeups = 0;
+                // `read_to_eagain` was set with it, so a later read returns the error.
                 c.readiness.error_pending = false;
                 // On TCP a short read has emptied the receive buffer, and later bytes bring a new edge (epoll(7)). This
                 // saves the read that would return EAGAIN. After a hint it does not hold: the FIN behind the bytes has
@@ -148,6 +160,7 @@ impl<S: Sys> EventLoop<S> {
                 Some(received.len)
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                // recv(2) returns a pending error rather than EAGAIN: there is none, and the report was stale.
                 (c.readiness.readable, c.readiness.error_pending) = (false, false);
                 if std::mem::take(&mut c.readiness.read_to_eagain) {
                     c.readiness.spurious_wakeups = c.readiness.spurious_wakeups.saturating_add(1);
@@ -190,6 +203,7 @@ impl<S: Sys> EventLoop<S> {
         };
         self.dispatcher.data(id, data);
         self.after_callback(id, data);
+        // Last: a connection that the callback or its write has closed buffers nothing.
         self.dispatcher.core.buffer_copy(id, data, continues);
     }
 
@@ -200,6 +214,7 @@ impl<S: Sys> EventLoop<S> {
         let Some(input) = c.input.take() else { return };
         self.dispatcher.data(id, input.data());
         self.after_callback(id, input.data());
+        // `false`: it has waited for us, not for the peer, so the clock of an unfinished message starts now.
         self.dispatcher.core.buffer_rest(id, input, false);
     }
 }

@@ -27,6 +27,8 @@ impl<S: Sys> EventLoop<S> {
         }
         let first = self.shutdown.stop_requests_seen == 0;
         self.shutdown.stop_requests_seen = requests;
+        // `Reactor::shutdown` may have begun one. Then the first request changes nothing; the
+        // second ends its grace.
         if first && !self.shutdown.is_under_way() {
             self.begin_shutdown(self.dispatcher.core.limits.shutdown_grace);
         }
@@ -39,10 +41,12 @@ impl<S: Sys> EventLoop<S> {
     /// socket.
     pub(crate) fn begin_shutdown(&mut self, grace: Duration) {
         let core = &mut self.dispatcher.core;
+        // As in `turn`: `Reactor::shutdown` calls this between turns.
         core.timers.start_pending_as_armed();
         self.shutdown.until = Some(core.now.after(grace));
         self.shutdown.report = Report::default();
         log::info!("shutting down, {} connections open", core.conns.len());
+        // Before any callback: a connect job that one adds would keep the shutdown from ending.
         core.shutting_down = true;
         for id in self.listeners() {
             let most = self.dispatcher.core.limits.connections.get();
@@ -54,6 +58,7 @@ impl<S: Sys> EventLoop<S> {
         }
         let core = &mut self.dispatcher.core;
         let requests: Vec<AttemptId> = core.connect_jobs.iter().map(|a| a.id).collect();
+        // During a shutdown `advance` fails each queued job, except that of an established connection.
         requests.into_iter().for_each(|id| core.connect_jobs.enqueue(id));
         let open: Vec<ConnId> =
             self.dispatcher.core.conns.iter().filter(|c| c.phase == Phase::Open).map(|c| c.id).collect();
@@ -75,6 +80,8 @@ impl<S: Sys> EventLoop<S> {
             log::info!("shut down: {} clean, {} cut, {} bytes lost", report.clean, report.cut, report.bytes_lost);
             self.shutdown.until = None;
             self.shutdown.last = Some(report);
+            // Requests that came meanwhile belong to this shutdown, and must not begin another one
+            // in the next turn.
             self.shutdown.stop_requests_seen = 0;
             self.shared.stop_requests.store(0, Ordering::Release);
             core.shutting_down = false;
@@ -86,6 +93,8 @@ impl<S: Sys> EventLoop<S> {
         let left: Vec<(ConnId, Phase)> = core.conns.iter().map(|c| (c.id, c.phase)).collect();
         for (id, phase) in left {
             match phase {
+                // Connect jobs fail by themselves (`advance`); a closed connection is in
+                // `close_notify`.
                 Phase::Connecting | Phase::Closed => {}
                 // The kernel has all bytes, including our FIN: a clean close.
                 Phase::Lingering => core.finish(id, Reason::Shutdown),

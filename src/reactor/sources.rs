@@ -76,6 +76,7 @@ impl<S: Sys> EventLoop<S> {
             // A callback that panicked returned nothing, and its source is in an unknown state.
             Some(Watch::Done) | None => {
                 let Self { sys, dispatcher, sources, .. } = self;
+                // The drop of a source is user code, and may panic.
                 dispatcher.guarded(CallSite::Dropped, |_| {
                     if let Some(mut source) = sources.remove(id) {
                         sys.remove_source(source.source());

@@ -29,6 +29,8 @@ impl<S: Sys> EventLoop<S> {
         let overdue = core.now.since(first.min(core.timers.next()).min(core.connect_jobs.next()));
         let busy = !core.ready.is_empty() || self.events_truncated;
         self.timeouts_deferred = overdue > LATE_THRESHOLD && busy && self.deferred_turns < MAX_DEFERRED_TURNS;
+        // Not reset while timeouts of a leap of the clock are left. Working them off may take many
+        // turns, and they are deferred only once.
         if overdue <= LATE_THRESHOLD {
             self.deferred_turns = 0;
         } else if self.timeouts_deferred {

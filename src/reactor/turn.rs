@@ -34,13 +34,19 @@ impl<S: Sys> EventLoop<S> {
     /// timeout closes their connection. The flush comes after the callbacks, so that one write carries what all of them
     /// sent to a connection. Slots are freed after that: events and work lists of this turn may still name them.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn> {
+        // Before the first callback: that starts all pending timers, and would postpone those that
+        // were armed between turns by the whole wait.
         self.dispatcher.core.timers.start_pending_as_armed();
         self.wait(timeout)?;
         let core = &mut self.dispatcher.core;
+        // After the wait: only work counts as the length of a turn.
         let began = core.now;
+        // Only compared for equality, so it may wrap.
         core.turn = core.turn.wrapping_add(1);
         core.stats.turns += 1;
         let events = self.record_events();
+        // Broadcasts sent between turns (`Reactor::net`) may have filled the logs, and no flush has
+        // followed them.
         self.flush_full_logs();
         self.check_stop_requests();
         self.accept();
@@ -51,6 +57,7 @@ impl<S: Sys> EventLoop<S> {
         self.run_commands();
         self.notify_closed();
         self.connect();
+        // Before `flush_all`: `on_error` and `on_close` of datagram sockets may send to connections.
         self.flush_datagrams();
         self.flush_all();
         self.reap();
@@ -78,6 +85,8 @@ impl<S: Sys> EventLoop<S> {
     /// Whether there is work that no event will announce.
     fn has_more(&self) -> bool {
         let core = &self.dispatcher.core;
+        // Not the throttled connections: only a write or a close ends memory pressure, and
+        // `flush_all` of that turn, or of the next one, which does not sleep, resumes them.
         self.events_truncated
             || !core.ready.is_empty()
             || !self.sources.are_quiet()
@@ -88,6 +97,8 @@ impl<S: Sys> EventLoop<S> {
             || core.datagrams.have_work()
             || self.listeners.may_accept(core)
             || core.stop_requests > 0
+            // Relaxed: a stop that is missed here ends the wait, because `Handle::stop` counts
+            // before it wakes.
             || self.shared.stop_requests.load(Ordering::Relaxed) > self.shutdown.stop_requests_seen
             || self.shared.commands.is_flagged()
     }
@@ -148,6 +159,7 @@ fn record_event(core: &mut Core, id: ConnId, bits: u8) -> bool {
         c.readiness.error_pending |= bits & Ready::ERROR != 0 && c.phase != Phase::Lingering;
     }
     // The common case, without the full check for work.
+    // Without unsent output, memory pressure does not keep it from being read.
     let plain = c.phase == Phase::Open && c.readiness.readable && !c.is_read_blocked() && c.out.pending() == 0;
     if plain {
         core.enqueue(id);

@@ -25,8 +25,10 @@ impl<S: Sys> EventLoop<S> {
             return (0, 0);
         };
         let mut failed = None;
+        // A short write is not the end: mio promises another event only after `WouldBlock`.
         while let Some(c) = core.conns.get_mut(id).filter(|c| c.can_be_written()) {
             if c.turn != core.turn {
+                // Reset by the first write of a turn, instead of by a pass over all connections.
                 (c.turn, c.written_in_turn) = (core.turn, 0);
             }
             // Group output is bounded already, and what stays unwritten counts against the member as a slow consumer.
@@ -39,6 +41,7 @@ impl<S: Sys> EventLoop<S> {
                 break;
             };
             match result {
+                // No slice is empty: a write of nothing would be repeated forever.
                 Ok(0) => failed = Some(Reason::Io(ErrorKind::WriteZero)),
                 Ok(taken) => {
                     c.bytes_out += taken as u64;
@@ -68,6 +71,7 @@ impl<S: Sys> EventLoop<S> {
             // The unwritten prefix is lost too. Count it first: how the connection closes depends on what is lost.
             if let Some(c) = core.conns.live_mut(id) {
                 c.lose(prefix.len() - prefix_written);
+                // Counted, so the caller must not queue it. Of the suffix, `queue_remainder` counts what is lost.
                 prefix_written = prefix.len();
             }
             core.write_failed(id, reason);
@@ -95,12 +99,16 @@ impl<S: Sys> EventLoop<S> {
                 if c.can_write() {
                     self.flush(id);
                 } else {
+                    // What was taken from logs has no stall deadline yet, and no write is tried
+                    // that would set one.
                     self.dispatcher.core.after_write(id);
                 }
                 self.advance_close(id);
                 self.dispatcher.core.enqueue_if_work(id);
             }
         }
+        // The writes took time. It belongs to the length of this turn, and is no idle time of those
+        // read again now.
         self.update_clock();
         self.dispatcher.core.resume_throttled();
     }
@@ -150,6 +158,7 @@ impl<S: Sys> EventLoop<S> {
     /// Writes one group's logs to all its members.
     fn flush_group(&mut self, group: Group) {
         let Some(state) = self.dispatcher.core.groups.states.live_mut(group) else { return };
+        // Shared, so that a long remainder of a slow member is queued by reference.
         let blocks: Vec<Rc<Vec<u8>>> = state.logs.iter_mut().map(|l| Rc::new(l.take_block())).collect();
         // Backwards: a member that is closed during its write is removed by `swap_remove`, so the last member takes its
         // place. Backwards that one has been served already; forwards it would be skipped.
@@ -177,6 +186,8 @@ impl<S: Sys> EventLoop<S> {
         let Some(state) = core.groups.states.live_mut(group) else { return };
         let Some(unsent) = unsent_range(state, place) else { return };
         let Some(member) = state.members.get_mut(place as usize) else { return };
+        // Before the write: if it closes the member, `lose_output` must not count this range;
+        // `queue_remainder` does.
         member.from = number;
         let id = member.conn;
         let block = &blocks[unsent.log];
