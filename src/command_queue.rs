@@ -104,6 +104,7 @@ impl<T> CommandQueue<T> {
             return Err(HandleError::Full(value));
         }
         queue.items.push_back(wrap(value));
+        // Before the wake: the loop takes the lock as soon as it runs.
         drop(queue);
         // The flag is set after the item is queued: when the loop sees the flag, it finds the item.
         if !self.flag.swap(true, Ordering::AcqRel)
@@ -136,6 +137,7 @@ impl<T> CommandQueue<T> {
     pub(crate) fn take(&self, most: usize, into: &mut Vec<T>) {
         let mut queue = self.lock();
         let n = queue.items.len().min(most);
+        // Moved out, so that commands run without the lock, and may push.
         into.extend(queue.items.drain(..n));
         if !queue.items.is_empty() {
             self.flag.swap(true, Ordering::AcqRel);

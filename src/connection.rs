@@ -228,6 +228,7 @@ impl Connection {
             written_in_turn: 0,
             turn: 0,
             // The send buffer of a new socket is empty: no event is needed before the first write.
+            // Input that has arrived before is reported once the socket is registered.
             readiness: Readiness { writable: true, ..Readiness::default() },
             halves: Halves::default(),
             flow: Flow::default(),

@@ -232,6 +232,7 @@ impl GroupState {
     /// Returns the index of the log of a framing, and counts one more user of it. Reuses an unused log only if it is
     /// empty: the messages of the old framing would not be decodable in the new one.
     fn log_in(&mut self, framing: HandlerIdx) -> u32 {
+        // An unused log may name a handler that is gone, and whose index is another one's now.
         let used = |l: &Log| l.users > 0 && l.framing == framing;
         let free = |l: &Log| l.users == 0 && l.entries.is_empty();
         let found = self.logs.iter().position(used).or_else(|| self.logs.iter().position(free));

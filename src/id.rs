@@ -260,6 +260,7 @@ impl<T: HasId> GenSlab<T> {
     }
 
     pub(crate) fn remove(&mut self, id: T::Id) -> Option<T> {
+        // By id first: the slot may have another value by now.
         self.get(id)?;
         self.slots.try_remove(id.slot())
     }

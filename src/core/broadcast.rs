@@ -42,6 +42,7 @@ pub(crate) fn admit(
     if policy == SlowMember::Skip && pending + (end - start) > limits.output_high {
         for (_, span) in log.messages(from).filter(|(_, span)| span.end > start) {
             let half_written = span.start < start;
+            // What is queued must be one range: behind a gap, everything is skipped.
             if skipped > 0 || !half_written && pending + (span.end - start) > limits.output_high {
                 upto = upto.min(span.start);
                 skipped += 1;
@@ -63,6 +64,7 @@ impl Core {
     /// Removes a group. Its members stay connected, and get what was sent to it before. Returns `false` if it does not
     /// exist.
     pub(crate) fn drop_group(&mut self, group: Group) -> bool {
+        // From the back, so that `swap_remove` moves no other member.
         while let Some(member) = self.groups.states.get(group).and_then(|r| r.members.last()) {
             let id = member.conn;
             self.leave(group, id);
@@ -144,6 +146,7 @@ impl Core {
             return self.refuse_broadcast(group, except);
         }
         self.make_log_space(group, message.len(), except);
+        // Only now: where a member was terminated above, the last one has taken its place in the list.
         let place = except.and_then(|id| self.place(group, id));
         let Self { groups, framings, pool, stats, .. } = self;
         let number = groups.number();
@@ -208,6 +211,7 @@ impl Core {
         let members: Vec<ConnId> = state.members.iter().map(|m| m.conn).collect();
         for id in members {
             let waiting = self.conns.get(id).map_or(0, |c| c.out.pending()) + self.unsent_in_logs(id);
+            // `except` does not get the message, so it must not be terminated for its length.
             if !skips && Some(id) != except && waiting.saturating_add(len) > hard {
                 self.terminate(id, Reason::OutputLimit);
             } else {
@@ -249,6 +253,7 @@ impl Core {
         };
         stats.skipped += skipped;
         if pending == 0 && start == unsent.range.start {
+            // Nothing was written now (`write` would have set it): the stall begins here.
             c.write_blocked_since = *now;
         }
         if c.out.push_block(block, start..upto, pool).is_err() {
@@ -315,6 +320,7 @@ impl Core {
                 self.mark_slow(m.group, m.place);
             }
         }
+        // Last: it may terminate this connection.
         self.enforce_output_total(id, 0);
     }
 
@@ -345,6 +351,8 @@ impl Core {
         };
         let log = &state.logs[slice.log];
         let pending = c.out.pending();
+        // The last message of a merge ends where its log ends. It goes to `admit`, which decides
+        // alike for one message.
         let single = slice.range.end < log.range(slice.from).end;
         let admission = if single {
             // One message of a merge: all of it, or nothing.

@@ -31,12 +31,15 @@ impl Core {
         // Taking from the logs may have terminated it.
         let Some(c) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Open) else { return false };
         c.phase = Phase::Flushing;
+        // A write that failed before has set the reason already.
         c.cold_mut().reason.get_or_insert(reason);
+        // A whole stall timeout from here, however long output has waited: the close itself is not tried yet.
         c.write_blocked_since = now;
         self.discard_input(id);
         // The deadline that is set may be a later one, such as the idle timeout.
         self.deadlines.bring_forward(id.slot, now.after(self.limits.write_stall.get()));
         self.assert_consistent(id);
+        // If nothing is unsent no event will come, and the loop must send FIN.
         self.enqueue(id);
         true
     }
@@ -74,6 +77,7 @@ impl Core {
             return;
         }
         self.remove_links(id);
+        // Before `leave_all`: only for members the logs tell how much is lost.
         self.lose_output(id);
         let Some(c) = self.conns.live_mut(id) else { return };
         // RST, because a FIN would look like a complete stream to the peer. It also drops what the kernel has buffered.
@@ -119,6 +123,8 @@ impl Core {
     /// its reset: then only the output is closed, and the input is still read.
     pub(crate) fn write_failed(&mut self, id: ConnId, reason: Reason) {
         let Some(c) = self.conns.live(id) else { return };
+        // While its handler pauses it nothing would be read, and after the peer's FIN there is
+        // nothing to read.
         if c.phase != Phase::Open || c.flow.paused || c.halves.peer_fin || reason != Reason::PeerReset {
             return self.terminate(id, reason);
         }
@@ -130,7 +136,9 @@ impl Core {
         c.readiness.readable = true;
         c.readiness.read_to_eagain = true;
         let was_high = std::mem::take(&mut c.flow.above_high_water);
+        // `on_drain` would invite output that can no longer be sent.
         c.flow.drain_due = false;
+        // Pauses are counted: what `set_high` has added must be removed, and only once.
         if was_high {
             self.notify_linked_senders(id, false);
         }
@@ -178,6 +186,7 @@ impl Core {
         let now = self.now;
         let Some(c) = self.conns.live(id) else { return };
         let pending = c.out.pending() > 0;
+        // The clock stands until a throttled connection is resumed, even if memory is free again by now.
         let reading = self.may_read(c) && !c.deferred && !c.message_clock.is_paused();
         let l = &self.limits;
         let mut next = Time::NEVER;
@@ -191,6 +200,7 @@ impl Core {
             Phase::Connecting | Phase::Closed => return self.deadlines.clear(id.slot),
             Phase::Lingering => {
                 let since = c.linger().map_or(now, |linger| linger.since);
+                // `|`, not `||`: both calls must run, because each also limits `next`.
                 let over = due(c.last_activity, l.linger_quiet) | due(since, l.linger_total);
                 over.then_some(TimeoutAction::Finish)
             }
@@ -202,6 +212,7 @@ impl Core {
             Phase::Flushing => {
                 due(c.write_blocked_since, l.write_stall.get()).then_some(TimeoutAction::Terminate(Reason::WriteStall))
             }
+            // If it has not expired, the guard has limited `next`, and one of the arms below matches.
             Phase::Open if pending && !c.readiness.writable && due(c.write_blocked_since, l.write_stall.get()) => {
                 Some(TimeoutAction::Terminate(Reason::WriteStall))
             }
@@ -225,6 +236,7 @@ impl Core {
                 }
             }
         };
+        // Before the action, which sets or clears the deadline itself.
         self.deadlines.set(id.slot, next);
         match action {
             None => {}

@@ -35,6 +35,7 @@ impl Core {
         for conn in std::mem::take(&mut job.trying) {
             self.cancel_dial(conn);
         }
+        // Not removed here: only the loop can cancel its lookup and release its handler.
         self.connect_jobs.set_stage(id, ConnectStage::Cancelled);
         self.connect_jobs.update_deadline(id);
         self.connect_jobs.enqueue(id);

@@ -52,6 +52,7 @@ impl Core {
                 let cost = cost(to.as_ref(), data.len());
                 let full = m.cost().saturating_add(cost) > most
                     || self.pool.output().saturating_add(m.out.growth(data.len())) > self.limits.output_total.get();
+                // Before `full`: it never fits, so `on_drain` must not invite the sender to try again.
                 if data.len() > m.longest(to.as_ref()) || cost > most {
                     Posted::TooLong
                 } else if full || !m.out.push(to, data, &mut self.pool) {
@@ -114,6 +115,7 @@ impl Core {
         self.datagrams.retry_at = Time::NEVER;
         for id in self.datagrams.retries.take() {
             let Some(m) = self.datagrams.live_mut(id) else { continue };
+            // First: `schedule_retry`, below and in `finish_sending`, does nothing while one is pending.
             (m.retry_pending, m.recv_backoff) = (false, false);
             if !m.retry_queue.is_empty() {
                 // Retried datagrams are older than the queued ones, so they go in front of them.

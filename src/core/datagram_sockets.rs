@@ -113,6 +113,8 @@ impl DatagramSocket {
 
     /// Returns whether `on_drain` is to be called.
     fn drain_due(&self) -> bool {
+        // A retry that is pending for an empty queue: other output has used up the total, and
+        // `on_drain` waits.
         self.is_open() && self.congested && self.pending() == 0 && !self.retry_pending
     }
 

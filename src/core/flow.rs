@@ -23,6 +23,7 @@ impl Core {
         if state.slow > 0 {
             self.pause_for_group(group, id);
         } else if state.senders.last() != Some(&id) {
+            // Only repeats in a row are left out, which is cheap. `pause_for_group` drops the others.
             state.senders.push(id);
         }
     }
@@ -31,6 +32,7 @@ impl Core {
     fn pause_for_group(&mut self, group: Group, id: ConnId) {
         let Self { conns, groups, .. } = self;
         let (Some(c), Some(state)) = (conns.get(id), groups.states.get_mut(group)) else { return };
+        // The count first: it is cheap, and spares most senders the search.
         if c.flow.pause_count > 0 && state.waiting.contains(&id) {
             return;
         }
@@ -41,6 +43,7 @@ impl Core {
     /// Removes one pause from each of these connections, and resumes those that have none left.
     pub(super) fn remove_pauses(&mut self, waiting: Vec<ConnId>) {
         for id in waiting {
+            // Some may have closed since. A new connection in the same slot has another id.
             if let Some(c) = self.conns.get_mut(id) {
                 c.flow.pause_count = c.flow.pause_count.saturating_sub(1);
                 self.sync_clock(id);

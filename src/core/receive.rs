@@ -56,6 +56,7 @@ impl Core {
     #[inline]
     pub(crate) fn wants_more(&self, id: ConnId) -> bool {
         self.delivery.messages < self.limits.messages_per_turn
+            // After a switch, the rest of the input is the new handler's.
             && self.switch.is_none()
             && self.conns.get(id).is_some_and(|c| self.may_read_with(c, self.pending(c)))
     }
@@ -63,6 +64,7 @@ impl Core {
     /// Buffers a copy of the bytes of `data` that the callback did not use. `data` is in the shared read buffer.
     /// `continues` if it began with buffered input of an unfinished message.
     pub(crate) fn buffer_copy(&mut self, id: ConnId, data: &[u8], continues: bool) {
+        // A handler may name more bytes than it was given.
         let unused = self.delivery.unused.min(data.len());
         if unused == 0 || !self.may_buffer(id, unused) {
             return;

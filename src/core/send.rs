@@ -87,6 +87,7 @@ impl Core {
         let Self { conns, groups, framings, pool, limits, delivery, stats, .. } = self;
         let (own, hard) = (delivery.conn == Some(id), limits.output_hard.get());
         let spare = pool.output().saturating_add(data.len()) <= limits.output_total.get();
+        // An empty outbox takes the slow path: its stall timeout must start, and it may echo in place.
         let plain =
             |c: &&mut Connection| spare && groups.with_unsent.is_empty() && c.out.pending() > 0 && c.takes_output();
         // Fast path, for the second and later messages of a callback: there is unsent output already and there are no
@@ -95,6 +96,8 @@ impl Core {
             // Bytes echoed in place are written in front of it.
             let echoed = if own { delivery.echo.len() } else { 0 };
             let before = c.out.pending() + echoed;
+            // The only check for plain bytes. `queue` checks framed ones again, when their encoded
+            // length is known.
             if before.saturating_add(data.len()) <= hard {
                 let queued = queue(c, framings, pool, data, before, hard);
                 if own && queued.is_ok() && c.out.pending() + echoed < limits.output_high {
@@ -120,6 +123,7 @@ impl Core {
             return self.refused(id);
         }
         self.start_write_stall(id);
+        // Counted after `may_send`, which moves broadcasts from the logs to the outbox.
         let before = self.conns.get(id).map_or(0, |c| self.pending(c));
         let Self { conns, framings, pool, limits, .. } = self;
         let Some(c) = conns.live_mut(id) else { return Sent::Closed };
@@ -228,6 +232,7 @@ impl Core {
             self.deadlines.bring_forward(id.slot, c.write_blocked_since.after(stall));
         }
         if !c.flow.above_high_water {
+            // `queue_remainder` and `requeue_front` leave this check to `after_write`.
             return self.check_high_water(id);
         }
         if pending <= low {

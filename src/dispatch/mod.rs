@@ -137,6 +137,7 @@ impl Dispatcher {
             return;
         }
         if let Some(entry) = self.handlers.try_remove(handler.slot()) {
+            // The next handler may get this index: nothing of this one may be left.
             self.core.framings[handler.slot()] = Default::default();
             self.core.end_handler_timers(handler);
             self.guarded(CallSite::Dropped, move |_| drop(entry));
@@ -148,6 +149,7 @@ impl Dispatcher {
         self.core.begin_delivery(id, &[]);
         let Some(handler) = self.core.conns.get(id).map(|c| c.handler) else { return };
         let state = self.call(id, handler, |handler, cx| handler.open(cx));
+        // Also if `on_open` has closed the connection: for a state, `on_close` is called.
         if let (Some(state), Some(c)) = (state, self.core.conns.get_mut(id)) {
             c.state = state as u32;
             c.has_state = true;
@@ -333,6 +335,7 @@ impl Dispatcher {
     fn call_handler(&mut self, handler: HandlerIdx, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Net<'_>)) {
         let Self { core, handlers, .. } = self;
         let Some(entry) = handlers.get_mut(handler.slot()) else { return };
+        // No callback of a connection runs: what is sent to one is flushed at the end of the turn.
         core.delivery = Delivery::default();
         let mut net = Net::new(core, None, Some(handler));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&mut *entry.handler, &mut net))) {

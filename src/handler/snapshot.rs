@@ -92,7 +92,7 @@ impl Snapshot {
             phase: c.phase.into(),
             age: core.now.since(c.created_at),
             idle: core.now.since(c.last_activity),
-            // In the lingering phase `write_blocked_since` holds the start of lingering, but then nothing is unsent.
+            // `write_blocked_since` is not cleared when everything is written, and means nothing then.
             stalled: if pending > 0 { core.now.since(c.write_blocked_since) } else { Duration::ZERO },
             bytes_in: c.bytes_in,
             bytes_out: c.bytes_out,
