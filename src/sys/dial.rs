@@ -14,6 +14,7 @@ use crate::config::connect::ConnectOptions;
 /// Returns a TCP socket that has begun to connect.
 pub(super) fn open_tcp(to: SocketAddr, options: &ConnectOptions) -> io::Result<std::net::TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    // Before connecting: later the buffer sizes would not take effect (tcp(7)).
     prepare(SockRef::from(&socket), options)?;
     set_tcp_options(SockRef::from(&socket), options.nodelay, options.keepalive)?;
     if let Some(local) = options.local {
@@ -84,6 +85,7 @@ pub(super) fn finish_tcp(socket: SockRef<'_>) -> io::Result<SocketAddr> {
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
+    // No error does not mean connected: only getpeername(2) tells a spurious event from success.
     let peer = match socket.peer_addr() {
         Ok(peer) => peer,
         Err(error) if error.kind() == ErrorKind::NotConnected || is_in_progress(&error) => {

@@ -73,6 +73,7 @@ pub(crate) fn classify_accept(error: &io::Error) -> AcceptError {
         _ if is(&[EMFILE, ENFILE, ENOBUFS]) => AcceptError::Shortage,
         ErrorKind::InvalidInput => AcceptError::Broken,
         _ if is(&[EBADF, ENOTSOCK]) => AcceptError::Broken,
+        // `PermissionDenied` is EPERM: firewall rules forbid this connection (accept(2)).
         ErrorKind::ConnectionAborted
         | ErrorKind::ConnectionReset
         | ErrorKind::NetworkDown

@@ -58,6 +58,7 @@ impl Shared {
         let mut queue = self.queue();
         while !queue.closed {
             if let Some(job) = queue.waiting.pop_front() {
+                // getaddrinfo(3) may block for many seconds.
                 drop(queue);
                 let found = (self.resolve)(&job.host, job.port);
                 queue = self.queue();
@@ -73,6 +74,7 @@ impl Shared {
                 self.job_ready.wait_timeout(queue, IDLE_TIMEOUT).unwrap_or_else(PoisonError::into_inner);
             queue = reacquired;
             queue.idle -= 1;
+            // A job may have come between the timeout and the lock.
             if result.timed_out() && queue.waiting.is_empty() {
                 break;
             }
@@ -113,10 +115,12 @@ impl Resolver {
     pub(super) fn begin(&self, number: u64, host: &str, port: u16) -> io::Result<()> {
         let mut queue = self.shared.queue();
         queue.waiting.push_back(Job { number, host: host.to_owned(), port });
+        // A notified thread counts as idle until it has the lock: so compare the idle ones with all waiting jobs.
         if queue.idle < queue.waiting.len() && queue.threads < THREADS {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("turnwheel-resolver".to_owned());
             match thread.spawn(move || shared.run_worker()) {
+                // Still under the lock: the thread cannot have ended yet.
                 Ok(_) => queue.threads += 1,
                 Err(error) if queue.threads == 0 => {
                     queue.waiting.pop_back();

@@ -66,6 +66,7 @@ impl MioSys {
 
     fn deregister(&self, source: &mut (impl Source + ?Sized)) {
         match self.poll.registry().deregister(source) {
+            // ENOENT: it was not registered, for example because that has failed.
             Err(error) if error.kind() != ErrorKind::NotFound => log::debug!("cannot deregister: {error}"),
             _ => {}
         }
@@ -93,6 +94,7 @@ impl Sys for MioSys {
 
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(LONGEST_WAIT))) {
+            // Back to the loop, which computes the timeout anew: waiting as long again would oversleep.
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(false),
             other => other?,
         }
@@ -304,6 +306,7 @@ impl Sys for MioSys {
                 // Explicitly: closing does not remove the socket from epoll while a duplicate of the descriptor, for
                 // example in a forked child, is still open (epoll(7)).
                 self.deregister(&mut stream);
+                // SO_LINGER of zero: close(2) discards the send buffer and sends RST.
                 if how == CloseHow::Reset
                     && let Err(error) = SockRef::from(&stream).set_linger(Some(Duration::ZERO))
                 {
