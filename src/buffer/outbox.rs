@@ -120,6 +120,7 @@ impl Outbox {
         }
         let added = tail.len().saturating_sub(length);
         self.pending += added;
+        // An encoder may write nothing, and an empty outbox owns no memory.
         if self.pending == 0 {
             self.clear(pool);
         }

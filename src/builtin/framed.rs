@@ -99,6 +99,7 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
                     if finished {
                         cx.count_discarded();
                     }
+                    // At least one byte, or a codec that skips nothing would loop here.
                     rest = rest.get(consumed.max(1)..).unwrap_or_default();
                 }
                 Ok(Decoded::Incomplete) => return cx.keep(rest.len()),

@@ -52,6 +52,7 @@ impl Netstring {
                     return Err(FrameError::Malformed("netstring length has a leading zero"));
                 }
                 b'0'..=b'9' => len = len.saturating_mul(10).saturating_add(u64::from(byte & 0x0f)),
+                // Each digit was checked against the maximum, so the cast is exact.
                 b':' if i > 0 => return Ok(Some((i.saturating_add(1), len as usize))),
                 _ => return Err(FrameError::Malformed("netstring length is not digits and a colon")),
             }

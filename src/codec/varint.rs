@@ -49,6 +49,7 @@ impl Varint {
     fn header(&self, data: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
         let mut len = 0u64;
         for (i, byte) in data.iter().take(MAX_HEADER).enumerate() {
+            // At most 56, so no bit is lost: a length of nine bytes has 63 bits.
             let shift = (i as u32).saturating_mul(7);
             len |= u64::from(byte & 0x7f).wrapping_shl(shift);
             let more = byte & 0x80 != 0;

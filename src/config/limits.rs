@@ -249,6 +249,7 @@ impl Limits {
             let (name, other) = ("output_low", "output_high");
             return Err(LimitsError::Contradiction { name, value, relation: "below", other, number });
         }
+        // Just below the high-water mark so much is still read, and an echo of it must fit.
         let least = self.output_high.saturating_add(self.read_buffer.min(LEAST_READ));
         let other = "output_high + the least that is read at once (read_buffer, or 2 KiB)";
         at_least("output_hard", self.output_hard.get(), other, least)?;

@@ -67,6 +67,7 @@ impl<D: Due> Deadlines<D> {
                 i as usize
             }
         };
+        // At most one of the two moves it.
         let i = self.up(i);
         self.down(i);
     }

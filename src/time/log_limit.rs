@@ -24,12 +24,14 @@ impl RateLimiter {
         let earned = now.nanos_since(self.since) / REFILL;
         if earned > 0 {
             self.spent = self.spent.saturating_sub(u32::try_from(earned).unwrap_or(u32::MAX));
+            // Not `now`: the part of a second that has passed still counts.
             self.since = Time(self.since.0 + earned * REFILL);
         }
         if self.spent >= BURST {
             self.held_back += 1;
             return None;
         }
+        // A full bucket earns nothing: its next second begins with this line.
         if self.spent == 0 {
             self.since = now;
         }

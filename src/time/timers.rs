@@ -152,6 +152,8 @@ impl Timers {
             let Some(timer) = self.slots.in_slot_mut(slot) else { continue };
             timer.just_armed = NONE;
             let (at, number) = self.due.get(slot);
+            // Never moved forward: `start_pending_as_armed` passes time zero. The number stays, so
+            // that timers with equal deadlines fire in the order of arming.
             let later = now.after(timer.after).max(at);
             if later > at {
                 self.due.set(slot, (later, number));
@@ -218,6 +220,7 @@ impl Timers {
         let (id, owner, key) = (timer.id, timer.owner, timer.key);
         if let Some(every) = timer.every {
             let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
+            // Missed periods are not made up for: after a leap of the clock they would fire in turn after turn.
             let missed = now.nanos_since(at) / every;
             let next = Time(at.0.saturating_add(every.saturating_mul(missed + 1)));
             self.due.set(slot, (next, self.arm_count));
