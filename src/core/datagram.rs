@@ -114,7 +114,8 @@ impl Core {
         }
         self.datagrams.retry_at = Time::NEVER;
         for id in self.datagrams.retries.take() {
-            let Some(m) = self.datagrams.live_mut(id) else { continue };
+            // It may have sent everything, and be closed, since it asked for the retry.
+            let Some(m) = self.datagrams.get_mut(id) else { continue };
             // First: `schedule_retry`, below and in `finish_sending`, does nothing while one is pending.
             (m.retry_pending, m.recv_backoff) = (false, false);
             if !m.retry_queue.is_empty() {
@@ -135,7 +136,8 @@ impl Core {
     /// Called after everything was sent that the kernel accepts: frees the memory of empty queues, and closes a closing
     /// socket that has nothing queued.
     pub(crate) fn finish_sending(&mut self, id: DatagramId) {
-        let Some(m) = self.datagrams.live_mut(id) else { return };
+        // It may have been closed while it was in a work list.
+        let Some(m) = self.datagrams.get_mut(id) else { return };
         m.out.free_if_empty(&mut self.pool);
         m.retry_queue.free_if_empty(&mut self.pool);
         match m.phase {

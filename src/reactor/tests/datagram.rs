@@ -692,3 +692,33 @@ fn a_closing_socket_with_many_errors_goes_on_in_the_next_turn() {
     assert_eq!(post.said(0), ["7004<x", "7005<x"]);
     assert_eq!(post.log(), ["0 closed"]);
 }
+
+#[test]
+fn a_retry_may_come_when_its_socket_has_sent_everything_and_is_gone() {
+    let mut post = bind(1, |_, _| {});
+    let id = post.ids[0];
+    post.rig.sys().set_datagram_space(0, 0);
+    post.post(0, 7, b"last");
+    post.rig.net().close_datagram(id);
+    post.rig.settle();
+    post.open_window(0, 100);
+    assert!(post.rig.inner.dispatcher.core.datagrams.get(id).is_none());
+    post.rig.pass(20 * MS);
+    assert_eq!(post.rig.inner.dispatcher.core.datagrams.retry_at, crate::time::Time::NEVER);
+}
+
+#[test]
+fn another_thread_may_close_a_socket_with_more_to_receive() {
+    let limits = Limits { datagrams_per_turn: 1, ..Limits::default() };
+    let mut post = bind_with(1, limits, &DatagramOptions::default(), |_, _| {});
+    let id = post.ids[0];
+    post.rig.sys().datagram(0, 7, "one");
+    post.rig.sys().datagram(0, 7, "two");
+    let close = move |net: &mut Net<'_>| {
+        net.close_datagram(id);
+    };
+    post.rig.inner.handle().run(close).unwrap();
+    post.rig.settle();
+    assert_eq!(post.log().last().map(String::as_str), Some("0 closed"));
+    assert!(post.rig.inner.dispatcher.core.datagrams.get(id).is_none());
+}
