@@ -154,7 +154,7 @@ impl<S: Sys> EventLoop<S> {
             // fault: the next one would fail alike.
             return self.pause_accepting(&format!("cannot register an accepted connection: {e}"));
         }
-        self.insert_stream(id, stream);
+        self.streams.insert(id, stream);
         let core = &mut self.dispatcher.core;
         self.listeners.evicted_for_new = false;
         core.stats.accepted += 1;

@@ -13,7 +13,7 @@ impl<S: Sys> EventLoop<S> {
     /// Checks all invariants. Returns the first violation.
     pub(crate) fn audit(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
-        let (streams, conns) = (self.streams.iter().flatten().count(), core.conns.len());
+        let (streams, conns) = (self.streams.iter().count(), core.conns.len());
         require(streams == conns, || format!("N6: {streams} streams in {conns} slots"))?;
         let stats = core.snapshot();
         let reconciled = stats.accepted + stats.connected + stats.refused == stats.open + stats.closed_total();
@@ -51,7 +51,7 @@ impl<S: Sys> EventLoop<S> {
     /// Datagram sockets: no queue exceeds its limit, none with work is unscheduled, and an empty one holds no memory.
     fn audit_datagrams(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
-        let (sockets, states) = (self.bound_sockets.len(), core.datagrams.len());
+        let (sockets, states) = (self.bound_sockets.iter().count(), core.datagrams.len());
         require(sockets == states, || format!("N6: {sockets} datagram sockets, {states} in the core"))?;
         core.datagrams.iter().try_for_each(|m| {
             let told = |what: &str| format!("{what}: {m:?}");

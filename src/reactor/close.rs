@@ -60,8 +60,7 @@ impl<S: Sys> EventLoop<S> {
     }
 
     fn send_fin(&mut self, id: ConnId) -> bool {
-        let stream = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut);
-        stream.is_some_and(|stream| self.sys.shutdown_write(stream).is_ok())
+        self.streams.get_mut(id).is_some_and(|stream| self.sys.shutdown_write(stream).is_ok())
     }
 
     /// Fetches `SO_ERROR` after an error event, for a connection that is not being read: no read would return it.
@@ -71,7 +70,7 @@ impl<S: Sys> EventLoop<S> {
         if !std::mem::take(&mut c.readiness.error_pending) {
             return;
         }
-        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
+        let Some(stream) = self.streams.get_mut(id) else { return };
         // None is left if a read or a write has returned it: that clears SO_ERROR.
         if let Ok(Some(error)) | Err(error) = self.sys.take_error(stream) {
             core.write_failed(id, Reason::of_io(&error));
@@ -82,7 +81,7 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn read_and_discard(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let (now, limit) = (core.now, core.limits.linger_input);
-        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else { return };
+        let Some(stream) = self.streams.get_mut(id) else { return };
         let Some(c) = core.conns.live_mut(id) else { return };
         let Some(linger) = &mut c.cold_mut().linger else { return };
         let most = core.limits.read_buffer.min(limit.saturating_sub(linger.discarded));
@@ -154,7 +153,7 @@ impl<S: Sys> EventLoop<S> {
         }
         for id in std::mem::take(&mut self.reap_queue) {
             let Some(c) = self.dispatcher.core.conns.remove(id) else { continue };
-            if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
+            if let Some(stream) = self.streams.take(id) {
                 self.sys.close(stream, if c.close_with_rst { CloseHow::Reset } else { CloseHow::Graceful });
             }
             if let (Some(attempt), Some(reason)) = (c.job(), c.reason()) {
@@ -172,7 +171,7 @@ impl<S: Sys> EventLoop<S> {
         }
         for id in std::mem::take(&mut self.dispatcher.core.cancelled_dials) {
             self.dispatcher.core.conns.remove(id);
-            if let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::take) {
+            if let Some(stream) = self.streams.take(id) {
                 self.sys.close(stream, CloseHow::Graceful);
             }
         }

@@ -193,7 +193,7 @@ impl<S: Sys> EventLoop<S> {
             return Err(error);
         }
         job.trying.push(conn);
-        self.insert_stream(conn, stream);
+        self.streams.insert(conn, stream);
         Ok((conn, peer))
     }
 
@@ -204,7 +204,7 @@ impl<S: Sys> EventLoop<S> {
         if self.dispatcher.core.shutting_down {
             return;
         }
-        let Some(stream) = self.streams.get_mut(conn.slot as usize).and_then(Option::as_mut) else { return };
+        let Some(stream) = self.streams.get_mut(conn) else { return };
         let done = self.sys.finish_connect(stream);
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.live_mut(conn) else { return };

@@ -45,13 +45,9 @@ impl<S: Sys> EventLoop<S> {
             }
         };
         datagrams.enqueue(id);
-        let slot = id.slot as usize;
-        if slot >= self.bound_sockets.sockets.len() {
-            self.bound_sockets.sockets.resize_with(slot + 1, || None);
-        }
-        self.bound_sockets.sockets[slot] = Some(BoundSocket { socket, callback });
-        if self.bound_sockets.buffer.len() <= max {
-            self.bound_sockets.buffer.resize(max + 1, 0);
+        self.bound_sockets.insert(id, BoundSocket { socket, callback });
+        if self.datagram_buffer.len() <= max {
+            self.datagram_buffer.resize(max + 1, 0);
         }
         self.dispatcher.retain(handler);
         log::info!("receiving datagrams on {local}");
@@ -87,7 +83,7 @@ impl<S: Sys> EventLoop<S> {
 
     /// Receives from one socket, up to `datagrams_per_turn` datagrams and about `read_buffer` bytes.
     fn receive(&mut self, id: DatagramId) {
-        let mut buffer = std::mem::take(&mut self.bound_sockets.buffer);
+        let mut buffer = std::mem::take(&mut self.datagram_buffer);
         let limits = &self.dispatcher.core.limits;
         let (mut left, mut spare) = (limits.datagrams_per_turn, limits.read_buffer);
         while left > 0 && spare > 0 {
@@ -97,7 +93,7 @@ impl<S: Sys> EventLoop<S> {
             left -= 1;
             spare = spare.saturating_sub(len);
         }
-        self.bound_sockets.buffer = buffer;
+        self.datagram_buffer = buffer;
     }
 
     /// Receives one datagram, or an error, and calls the handler. Returns the length, or `None` if there is nothing to
@@ -232,7 +228,7 @@ impl<S: Sys> EventLoop<S> {
     /// Closes a socket and frees its slot.
     pub(super) fn remove_datagram_socket(&mut self, id: DatagramId) {
         let Some(m) = self.dispatcher.core.datagrams.remove(id) else { return };
-        if let Some(open) = self.bound_sockets.sockets.get_mut(id.slot as usize).and_then(Option::take) {
+        if let Some(open) = self.bound_sockets.take(id) {
             self.sys.close_datagram(open.socket);
         }
         self.dispatcher.release(m.handler);

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tables::{BoundSockets, Listeners, ShutdownState, Sources};
+use super::tables::{BoundSocket, BySlot, Listeners, ShutdownState, Sources};
 use crate::closed::REASONS;
 use crate::config::limits::{Limit, Limits};
 use crate::core::Core;
@@ -35,11 +35,14 @@ pub(super) struct LogLimits {
 pub(crate) struct EventLoop<S: Sys> {
     pub(crate) sys: S,
     pub(crate) dispatcher: Dispatcher,
-    /// The connections' sockets, by slot.
-    pub(crate) streams: Vec<Option<S::Stream>>,
+    /// The connections' sockets.
+    pub(crate) streams: BySlot<S::Stream>,
     pub(crate) listeners: Listeners<S>,
     pub(super) sources: Sources,
-    pub(super) bound_sockets: BoundSockets<S>,
+    pub(super) bound_sockets: BySlot<BoundSocket<S::Datagram>>,
+    /// The receive buffer of all datagram sockets. One byte longer than the longest datagram that any of them takes, to
+    /// detect truncation.
+    pub(super) datagram_buffer: Vec<u8>,
     pub(super) events: Vec<Ready>,
     /// The last wait returned as many events as fit, so the system may hold more.
     pub(super) events_truncated: bool,
@@ -75,10 +78,11 @@ impl<S: Sys> EventLoop<S> {
             shared: Shared::new(dispatcher.core.number, limits.commands, sys.waker()),
             batch: Vec::new(),
             dispatcher,
-            streams: Vec::new(),
+            streams: BySlot::new(),
             listeners: Listeners::new(),
             sources: Sources::new(),
-            bound_sockets: BoundSockets::new(),
+            bound_sockets: BySlot::new(),
+            datagram_buffer: Vec::new(),
             events: Vec::new(),
             events_truncated: false,
             reap_queue: Vec::new(),
@@ -122,15 +126,6 @@ impl<S: Sys> EventLoop<S> {
     pub(crate) fn update_clock(&mut self) {
         let now = self.sys.now();
         self.dispatcher.core.set_now(now);
-    }
-
-    /// Stores a stream in the slot of its connection.
-    pub(super) fn insert_stream(&mut self, id: ConnId, stream: S::Stream) {
-        let slot = id.slot as usize;
-        if slot >= self.streams.len() {
-            self.streams.resize_with(slot + 1, || None);
-        }
-        self.streams[slot] = Some(stream);
     }
 
     /// Follows every callback of a connection: measures it, writes what it sent to its own peer, and advances a close

@@ -129,7 +129,7 @@ impl<S: Sys> EventLoop<S> {
 
     /// One read. `None`: nothing to deliver.
     fn read_into(&mut self, id: ConnId, space: &mut [u8]) -> Option<usize> {
-        let stream = self.streams.get_mut(id.slot as usize)?.as_mut()?;
+        let stream = self.streams.get_mut(id)?;
         let received = self.sys.read(stream, space);
         let core = &mut self.dispatcher.core;
         let now = core.now;

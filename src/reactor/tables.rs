@@ -1,4 +1,4 @@
-//! The loop's tables besides the connections: listeners, datagram sockets, sources, and the state of a shutdown.
+//! The loop's tables: sockets by slot, listeners, sources, and the state of a shutdown.
 //!
 //! Calls neither handlers nor the system. Invariant: a source whose callback is pending is in the work list, once.
 
@@ -12,7 +12,7 @@ use crate::config::limits::AtCapacity;
 use crate::core::Core;
 use crate::dispatch::datagram::DatagramCallback;
 use crate::handler::net::Net;
-use crate::id::{DatagramId, GenSlab, HandlerIdx, HasId, ListenerId, SourceId};
+use crate::id::{GenSlab, HandlerIdx, HasId, ListenerId, SlotId, SourceId};
 use crate::sys::{Ready, Sys};
 use crate::time::Time;
 use crate::work_list::WorkList;
@@ -107,28 +107,34 @@ pub(super) struct BoundSocket<D> {
     pub(super) callback: DatagramCallback,
 }
 
-/// All datagram sockets.
-pub(crate) struct BoundSockets<S: Sys> {
-    /// The sockets, by slot.
-    pub(super) sockets: Vec<Option<BoundSocket<S::Datagram>>>,
-    /// The receive buffer of all sockets. One byte longer than the longest datagram that any of them takes, to detect
-    /// truncation.
-    pub(super) buffer: Vec<u8>,
-}
+/// Sockets, by the slots of their ids. Generations are not compared: the core knows which ids are stale.
+pub(crate) struct BySlot<T>(Vec<Option<T>>);
 
-impl<S: Sys> BoundSockets<S> {
+impl<T> BySlot<T> {
     pub(super) const fn new() -> Self {
-        Self { sockets: Vec::new(), buffer: Vec::new() }
+        Self(Vec::new())
     }
 
-    pub(super) fn get_mut(&mut self, id: DatagramId) -> Option<&mut BoundSocket<S::Datagram>> {
-        self.sockets.get_mut(id.slot as usize)?.as_mut()
+    pub(super) fn insert(&mut self, id: impl SlotId, value: T) {
+        if id.slot() >= self.0.len() {
+            self.0.resize_with(id.slot() + 1, || None);
+        }
+        self.0[id.slot()] = Some(value);
     }
 
-    /// How many sockets are open.
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: impl SlotId) -> Option<&mut T> {
+        self.0.get_mut(id.slot())?.as_mut()
+    }
+
+    pub(super) fn take(&mut self, id: impl SlotId) -> Option<T> {
+        self.0.get_mut(id.slot())?.take()
+    }
+
+    /// Iterates over the values, each with its slot.
     #[cfg(any(test, feature = "testing"))]
-    pub(super) fn len(&self) -> usize {
-        self.sockets.iter().flatten().count()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.0.iter().enumerate().filter_map(|(slot, value)| Some((slot as u32, value.as_ref()?)))
     }
 }
 

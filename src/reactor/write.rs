@@ -21,9 +21,7 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn write(&mut self, id: ConnId, prefix: &[u8], suffix: &[u8]) -> (usize, usize) {
         let (mut prefix_written, mut suffix_written) = (0, 0);
         let core = &mut self.dispatcher.core;
-        let Some(stream) = self.streams.get_mut(id.slot as usize).and_then(Option::as_mut) else {
-            return (0, 0);
-        };
+        let Some(stream) = self.streams.get_mut(id) else { return (0, 0) };
         let mut failed = None;
         // A short write is not the end: mio promises another event only after `WouldBlock`.
         while let Some(c) = core.conns.get_mut(id).filter(|c| c.can_be_written()) {

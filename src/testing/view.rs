@@ -27,8 +27,7 @@ impl<H: Handler> View<H> {
     /// Iterates over the connections, each with its peer's index.
     pub(crate) fn connections(&self) -> impl Iterator<Item = (usize, &Connection)> {
         let (streams, conns) = (&self.inner.streams, &self.inner.dispatcher.core.conns);
-        let here = streams.iter().enumerate().filter_map(|(slot, s)| Some((slot as u32, s.as_ref()?.peer())));
-        here.filter_map(|(slot, peer)| Some((peer, conns.get(conns.id_in_slot(slot)?)?)))
+        streams.iter().filter_map(|(slot, stream)| Some((stream.peer(), conns.in_slot(slot)?)))
     }
 
     /// The handler, with the record of its callbacks.

@@ -254,9 +254,8 @@ impl Rig {
 
     /// Returns the id of the connection with a peer.
     fn id(&self, peer: usize) -> ConnId {
-        let here = |s: &Option<crate::sys::script::Stream>| s.as_ref().is_some_and(|s| s.peer() == peer);
-        let slot = self.inner.streams.iter().position(here).unwrap();
-        self.inner.dispatcher.core.conns.id_in_slot(slot as u32).unwrap()
+        let (slot, _) = self.inner.streams.iter().find(|(_, stream)| stream.peer() == peer).unwrap();
+        self.inner.dispatcher.core.conns.id_in_slot(slot).unwrap()
     }
 
     fn phase(&self, peer: usize) -> Phase {
