@@ -142,14 +142,22 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Closes the descriptors of connections that `on_close` was called for, and frees their slots.
+    /// Closes the descriptors of cancelled connect attempts and of connections that `on_close` was called for, and
+    /// frees their slots.
     ///
     /// Nothing is freed earlier in a turn: events and work lists of the turn may still name the slot, and a descriptor
     /// that is closed may be reused by the next `accept`.
     pub(super) fn reap(&mut self) {
-        self.reap_cancelled_dials();
-        if self.reap_queue.is_empty() {
+        let core = &mut self.dispatcher.core;
+        if core.cancelled_dials.is_empty() && self.reap_queue.is_empty() {
             return;
+        }
+        // No handler was notified of a cancelled connect attempt, so there is no `on_close`.
+        for id in std::mem::take(&mut core.cancelled_dials) {
+            core.conns.remove(id);
+            if let Some(stream) = self.streams.take(id) {
+                self.sys.close(stream, CloseHow::Graceful);
+            }
         }
         for id in std::mem::take(&mut self.reap_queue) {
             let Some(c) = self.dispatcher.core.conns.remove(id) else { continue };
@@ -160,20 +168,6 @@ impl<S: Sys> EventLoop<S> {
                 self.reconnect(attempt, reason);
             }
             self.dispatcher.release(c.handler);
-        }
-        self.listeners.resume(&self.dispatcher.core);
-    }
-
-    /// Closes the sockets of cancelled connect attempts. No handler was notified of them, so there is no `on_close`.
-    pub(super) fn reap_cancelled_dials(&mut self) {
-        if self.dispatcher.core.cancelled_dials.is_empty() {
-            return;
-        }
-        for id in std::mem::take(&mut self.dispatcher.core.cancelled_dials) {
-            self.dispatcher.core.conns.remove(id);
-            if let Some(stream) = self.streams.take(id) {
-                self.sys.close(stream, CloseHow::Graceful);
-            }
         }
         self.listeners.resume(&self.dispatcher.core);
     }
