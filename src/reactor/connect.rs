@@ -365,14 +365,10 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.release(handler);
     }
 
-    /// Cancels the lookup of a connect job, if one is running.
+    /// Cancels the lookup of a connect job, if one is running. The caller ends its stage.
     fn end_lookup(&mut self, id: AttemptId) {
-        let jobs = &mut self.dispatcher.core.connect_jobs;
-        if let Some(number) = jobs.end_lookup(id) {
+        if let Some(number) = self.dispatcher.core.connect_jobs.end_lookup(id) {
             self.sys.cancel_lookup(number);
-            if jobs.get(id).is_some_and(|a| matches!(a.stage, ConnectStage::LookingUp)) {
-                jobs.set_stage(id, ConnectStage::Trying);
-            }
         }
     }
 
