@@ -134,14 +134,9 @@ impl<S: Sys> EventLoop<S> {
     /// Gives an accepted stream a slot, registers it, and calls `on_open`. Refuses it if there is no slot.
     fn admit(&mut self, listener: ListenerId, handler: HandlerIdx, mut stream: S::Stream, peer: Address) {
         let core = &mut self.dispatcher.core;
-        let max = core.limits.connections.get();
-        let over = core.conns.len() >= max;
-        let id = if over {
-            None
-        } else {
-            core.conns.insert_with(|id| Connection::new(id, handler, listener, peer, core.now))
-        };
-        let Some(id) = id else {
+        let new = |id| Connection::new(id, handler, listener, peer, core.now);
+        let spare = core.conns.len() < core.limits.connections.get();
+        let Some(id) = spare.then(|| core.conns.insert_with(new)).flatten() else {
             self.listeners.refused += 1;
             self.count_refused(&Reason::AtCapacity);
             return self.sys.close(stream, CloseHow::Graceful);
