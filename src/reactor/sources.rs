@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 
 use super::Reactor;
 use super::event_loop::EventLoop;
-use super::tables::{ErasedSource, Readiness, SourceEntry, SourceKey, SourceSlot, Watch};
+use super::tables::{ErasedSource, Readiness, SourceEntry, SourceKey, SourceSlot, Sources, Watch};
 use crate::dispatch::CallSite;
 use crate::handler::net::Net;
 use crate::id::{SourceId, Token};
@@ -47,13 +47,6 @@ impl<S: Sys> EventLoop<S> {
         Ok(id)
     }
 
-    /// Removes a source from the loop and deregisters it from the system.
-    pub(super) fn remove_source(&mut self, id: SourceId) -> Option<Box<dyn ErasedSource>> {
-        let mut source = self.sources.remove(id)?;
-        self.sys.remove_source(source.source());
-        Some(source)
-    }
-
     /// Calls the callback of each source that is ready now. Those that become ready meanwhile wait for the next turn.
     pub(super) fn process_sources(&mut self) {
         for _ in 0..self.sources.ready.len() {
@@ -77,13 +70,21 @@ impl<S: Sys> EventLoop<S> {
             Some(Watch::Done) | None => {
                 let Self { sys, dispatcher, sources, .. } = self;
                 // The drop of a source is user code, and may panic.
-                dispatcher.guarded(CallSite::Dropped, |_| {
-                    if let Some(mut source) = sources.remove(id) {
-                        sys.remove_source(source.source());
-                    }
-                });
+                dispatcher.guarded(CallSite::Dropped, |_| drop(sources.remove(id, sys)));
             }
         }
+    }
+}
+
+impl Sources {
+    /// Removes a source and deregisters it from the system.
+    pub(super) fn remove(&mut self, id: SourceId, sys: &mut impl Sys) -> Option<Box<dyn ErasedSource>> {
+        let mut entry = self.entries.remove(id)?;
+        if entry.queued {
+            self.ready.remove(id);
+        }
+        sys.remove_source(entry.source.source());
+        Some(entry.source)
     }
 }
 
@@ -145,7 +146,7 @@ impl Reactor {
     /// a key of another reactor.
     pub fn deregister<E: mio::event::Source + 'static>(&mut self, key: SourceKey<E>) -> Option<E> {
         self.source_mut(key)?;
-        let source: Box<dyn Any> = self.inner.remove_source(key.id)?;
+        let source: Box<dyn Any> = self.inner.sources.remove(key.id, &mut self.inner.sys)?;
         source.downcast::<SourceSlot<E>>().ok().map(|source| source.source)
     }
 

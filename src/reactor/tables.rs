@@ -264,15 +264,6 @@ impl Sources {
         self.ready.push(id, &mut entry.queued);
         true
     }
-
-    /// Removes a source. The caller deregisters it from the system.
-    pub(super) fn remove(&mut self, id: SourceId) -> Option<Box<dyn ErasedSource>> {
-        let entry = self.entries.remove(id)?;
-        if entry.queued {
-            self.ready.remove(id);
-        }
-        Some(entry.source)
-    }
 }
 
 /// The result of a shutdown.

@@ -218,9 +218,9 @@ fn a_source_that_is_taken_out_while_its_callback_is_due_is_not_called() {
     rig.sys().inject(token, Ready::READABLE);
     assert!(rig.turn().more);
     let Token::Source(id) = Token::unpack(token) else { panic!() };
-    drop(rig.inner.remove_source(id));
+    drop(rig.inner.sources.remove(id, &mut rig.inner.sys));
     assert_eq!(rig.inner.next_deadline(), crate::time::Time::NEVER);
-    assert!(rig.inner.remove_source(id).is_none());
+    assert!(rig.inner.sources.remove(id, &mut rig.inner.sys).is_none());
     assert!(!rig.turn().more);
     assert_eq!(counts.get(), (1, 1));
 }
