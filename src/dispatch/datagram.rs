@@ -6,7 +6,6 @@
 
 use std::any::{Any, type_name};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::slot::ErasedHandler;
@@ -14,7 +13,7 @@ use super::{CallSite, Dispatcher};
 use crate::closed::Closed;
 use crate::config::address::Address;
 use crate::core::Delivery;
-use crate::core::datagram_sockets::DatagramPhase;
+use crate::core::datagram_sockets::{DatagramPhase, DatagramSocket};
 use crate::handler::Note;
 use crate::handler::context::Context;
 use crate::handler::datagram::{DatagramContext, DatagramHandler};
@@ -122,18 +121,13 @@ impl Dispatcher {
 
     /// Calls the callback for `event` of a socket's handler. A panic closes the socket.
     pub(crate) fn call_datagram(&mut self, id: DatagramId, callback: DatagramCallback, event: DatagramEvent<'_>) {
-        let Self { core, handlers, .. } = self;
         let last = matches!(event, DatagramEvent::Closed);
-        let Some(m) = core.datagrams.get(id).filter(|m| m.is_open() || last && m.phase == DatagramPhase::Closed) else {
-            return;
-        };
-        let handler = m.handler;
-        let Some(entry) = handlers.get_mut(handler.slot()) else { return };
-        core.delivery = Delivery::default();
-        let mut cx = DatagramContext::new(core, id, handler);
-        let handler = entry.handler.handler_mut();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut cx, event))) {
-            self.panicked(CallSite::Datagrams(id), panic);
-        }
+        let called = |m: &&DatagramSocket| m.is_open() || last && m.phase == DatagramPhase::Closed;
+        let Some(handler) = self.core.datagrams.get(id).filter(called).map(|m| m.handler) else { return };
+        self.guarded(CallSite::Datagrams(id), |Self { core, handlers, .. }| {
+            let Some(entry) = handlers.get_mut(handler.slot()) else { return };
+            core.delivery = Delivery::default();
+            callback(entry.handler.handler_mut(), &mut DatagramContext::new(core, id, handler), event);
+        });
     }
 }

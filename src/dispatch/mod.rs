@@ -237,12 +237,10 @@ impl Dispatcher {
         if !std::mem::take(&mut c.has_state) {
             return;
         }
-        let Self { core, handlers, .. } = self;
-        let Some(entry) = handlers.get_mut(handler.slot()) else { return };
-        let net = &mut Net::new(core, None, Some(handler));
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| entry.handler.close(net, state, closed))) {
-            self.panicked(CallSite::Connection(id), panic);
-        }
+        self.guarded(CallSite::Connection(id), |Self { core, handlers, .. }| {
+            let Some(entry) = handlers.get_mut(handler.slot()) else { return };
+            entry.handler.close(&mut Net::new(core, None, Some(handler)), state, closed);
+        });
     }
 
     /// Returns the type name of a handler, for the log.
@@ -295,19 +293,19 @@ impl Dispatcher {
         let Some(c) = self.core.conns.live(id) else { return };
         // `on_open` panicked: the connection is closing and stays with its handler.
         if !c.has_state {
-            return self.guarded(CallSite::Dropped, move |_| drop(state));
+            self.guarded(CallSite::Dropped, move |_| drop(state));
+            return;
         }
         let Some(place) = self.handlers.get_mut(handler.slot()).and_then(|h| h.handler.insert_state(state)) else {
             return;
         };
         self.retain(handler);
         let Some((old, old_state)) = self.core.change_handler(id, handler, place as u32) else { return };
-        if let Some(entry) = self.handlers.get_mut(old.slot()) {
-            let gone = catch_unwind(AssertUnwindSafe(|| entry.handler.remove_state(old_state as usize)));
-            if let Err(panic) = gone {
-                self.panicked(CallSite::Dropped, panic);
+        self.guarded(CallSite::Dropped, |Self { handlers, .. }| {
+            if let Some(entry) = handlers.get_mut(old.slot()) {
+                entry.handler.remove_state(old_state as usize);
             }
-        }
+        });
         self.release(old);
     }
 
@@ -333,38 +331,29 @@ impl Dispatcher {
 
     /// Runs a callback of a handler that is not for a connection.
     fn call_handler(&mut self, handler: HandlerIdx, callback: impl FnOnce(&mut dyn ErasedHandler, &mut Net<'_>)) {
-        let Self { core, handlers, .. } = self;
-        let Some(entry) = handlers.get_mut(handler.slot()) else { return };
-        // No callback of a connection runs: what is sent to one is flushed at the end of the turn.
-        core.delivery = Delivery::default();
-        let mut net = Net::new(core, None, Some(handler));
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(&mut *entry.handler, &mut net))) {
-            self.panicked(CallSite::Handler(handler), panic);
-        }
+        self.guarded(CallSite::Handler(handler), |Self { core, handlers, .. }| {
+            let Some(entry) = handlers.get_mut(handler.slot()) else { return };
+            // No callback of a connection runs: what is sent to one is flushed at the end of the turn.
+            core.delivery = Delivery::default();
+            callback(&mut *entry.handler, &mut Net::new(core, None, Some(handler)));
+        });
     }
 
     /// Runs the callback of a source. Returns `None` if it panicked.
     pub(crate) fn source<T>(&mut self, id: SourceId, callback: impl FnOnce(&mut Net<'_>) -> T) -> Option<T> {
-        let mut answer = None;
-        self.guarded(CallSite::Source(id), |core| {
-            core.delivery = Delivery::default();
-            answer = Some(callback(&mut Net::new(core, None, None)));
-        });
-        answer
+        self.core.delivery = Delivery::default();
+        self.guarded(CallSite::Source(id), |this| callback(&mut Net::new(&mut this.core, None, None)))
     }
 
     /// Runs a closure from another thread.
     pub(crate) fn run(&mut self, closure: Box<dyn FnOnce(&mut Net<'_>) + Send>) {
         self.core.delivery = Delivery::default();
-        self.guarded(CallSite::Closure, |core| closure(&mut Net::new(core, None, None)));
+        self.guarded(CallSite::Closure, |this| closure(&mut Net::new(&mut this.core, None, None)));
     }
 
-    /// Runs other user code (the drop of a handler, a closure) and catches its panics.
-    pub(crate) fn guarded(&mut self, site: CallSite, code: impl FnOnce(&mut Core)) {
-        let core = &mut self.core;
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| code(core))) {
-            self.panicked(site, panic);
-        }
+    /// Runs user code. Returns `None` if it panicked.
+    pub(crate) fn guarded<T>(&mut self, site: CallSite, code: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(|| code(self))).map_err(|panic| self.panicked(site, panic)).ok()
     }
 
     /// Handles a panic of user code: counts and logs it, and closes the connection or datagram socket that it was for.
