@@ -12,7 +12,7 @@
 //! first invalid byte.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::error::check_max;
+use super::error::{check_len, check_max};
 use super::scan::Digits;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
@@ -97,10 +97,7 @@ impl Codec for DecimalHeader {
     }
 
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let len = message.len();
-        if len > self.max {
-            return Err(EncodeError::TooLong { len, max: self.max });
-        }
+        let len = check_len(message, self.max)?;
         let header_end = out.len().saturating_add(self.width);
         out.reserve(len.saturating_add(self.width));
         out.extend_from_slice(Digits::of(len).as_bytes());

@@ -9,7 +9,7 @@
 use memchr::memchr;
 use memchr::memmem::Finder;
 
-use super::error::check_max;
+use super::error::{check_len, check_max};
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// Messages that end with a delimiter of 1 to 64 bytes.
@@ -116,9 +116,7 @@ impl Codec for Delimited {
     /// Rejects a message that would end early: it contains the delimiter, or would together with the delimiter
     /// appended to it.
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        if message.len() > self.max {
-            return Err(EncodeError::TooLong { len: message.len(), max: self.max });
-        }
+        check_len(message, self.max)?;
         let begin = out.len();
         out.reserve(message.len().saturating_add(self.delimiter().len()));
         out.extend_from_slice(message);

@@ -1,9 +1,11 @@
-//! The error for codecs that cannot be built, and the check of maximum sizes that all codecs share.
+//! The error for codecs that cannot be built, and the checks of maximum sizes that all codecs share.
 //!
 //! Invariant: a maximum returned by `check_max` is at least 1, and adding any header or trailer to it cannot overflow.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 use std::fmt;
+
+use super::EncodeError;
 
 /// Why a codec could not be built: its options contradict each other, or its text spec cannot be parsed. The text
 /// names the error and what is accepted.
@@ -41,6 +43,13 @@ pub(super) fn check_max(max: usize) -> Result<usize, BuildError> {
         return Err(BuildError::new("the maximum message is 0 bytes; accepted: 1 or more"));
     }
     Ok(max.min(MOST))
+}
+
+/// Returns the length of a message, or an error if it exceeds the maximum.
+#[inline]
+pub(super) fn check_len(message: &[u8], max: usize) -> Result<usize, EncodeError> {
+    let len = message.len();
+    if len > max { Err(EncodeError::TooLong { len, max }) } else { Ok(len) }
 }
 
 /// The largest maximum (chosen): more than any message in memory needs, and far enough from `usize::MAX` that adding a

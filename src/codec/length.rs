@@ -15,6 +15,7 @@
 //! is rejected, never truncated.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+use super::error::check_len;
 use super::{Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// Messages after a length field of 1 to 8 bytes.
@@ -160,9 +161,7 @@ impl Codec for LengthDelimited {
         let Some(body) = message.get(body_at..) else {
             return Err(EncodeError::Other("message is shorter than the header it must contain"));
         };
-        if body.len() > self.max_body {
-            return Err(EncodeError::TooLong { len: message.len(), max: self.max_message() });
-        }
+        check_len(message, self.max_message())?;
         let Some(bytes) = self.field_bytes(body.len()) else {
             return Err(EncodeError::Other("message is shorter than the length adjustment"));
         };

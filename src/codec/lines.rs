@@ -8,7 +8,7 @@
 
 use memchr::{memchr, memchr2};
 
-use super::error::check_max;
+use super::error::{check_len, check_max};
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// Messages that end with a line feed ([`lf`](Self::lf)), or strictly with `\r\n` ([`crlf`](Self::crlf)).
@@ -163,9 +163,7 @@ impl Codec for Lines {
     /// strict mode, any `\r`.
     #[inline]
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        if message.len() > self.max {
-            return Err(EncodeError::TooLong { len: message.len(), max: self.max });
-        }
+        check_len(message, self.max)?;
         let forged = match self.crlf {
             true => memchr2(b'\r', b'\n', message).is_some(),
             false => memchr(b'\n', message).is_some() || message.ends_with(b"\r"),

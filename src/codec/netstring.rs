@@ -10,7 +10,7 @@
 //! it too long.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::error::check_max;
+use super::error::{check_len, check_max};
 use super::scan::Digits;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
@@ -92,10 +92,7 @@ impl Codec for Netstring {
     }
 
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let len = message.len();
-        if len > self.max {
-            return Err(EncodeError::TooLong { len, max: self.max });
-        }
+        let len = check_len(message, self.max)?;
         out.reserve(len.saturating_add(self.max_overhead()));
         out.extend_from_slice(Digits::of(len).as_bytes());
         out.push(b':');

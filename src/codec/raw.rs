@@ -6,7 +6,7 @@
 //! Invariant: the messages concatenated are exactly the input, and none exceeds the maximum.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::error::check_max;
+use super::error::{check_len, check_max};
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// No framing: whatever has arrived is a message, in pieces of at most the maximum.
@@ -47,9 +47,7 @@ impl Codec for Raw {
 
     /// Copies the message unchanged. An empty message writes nothing.
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        if message.len() > self.max {
-            return Err(EncodeError::TooLong { len: message.len(), max: self.max });
-        }
+        check_len(message, self.max)?;
         out.extend_from_slice(message);
         Ok(())
     }

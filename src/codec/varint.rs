@@ -11,7 +11,7 @@
 //! it can only be too long.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
-use super::error::check_max;
+use super::error::{check_len, check_max};
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
 /// Messages after a varint length, as written by protobuf's `writeDelimitedTo`.
@@ -87,10 +87,7 @@ impl Codec for Varint {
     }
 
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let mut len = message.len();
-        if len > self.max {
-            return Err(EncodeError::TooLong { len, max: self.max });
-        }
+        let mut len = check_len(message, self.max)?;
         out.reserve(len.saturating_add(self.max_overhead()));
         while len >= 0x80 {
             out.push(len as u8 | 0x80);
