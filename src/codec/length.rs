@@ -97,15 +97,14 @@ impl LengthDelimited {
     /// Returns the length field that announces `body` bytes after it, at the front of eight bytes; `None` if the
     /// adjustment makes that impossible.
     fn field_bytes(&self, body: usize) -> Option<[u8; 8]> {
-        let by = self.adjustment.unsigned_abs();
-        let value = match self.adjustment < 0 {
-            true => (body as u64).checked_add(by)?,
-            false => (body as u64).checked_sub(by)?,
-        };
-        Some(match self.big_endian {
-            true => value.wrapping_shl(self.shift).to_be_bytes(),
-            false => value.to_le_bytes(),
-        })
+        let value = (body as i128).saturating_sub(self.adjustment.into());
+        Some(self.raw_field(u64::try_from(value).ok()?))
+    }
+
+    /// Returns a length field at the front of eight bytes.
+    #[inline]
+    fn raw_field(&self, value: u64) -> [u8; 8] {
+        if self.big_endian { value.wrapping_shl(self.shift).to_be_bytes() } else { value.to_le_bytes() }
     }
 
     #[cold]
@@ -147,12 +146,9 @@ impl Codec for LengthDelimited {
         if stripped && self.offset == 0 && self.adjustment == 0 && message.len() <= self.max_body {
             // The common case: the header is the length field alone, and counts the message alone. Writing eight bytes
             // is one store; the bytes that the field does not need are truncated.
-            let value = message.len() as u64;
-            let field =
-                if self.big_endian { value.wrapping_shl(self.shift).to_be_bytes() } else { value.to_le_bytes() };
             let field_end = out.len().saturating_add(self.header);
             out.reserve(message.len().saturating_add(16));
-            out.extend_from_slice(&field);
+            out.extend_from_slice(&self.raw_field(message.len() as u64));
             out.truncate(field_end);
             out.extend_from_slice(message);
             return Ok(());
