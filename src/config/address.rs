@@ -47,20 +47,12 @@ impl Endpoint {
     /// Checks an endpoint, whether it was parsed or built by hand.
     pub(crate) fn check(&self) -> Result<(), Problem> {
         match self {
-            Self::Tcp { host, .. } if host.contains(':') => {
-                // Unlike `Ipv6Addr`, `SocketAddrV6` accepts a scope id, as in `fe80::1%2`.
-                match format!("[{host}]:0").parse::<SocketAddrV6>() {
-                    Ok(_) => Ok(()),
-                    Err(_) => Err(Problem::NotIpv6),
-                }
-            }
+            Self::Tcp { host, .. } if host.contains(':') => check_ipv6(host),
             Self::Tcp { host, .. } => check_host(host),
             Self::Unix(path) => check_path(path),
         }
     }
-}
 
-impl Endpoint {
     /// As [`check`](Self::check), with an error that names the endpoint.
     pub(crate) fn validate(&self) -> Result<(), AddressError> {
         self.check().map_err(|problem| AddressError { about: self.to_string(), problem })
@@ -98,9 +90,7 @@ fn split_port(text: &str) -> Result<(&str, u16), Problem> {
         if host.is_empty() {
             return Err(Problem::EmptyHost);
         }
-        if format!("[{host}]:0").parse::<SocketAddrV6>().is_err() {
-            return Err(Problem::NotIpv6);
-        }
+        check_ipv6(host)?;
         (host, after.strip_prefix(':').ok_or(Problem::NoPort)?)
     } else {
         if let Some(c) = text.chars().find(|&c| !is_host_char(c) && c != ':') {
@@ -120,6 +110,11 @@ fn split_port(text: &str) -> Result<(&str, u16), Problem> {
         return Err(Problem::PortNotANumber);
     }
     port.parse().map(|port| (host, port)).map_err(|_| Problem::PortTooLarge)
+}
+
+/// Checks an IPv6 address. Unlike `Ipv6Addr`, `SocketAddrV6` accepts a scope id, as in `fe80::1%2`.
+fn check_ipv6(host: &str) -> Result<(), Problem> {
+    format!("[{host}]:0").parse::<SocketAddrV6>().map(drop).map_err(|_| Problem::NotIpv6)
 }
 
 /// Returns whether `c` may be part of a host name. Letters of any script are allowed; the resolver decides which names
@@ -170,8 +165,8 @@ pub struct AddressError {
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Problem::Option(name, what) = &self.problem {
-            return write!(f, "{}: the {name} {what}", self.about);
+        if let Problem::Option(..) = &self.problem {
+            return write!(f, "{}: {}", self.about, self.problem);
         }
         write!(f, "{:?} is not a valid address: {}; ", self.about, self.problem)?;
         f.write_str("accepted: 127.0.0.1:7000, [::1]:7000, localhost:7000")?;
