@@ -144,10 +144,9 @@ impl Connect {
         if let Target::Endpoint(endpoint) = &target {
             endpoint.validate()?;
         }
-        match self.options.check(&target) {
-            Ok(()) => Ok((target, self.options)),
-            Err(problem) => Err(AddressError { about: format!("cannot connect to {target}"), problem }),
-        }
+        let refused = |problem| AddressError { about: format!("cannot connect to {target}"), problem };
+        self.options.check(&target).map_err(refused)?;
+        Ok((target, self.options))
     }
 
     /// Returns `self` if it passes the checks of [`into_parts`](Self::into_parts).
@@ -254,19 +253,15 @@ impl ConnectOptions {
         }
         not_zero("receive buffer", self.receive_buffer)?;
         not_zero("send buffer", self.send_buffer)?;
-        if let Some(keepalive) = &self.keepalive {
-            keepalive.check()?;
-        }
+        self.keepalive.iter().try_for_each(Keepalive::check)?;
         let fits = match target {
             Target::Endpoint(Endpoint::Unix(_)) | Target::Address(Address::Unix(_)) => self.local.is_none(),
             Target::Address(Address::Tcp(to)) => self.local.is_none_or(|local| local.is_ipv4() == to.is_ipv4()),
             Target::Endpoint(_) | Target::Existing(_) => true,
         };
         if !fits {
-            return Err(Problem::Option(
-                "local address",
-                "must be of the same address family as the destination".to_owned(),
-            ));
+            let what = "must be of the same address family as the destination";
+            return Err(Problem::Option("local address", what.to_owned()));
         }
         if let Target::Address(Address::Unix(None)) = target {
             return Err(Problem::Option("path", "is missing".to_owned()));

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use crate::config::address::{Address, AddressError, Endpoint, Problem};
 use crate::config::builder::{BindTo, from_addresses, setters};
+use crate::config::listen::not_zero;
 
 /// The largest permitted [`Datagrams::max_size`] in bytes (chosen): a receive buffer of this size is allocated.
 const MOST: usize = 16 * 1024 * 1024;
@@ -122,10 +123,8 @@ impl Datagrams {
         let peer = self.peer.transpose()?;
         peer.iter().try_for_each(Endpoint::validate)?;
         to.check()?;
-        match self.options.check() {
-            Ok(()) => Ok((to, peer, self.options)),
-            Err(problem) => Err(AddressError { about: format!("cannot bind {to}"), problem }),
-        }
+        self.options.check().map_err(|problem| AddressError { about: format!("cannot bind {to}"), problem })?;
+        Ok((to, peer, self.options))
     }
 
     fn of_endpoint(endpoint: Result<Endpoint, AddressError>) -> Self {
@@ -223,11 +222,8 @@ impl DatagramOptions {
         if !(1..=MOST).contains(&self.max_size) {
             return refuse("maximum size", format!("must be 1 to {MOST} bytes, not {}", self.max_size));
         }
-        for (name, bytes) in [("receive buffer", self.receive_buffer), ("send buffer", self.send_buffer)] {
-            if bytes == Some(0) {
-                return refuse(name, "must be at least 1".to_owned());
-            }
-        }
+        not_zero("receive buffer", self.receive_buffer)?;
+        not_zero("send buffer", self.send_buffer)?;
         if self.unix_mode > 0o777 {
             return refuse("mode", format!("must be 0 to 0o777, not {:#o}", self.unix_mode));
         }

@@ -99,10 +99,8 @@ impl Listen {
     pub(crate) fn into_parts(self) -> Result<(BindTo<ListenTarget>, ListenOptions), AddressError> {
         let to = self.to?;
         to.check()?;
-        match self.options.check() {
-            Ok(()) => Ok((to, self.options)),
-            Err(problem) => Err(AddressError { about: format!("cannot listen on {to}"), problem }),
-        }
+        self.options.check().map_err(|problem| AddressError { about: format!("cannot listen on {to}"), problem })?;
+        Ok((to, self.options))
     }
 
     fn of_endpoint(endpoint: Result<Endpoint, AddressError>) -> Self {
