@@ -192,13 +192,6 @@ impl Core {
         self.conns.get(id)?.groups.iter().find(|m| m.group == group).map(|m| m.place)
     }
 
-    /// Marks the messages below `from` as taken by a member.
-    fn set_from(&mut self, group: Group, place: u32, from: u64) {
-        if let Some(member) = self.groups.states.get_mut(group).and_then(|r| r.members.get_mut(place as usize)) {
-            member.from = from;
-        }
-    }
-
     /// If a log would exceed the hard limit within one callback: moves its content to the outboxes of its members, and
     /// terminates those for which that is too much.
     fn make_log_space(&mut self, group: Group, len: usize, except: Option<ConnId>) {
@@ -302,7 +295,10 @@ impl Core {
         // Mark everything as taken first: `terminate` must not count the bytes of the slices as lost a second time.
         let memberships = self.conns.get(id).map(|c| c.groups.clone()).unwrap_or_default();
         for m in &memberships {
-            self.set_from(m.group, m.place, number);
+            let state = self.groups.states.get_mut(m.group);
+            if let Some(member) = state.and_then(|r| r.members.get_mut(m.place as usize)) {
+                member.from = number;
+            }
         }
         for (i, slice) in slices.iter().enumerate() {
             if !self.take_slice(id, slice) {
