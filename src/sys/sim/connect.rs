@@ -29,7 +29,7 @@ impl Sim {
 
     /// The number of lookups that are neither answered nor cancelled.
     pub(crate) fn looking(&self) -> usize {
-        self.dials.lookups.iter().filter(|l| !l.answered && !l.cancelled).count()
+        self.dials.lookups.iter().filter(|l| l.is_open() && !l.cancelled).count()
     }
 
     /// The connect attempt that created this peer, if the loop connected to it.
@@ -208,11 +208,8 @@ impl Sim {
 
     /// Cancels a lookup. If one is just being answered, the answer may still be delivered.
     pub(super) fn end_lookup(&mut self, number: u64) {
-        for i in 0..self.dials.lookups.len() {
-            let lookup = &self.dials.lookups[i];
-            if lookup.number != number || lookup.answered || lookup.cancelled {
-                continue;
-            }
+        let waits = |l: &Lookup| l.number == number && l.is_open() && !l.cancelled;
+        if let Some(i) = self.dials.lookups.iter().position(waits) {
             let late = self.strikes_all(Fault::LookupLate).is_some();
             let soon = self.script.clock.saturating_add(self.dice.size(20 * MS) as u64);
             let lookup = &mut self.dials.lookups[i];
