@@ -73,6 +73,17 @@ impl MioSys {
     }
 }
 
+/// Evaluates the same expression for whichever socket it is.
+macro_rules! each {
+    ($kind:ident, $either:expr, $socket:ident => $call:expr) => {
+        match $either {
+            $kind::Tcp($socket) => $call,
+            #[cfg(unix)]
+            $kind::Unix($socket) => $call,
+        }
+    };
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -153,20 +164,12 @@ impl Sys for MioSys {
     }
 
     fn add_listener(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {
-        let (registry, token) = (self.poll.registry(), Token(token));
-        match &mut listener.socket {
-            Listening::Tcp(socket) => registry.register(socket, token, Interest::READABLE),
-            #[cfg(unix)]
-            Listening::Unix(socket) => registry.register(socket, token, Interest::READABLE),
-        }
+        let registry = self.poll.registry();
+        each!(Listening, &mut listener.socket, socket => registry.register(socket, Token(token), Interest::READABLE))
     }
 
     fn close_listener(&mut self, mut listener: Listener) {
-        match &mut listener.socket {
-            Listening::Tcp(socket) => self.deregister(socket),
-            #[cfg(unix)]
-            Listening::Unix(socket) => self.deregister(socket),
-        }
+        each!(Listening, &mut listener.socket, socket => self.deregister(socket));
     }
 
     fn accept(&mut self, listener: &mut Listener) -> io::Result<(Stream, Address)> {
@@ -249,12 +252,7 @@ impl Sys for MioSys {
     }
 
     fn add_stream(&mut self, stream: &mut Stream, token: usize) -> io::Result<()> {
-        let (registry, token) = (self.poll.registry(), Token(token));
-        match stream {
-            Stream::Tcp(stream) => registry.register(stream, token, STREAM),
-            #[cfg(unix)]
-            Stream::Unix(stream) => registry.register(stream, token, STREAM),
-        }
+        each!(Stream, stream, stream => self.poll.registry().register(stream, Token(token), STREAM))
     }
 
     #[inline]
@@ -277,27 +275,15 @@ impl Sys for MioSys {
     #[inline]
     fn write(&mut self, stream: &mut Stream, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         // Through `try_io`: on Windows, mio must see a `WouldBlock` to re-arm the socket for the next readiness event.
-        match stream {
-            Stream::Tcp(stream) => uninterrupted(|| stream.try_io(|| send(SockRef::from(&*stream), bufs))),
-            #[cfg(unix)]
-            Stream::Unix(stream) => uninterrupted(|| stream.try_io(|| send(SockRef::from(&*stream), bufs))),
-        }
+        each!(Stream, stream, stream => uninterrupted(|| stream.try_io(|| send(SockRef::from(&*stream), bufs))))
     }
 
     fn shutdown_write(&mut self, stream: &mut Stream) -> io::Result<()> {
-        match stream {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            #[cfg(unix)]
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
-        }
+        each!(Stream, stream, stream => stream.shutdown(Shutdown::Write))
     }
 
     fn take_error(&mut self, stream: &mut Stream) -> io::Result<Option<io::Error>> {
-        match stream {
-            Stream::Tcp(stream) => stream.take_error(),
-            #[cfg(unix)]
-            Stream::Unix(stream) => stream.take_error(),
-        }
+        each!(Stream, stream, stream => stream.take_error())
     }
 
     fn close(&mut self, stream: Stream, how: CloseHow) {
@@ -359,10 +345,7 @@ fn ready_of(event: &Event) -> Ready {
 /// link-local address.)
 fn unmapped(peer: SocketAddr) -> SocketAddr {
     match peer {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::from((v4, v6.port())),
-            None => peer,
-        },
+        SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped().map_or(peer, |v4| SocketAddr::from((v4, v6.port()))),
         SocketAddr::V4(_) => peer,
     }
 }
