@@ -309,11 +309,7 @@ impl Limits {
             ("output_total", self.output_total),
             ("input_total", self.input_total),
         ];
-        for (name, limit) in may_be_unlimited {
-            if limit == Limit::At(0) {
-                return Err(LimitsError::ZeroLimit(name));
-            }
-        }
+        none_is(Limit::At(0), &may_be_unlimited, LimitsError::ZeroLimit)?;
         let timeouts = [
             ("idle_timeout", self.idle_timeout),
             ("message_timeout", self.message_timeout),
@@ -321,11 +317,7 @@ impl Limits {
             ("connect_timeout", self.connect_timeout),
             ("slow_callback", self.slow_callback),
         ];
-        for (name, limit) in timeouts {
-            if limit == Limit::At(Duration::ZERO) {
-                return Err(LimitsError::ZeroLimit(name));
-            }
-        }
+        none_is(Limit::At(Duration::ZERO), &timeouts, LimitsError::ZeroLimit)?;
         let sizes = [
             ("read_buffer", self.read_buffer),
             ("output_high", self.output_high),
@@ -349,11 +341,7 @@ impl Limits {
             ("commands", self.commands),
             ("commands_per_turn", self.commands_per_turn),
         ];
-        for (name, n) in sizes {
-            if n == 0 {
-                return Err(LimitsError::Zero(name));
-            }
-        }
+        none_is(0, &sizes, LimitsError::Zero)?;
         let durations = [
             ("linger_quiet", self.linger_quiet),
             ("linger_total", self.linger_total),
@@ -365,10 +353,7 @@ impl Limits {
                 return Err(LimitsError::TooLarge { name, value: n as u64, max: MOST_AT_ONCE as u64 });
             }
         }
-        match durations.iter().find(|(_, d)| d.is_zero()) {
-            Some((name, _)) => Err(LimitsError::Zero(name)),
-            None => Ok(()),
-        }
+        none_is(Duration::ZERO, &durations, LimitsError::Zero)
     }
 }
 
@@ -377,6 +362,15 @@ const MIB: usize = 1024 * KIB;
 /// One read may take this much whenever a connection is read at all, even if less space is left below the high-water
 /// mark or memory is short, so that it makes progress. As much as the smallest buffer of the pool.
 pub(crate) const LEAST_READ: usize = 2 * KIB;
+
+/// Fails with `error` if one of these limits is `zero`.
+fn none_is<T: PartialEq>(
+    zero: T,
+    limits: &[(&'static str, T)],
+    error: fn(&'static str) -> LimitsError,
+) -> Result<(), LimitsError> {
+    limits.iter().find(|(_, limit)| *limit == zero).map_or(Ok(()), |(name, _)| Err(error(name)))
+}
 
 /// Fails unless the limit `name` is at least `least`, which `other` describes.
 fn at_least(name: &'static str, value: usize, other: &'static str, least: usize) -> Result<(), LimitsError> {
