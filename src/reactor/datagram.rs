@@ -77,7 +77,8 @@ impl<S: Sys> EventLoop<S> {
         }
         // After the sends: `finish_sending` closes sockets that have sent everything.
         for id in std::mem::take(&mut self.dispatcher.core.datagrams.closed) {
-            self.close_datagram_socket(id);
+            self.call_datagram(id, DatagramEvent::Closed);
+            self.remove_datagram_socket(id);
         }
     }
 
@@ -217,12 +218,6 @@ impl<S: Sys> EventLoop<S> {
         let Some(callback) = self.bound_sockets.get_mut(id).map(|open| open.callback) else { return };
         self.dispatcher.call_datagram(id, callback, event);
         self.after_handler_callback(CallSite::Datagrams(id));
-    }
-
-    /// Calls `on_close` for a socket, closes it, and frees its slot.
-    fn close_datagram_socket(&mut self, id: DatagramId) {
-        self.call_datagram(id, DatagramEvent::Closed);
-        self.remove_datagram_socket(id);
     }
 
     /// Closes a socket and frees its slot.
