@@ -100,14 +100,14 @@ impl Outbox {
     }
 
     /// Queues the bytes that `write` appends to the buffer it is called with; `capacity` is their expected number.
-    /// Returns how many were queued. If `write` fails, nothing is queued.
+    /// If `write` fails, nothing is queued.
     #[inline]
     pub(crate) fn push_with<E: From<NoMemory>>(
         &mut self,
         capacity: usize,
         pool: &mut Pool,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<usize, E> {
+    ) -> Result<(), E> {
         let tail = self.tail(capacity, pool)?;
         let (length, capacity) = (tail.len(), tail.capacity());
         let done = write(tail);
@@ -118,13 +118,12 @@ impl Outbox {
         if tail.capacity() != capacity {
             pool.charge(Use::Output, tail.capacity() - capacity);
         }
-        let added = tail.len().saturating_sub(length);
-        self.pending += added;
+        self.pending += tail.len().saturating_sub(length);
         // An encoder may write nothing, and an empty outbox owns no memory.
         if self.pending == 0 {
             self.clear(pool);
         }
-        done.map(|()| added)
+        done
     }
 
     /// Queues the caller's bytes by reference, or copies them if they are too few to be worth it.
@@ -414,7 +413,7 @@ mod tests {
                         tail.extend_from_slice(&data);
                         if fails { Err(NoMemory) } else { Ok(()) }
                     });
-                    assert_eq!(done, if fails { Err(NoMemory) } else { Ok(size) });
+                    assert_eq!(done, if fails { Err(NoMemory) } else { Ok(()) });
                     self.model[which].extend(data.iter().filter(|_| !fails));
                 }
                 Op::Front(size) => {

@@ -77,7 +77,7 @@ fn queue(
         framing.encode(data, tail)?;
         if before + (tail.len() - start) > hard { Err(Refusal::Full) } else { Ok(()) }
     };
-    c.out.push_with(framing.encoded_len(data.len()), pool, encode).map(|_| ())
+    c.out.push_with(framing.encoded_len(data.len()), pool, encode)
 }
 
 impl Core {
