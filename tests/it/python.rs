@@ -4,8 +4,8 @@ use std::process::Command;
 
 use turnwheel::{Address, Broadcast, Context, DatagramContext, DatagramHandler, Echo, Framed, Handler, Limits, Reason};
 
-use crate::support::process::{Scratch, output};
-use crate::support::{codec, serve, serve_one};
+use crate::support::process::{Scratch, succeeds};
+use crate::support::{codec, has_ipv6, serve, serve_one};
 
 /// The start of each script: connects to the address in its argument.
 const CONNECT: &str = r#"
@@ -28,14 +28,7 @@ at = sys.argv[1]
 
 /// Runs a script. Prints a message and returns `false` if there is no Python.
 fn python(script: &str, at: &str) -> bool {
-    let code = format!("{CONNECT}\n{script}");
-    let mut command = Command::new("python3");
-    let Ok(done) = output(command.args(["-c", &code, at])) else {
-        eprintln!("skipped: there is no python3");
-        return false;
-    };
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    true
+    succeeds(Command::new("python3").args(["-c", &format!("{CONNECT}\n{script}"), at]))
 }
 
 /// Sends a greeting and closes.
@@ -103,8 +96,7 @@ fn the_echo_client_works_over_ipv4() {
 
 #[test]
 fn the_echo_client_works_over_ipv6() {
-    if std::net::TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("skipped: no IPv6 here");
+    if !has_ipv6() {
         return;
     }
     let server = serve(Limits::default(), |r| Ok(vec![r.listen("[::1]:0", Echo)?]));

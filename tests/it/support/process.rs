@@ -33,6 +33,15 @@ pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
     spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?.wait_with_output()
 }
 
+/// Runs another program, which must succeed. If it is not installed, says that the test is skipped.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    let done = output(command).inspect_err(|error| eprintln!("skipped: {:?}: {error}", command.get_program()));
+    done.is_ok_and(|done| {
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        true
+    })
+}
+
 /// No child process is started while this is held. Until its program runs, a child has a copy of every descriptor:
 /// what is closed here is open there. It is for tests that close something and expect it to be closed at once.
 pub(crate) fn without_births() -> RwLockReadGuard<'static, ()> {
