@@ -44,7 +44,7 @@ const MAX_RETRY_QUEUE: usize = 256;
 impl Core {
     /// Queues a datagram. `to` is `None` for the peer of a connected socket.
     pub(crate) fn enqueue_datagram(&mut self, id: DatagramId, to: Option<Address>, data: &[u8]) -> Posted {
-        let Some(m) = self.datagrams.get_mut(id).filter(|m| m.is_open()) else { return Posted::Closed };
+        let Some(m) = self.datagrams.slots.get_mut(id).filter(|m| m.is_open()) else { return Posted::Closed };
         let most = self.limits.datagram_queue;
         let posted = match m.route(to) {
             None => Posted::Unreachable,
@@ -83,7 +83,7 @@ impl Core {
     /// congested: `on_drain` is called when it is empty.
     pub(crate) fn send_blocked(&mut self, id: DatagramId) {
         let half = self.limits.datagram_queue / 2;
-        if let Some(m) = self.datagrams.live_mut(id) {
+        if let Some(m) = self.datagrams.slots.live_mut(id) {
             m.writable = false;
             m.congested |= m.cost() > half;
         }
@@ -92,7 +92,7 @@ impl Core {
     /// Moves the first queued datagram, whose receiver is full, to the retry queue, or drops it if that is full. So one
     /// slow receiver does not block the others.
     pub(crate) fn move_to_retry_queue(&mut self, id: DatagramId) {
-        let Some(m) = self.datagrams.live_mut(id) else { return };
+        let Some(m) = self.datagrams.slots.live_mut(id) else { return };
         if let Some((to, data)) = m.out.first() {
             // The other half of the limit is reserved for receivers that are not full.
             let fits = m.retry_queue.len() < MAX_RETRY_QUEUE
@@ -115,7 +115,7 @@ impl Core {
         self.datagrams.retry_at = Time::NEVER;
         for id in self.datagrams.retries.take() {
             // It may have sent everything, and be closed, since it asked for the retry.
-            let Some(m) = self.datagrams.get_mut(id) else { continue };
+            let Some(m) = self.datagrams.slots.get_mut(id) else { continue };
             // First: `schedule_retry`, below and in `finish_sending`, does nothing while one is pending.
             (m.retry_pending, m.recv_backoff) = (false, false);
             if !m.retry_queue.is_empty() {
@@ -137,7 +137,7 @@ impl Core {
     /// socket that has nothing queued.
     pub(crate) fn finish_sending(&mut self, id: DatagramId) {
         // It may have been closed while it was in a work list.
-        let Some(m) = self.datagrams.get_mut(id) else { return };
+        let Some(m) = self.datagrams.slots.get_mut(id) else { return };
         m.out.free_if_empty(&mut self.pool);
         m.retry_queue.free_if_empty(&mut self.pool);
         match m.phase {
@@ -153,7 +153,7 @@ impl Core {
     /// already.
     pub(crate) fn close_datagram(&mut self, id: DatagramId) -> bool {
         let close_by = self.now.after(self.limits.linger_total);
-        let Some(m) = self.datagrams.get_mut(id).filter(|m| m.is_open()) else { return false };
+        let Some(m) = self.datagrams.slots.get_mut(id).filter(|m| m.is_open()) else { return false };
         (m.phase, m.close_by) = (DatagramPhase::Closing, close_by);
         self.datagrams.mark_dirty(id);
         true
@@ -161,7 +161,7 @@ impl Core {
 
     /// Closes a socket at once. Queued datagrams are dropped and counted.
     pub(crate) fn close_datagram_now(&mut self, id: DatagramId) {
-        let Some(m) = self.datagrams.get_mut(id).filter(|m| m.phase != DatagramPhase::Closed) else { return };
+        let Some(m) = self.datagrams.slots.get_mut(id).filter(|m| m.phase != DatagramPhase::Closed) else { return };
         m.phase = DatagramPhase::Closed;
         self.stats.datagrams_dropped += m.out.clear(&mut self.pool) + m.retry_queue.clear(&mut self.pool);
         self.datagrams.closed.push(id);

@@ -170,7 +170,7 @@ impl HasId for DatagramSocket {
 /// All datagram sockets.
 #[derive(Debug)]
 pub(crate) struct DatagramSockets {
-    slots: GenSlab<DatagramSocket>,
+    pub(crate) slots: GenSlab<DatagramSocket>,
     /// Sockets with work, first in, first out.
     pub(crate) ready: WorkList<DatagramId>,
     /// Sockets on which datagrams were queued, or that were closed, by callbacks. Processed at the end of the turn.
@@ -195,37 +195,6 @@ impl DatagramSockets {
         }
     }
 
-    /// Adds a socket. Returns `None` if no more ids can be issued.
-    pub(crate) fn insert_with(&mut self, make: impl FnOnce(DatagramId) -> DatagramSocket) -> Option<DatagramId> {
-        self.slots.insert_with(make)
-    }
-
-    pub(crate) fn get(&self, id: DatagramId) -> Option<&DatagramSocket> {
-        self.slots.get(id)
-    }
-
-    pub(crate) fn get_mut(&mut self, id: DatagramId) -> Option<&mut DatagramSocket> {
-        self.slots.get_mut(id)
-    }
-
-    /// See [`GenSlab::live_mut`].
-    #[track_caller]
-    pub(crate) fn live_mut(&mut self, id: DatagramId) -> Option<&mut DatagramSocket> {
-        self.slots.live_mut(id)
-    }
-
-    pub(crate) fn remove(&mut self, id: DatagramId) -> Option<DatagramSocket> {
-        self.slots.remove(id)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &DatagramSocket> {
-        self.slots.iter()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
-    }
-
     /// Returns whether there is work that no event will announce.
     pub(crate) fn have_work(&self) -> bool {
         !(self.ready.is_empty() && self.dirty.is_empty() && self.closed.is_empty())
@@ -241,7 +210,7 @@ impl DatagramSockets {
     /// Takes the next socket out of `ready`.
     pub(crate) fn next_ready(&mut self) -> Option<DatagramId> {
         let id = self.ready.pop()?;
-        if let Some(m) = self.get_mut(id) {
+        if let Some(m) = self.slots.get_mut(id) {
             m.queued = false;
         }
         Some(id)
@@ -249,7 +218,7 @@ impl DatagramSockets {
 
     /// Records the readiness that an event reports. Returns `false` if the socket does not exist.
     pub(crate) fn record_event(&mut self, id: DatagramId, bits: u8) -> bool {
-        let Some(m) = self.get_mut(id) else { return false };
+        let Some(m) = self.slots.get_mut(id) else { return false };
         // Only a call on the socket returns what a hint or an error is about: try both directions.
         let any = bits & (Ready::HINT | Ready::ERROR) != 0;
         m.readable |= any || bits & Ready::READABLE != 0;
@@ -269,7 +238,7 @@ impl DatagramSockets {
     pub(crate) fn take_dirty(&mut self) -> VecDeque<DatagramId> {
         let dirty = self.dirty.take();
         for &id in &dirty {
-            if let Some(m) = self.get_mut(id) {
+            if let Some(m) = self.slots.get_mut(id) {
                 m.dirty = false;
             }
         }
@@ -286,6 +255,6 @@ impl DatagramSockets {
 
     /// Returns whether `on_drain` is to be called, and clears the mark.
     pub(crate) fn take_drained(&mut self, id: DatagramId) -> bool {
-        self.get_mut(id).is_some_and(|m| m.drain_due() && std::mem::take(&mut m.congested))
+        self.slots.get_mut(id).is_some_and(|m| m.drain_due() && std::mem::take(&mut m.congested))
     }
 }

@@ -123,7 +123,7 @@ impl Dispatcher {
     pub(crate) fn call_datagram(&mut self, id: DatagramId, callback: DatagramCallback, event: DatagramEvent<'_>) {
         let last = matches!(event, DatagramEvent::Closed);
         let called = |m: &&DatagramSocket| m.is_open() || last && m.phase == DatagramPhase::Closed;
-        let Some(handler) = self.core.datagrams.get(id).filter(called).map(|m| m.handler) else { return };
+        let Some(handler) = self.core.datagrams.slots.get(id).filter(called).map(|m| m.handler) else { return };
         self.guarded(CallSite::Datagrams(id), |Self { core, handlers, .. }| {
             let Some(entry) = handlers.get_mut(handler.slot()) else { return };
             core.delivery = Delivery::default();

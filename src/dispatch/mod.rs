@@ -256,7 +256,7 @@ impl Dispatcher {
                 format!("{id}: a callback of {}", self.name_of(handler))
             }
             CallSite::Datagrams(id) => {
-                let handler = self.core.datagrams.get(id).map_or(HandlerIdx(u32::MAX), |m| m.handler);
+                let handler = self.core.datagrams.slots.get(id).map_or(HandlerIdx(u32::MAX), |m| m.handler);
                 format!("{id}: a callback of {}", self.name_of(handler))
             }
             CallSite::Handler(handler) => format!("a callback of {}", self.name_of(handler)),

@@ -116,12 +116,12 @@ impl<'a> DatagramContext<'a> {
 
     /// Returns the address to which the socket is bound.
     pub fn local_addr(&self) -> Address {
-        self.net.core().datagrams.get(self.id).map_or(Address::Unix(None), |m| m.local.clone())
+        self.net.core().datagrams.slots.get(self.id).map_or(Address::Unix(None), |m| m.local.clone())
     }
 
     /// Returns the peer of a socket in connected mode.
     pub fn peer(&self) -> Option<Address> {
-        self.net.core().datagrams.get(self.id)?.peer.clone()
+        self.net.core().datagrams.slots.get(self.id)?.peer.clone()
     }
 
     /// Sends a datagram as soon as the callback returns.
@@ -158,7 +158,7 @@ impl Net<'_> {
 
     /// Returns how many datagrams are queued on a socket; `None` if it has been removed.
     pub fn pending_datagrams(&self, id: DatagramId) -> Option<usize> {
-        self.core().datagrams.get(id).map(|m| m.pending())
+        self.core().datagrams.slots.get(id).map(|m| m.pending())
     }
 
     /// Closes a datagram socket: stops receiving and sends what is queued, for at most

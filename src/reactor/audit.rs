@@ -44,16 +44,16 @@ impl<S: Sys> EventLoop<S> {
         require(pool.input() <= most, || format!("N9: {} B of input, {most} B allowed", pool.input()))?;
         let idle = core.groups.with_unsent.is_empty()
             && core.conns.iter().all(|c| c.out.pending() == 0)
-            && core.datagrams.iter().all(|m| m.pending() == 0);
+            && core.datagrams.slots.iter().all(|m| m.pending() == 0);
         require(!idle || pool.output() == 0, || format!("N9: nothing is unsent, {} B counted", pool.output()))
     }
 
     /// Datagram sockets: no queue exceeds its limit, none with work is unscheduled, and an empty one holds no memory.
     fn audit_datagrams(&self) -> Result<(), String> {
         let core = &self.dispatcher.core;
-        let (sockets, states) = (self.bound_sockets.iter().count(), core.datagrams.len());
+        let (sockets, states) = (self.bound_sockets.iter().count(), core.datagrams.slots.len());
         require(sockets == states, || format!("N6: {sockets} datagram sockets, {states} in the core"))?;
-        core.datagrams.iter().try_for_each(|m| {
+        core.datagrams.slots.iter().try_for_each(|m| {
             let told = |what: &str| format!("{what}: {m:?}");
             require(m.cost() <= core.limits.datagram_queue, || told("N9: queue above its limit"))?;
             require(m.pending() > 0 || m.out.retained_bytes() + m.retry_queue.retained_bytes() == 0, || {

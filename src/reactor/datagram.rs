@@ -31,7 +31,7 @@ impl<S: Sys> EventLoop<S> {
     ) -> io::Result<(DatagramId, Address)> {
         let (local, peer) = self.sys.datagram_addresses(&socket)?;
         let datagrams = &mut self.dispatcher.core.datagrams;
-        let id = datagrams.insert_with(|id| DatagramSocket::new(id, handler, local.clone(), peer, max));
+        let id = datagrams.slots.insert_with(|id| DatagramSocket::new(id, handler, local.clone(), peer, max));
         let added = match id {
             Some(id) => self.sys.add_datagram(&mut socket, Token::Datagram(id).pack()).map(|()| id),
             None => Err(io::Error::new(ErrorKind::OutOfMemory, "no more datagram sockets can be opened")),
@@ -39,7 +39,7 @@ impl<S: Sys> EventLoop<S> {
         let id = match added {
             Ok(id) => id,
             Err(e) => {
-                id.map(|id| datagrams.remove(id));
+                id.map(|id| datagrams.slots.remove(id));
                 self.sys.close_datagram(socket);
                 return Err(io::Error::new(e.kind(), format!("cannot bind {local}: {e}")));
             }
@@ -101,7 +101,7 @@ impl<S: Sys> EventLoop<S> {
     /// receive now.
     fn receive_one(&mut self, id: DatagramId, buffer: &mut [u8]) -> Option<usize> {
         let core = &mut self.dispatcher.core;
-        let m = core.datagrams.get_mut(id).filter(|m| m.may_receive())?;
+        let m = core.datagrams.slots.get_mut(id).filter(|m| m.may_receive())?;
         // The slice is one byte longer than `max`: the kernel may truncate a longer datagram silently, and a length
         // above `max` is the only sign of it.
         let (max, open) = (m.max, self.bound_sockets.get_mut(id)?);
@@ -135,7 +135,7 @@ impl<S: Sys> EventLoop<S> {
     /// not spin.
     fn receive_failed(&mut self, id: DatagramId, error: &io::Error) {
         let core = &mut self.dispatcher.core;
-        let Some(m) = core.datagrams.live_mut(id) else { return };
+        let Some(m) = core.datagrams.slots.live_mut(id) else { return };
         m.errors += 1;
         if m.errors >= ERRORS_IN_A_ROW {
             (m.errors, m.recv_backoff) = (0, true);
@@ -170,7 +170,7 @@ impl<S: Sys> EventLoop<S> {
         let open = self.bound_sockets.get_mut(id)?;
         let core = &mut self.dispatcher.core;
         loop {
-            let m = core.datagrams.get_mut(id).filter(|m| m.writable && m.phase != DatagramPhase::Closed)?;
+            let m = core.datagrams.slots.get_mut(id).filter(|m| m.writable && m.phase != DatagramPhase::Closed)?;
             let (to, data) = m.out.first()?;
             // A datagram must not overtake earlier ones to the same receiver that wait for retry.
             let sent = if to.is_some_and(|to| m.retry_queue.has_any_for(to)) {
@@ -222,7 +222,7 @@ impl<S: Sys> EventLoop<S> {
 
     /// Closes a socket and frees its slot.
     pub(super) fn remove_datagram_socket(&mut self, id: DatagramId) {
-        let Some(m) = self.dispatcher.core.datagrams.remove(id) else { return };
+        let Some(m) = self.dispatcher.core.datagrams.slots.remove(id) else { return };
         if let Some(open) = self.bound_sockets.take(id) {
             self.sys.close_datagram(open.socket);
         }
@@ -232,7 +232,7 @@ impl<S: Sys> EventLoop<S> {
 
     /// Calls `on_shutdown` for every datagram socket.
     pub(super) fn notify_datagrams_of_shutdown(&mut self) {
-        let all: Vec<DatagramId> = self.dispatcher.core.datagrams.iter().map(|m| m.id).collect();
+        let all: Vec<DatagramId> = self.dispatcher.core.datagrams.slots.iter().map(|m| m.id).collect();
         for id in all {
             self.call_datagram(id, DatagramEvent::Shutdown);
             self.send_queued(id);
@@ -242,7 +242,7 @@ impl<S: Sys> EventLoop<S> {
 
     /// Closes every datagram socket; queued datagrams are dropped.
     pub(super) fn abort_datagrams(&mut self) {
-        let all: Vec<DatagramId> = self.dispatcher.core.datagrams.iter().map(|m| m.id).collect();
+        let all: Vec<DatagramId> = self.dispatcher.core.datagrams.slots.iter().map(|m| m.id).collect();
         for id in all {
             self.dispatcher.core.close_datagram_now(id);
         }

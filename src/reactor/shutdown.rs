@@ -75,7 +75,7 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn check_shutdown_done(&mut self) -> bool {
         let Some(until) = self.shutdown.until else { return false };
         let core = &mut self.dispatcher.core;
-        if core.conns.len() + core.connect_jobs.len() + core.datagrams.len() == 0 {
+        if core.conns.len() + core.connect_jobs.len() + core.datagrams.slots.len() == 0 {
             let report = self.shutdown.report;
             log::info!("shut down: {} clean, {} cut, {} bytes lost", report.clean, report.cut, report.bytes_lost);
             self.shutdown.until = None;

@@ -702,7 +702,7 @@ fn a_retry_may_come_when_its_socket_has_sent_everything_and_is_gone() {
     post.rig.net().close_datagram(id);
     post.rig.settle();
     post.open_window(0, 100);
-    assert!(post.rig.inner.dispatcher.core.datagrams.get(id).is_none());
+    assert!(post.rig.inner.dispatcher.core.datagrams.slots.get(id).is_none());
     post.rig.pass(20 * MS);
     assert_eq!(post.rig.inner.dispatcher.core.datagrams.retry_at, crate::time::Time::NEVER);
 }
@@ -720,5 +720,5 @@ fn another_thread_may_close_a_socket_with_more_to_receive() {
     post.rig.inner.handle().run(close).unwrap();
     post.rig.settle();
     assert_eq!(post.log().last().map(String::as_str), Some("0 closed"));
-    assert!(post.rig.inner.dispatcher.core.datagrams.get(id).is_none());
+    assert!(post.rig.inner.dispatcher.core.datagrams.slots.get(id).is_none());
 }
