@@ -4,8 +4,9 @@
 
 use super::event_loop::EventLoop;
 use crate::buffer::pool::LARGE;
-use crate::connection::{Connection, Phase};
+use crate::connection::{Connection, Membership, Phase};
 use crate::core::connect_jobs::ConnectStage;
+use crate::core::datagram_sockets::DatagramPhase;
 use crate::id::ConnId;
 use crate::sys::Sys;
 
@@ -61,9 +62,7 @@ impl<S: Sys> EventLoop<S> {
             })?;
             require(!m.has_work() || m.is_awaited(), || told("N7: has work, and is in no work list"))?;
             let closed = core.datagrams.closed.contains(&m.id);
-            require(closed == (m.phase == crate::core::datagram_sockets::DatagramPhase::Closed), || {
-                told("N5: closed, and not queued for on_close")
-            })
+            require(closed == (m.phase == DatagramPhase::Closed), || told("N5: closed, and not queued for on_close"))
         })
     }
 
@@ -80,7 +79,7 @@ impl<S: Sys> EventLoop<S> {
                 require(!m.slow || c.is_some_and(|c| c.flow.above_high_water), || {
                     format!("N9: slow, and below the high-water mark: {c:?}")
                 })?;
-                let named = |m: &crate::connection::Membership| {
+                let named = |m: &Membership| {
                     m.place as usize == place && core.groups.states.get(m.group).is_some_and(|r| std::ptr::eq(r, state))
                 };
                 let same = c.is_some_and(|c| c.groups.iter().any(named));
@@ -135,6 +134,6 @@ impl<S: Sys> EventLoop<S> {
 }
 
 /// Returns an error with this text unless the condition holds.
-pub(crate) fn require(pause_count: bool, text: impl FnOnce() -> String) -> Result<(), String> {
-    if pause_count { Ok(()) } else { Err(text()) }
+pub(crate) fn require(holds: bool, text: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(text()) }
 }
