@@ -152,8 +152,8 @@ impl Timers {
             let Some(timer) = self.slots.in_slot_mut(slot) else { continue };
             timer.just_armed = NONE;
             let (at, number) = self.due.get(slot);
-            // Never moved forward: `start_pending_as_armed` passes time zero. The number stays, so that timers with equal
-            // deadlines fire in the order of arming.
+            // Never moved forward: `start_pending_as_armed` passes time zero. The number stays, so that timers with
+            // equal deadlines fire in the order of arming.
             self.due.set(slot, (now.after(timer.after).max(at), number));
         }
     }
