@@ -36,7 +36,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = common::parse();
     let mut limits = arguments.options.limits();
     limits.fit(&arguments.frame);
     common::serve(&arguments.options, limits, |reactor| {

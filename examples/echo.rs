@@ -28,7 +28,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = common::parse();
     common::serve(&arguments.options, arguments.options.limits(), |reactor| {
         let echo = reactor.add(Echo)?;
         let inherited = common::listen_inherited(reactor, echo)?;

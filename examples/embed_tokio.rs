@@ -36,6 +36,7 @@ mod program {
     use turnwheel::{Echo, Reactor};
 
     use super::common;
+    use super::common::stdio::{print, say};
 
     /// Sends back every byte that it receives; a tokio task does the same on another port. Ctrl-C shuts it down
     /// gracefully.
@@ -59,7 +60,7 @@ mod program {
     }
 
     pub(crate) fn main() -> ExitCode {
-        let arguments = Arguments::parse();
+        let arguments: Arguments = common::parse();
         let listen = |reactor: &mut Reactor| {
             let echo = reactor.add(Echo)?;
             common::listen_all(reactor, &arguments.addresses, echo)
@@ -70,7 +71,7 @@ mod program {
                 let at = arguments.tokio;
                 let cannot = |e: Error| Error::new(e.kind(), format!("cannot listen on {at}: {e}"));
                 let beside = TcpListener::bind(at).await.map_err(cannot)?;
-                println!("tokio is listening on {}", beside.local_addr()?);
+                print(format_args!("tokio is listening on {}", beside.local_addr()?));
                 let bytes = Arc::new(AtomicU64::new(0));
                 tokio::spawn(tell(Duration::from_millis(arguments.every), Arc::clone(&bytes)));
                 tokio::spawn(echo(beside, bytes));
@@ -116,7 +117,7 @@ mod program {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            eprintln!("tokio has echoed {} bytes", bytes.load(Ordering::Relaxed));
+            say(format_args!("tokio has echoed {} bytes", bytes.load(Ordering::Relaxed)));
         }
     }
 
@@ -125,7 +126,7 @@ mod program {
             match listener.accept().await {
                 Ok((stream, _)) => drop(tokio::spawn(echo_one(stream, Arc::clone(&bytes)))),
                 Err(error) => {
-                    eprintln!("tokio cannot accept: {error}");
+                    say(format_args!("tokio cannot accept: {error}"));
                     sleep(Duration::from_millis(100)).await;
                 }
             }

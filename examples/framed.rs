@@ -32,7 +32,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = common::parse();
     let mut limits = arguments.options.limits();
     limits.fit(&arguments.frame);
     common::serve(&arguments.options, limits, |reactor| {

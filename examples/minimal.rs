@@ -21,7 +21,8 @@ const LISTENER: Token = Token(usize::MAX);
 fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_string());
     let mut listener = TcpListener::bind(address.parse().map_err(std::io::Error::other)?)?;
-    println!("listening on {}", listener.local_addr()?);
+    // Not `println!`, which panics if nobody reads it.
+    let _ = writeln!(std::io::stdout(), "listening on {}", listener.local_addr()?);
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut events = Events::with_capacity(1024);

@@ -48,7 +48,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = common::parse();
     common::serve(&arguments.options, arguments.options.limits(), |reactor| {
         let numbers = reactor.add(numbers()?)?;
         common::listen_all(reactor, &arguments.addresses, numbers)

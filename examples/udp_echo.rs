@@ -12,6 +12,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use common::stdio::{print, say};
 use turnwheel::{Address, DatagramContext, DatagramHandler, Datagrams, Limits};
 
 /// Sends every datagram back to its sender. Ctrl-C shuts it down gracefully.
@@ -54,25 +55,25 @@ impl DatagramHandler for Echo {
 
     fn on_truncated(&mut self, _cx: &mut DatagramContext<'_>, from: &Address, max: usize) {
         if worth_a_line(&mut self.too_long) {
-            eprintln!("a datagram from {from} has more than {max} bytes ({} so far)", self.too_long);
+            say(format_args!("a datagram from {from} has more than {max} bytes ({} so far)", self.too_long));
         }
     }
 
     fn on_error(&mut self, cx: &mut DatagramContext<'_>, error: &io::Error) {
         if worth_a_line(&mut self.errors) {
-            eprintln!("{}: {error} ({} errors so far)", cx.local_addr(), self.errors);
+            say(format_args!("{}: {error} ({} errors so far)", cx.local_addr(), self.errors));
         }
     }
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = common::parse();
     common::serve(arguments.options, Limits::default(), |reactor| {
         let echo = reactor.add_datagrams(Echo::default());
         for at in &arguments.addresses {
             let at = Datagrams::new(at).max_size(arguments.max_size).reuse_port(arguments.reuse_port);
             for address in reactor.bind_on(at, echo)?.addresses() {
-                println!("listening on {address}");
+                print(format_args!("listening on {address}"));
             }
         }
         Ok(())

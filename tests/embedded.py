@@ -66,7 +66,7 @@ def typed_commands_run_while_clients_are_served():
         say(server, "quit\n")
         assert receive(client, 1) == b""
         assert server.process.wait(timeout=10) == 0, server.errors()
-        assert "1 connections ended well, 0 were cut" in server.errors(), server.errors()
+        assert "stopped: 1 connections were open, 1 finished, 0 cut" in server.errors(), server.errors()
 
 
 def the_server_keeps_running_after_standard_input_is_closed():
@@ -138,7 +138,7 @@ def control_c_stops_both_and_a_second_signal_stops_them_at_once():
         with Server(name, *options) as server, server.connect() as client:
             assert echoed(client)
             code, took = server.stop()
-            assert code == 0 and "stopped: 1 connections ended well" in server.errors(), server.errors()
+            assert code == 0 and "stopped: 1 connections were open, 1 finished" in server.errors(), server.errors()
             told.append(f"{name} {took:.1f} s")
         with Server(name, *options) as server, server.connect() as client:
             # The client reads nothing, so that the server has unsent output to wait for.

@@ -47,15 +47,14 @@ class Server:
         self.errors_path = os.path.join(self.scratch, "stderr")
         self.under = [word.replace("SCRATCH", self.scratch) for word in under]
         command = [*self.under, os.path.join(EXAMPLES, program), *at, *options]
-        variables = dict(os.environ, RUST_LOG="warn", **(environment or {}))
+        variables = {**os.environ, "RUST_LOG": "warn", **(environment or {})}
         with open(self.errors_path, "wb") as errors:
-            process = {"stdin": subprocess.DEVNULL, **process}
-            self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, env=variables, **process
-            )
+            process = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": errors, **process}
+            self.process = subprocess.Popen(command, env=variables, **process)
         self.pid = self.process.pid
         self.lines = queue.Queue()
-        threading.Thread(target=self._collect, daemon=True).start()
+        if self.process.stdout:
+            threading.Thread(target=self._collect, daemon=True).start()
         try:
             self.addresses = [self._address() for _ in range(len(at) if told is None else told)]
         except BaseException:
@@ -228,6 +227,8 @@ def main(checks, description, programs=("echo", "broadcast", "framed")):
     if missing:
         print(f"no {', '.join(missing)} in {EXAMPLES}: run `cargo build --release --examples` first")
         return 2
+    # A script in a shell's background ignores SIGINT. Its servers must not inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # At SIGTERM exit through the `with` blocks, which kill the running servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = [check for check in checks if not words or any(word in check.__name__ for word in words)]

@@ -1,14 +1,22 @@
-//! Code that the example servers share: options, signals, and the loop. The handlers are in the example files.
+//! Code that the example servers share: options, standard streams, signals, and the loop. The handlers are in the
+//! example files.
 
 // The lints are for the library, which reads the clock in one place only. Each example uses only a part of this file.
 #![allow(clippy::disallowed_methods, dead_code)]
 
-use std::io::{Result, Write};
+mod signals;
+pub(crate) mod stdio;
+
+use std::io::{ErrorKind, IsTerminal, Result, Write};
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::Args;
-use turnwheel::{Limit, Limits, Reactor};
+use clap::{Args, Parser};
+use env_logger::{Env, Target};
+use turnwheel::{Handle, HandleError, Limit, Limits, Reactor, Report, Stats};
+
+use stdio::{print, say};
 
 /// The options of every example with connections.
 #[derive(Args, Debug)]
@@ -66,8 +74,18 @@ impl Options {
     }
 }
 
-/// Creates a reactor, calls `set_up` to add handlers and listen, and runs the loop until Ctrl-C or SIGTERM. A second
-/// signal ends the grace period of the first.
+/// Parses the command line. Prints the help if it is asked for, or what is wrong, and exits.
+pub(crate) fn parse<A: Parser>() -> A {
+    A::try_parse().unwrap_or_else(|usage| {
+        // A reader that has read enough is no error.
+        let failed = usage.print().err().filter(|error| error.kind() != ErrorKind::BrokenPipe);
+        let Some(error) = failed else { std::process::exit(usage.exit_code()) };
+        let _ = writeln!(std::io::stderr(), "error: cannot print: {error}");
+        std::process::exit(1)
+    })
+}
+
+/// Creates a reactor, calls `set_up` to add handlers and listen, and runs the loop until a signal stops it.
 pub(crate) fn serve(
     options: impl Into<Basic>,
     limits: Limits,
@@ -84,14 +102,12 @@ pub(crate) fn serve_in(
     set_up: impl FnOnce(&mut Reactor) -> Result<()>,
     drive: impl FnOnce(Reactor) -> Result<Reactor>,
 ) -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match try_serve(options.into(), limits, set_up, drive) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(format_args!("error: {error}"));
-            ExitCode::FAILURE
-        }
+    let result = try_serve(options.into(), limits, set_up, drive);
+    if let Err(error) = &result {
+        say(format_args!("error: {error}"));
     }
+    stdio::finish();
+    ExitCode::from(u8::from(result.is_err()))
 }
 
 fn try_serve(
@@ -100,39 +116,85 @@ fn try_serve(
     set_up: impl FnOnce(&mut Reactor) -> Result<()>,
     drive: impl FnOnce(Reactor) -> Result<Reactor>,
 ) -> Result<()> {
+    let signals = signals::block()?;
+    stdio::start()?;
+    start_logger();
     let mut reactor = Reactor::with_limits(limits)?;
-    let handle = reactor.handle();
-    let mut asked = false;
-    ctrlc::set_handler(move || {
-        // The first signal starts a shutdown, the second ends its grace period. If the loop cannot be woken, exit with
-        // 130, the shell's code for SIGINT.
-        if handle.stop().is_err() {
-            std::process::exit(130);
-        }
-        say(if asked {
-            "stopping: closing the remaining connections now"
-        } else {
-            "stopping: waiting for connections to finish; signal again to close them at once"
-        });
-        asked = true;
-    })
-    .map_err(std::io::Error::other)?;
+    signals.watch(stopper(reactor.handle()))?;
     set_up(&mut reactor)?;
     let reactor = drive(reactor)?;
-    let report = reactor.last_shutdown().unwrap_or_default();
-    say(format_args!(
-        "stopped: {} connections ended well, {} were cut ({} bytes unsent)",
-        report.clean, report.cut, report.bytes_lost
-    ));
+    let (stats, shutdown) = (reactor.stats(), reactor.last_shutdown().unwrap_or_default());
+    // From here on a signal has nothing left to stop.
+    drop(reactor);
     if options.stats.is_some() {
-        say(reactor.stats());
+        say(&stats);
     }
+    say(last_line(&shutdown, &stats));
     Ok(())
 }
 
-/// Writes a line to stderr and ignores errors: a broken pipe must not end the server.
-fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+/// Logs warnings and errors to standard error, or what RUST_LOG says.
+fn start_logger() {
+    let in_color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let style = if in_color { "always" } else { "never" };
+    let choices = Env::default().default_filter_or("warn").default_write_style_or(style);
+    env_logger::Builder::from_env(choices).target(Target::Pipe(Box::new(stdio::Log))).init();
+}
+
+/// Returns what to do at each signal. The first one starts a shutdown, the second one ends its grace period. If the
+/// loop does not answer, because it looks up a name or a callback does not return, the process exits.
+fn stopper(handle: Handle) -> impl FnMut(i32) + Send {
+    let mut signals = 0;
+    move |signal| {
+        signals += 1;
+        match signals {
+            2 if has_ended(&handle) => return,
+            1 => say("stopping: waiting for connections to finish; signal again to close them at once"),
+            2 => {
+                say("stopping: closing the remaining connections now");
+                let handle = handle.clone();
+                let watchdog = thread::Builder::new().spawn(move || {
+                    thread::sleep(ANSWER_WITHIN);
+                    if !has_ended(&handle) {
+                        exit_now(signal);
+                    }
+                });
+                if watchdog.is_err() {
+                    exit_now(signal);
+                }
+            }
+            _ => exit_now(signal),
+        }
+        if handle.stop().is_err() {
+            exit_now(signal);
+        }
+    }
+}
+
+/// Returns whether the reactor was dropped: the program is about to end.
+fn has_ended(handle: &Handle) -> bool {
+    matches!(handle.run(|_| ()), Err(HandleError::Gone(_)))
+}
+
+/// How long the loop may take for the second signal. Chosen.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Ends the process with the exit code that shells use for a signal.
+fn exit_now(signal: i32) -> ! {
+    say("stopped: the event loop did not answer; its connections are cut");
+    stdio::finish();
+    std::process::exit(128 + signal)
+}
+
+/// Returns the last line of a server.
+fn last_line(report: &Report, stats: &Stats) -> String {
+    if stats.datagrams_in + stats.datagrams_out > 0 {
+        let (received, sent) = (stats.datagrams_in, stats.datagrams_out);
+        return format!("stopped: {received} datagrams received, {sent} sent, {} dropped", stats.datagrams_dropped);
+    }
+    let (finished, cut) = (report.clean, report.cut);
+    let unsent = if report.bytes_lost > 0 { format!(" ({} bytes unsent)", report.bytes_lost) } else { String::new() };
+    format!("stopped: {} connections were open, {finished} finished, {cut} cut{unsent}", finished + cut)
 }
 
 fn run(reactor: &mut Reactor, stats: Option<Duration>) -> Result<()> {
@@ -155,7 +217,7 @@ pub(crate) fn listen_inherited<H: turnwheel::Handler>(reactor: &mut Reactor, key
     let mut given = listenfd::ListenFd::from_env();
     for n in 0..given.len() {
         for address in reactor.listen_on(inherited(&mut given, n)?, key)?.addresses() {
-            println!("listening on {address}");
+            print(format_args!("listening on {address}"));
         }
     }
     Ok(given.len())
@@ -183,7 +245,7 @@ pub(crate) fn listen_all<H: turnwheel::Handler>(
 ) -> Result<()> {
     for at in addresses {
         for address in reactor.listen_on(at, key)?.addresses() {
-            println!("listening on {address}");
+            print(format_args!("listening on {address}"));
         }
     }
     Ok(())
