@@ -31,6 +31,7 @@ struct Arguments {
 
     /// Seconds between two lines
     #[arg(long, value_name = "SECS", default_value = "1", value_parser = common::interval)]
+    #[arg(allow_negative_numbers = true)]
     every: Duration,
 
     #[command(flatten)]

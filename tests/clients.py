@@ -125,13 +125,36 @@ def statistics_are_printed_at_the_interval():
         with server.connect() as client:
             assert echoed(client, b"twelve bytes")
             time.sleep(1.1)
-            lines = [line for line in server.errors().splitlines() if line.startswith("open ")]
-        assert wait_for(lambda: "peer_closed 1" in server.errors())
+            lines = [line for line in server.errors().splitlines() if "/s in" in line]
+        with server.connect() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert server.sees(" 1 closed for peer_reset"), server.errors()
         count = server.stop_well()
+        everything = server.errors().splitlines()
     assert 4 <= len(lines) <= 6, f"{len(lines)} lines in 1.1 s"
-    assert "open 1 accepted 1 " in lines[-1], lines[-1]
-    assert count["in"] == count["out"] == 12 and count["peer_closed"] == 1, count
+    form = r"\d\d:\d\d:\d\dZ 1 open, \S+/s opened, 0/s closed, \S+ B/s in, \S+ B/s out, 0 B buffered"
+    assert all(re.fullmatch(form, line) for line in lines), lines
+    # The rates are those since the last line: twelve bytes in a fifth of a second, then nothing.
+    rate = max(float(re.search(r"([\d.]+) B/s in", line)[1]) for line in lines)
+    assert 40 <= rate <= 62 and " 0 B/s in, 0 B/s out, " in lines[-1], lines
+    assert max(map(len, everything)) <= 100, everything
+    assert count["in"] == count["out"] == 12 and count["peer_closed"] == count["peer_reset"] == 1, count
     return lines[-1]
+
+
+def statistics_of_much_traffic_fit_the_width():
+    with Server("echo", "--stats", "0.1") as server, server.connect() as client:
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            assert echoed(client, bytes(MIB // 8))
+        for _ in range(300):
+            server.connect().close()
+        time.sleep(0.3)
+        server.stop_well()
+        lines = [line for line in server.errors().splitlines() if "/s in" in line]
+    fast = [line for line in lines if " MiB/s in" in line]
+    assert fast and max(map(len, lines)) <= 100, lines
+    return fast[-1]
 
 
 def help_mentions_each_option():
@@ -153,8 +176,15 @@ def an_invalid_option_prints_the_accepted_values():
         ("broadcast", "--frame", "lines,max=many"): ["many"],
         ("broadcast", "--frame", "dec:0"): ["0"],
         ("echo", "--stats", "0"): ["seconds", "0.001"],
+        ("echo", "--stats", "-1"): ["--stats", "seconds"],
+        ("echo", "--max-connections", "-1"): ["1 to "],
+        ("echo", "--max-connections", "99999999999999999999"): ["1 to "],
+        ("echo", "--stats", "1e18"): ["seconds", "1000000000"],
+        ("echo", "--stats", "nan"): ["seconds", "1000000000"],
+        ("echo", "--idle-timeout", "inf"): ["seconds", "1000000000", "off"],
+        ("ticker", "--every", "1e10"): ["seconds", "1000000000"],
         ("echo", "--idle-timeout", "soon"): ["seconds", "off"],
-        ("echo", "--max-connections", "0"): ["at least 1"],
+        ("echo", "--max-connections", "0"): ["1 to "],
     }
     for (name, *options), words in wrong.items():
         done = run([program(name), *options])
@@ -577,6 +607,7 @@ CHECKS = [
     the_first_line_on_stdout_is_the_address,
     several_addresses_are_served_at_once,
     statistics_are_printed_at_the_interval,
+    statistics_of_much_traffic_fit_the_width,
     help_mentions_each_option,
     an_invalid_option_prints_the_accepted_values,
     connections_beyond_the_limit_wait_until_others_close,

@@ -153,17 +153,23 @@ class Server:
 
 
 def counters(errors):
-    """Parses the last line of statistics into numbers by name. `messages 3/4` is `messages_in` and `messages_out`."""
-    lines = [line for line in errors.splitlines() if line.startswith("open ")]
-    if not lines:
+    """Parses the totals of --stats into numbers by name. `messages 3/4` is `messages_in` and `messages_out`."""
+    totals = re.search(r"^totals: (.*(?:\n  .*)*)", errors, re.MULTILINE)
+    if not totals:
         return {}
     found = {}
-    for name, value, slash, more in re.findall(r"(\w+) (\d+)(/?)(\d*)", lines[-1]):
+    for name, value, slash, more in re.findall(r"(\w+)\s+(\d+)(/?)(\d*)", totals[1]):
         if slash:
             found["messages_in"], found["messages_out"] = int(value), int(more)
         else:
             found.setdefault(name, int(value))
     return found
+
+
+def buffered(errors):
+    """Returns the bytes that each line of --stats says are buffered."""
+    units = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    return [float(n) * units[unit] for n, unit in re.findall(r"([\d.]+) (\w+) buffered", errors)]
 
 
 def wait_for(condition, within=5):

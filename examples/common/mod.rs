@@ -2,19 +2,21 @@
 //! example files.
 
 // The lints are for the library, which reads the clock in one place only. Each example uses only a part of this file.
-#![allow(clippy::disallowed_methods, dead_code)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, dead_code)]
 
+mod report;
 mod signals;
 pub(crate) mod stdio;
 
 use std::io::{ErrorKind, IsTerminal, Result, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, Parser};
 use env_logger::{Env, Target};
-use turnwheel::{Handle, HandleError, Limit, Limits, Reactor, Report, Stats};
+use turnwheel::{Handle, HandleError, Limit, Limits, Reactor};
 
 use stdio::{print, say};
 
@@ -22,11 +24,11 @@ use stdio::{print, say};
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Close connections with no traffic for this many seconds, or "off"
-    #[arg(long, value_name = "SECS", default_value = "600", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", default_value = "600", value_parser = seconds, allow_negative_numbers = true)]
     idle_timeout: Limit<Duration>,
 
     /// Serve at most this many connections at a time; others wait
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least_one, allow_negative_numbers = true)]
     max_connections: usize,
 
     #[command(flatten)]
@@ -37,7 +39,7 @@ pub(crate) struct Options {
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Basic {
     /// Print a line of statistics to stderr every SECS seconds
-    #[arg(long, value_name = "SECS", value_parser = interval)]
+    #[arg(long, value_name = "SECS", value_parser = interval, allow_negative_numbers = true)]
     stats: Option<Duration>,
 }
 
@@ -54,14 +56,15 @@ fn seconds(text: &str) -> std::result::Result<Limit<Duration>, String> {
     interval(text).map(Limit::At).map_err(|e| e + ", or \"off\"")
 }
 
-/// Parses a time in seconds, such as `0.5`. The shortest is 1 ms.
+/// Parses a time in seconds, such as `0.5`. The longest is some 30 years (chosen): no clock overflows.
 pub(crate) fn interval(text: &str) -> std::result::Result<Duration, String> {
+    let allowed = Duration::from_millis(1)..=Duration::from_secs(1_000_000_000);
     let duration = text.parse().ok().and_then(|secs| Duration::try_from_secs_f64(secs).ok());
-    duration.filter(|d| *d >= Duration::from_millis(1)).ok_or_else(|| "expected seconds, at least 0.001".to_string())
+    duration.filter(|d| allowed.contains(d)).ok_or_else(|| "expected seconds, 0.001 to 1000000000".to_owned())
 }
 
 fn at_least_one(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a number, at least 1".to_string())
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("expected a number, 1 to {}", usize::MAX))
 }
 
 impl Options {
@@ -91,8 +94,7 @@ pub(crate) fn serve(
     limits: Limits,
     set_up: impl FnOnce(&mut Reactor) -> Result<()>,
 ) -> ExitCode {
-    let options = options.into();
-    serve_in(options, limits, set_up, |mut reactor| run(&mut reactor, options.stats).map(|()| reactor))
+    serve_in(options, limits, set_up, |mut reactor| reactor.run().map(|()| reactor))
 }
 
 /// Like [`serve`], but with the caller's loop: `drive` runs turns of the reactor until it has stopped, and returns it.
@@ -122,14 +124,18 @@ fn try_serve(
     let mut reactor = Reactor::with_limits(limits)?;
     signals.watch(stopper(reactor.handle()))?;
     set_up(&mut reactor)?;
+    if let Some(interval) = options.stats {
+        let handle = reactor.handle();
+        thread::Builder::new().spawn(move || report_stats(&handle, interval))?;
+    }
     let reactor = drive(reactor)?;
     let (stats, shutdown) = (reactor.stats(), reactor.last_shutdown().unwrap_or_default());
     // From here on a signal has nothing left to stop.
     drop(reactor);
     if options.stats.is_some() {
-        say(&stats);
+        say(report::totals(&stats));
     }
-    say(last_line(&shutdown, &stats));
+    say(report::last_line(&shutdown, &stats));
     Ok(())
 }
 
@@ -186,29 +192,20 @@ fn exit_now(signal: i32) -> ! {
     std::process::exit(128 + signal)
 }
 
-/// Returns the last line of a server.
-fn last_line(report: &Report, stats: &Stats) -> String {
-    if stats.datagrams_in + stats.datagrams_out > 0 {
-        let (received, sent) = (stats.datagrams_in, stats.datagrams_out);
-        return format!("stopped: {received} datagrams received, {sent} sent, {} dropped", stats.datagrams_dropped);
-    }
-    let (finished, cut) = (report.clean, report.cut);
-    let unsent = if report.bytes_lost > 0 { format!(" ({} bytes unsent)", report.bytes_lost) } else { String::new() };
-    format!("stopped: {} connections were open, {finished} finished, {cut} cut{unsent}", finished + cut)
-}
-
-fn run(reactor: &mut Reactor, stats: Option<Duration>) -> Result<()> {
-    let Some(interval) = stats else { return reactor.run() };
-    let mut next = Instant::now() + interval;
-    // A turn rounds its timeout down to milliseconds: without the extra one it would spin in the last millisecond.
-    let left = |next: Instant| next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    while !reactor.turn(Some(left(next)))?.stopped {
-        if Instant::now() >= next {
-            say(reactor.stats());
-            next += interval;
+/// Prints a line of statistics at each interval, until the reactor is dropped.
+fn report_stats(handle: &Handle, interval: Duration) {
+    let mut meter = report::Meter::new();
+    loop {
+        thread::sleep(interval);
+        let (reply, answer) = mpsc::sync_channel(1);
+        if let Err(HandleError::Gone(_)) = handle.run(move |net| drop(reply.send(net.stats()))) {
+            return;
+        }
+        // There is no answer if the queue of commands is full: this line is left out.
+        if let Ok(stats) = answer.recv() {
+            say(meter.line(stats));
         }
     }
-    Ok(())
 }
 
 /// Takes over the listeners that a supervisor passed to this process (systemd's `LISTEN_FDS`), for the handler of
