@@ -158,6 +158,20 @@ def statistics_of_much_traffic_fit_the_width():
 
 
 def help_mentions_each_option():
+def listening_beyond_loopback_is_noticed():
+    need_ipv6()
+    notice = "other machines can reach it, and there is no authentication"
+    for name, says in (("echo", "listening on"), ("udp_echo", "receiving datagrams on")):
+        with tempfile.TemporaryDirectory() as directory:
+            at = ("0.0.0.0:0", "[::]:0", f"{HOST}:0", "[::1]:0", f"unix:{directory}/socket")
+            with Server(name, at=at, environment={"RUST_LOG": "info"}) as server:
+                server.stop_well()
+                lines = [line for line in server.errors().splitlines() if f"] {says} " in line]
+        assert len(lines) == 5 and [notice in line for line in lines] == [True, True, False, False, False], lines
+        assert all(f" {address}" in line for address, line in zip(server.addresses, lines)), lines
+    return lines[0]
+
+
     common = ["--idle-timeout", "--max-connections", "--stats", "--help", "HOST:PORT", "unix:PATH"]
     more = {"echo": [], "framed": ["--frame"], "broadcast": ["--frame", "--include-sender"]}
     for name, own in more.items():
@@ -620,6 +634,7 @@ CHECKS = [
     nc_gets_a_big_file_back_after_it_finished_sending,
     socat_gets_a_big_file_back_after_it_finished_sending,
     a_slow_reader_gets_everything_after_it_finished_sending,
+    listening_beyond_loopback_is_noticed,
     python_sockets_are_served_over_each_address_family,
     five_hundred_asyncio_clients_are_served_at_once,
     nc_chats_with_the_others,

@@ -261,6 +261,11 @@ impl Address {
             Self::Unix(_) => None,
         }
     }
+
+    /// Returns whether a socket that is bound to this address may be reached from other machines.
+    pub(crate) fn is_exposed(&self) -> bool {
+        self.tcp().is_some_and(|address| !address.ip().to_canonical().is_loopback())
+    }
 }
 
 impl From<SocketAddr> for Address {
@@ -384,6 +389,18 @@ mod tests {
     fn the_longest_path_is_accepted() {
         let longest = format!("unix:{}", "x".repeat(Endpoint::UNIX_PATH_MAX));
         assert!(longest.parse::<Endpoint>().is_ok());
+    }
+
+    #[test]
+    fn all_but_loopback_and_unix_sockets_are_exposed() {
+        let exposed = |address: &str| Address::Tcp(address.parse().unwrap()).is_exposed();
+        for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1", "[::ffff:0.0.0.0]:1"] {
+            assert!(exposed(address), "{address}");
+        }
+        for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(!exposed(address), "{address}");
+        }
+        assert!(!Address::Unix(None).is_exposed());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::event_loop::EventLoop;
+use super::event_loop::{EventLoop, exposure};
 use super::tables::ListenerEntry;
 use crate::closed::Reason;
 use crate::config::address::Address;
@@ -44,7 +44,7 @@ impl<S: Sys> EventLoop<S> {
             return Err(io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")));
         }
         self.dispatcher.retain(handler);
-        log::info!("listening on {address}");
+        log::info!("listening on {address}{}", exposure(&address));
         Ok((id, address))
     }
 

@@ -5,7 +5,7 @@
 
 use std::io::{self, ErrorKind};
 
-use super::event_loop::EventLoop;
+use super::event_loop::{EventLoop, exposure};
 use super::tables::BoundSocket;
 use crate::config::address::Address;
 use crate::core::datagram_sockets::{DatagramPhase, DatagramSocket};
@@ -30,6 +30,8 @@ impl<S: Sys> EventLoop<S> {
         max: usize,
     ) -> io::Result<(DatagramId, Address)> {
         let (local, peer) = self.sys.datagram_addresses(&socket)?;
+        // The kernel discards what does not come from the peer.
+        let exposure = if peer.is_none() { exposure(&local) } else { "" };
         let datagrams = &mut self.dispatcher.core.datagrams;
         let id = datagrams.slots.insert_with(|id| DatagramSocket::new(id, handler, local.clone(), peer, max));
         let added = match id {
@@ -50,7 +52,7 @@ impl<S: Sys> EventLoop<S> {
             self.datagram_buffer.resize(max + 1, 0);
         }
         self.dispatcher.retain(handler);
-        log::info!("receiving datagrams on {local}");
+        log::info!("receiving datagrams on {local}{exposure}");
         Ok((id, local))
     }
 

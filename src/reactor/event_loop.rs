@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::tables::{BoundSocket, BySlot, Listeners, ShutdownState, Sources};
 use crate::closed::REASONS;
+use crate::config::address::Address;
 use crate::config::limits::{Limit, Limits};
 use crate::core::Core;
 use crate::dispatch::{CallSite, Dispatcher};
@@ -168,6 +169,14 @@ impl<S: Sys> Drop for EventLoop<S> {
         if !left.is_empty() {
             log::debug!("{} queued commands dropped with the reactor", left.len());
         }
+    }
+}
+
+/// Returns what to add to the log line about a socket that was bound: a notice if other machines can reach it.
+pub(super) fn exposure(bound: &Address) -> &'static str {
+    match bound.is_exposed() {
+        true => ": other machines can reach it, and there is no authentication but the handler's own",
+        false => "",
     }
 }
 
