@@ -11,9 +11,12 @@ mod common;
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, value_parser};
 use common::stdio::{print, say};
 use turnwheel::{Address, DatagramContext, DatagramHandler, Datagrams, Limits};
+
+/// The most that the library allows, in bytes.
+const MOST: i64 = 16 * 1024 * 1024;
 
 /// Sends every datagram back to its sender. Ctrl-C shuts it down gracefully.
 #[derive(Parser)]
@@ -24,8 +27,8 @@ struct Arguments {
     addresses: Vec<String>,
 
     /// Accept datagrams of up to this many bytes; discard and report longer ones
-    #[arg(long, value_name = "BYTES", default_value_t = 65_535)]
-    max_size: usize,
+    #[arg(long, value_name = "BYTES", default_value_t = 65_535, value_parser = value_parser!(u32).range(1..=MOST))]
+    max_size: u32,
 
     /// Set SO_REUSEPORT, so that other sockets with this option can bind the same port
     #[arg(long)]
@@ -71,7 +74,7 @@ fn main() -> ExitCode {
     common::serve(arguments.options, Limits::default(), |reactor| {
         let echo = reactor.add_datagrams(Echo::default());
         for at in &arguments.addresses {
-            let at = Datagrams::new(at).max_size(arguments.max_size).reuse_port(arguments.reuse_port);
+            let at = Datagrams::new(at).max_size(arguments.max_size as usize).reuse_port(arguments.reuse_port);
             for address in reactor.bind_on(at, echo)?.addresses() {
                 print(format_args!("listening on {address}"));
             }

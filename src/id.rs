@@ -55,7 +55,8 @@ macro_rules! ids {
 
 ids! {
     /// Identifies one connection: its slot, and the slot's generation. Never reused: once the connection has ended, its
-    /// id refers to nothing. Valid only for the reactor that issued it.
+    /// id refers to nothing. Valid only for the reactor that issued it. Written as `#3.1`: slot 3, generation 1 (both
+    /// count from 0).
     ConnId "";
     /// Identifies one listener. Never reused. Like a [`ConnId`], valid only for the reactor that issued it.
     ListenerId "listener ";

@@ -12,6 +12,7 @@ import contextlib
 import os
 import pickle
 import re
+import resource
 import signal
 import socket
 import struct
@@ -157,7 +158,6 @@ def statistics_of_much_traffic_fit_the_width():
     return fast[-1]
 
 
-def help_mentions_each_option():
 def listening_beyond_loopback_is_noticed():
     need_ipv6()
     notice = "other machines can reach it, and there is no authentication"
@@ -172,6 +172,7 @@ def listening_beyond_loopback_is_noticed():
     return lines[0]
 
 
+def help_mentions_each_option():
     common = ["--idle-timeout", "--max-connections", "--stats", "--help", "HOST:PORT", "unix:PATH"]
     more = {"echo": [], "framed": ["--frame"], "broadcast": ["--frame", "--include-sender"]}
     for name, own in more.items():
@@ -189,6 +190,8 @@ def an_invalid_option_prints_the_accepted_values():
         ("framed", "--frame", "len:u31"): ["u31", "accepted", "u32"],
         ("broadcast", "--frame", "lines,max=many"): ["many"],
         ("broadcast", "--frame", "dec:0"): ["0"],
+        ("framed", "--frame", "len"): ["the part after", "missing", "len:u32be"],
+        ("udp_echo", "--max-size", "0"): ["--max-size", "1..=16777216"],
         ("echo", "--stats", "0"): ["seconds", "0.001"],
         ("echo", "--stats", "-1"): ["--stats", "seconds"],
         ("echo", "--max-connections", "-1"): ["1 to "],
@@ -243,6 +246,15 @@ def not_yet(client):
         return True
     finally:
         client.settimeout(10)
+
+
+def a_lowered_limit_of_connections_names_what_to_raise():
+    few = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))}
+    with Server("echo", "--max-connections", "1000", **few) as server:
+        server.stop_well()
+        warnings = [line for line in server.errors().splitlines() if " WARN " in line]
+    assert len(warnings) == 1 and "from 1000 to " in warnings[0] and "`ulimit -n`" in warnings[0], warnings
+    return warnings[0]
 
 
 def an_idle_connection_is_closed():
@@ -622,9 +634,11 @@ CHECKS = [
     several_addresses_are_served_at_once,
     statistics_are_printed_at_the_interval,
     statistics_of_much_traffic_fit_the_width,
+    listening_beyond_loopback_is_noticed,
     help_mentions_each_option,
     an_invalid_option_prints_the_accepted_values,
     connections_beyond_the_limit_wait_until_others_close,
+    a_lowered_limit_of_connections_names_what_to_raise,
     an_idle_connection_is_closed,
     without_an_idle_timeout_no_connection_is_closed,
     nc_gets_its_line_back,
@@ -634,7 +648,6 @@ CHECKS = [
     nc_gets_a_big_file_back_after_it_finished_sending,
     socat_gets_a_big_file_back_after_it_finished_sending,
     a_slow_reader_gets_everything_after_it_finished_sending,
-    listening_beyond_loopback_is_noticed,
     python_sockets_are_served_over_each_address_family,
     five_hundred_asyncio_clients_are_served_at_once,
     nc_chats_with_the_others,

@@ -604,7 +604,8 @@ def a_port_in_use_prints_one_clear_line():
 def a_bad_address_prints_one_clear_line():
     lines = [
         one_line(run([program("echo"), "192.0.2.77:4000"]), "192.0.2.77:4000"),
-        one_line(run([program("echo"), "nonsense"]), "nonsense", "accepted"),
+        one_line(run([program("echo"), "nonsense"]), "nonsense", "the port is missing", "accepted"),
+        one_line(run([program("echo"), "7000"]), "the host before the port is missing", "accepted"),
         one_line(run([program("echo"), f"{HOST}:70000"]), "70000"),
         one_line(run([program("echo"), "unix:/nonexistent/directory/socket"]), "/nonexistent/directory/socket"),
     ]

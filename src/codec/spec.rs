@@ -88,6 +88,10 @@ fn parse(spec: &str) -> Result<AnyCodec, BuildError> {
         Some((form, options)) => (form, Some(options)),
         None => (spec, None),
     };
+    let missing = DETAILS.iter().find(|(name, _)| form.strip_suffix(':').unwrap_or(form) == *name);
+    if let Some((name, full)) = missing {
+        return Err(BuildError::new(format!("the part after \"{name}:\" is missing; accepted: {full}")));
+    }
     let only_max = |default| Options::read(options, &["max=SIZE"])?.max(default);
     match form.split_once(':').map_or((form, None), |(name, detail)| (name, Some(detail))) {
         ("raw", None) => Ok(AnyCodec::Raw(Raw::new(only_max(LONG)?)?)),
@@ -240,6 +244,13 @@ const SHORT: usize = 64 * 1024;
 
 const FORMS: &str = "raw, lines, lines:crlf, len:u32be (u8 to u64, be or le), dec:WIDTH, varint, netstring, \
                      delim:BYTES, fixed:SIZE, with options behind commas, such as lines,max=4KiB";
+/// The forms with a part after the colon that cannot be left out.
+const DETAILS: [(&str, &str); 4] = [
+    ("len", "len:u32be (u8 to u64, be or le)"),
+    ("dec", "dec:WIDTH, such as dec:10"),
+    ("delim", "delim:BYTES, such as delim:\\0"),
+    ("fixed", "fixed:SIZE, such as fixed:64"),
+];
 const ESCAPES: &str = "\\0 \\n \\r \\t \\\\ \\, \\xNN";
 
 #[cfg(test)]

@@ -98,6 +98,7 @@ fn split_port(text: &str) -> Result<(&str, u16), Problem> {
         }
         match text.split_once(':') {
             None if text.is_empty() => return Err(Problem::EmptyHost),
+            None if text.bytes().all(|b| b.is_ascii_digit()) => return Err(Problem::PortAlone),
             None => return Err(Problem::NoPort),
             Some((_, port)) if port.contains(':') => return Err(Problem::BareIpv6),
             Some(parts) => parts,
@@ -197,6 +198,7 @@ pub(crate) enum Problem {
     NotIpv6,
     BareIpv6,
     NoPort,
+    PortAlone,
     PortNotANumber,
     PortTooLarge,
     EmptyPath,
@@ -217,6 +219,7 @@ impl fmt::Display for Problem {
             Self::NotIpv6 => f.write_str("brackets must enclose a valid IPv6 address, as in [::1]:7000"),
             Self::BareIpv6 => f.write_str("more than one colon; put an IPv6 address in brackets, as in [::1]:7000"),
             Self::NoPort => f.write_str("the port is missing"),
+            Self::PortAlone => f.write_str("the host before the port is missing"),
             Self::PortNotANumber => f.write_str("the port is not a number"),
             Self::PortTooLarge => f.write_str("the port is out of range (0 to 65535)"),
             Self::EmptyPath => f.write_str("the path of the Unix socket is empty"),
@@ -342,7 +345,8 @@ mod tests {
             ("[]:7000", "the host is empty"),
             ("localhost", "the port is missing"),
             ("localhost:", "the port is missing"),
-            ("7000", "the port is missing"),
+            ("7000", "the host before the port is missing"),
+            ("7000a", "the port is missing"),
             ("[::1]", "the port is missing"),
             ("[::1]:", "the port is missing"),
             ("[::1]7000", "the port is missing"),

@@ -123,7 +123,7 @@ impl Datagrams {
         let peer = self.peer.transpose()?;
         peer.iter().try_for_each(Endpoint::validate)?;
         to.check()?;
-        self.options.check().map_err(|problem| AddressError { about: format!("cannot bind {to}"), problem })?;
+        self.options.check().map_err(|problem| AddressError { about: format!("options for {to}"), problem })?;
         Ok((to, peer, self.options))
     }
 
@@ -252,7 +252,7 @@ mod tests {
     fn options_out_of_range_are_refused_by_name() {
         let plain = || Datagrams::new("[::1]:7000");
         let said = refused(plain().max_size(0));
-        assert_eq!(said, "cannot bind [::1]:7000: the maximum size must be 1 to 16777216 bytes, not 0");
+        assert_eq!(said, "options for [::1]:7000: the maximum size must be 1 to 16777216 bytes, not 0");
         assert!(refused(plain().max_size(MOST + 1)).contains("not 16777217"));
         assert!(refused(plain().receive_buffer(0)).contains("the receive buffer must be at least 1"));
         assert!(refused(plain().send_buffer(0)).contains("the send buffer must be at least 1"));

@@ -297,9 +297,10 @@ impl Limits {
     /// Checks that messages of up to `max` bytes with up to `overhead` bytes of framing fit in both directions.
     pub(crate) fn check_framing(&self, max: usize, overhead: usize) -> Result<(), LimitsError> {
         let whole = max.saturating_add(overhead);
-        at_least("input_kept", self.input_kept, "the framing's header + maximum", whole)?;
+        at_least("input_kept", self.input_kept, "the framing's header + maximum (Limits::fit raises it)", whole)?;
         let least = self.output_high.saturating_add(whole);
-        at_least("output_hard", self.output_hard.get(), "output_high + the framing's encoded maximum", least)
+        let other = "output_high + the framing's encoded maximum (Limits::fit raises it)";
+        at_least("output_hard", self.output_hard.get(), other, least)
     }
 
     fn check_zero(&self) -> Result<(), LimitsError> {
@@ -418,10 +419,11 @@ mod tests {
         let said = refused(|l| l.linger_total = Duration::from_secs(1));
         assert!(said.contains("1000") && said.contains("2000"), "{said}");
         let said = Limits::default().check_framing(4 * MIB, 4).unwrap_err().to_string();
-        assert!(said.contains("4194308") && said.contains("1114112"), "{said}");
+        assert!(said.contains("4194308") && said.contains("1114112") && said.contains("Limits::fit"), "{said}");
         let roomy = Limits { input_kept: 8 * MIB, ..Limits::default() };
         let said = roomy.check_framing(4 * MIB, 4).unwrap_err().to_string();
         assert!(said.contains("output_hard is 2097152") && said.contains("4456452"), "{said}");
+        assert!(said.contains("Limits::fit"), "{said}");
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Listen {
     pub(crate) fn into_parts(self) -> Result<(BindTo<ListenTarget>, ListenOptions), AddressError> {
         let to = self.to?;
         to.check()?;
-        self.options.check().map_err(|problem| AddressError { about: format!("cannot listen on {to}"), problem })?;
+        self.options.check().map_err(|problem| AddressError { about: format!("options for {to}"), problem })?;
         Ok((to, self.options))
     }
 
@@ -252,7 +252,7 @@ mod tests {
     fn options_out_of_range_are_refused_by_name() {
         let secs = Duration::from_secs;
         let refused = [
-            (Listen::new("[::1]:7000").backlog(0), "cannot listen on [::1]:7000: the backlog must be at least 1"),
+            (Listen::new("[::1]:7000").backlog(0), "options for [::1]:7000: the backlog must be at least 1"),
             (Listen::new("h:1").receive_buffer(0), "the receive buffer must be at least 1"),
             (Listen::new("h:1").send_buffer(0), "the send buffer must be at least 1"),
             (Listen::new("h:1").unix_mode(0o1777), "the mode must be 0 to 0o777, not 0o1777"),

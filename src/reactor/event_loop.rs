@@ -193,7 +193,10 @@ fn fit_descriptors<S: Sys>(sys: &mut S, limits: &mut Limits) {
     if let Limit::At(wanted) = limits.connections
         && wanted > spare
     {
-        log::warn!("connection limit lowered from {wanted} to {spare}: the process may open {limit} descriptors");
+        log::warn!(
+            "connection limit lowered from {wanted} to {spare}: the process may open {limit} descriptors \
+             (RLIMIT_NOFILE, which `ulimit -n` raises)"
+        );
         limits.connections = Limit::At(spare);
     }
 }
