@@ -46,7 +46,9 @@
 //!    the handler sent to its own peer is written at once. Bytes that are sent back unchanged are written from the
 //!    receive buffer, without a copy.
 //! 4. **Receive** datagrams, and call the **sources** that are ready or had work left.
-//! 5. **Timers**: deadlines of connections first, then the timers that handlers set. Late, never early.
+//! 5. **Timers**: deadlines of connections first, then the timers that handlers set. Late, never early, and only those
+//!    that were due when the wait began: what had arrived by then has been read. So a loop that is late (a callback
+//!    blocked, the process was stopped) closes nobody whose bytes wait in the kernel.
 //! 6. **Commands** of other threads, a share of them, in the order in which they were accepted.
 //! 7. **Notify**: call [`on_close`](crate::Handler::on_close) for closed connections.
 //! 8. **Connect**: start connect jobs, take the results of lookups, time out.

@@ -89,6 +89,8 @@ pub enum Origin {
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
+    /// The last write returned `WouldBlock`, and none has written a byte since.
+    pub(crate) write_blocked: bool,
     /// A hint was reported (`EPOLLRDHUP`, `EPOLLHUP`, `EPOLLPRI`): a short read does not mean that the socket is
     /// drained, because a FIN may follow. Read until `WouldBlock`.
     pub(crate) read_to_eagain: bool,

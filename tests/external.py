@@ -542,6 +542,25 @@ def signals_shut_the_server_down_gracefully():
     return f"in {max(figures) * 1000:.0f} ms at most"
 
 
+def who_spoke_while_the_server_was_stopped_is_served():
+    figures = []
+    for _ in range(5):
+        with Server("echo", "--idle-timeout", "1", "--stats", "60") as server, closing() as keep:
+            speaker, silent = keep(server.connect()), keep(server.connect())
+            assert echoed(speaker) and echoed(silent)
+            os.kill(server.pid, signal.SIGSTOP)
+            began = time.monotonic()
+            time.sleep(2.5)
+            speaker.sendall(b"in the third second")
+            time.sleep(0.5)
+            os.kill(server.pid, signal.SIGCONT)
+            assert receive(speaker, 19) == b"in the third second"
+            assert receive(silent, 1) == b"", "silent, and still open"
+            figures.append(time.monotonic() - began)
+            server.stop()
+    return f"{len(figures)} times, answered {max(figures):.1f} s after the stop at the latest"
+
+
 def a_client_that_never_closes_delays_the_shutdown_only_briefly():
     with Server("echo", "--stats", "60") as server, closing() as keep:
         assert echoed(keep(server.connect()))
@@ -729,6 +748,7 @@ CHECKS = [
     destroyed_connections_are_counted_and_do_not_affect_others,
     a_client_that_resets_is_counted_and_does_not_affect_others,
     signals_shut_the_server_down_gracefully,
+    who_spoke_while_the_server_was_stopped_is_served,
     a_client_that_never_closes_delays_the_shutdown_only_briefly,
     a_second_signal_stops_the_server_at_once,
     a_port_in_use_prints_one_clear_line,

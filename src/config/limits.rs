@@ -69,6 +69,8 @@ pub enum PanicPolicy {
 /// Sizes are in bytes. Zero never means "no limit": it is an error. Use [`Limit::Unlimited`] where a limit can be
 /// switched off.
 ///
+/// Input that arrived before a timeout expired is read before it closes a connection, however late the loop is.
+///
 /// ```
 /// use std::time::Duration;
 /// use turnwheel::{Limit, Limits, Reactor};
@@ -112,9 +114,8 @@ pub struct Limits {
     /// Closes a connection on which no byte was read or written for this long, while it is being read. Default 10
     /// minutes, the `proxy_timeout` of nginx's stream module.
     pub idle_timeout: Limit<Duration>,
-    /// Time from the first byte of a message to its last, without the time in which the connection was not read. Input
-    /// that has already arrived is read before the timeout is enforced. Default 30 s, as in hyper (for the headers of
-    /// a request).
+    /// Time from the first byte of a message to its last, without the time in which the connection was not read.
+    /// Default 30 s, as in hyper (for the headers of a request).
     pub message_timeout: Limit<Duration>,
     /// Terminates a connection that has unsent output of which the peer takes nothing for this long. Default 30 s
     /// (chosen, between the 10 s of NATS and the 60 s of nginx).

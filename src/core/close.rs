@@ -177,13 +177,14 @@ impl Core {
         false
     }
 
-    /// Checks a connection whose deadline has expired: closes it, or sets its next deadline.
+    /// Checks a connection whose deadline has expired: closes it, or sets its next deadline. A timeout has expired only
+    /// if it had at [`seen_until`](Core::seen_until), and not while what would end it is still to be read or written.
     ///
     /// Deadlines are re-checked lazily. A read or write only updates `last_activity`; the heap is not touched. When the
     /// deadline expires, the timeouts are computed from the current times. So the hot path does not pay for timeouts,
     /// at the price of one early expiry per timeout period.
     pub(crate) fn check_deadline(&mut self, id: ConnId) {
-        let now = self.now;
+        let (now, seen_until) = (self.now, self.seen_until);
         let Some(c) = self.conns.live(id) else { return };
         let pending = c.out.pending() > 0;
         // The clock stands until a throttled connection is resumed, even if memory is free again by now.
@@ -193,11 +194,16 @@ impl Core {
         // Returns whether this timeout has expired; if not, it limits the next deadline.
         let mut due = |since: Time, limit| {
             let at = since.after(limit);
-            next = next.min(if at > now { at } else { Time::NEVER });
-            at <= now
+            next = next.min(if at > seen_until { at } else { Time::NEVER });
+            at <= seen_until
         };
         let action = match c.phase {
             Phase::Connecting | Phase::Closed => return self.deadlines.clear(id.slot),
+            // Its FIN may be behind the input that is unread. `linger_input` bounds how much of it is read.
+            Phase::Lingering if c.readiness.readable => {
+                due(now, RECHECK);
+                None
+            }
             Phase::Lingering => {
                 let since = c.linger().map_or(now, |linger| linger.since);
                 // `|`, not `||`: both calls must run, because each also limits `next`.

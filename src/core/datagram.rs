@@ -125,7 +125,7 @@ impl Core {
                 self.stats.datagrams_dropped += lost;
             }
             match m.phase {
-                DatagramPhase::Closing if m.close_by <= self.now => self.close_datagram_now(id),
+                DatagramPhase::Closing if m.close_by <= self.seen_until => self.close_datagram_now(id),
                 DatagramPhase::Closing => self.datagrams.schedule_retry(id, self.now),
                 DatagramPhase::Open | DatagramPhase::Closed => {}
             }

@@ -101,6 +101,10 @@ pub(crate) struct Core {
     pub(crate) switch: Option<Switch>,
     /// The time at which the loop last read the clock.
     pub(crate) now: Time,
+    /// Everything that had happened by this time was reported by the system, and what it made ready was read or written
+    /// since. Deadlines up to this time may expire, and no others: otherwise a peer would be closed for silence though
+    /// its bytes wait in the kernel, when the loop is late (a callback blocked, or the process was stopped).
+    pub(crate) seen_until: Time,
     /// In nanoseconds, for [`Stats`].
     pub(crate) longest_turn: u64,
     /// In nanoseconds, for [`Stats`].
@@ -147,6 +151,7 @@ impl Core {
             delivery: Delivery::default(),
             switch: None,
             now: Time(0),
+            seen_until: Time(0),
             longest_turn: 0,
             longest_call: 0,
             turn: 0,

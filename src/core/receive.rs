@@ -28,6 +28,11 @@ impl Core {
         self.may_read_with(c, c.out.pending())
     }
 
+    /// Returns whether input of a connection waits to be read or delivered, and may be.
+    pub(crate) fn has_unread_input(&self, id: ConnId) -> bool {
+        self.conns.get(id).is_some_and(|c| c.has_input() && self.may_read(c))
+    }
+
     #[inline]
     fn may_read_with(&self, c: &Connection, unsent: usize) -> bool {
         c.phase == Phase::Open && !c.is_read_blocked() && !(unsent > 0 && self.memory_pressure())

@@ -203,7 +203,10 @@ impl World {
                 assert!(!self.core.drop_group(old) && self.core.broadcast(old, b"nobody", None, None) == 0);
             }
             Op::Turn(taken) => self.turn(taken),
-            Op::Tick(nanos) => self.core.set_now(Time(self.core.now.0 + nanos)),
+            Op::Tick(nanos) => {
+                self.core.set_now(Time(self.core.now.0 + nanos));
+                self.core.seen_until = self.core.now;
+            }
             Op::Send(n, ..)
             | Op::SendBytes(n, ..)
             | Op::Join(n, _)

@@ -11,6 +11,7 @@ use crate::closed::Reason;
 use crate::config::address::Address;
 use crate::config::connect::Backoff;
 use crate::connection::Connection;
+use crate::core::Core;
 use crate::core::connect_jobs::{ConnectStage, Destination, interleave_families};
 use crate::dispatch::CallSite;
 use crate::id::{AttemptId, ConnId, HandlerIdx, Token};
@@ -26,10 +27,7 @@ impl<S: Sys> EventLoop<S> {
         self.take_lookups();
         let core = &mut self.dispatcher.core;
         let share = core.limits.timeouts_per_turn;
-        // After the loop was late, an event that ends a try may be unread. It comes before the timeout.
-        if !self.timeouts_deferred {
-            core.connect_jobs.enqueue_due(core.now, share);
-        }
+        core.connect_jobs.enqueue_due(core.now, share);
         for _ in 0..core.connect_jobs.queue.len().min(share) {
             let Some(id) = self.dispatcher.core.connect_jobs.next_queued() else { return };
             self.advance(id);
@@ -41,11 +39,16 @@ impl<S: Sys> EventLoop<S> {
     fn take_lookups(&mut self) {
         while self.dispatcher.core.connect_jobs.awaits_lookups() {
             let Some((number, found)) = self.sys.next_lookup() else { return };
-            let jobs = &mut self.dispatcher.core.connect_jobs;
+            let Core { connect_jobs: jobs, limits, now, seen_until, .. } = &mut self.dispatcher.core;
+            let (now, seen_until) = (*now, *seen_until);
             let Some(id) = jobs.looked_up(number) else { continue };
             let Some(job) = jobs.live_mut(id) else { continue };
             match found {
                 Ok(mut addresses) => {
+                    // The answer was here before we looked, too late to use it. The delay is ours, so begin anew.
+                    if job.until <= seen_until {
+                        job.until = now.after(job.timeout(limits));
+                    }
                     // A socket bound to an address of one family cannot connect to the other family.
                     let local = job.options.local;
                     addresses.retain(|a| local.is_none_or(|local| local.is_ipv4() == a.is_ipv4()));
@@ -61,7 +64,7 @@ impl<S: Sys> EventLoop<S> {
     /// Advances one connect job by one step.
     fn advance(&mut self, id: AttemptId) {
         let core = &mut self.dispatcher.core;
-        let now = core.now;
+        let (now, seen_until) = (core.now, core.seen_until);
         let Some(job) = core.connect_jobs.get_mut(id) else { return };
         if core.shutting_down && !matches!(job.stage, ConnectStage::Connected | ConnectStage::Cancelled) {
             job.errors = vec![(String::new(), io::Error::new(ErrorKind::Interrupted, "the reactor is shutting down"))];
@@ -71,7 +74,7 @@ impl<S: Sys> EventLoop<S> {
             ConnectStage::Cancelled => self.remove_job(id),
             ConnectStage::New => self.begin_try(id),
             ConnectStage::Backoff if job.next <= now => self.begin_try(id),
-            ConnectStage::LookingUp | ConnectStage::Trying if job.until <= now => self.time_out(id),
+            ConnectStage::LookingUp | ConnectStage::Trying if job.until <= seen_until => self.time_out(id),
             ConnectStage::Trying => self.try_next(id),
             ConnectStage::LookingUp | ConnectStage::Backoff | ConnectStage::Connected => {}
         }

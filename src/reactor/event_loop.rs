@@ -45,7 +45,7 @@ pub(crate) struct EventLoop<S: Sys> {
     /// detect truncation.
     pub(super) datagram_buffer: Vec<u8>,
     pub(super) events: Vec<Ready>,
-    /// The last wait returned as many events as fit, so the system may hold more.
+    /// The last wait returned as many events as fit, or a signal ended it, so the system may hold more.
     pub(super) events_truncated: bool,
     /// The read buffer of all connections: `FRONT` bytes, then what is read.
     pub(super) buffer: Vec<u8>,
@@ -57,10 +57,8 @@ pub(crate) struct EventLoop<S: Sys> {
     pub(super) batch: Vec<Command>,
     pub(crate) shutdown: ShutdownState,
     pub(super) log_limits: LogLimits,
-    /// Turns in a row in which timeouts were deferred.
-    pub(super) deferred_turns: u32,
-    /// The loop was late: timeouts are deferred until it has read what the peers sent meanwhile.
-    pub(super) timeouts_deferred: bool,
+    /// Since when waits have returned as many events as fit, and how many they returned.
+    pub(super) unseen: Option<(Time, usize)>,
     /// A callback that takes longer than this many nanoseconds is logged.
     slow_call: u64,
 }
@@ -89,8 +87,7 @@ impl<S: Sys> EventLoop<S> {
             reap_queue: Vec::new(),
             shutdown: ShutdownState::default(),
             log_limits: LogLimits::default(),
-            deferred_turns: 0,
-            timeouts_deferred: false,
+            unseen: None,
             slow_call,
             sys,
         })

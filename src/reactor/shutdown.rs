@@ -87,7 +87,7 @@ impl<S: Sys> EventLoop<S> {
             core.shutting_down = false;
             return true;
         }
-        if core.now < until {
+        if core.seen_until < until {
             return false;
         }
         let left: Vec<(ConnId, Phase)> = core.conns.iter().map(|c| (c.id, c.phase)).collect();

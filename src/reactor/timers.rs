@@ -2,41 +2,18 @@
 //!
 //! Invariant: at most `timeouts_per_turn` timers fire in a turn, and none that was armed by a timer of the same turn.
 
-use std::time::Duration;
-
 use super::event_loop::EventLoop;
 use crate::dispatch::CallSite;
 use crate::sys::Sys;
-use crate::time::Time;
 use crate::time::timers::{Expired, Owner};
 
-/// If a deadline is overdue by more than this, the loop itself was late: a callback blocked, or the machine was
-/// suspended. Chosen: far above the length of a busy turn.
-const LATE_THRESHOLD: Duration = Duration::from_secs(5);
-/// Turns in a row for which timeouts are deferred while the loop reads what arrived when it was late. Chosen: at 256
-/// KiB for each connection and turn this empties any receive buffer, and peers that keep sending cannot defer
-/// timeouts forever.
-const MAX_DEFERRED_TURNS: u32 = 64;
+/// How many turns a timer waits while input of its connection is unread. Chosen: at 256 KiB a turn this empties any
+/// receive buffer, and a peer that keeps sending cannot hold back the timer that ends it.
+const MAX_HELD: u8 = 64;
 
 impl<S: Sys> EventLoop<S> {
-    /// Expires deadlines and fires timers, unless timeouts are deferred in this turn.
-    ///
-    /// After the loop was late, every peer looks idle or slow, though its bytes may have been waiting in the kernel all
-    /// the time. So while there is still work from events, the input is read first, and timeouts wait.
+    /// Expires deadlines and fires timers.
     pub(super) fn check_timers(&mut self) {
-        let core = &mut self.dispatcher.core;
-        let first = core.deadlines.next().map_or(Time::NEVER, |(at, _)| at);
-        let overdue = core.now.since(first.min(core.timers.next()).min(core.connect_jobs.next()));
-        let busy = !core.ready.is_empty() || self.events_truncated;
-        self.timeouts_deferred = overdue > LATE_THRESHOLD && busy && self.deferred_turns < MAX_DEFERRED_TURNS;
-        // Not reset while timeouts of a leap of the clock are left. Working them off may take many
-        // turns, and they are deferred only once.
-        if overdue <= LATE_THRESHOLD {
-            self.deferred_turns = 0;
-        } else if self.timeouts_deferred {
-            self.deferred_turns += 1;
-            return;
-        }
         self.expire_deadlines();
         self.fire_timers();
     }
@@ -46,7 +23,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         for _ in 0..core.limits.timeouts_per_turn {
             match core.deadlines.next() {
-                Some((at, slot)) if at <= core.now => match core.conns.id_in_slot(slot) {
+                Some((at, slot)) if at <= core.seen_until => match core.conns.id_in_slot(slot) {
                     Some(id) => core.check_deadline(id),
                     None => core.deadlines.clear(slot),
                 },
@@ -59,11 +36,21 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn fire_timers(&mut self) {
         let core = &mut self.dispatcher.core;
         // Timers armed from here on wait for the next turn, or a timer of zero that re-arms itself would loop.
-        let (now, arm_count) = (core.now, core.timers.arm_count());
-        for _ in 0..core.limits.timeouts_per_turn {
-            let Some(expired) = self.dispatcher.core.timers.due(now, arm_count) else { return };
-            self.fire(expired);
+        let (until, arm_count) = (core.seen_until, core.timers.arm_count());
+        let (mut share, mut held) = (core.limits.timeouts_per_turn, Vec::new());
+        while share > 0 {
+            let core = &mut self.dispatcher.core;
+            let Some((id, owner)) = core.timers.next_due(until, arm_count) else { break };
+            // What the handler waits for may be in the kernel, or in our buffer.
+            let unread = matches!(owner, Owner::Connection(conn) if core.has_unread_input(conn));
+            if let Some(timer) = unread.then(|| core.timers.hold(id, MAX_HELD)).flatten() {
+                held.push(timer);
+            } else if let Some(expired) = core.timers.expire(id, until) {
+                share -= 1;
+                self.fire(expired);
+            }
         }
+        held.into_iter().for_each(|timer| self.dispatcher.core.timers.unhold(timer));
     }
 
     /// Calls the callback of an expired timer. A one-shot timer is removed first, so that it does not count against the

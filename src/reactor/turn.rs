@@ -116,10 +116,31 @@ impl<S: Sys> EventLoop<S> {
             (a, b) => a.or(b),
         };
         self.events.clear();
+        let began = self.dispatcher.core.now;
         let done = self.sys.poll(&mut self.events, timeout);
         self.update_clock();
         self.events_truncated = done?;
+        self.update_seen_until(began);
         Ok(())
+    }
+
+    /// Notes up to which time everything is seen, after a wait that began at `began`. A wait that returned all events
+    /// has seen what had happened when it began. Waits that returned as many as fit have seen it when they have
+    /// returned, together, as many events as there are descriptors: the system returns the oldest first.
+    fn update_seen_until(&mut self, began: Time) {
+        let core = &mut self.dispatcher.core;
+        let (since, returned) = self.unseen.get_or_insert((began, 0));
+        *returned += self.events.len();
+        let descriptors =
+            core.conns.len() + core.datagrams.slots.len() + self.listeners.slots.len() + self.sources.entries.len();
+        if !self.events_truncated {
+            core.seen_until = began;
+        } else if *returned >= descriptors {
+            core.seen_until = *since;
+        } else {
+            return;
+        }
+        self.unseen = None;
     }
 
     /// Marks what the events made ready. Returns how many there were. An event for a closed socket is only counted: its

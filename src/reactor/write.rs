@@ -45,6 +45,7 @@ impl<S: Sys> EventLoop<S> {
                     c.bytes_out += taken as u64;
                     c.written_in_turn = c.written_in_turn.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
                     (c.last_activity, c.write_blocked_since) = (core.now, core.now);
+                    c.readiness.write_blocked = false;
                     core.stats.bytes_out += taken as u64;
                     let of_prefix = taken.min(prefix.len() - prefix_written);
                     let of_queue = (taken - of_prefix).min(c.out.pending());
@@ -57,6 +58,10 @@ impl<S: Sys> EventLoop<S> {
                 }
                 Err(e) if is_full(&e) => {
                     c.readiness.writable = false;
+                    // The time before the first try is ours: a callback may have taken long after it sent.
+                    if !std::mem::replace(&mut c.readiness.write_blocked, true) {
+                        c.write_blocked_since = core.now;
+                    }
                     c.out.shrink(&mut core.pool);
                 }
                 Err(e) => failed = Some(Reason::of_io(&e)),

@@ -91,8 +91,8 @@ pub(crate) trait Sys: DatagramSys {
 
     /// Waits for readiness, a wake-up or the timeout, and appends the readiness to `ready`. The timeout is in whole
     /// milliseconds, so that no system has to round it. Appends at most the number of events set at construction.
-    /// Returns `true` if that limit was reached, so that more events may be pending. A signal is not an error: the
-    /// call returns early without events.
+    /// Returns `true` if more events may be pending: that limit was reached, or a signal ended the wait before it
+    /// looked. Otherwise all that was ready when the wait began is in `ready`.
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool>;
 
     /// Returns a handle that wakes [`Sys::poll`] from another thread.

@@ -30,7 +30,12 @@ pub(super) fn require_earned<H: Handler>(
     let (facts, limits) = (&sim.facts[record.peer], &core.limits);
     let ago = |at: u64| core.now.since(Time(at));
     let reset = |kind: &K| matches!(kind, K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted);
-    let unread = sim.script.unread(record.peer) > 0;
+    let told = facts.told_readable && sim.script.unread(record.peer) > 0;
+    // Whatever could be known when a timeout expired comes before it. (Unless events did not fit: the loop counts them
+    // to know when it has seen all, and the simulated ones come more than once.)
+    let looked = |since: u64, limit: Duration| {
+        ago(since) >= limit && !told && (sim.truncated || !sim.owes(record.peer, Time(since).after(limit)))
+    };
     let earned = match why {
         Reason::PeerClosed => facts.ended,
         Reason::PeerReset => facts.errors.iter().any(reset),
@@ -40,13 +45,9 @@ pub(super) fn require_earned<H: Handler>(
         Reason::WriteStall => ago(facts.wrote.max(seen.idle_out)) >= limits.write_stall.get(),
         Reason::IdleTimeout => {
             // Output that was unsent then may have been written since.
-            ago(seen.moved.max(facts.heard).max(seen.held_at)) >= limits.idle_timeout.get()
-                && !(facts.told_readable && unread)
+            looked(seen.moved.max(facts.heard).max(seen.held_at), limits.idle_timeout.get())
         }
-        Reason::MessageTimeout => {
-            !(facts.told_readable && unread)
-                && record.unfinished.is_some_and(|t| ago(t.0) >= limits.message_timeout.get())
-        }
+        Reason::MessageTimeout => record.unfinished.is_some_and(|t| looked(t.0, limits.message_timeout.get())),
         Reason::HandlerPanic => record.panicked,
         Reason::Shutdown => view.stopping.is_some(),
         Reason::ShutdownDeadline => view.stopping.is_some_and(|(at, grace)| ago(at) >= grace),

@@ -51,11 +51,10 @@ const WAITS: u32 = 3;
 const SPINS: u32 = 3;
 /// The same where only deadlines have expired: there may be many, processed one per turn. Chosen.
 const DUE_SPINS: u32 = 200;
-/// After a gap of this many nanoseconds between two turns, the loop may defer timeouts (see `reactor::timers`), for
-/// at most this many turns; otherwise timeouts may be late by [`SLACK`]. The turns are twice the loop's own 64,
-/// because a second gap may begin within them; the others are chosen.
+/// After a gap of this many nanoseconds between two turns, timeouts may be late by this many turns: many have expired
+/// together, a turn checks only a few, and input comes first. Otherwise they may be late by [`SLACK`]. Chosen.
 const ABSENCE: u64 = 200_000_000;
-const MAX_DEFERRED_TURNS: u32 = 128;
+const TURNS_TO_CATCH_UP: u32 = 128;
 const SLACK: Duration = Duration::from_secs(1);
 /// The system calls that a turn may make per connection, and the number of connections to assume in addition. Chosen,
 /// well above what a turn needs.
@@ -99,9 +98,13 @@ impl Oracle {
     pub(super) fn check<H: Handler>(&mut self, view: &View<H>, turn: Turn, calls: &[Call]) -> Result<(), String> {
         let (core, sim) = (&view.inner.dispatcher.core, &view.inner.sys);
         let tick = core.now.0 - self.now;
+        // N11: whatever happened before a wait that returned all events is seen.
+        let all = !sim.interrupted && turn.events < sim.script.capacity;
+        let seen = core.seen_until <= core.now && (!all || core.seen_until.0 >= self.now);
+        require(seen, || format!("N11: seen until {:?}, at {:?}", core.seen_until, core.now))?;
         self.now = core.now.0;
-        // After a long gap the loop defers timeouts: it first reads input, and then checks a few deadlines per turn.
-        self.behind = if tick > ABSENCE { MAX_DEFERRED_TURNS } else { self.behind.saturating_sub(1) };
+        // After a long gap the loop first reads input, and then checks a few deadlines per turn.
+        self.behind = if tick > ABSENCE { TURNS_TO_CATCH_UP } else { self.behind.saturating_sub(1) };
         self.seen.resize_with(sim.facts.len(), Seen::default);
         let were = self.open;
         let came = calls.iter().filter(|c| matches!(c, Call::Accept(_, Ok(_)) | Call::Connect(_) | Call::Lookup(_)));
@@ -178,6 +181,8 @@ impl Oracle {
         let idle = !waited && turn.events == 0 && same && now == (calls_before, callbacks_before);
         let [spins, due] = self.spins;
         self.spins = match idle {
+            // A wait that was interrupted is repeated.
+            true if view.inner.sys.interrupted => [spins, due],
             false => [0, 0],
             true if more => [spins + 1, due],
             true => [0, due + 1],
@@ -299,7 +304,7 @@ impl Oracle {
         let Some((at, grace)) = view.stopping.filter(|_| view.inner.shutdown.is_under_way()) else {
             return Ok(());
         };
-        let over = view.inner.dispatcher.core.now.since(Time(at)) >= grace;
+        let over = view.inner.dispatcher.core.seen_until.since(Time(at)) >= grace;
         let ended = |c: &Connection| matches!(c.phase, Phase::Connecting | Phase::Closed);
         let close_notify = view.inner.dispatcher.core.conns.iter().all(ended);
         require(!over || close_notify, || "N13: still open after the grace period".to_owned())
@@ -374,6 +379,8 @@ fn check_not_late(limits: &Limits, facts: &Facts, c: &Connection, since: u64, no
         // Its own timestamp may be later: the time counts from when reading resumed.
         Phase::Open => (facts.moved.max(since).max(c.last_activity.0), limits.idle_timeout.get().saturating_add(again)),
         Phase::Flushing => (facts.wrote.max(since), limits.write_stall.get()),
+        // What it waits for may be unread.
+        Phase::Lingering if c.readiness.readable => return Ok(()),
         Phase::Lingering => (since, limits.linger_total),
         // The deadline of the connect job counts.
         Phase::Connecting | Phase::Closed => return Ok(()),

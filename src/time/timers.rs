@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::id::{ConnId, GenSlab, HandlerIdx, HasId, TimerId};
 use crate::time::Time;
-use crate::time::deadlines::Deadlines;
+use crate::time::deadlines::{Deadlines, Due};
 
 /// The owner of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ struct Timer {
     key: u64,
     after: Duration,
     every: Option<Duration>,
+    /// How many times it was held since it last fired.
+    held: u8,
     /// The slots of its neighbors in the owner's list, or [`NONE`].
     prev: u32,
     next: u32,
@@ -66,6 +68,13 @@ pub(crate) struct Expired {
     pub(crate) key: u64,
     /// It does not repeat.
     pub(crate) last: bool,
+}
+
+/// A timer that is due, and waits for a later turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    id: TimerId,
+    due: (Time, u64),
 }
 
 /// All timers.
@@ -105,7 +114,7 @@ impl Timers {
     ) -> Option<TimerId> {
         let every = every.map(|d| d.max(MIN_PERIOD));
         let next = list.head;
-        let new = |id| Timer { id, owner, key, after, every, prev: NONE, next, just_armed: NONE };
+        let new = |id| Timer { id, owner, key, after, every, held: 0, prev: NONE, next, just_armed: NONE };
         let id = self.slots.insert_with(new)?;
         if let Some(next) = self.slots.in_slot_mut(list.head) {
             next.prev = id.slot;
@@ -205,25 +214,53 @@ impl Timers {
         self.arm_count
     }
 
-    /// Returns the first timer that has expired at `now`, if it was armed before `arm_count`. (Timers armed later wait
-    /// for the next turn.) A repeating timer is re-armed in step with its period; missed periods are skipped. A
-    /// one-shot timer stays; the caller cancels it.
-    pub(crate) fn due(&mut self, now: Time, arm_count: u64) -> Option<Expired> {
+    /// Returns the first timer that is due at `until`, with its owner, if it was armed before `arm_count`. (Timers
+    /// armed later wait for the next turn.)
+    pub(crate) fn next_due(&self, until: Time, arm_count: u64) -> Option<(TimerId, Owner)> {
         let ((at, number), slot) = self.due.next()?;
-        if at > now || number >= arm_count {
-            return None;
+        let timer = self.slots.in_slot(slot).filter(|_| at <= until && number < arm_count)?;
+        Some((timer.id, timer.owner))
+    }
+
+    /// Takes a timer that is due out of the order, so that the next one can be looked at. Returns `None` if that was
+    /// done `most` times since it last fired, else what [`unhold`](Timers::unhold) needs.
+    pub(crate) fn hold(&mut self, id: TimerId, most: u8) -> Option<Held> {
+        let timer = self.slots.live_mut(id).filter(|t| t.held < most)?;
+        timer.held += 1;
+        let due = self.due.get(id.slot);
+        self.due.clear(id.slot);
+        Some(Held { id, due })
+    }
+
+    /// Puts a timer back where it was, unless it was cancelled or re-armed meanwhile.
+    pub(crate) fn unhold(&mut self, Held { id, due }: Held) {
+        if self.slots.get(id).is_some() && self.due.get(id.slot) == Due::NEVER {
+            self.due.set(id.slot, due);
         }
-        let timer = self.slots.in_slot(slot)?;
-        let (id, owner, key) = (timer.id, timer.owner, timer.key);
+    }
+
+    /// Returns `true` if a timer is held.
+    #[cfg(test)]
+    pub(crate) fn is_held(&self, id: TimerId) -> bool {
+        self.due.get(id.slot) == Due::NEVER
+    }
+
+    /// Expires a timer that is due at `until`. A repeating timer is re-armed in step with its period; missed periods
+    /// are skipped. A one-shot timer stays; the caller cancels it.
+    pub(crate) fn expire(&mut self, id: TimerId, until: Time) -> Option<Expired> {
+        let (at, _) = self.due.get(id.slot);
+        let timer = self.slots.live_mut(id)?;
+        timer.held = 0;
+        let expired = Expired { id, owner: timer.owner, key: timer.key, last: timer.every.is_none() };
         if let Some(every) = timer.every {
             let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
             // Missed periods are not made up for: after a leap of the clock they would fire in turn after turn.
-            let missed = now.nanos_since(at) / every;
+            let missed = until.nanos_since(at) / every;
             let next = Time(at.0.saturating_add(every.saturating_mul(missed + 1)));
-            self.due.set(slot, (next, self.arm_count));
+            self.due.set(id.slot, (next, self.arm_count));
             self.arm_count += 1;
         }
-        Some(Expired { id, owner, key, last: timer.every.is_none() })
+        Some(expired)
     }
 }
 

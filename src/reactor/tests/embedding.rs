@@ -41,14 +41,16 @@ fn a_turn_sleeps_no_longer_than_it_is_asked_to() {
 }
 
 #[test]
-fn a_turn_that_is_asked_to_sleep_longer_wakes_for_a_deadline_and_finds_it_due() {
+fn a_turn_that_is_asked_to_sleep_longer_wakes_for_a_deadline_and_looks_once_more_before_it_expires() {
     let limits = Limits { idle_timeout: Limit::At(Duration::from_micros(2_300)), ..limits() };
     let mut rig = puppet_within(limits, echo);
     let a = rig.connect();
     rig.calls();
     rig.sys().sleeps = true;
     rig.turn_for(Some(SECOND));
-    assert_eq!((slept(&mut rig), rig.phase(a)), (Some(3 * MS), Phase::Flushing));
+    assert_eq!((slept(&mut rig), rig.phase(a)), (Some(3 * MS), Phase::Open));
+    rig.turn_for(Some(SECOND));
+    assert_eq!((slept(&mut rig), rig.phase(a)), (Some(Duration::ZERO), Phase::Flushing), "nothing had arrived");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod embedding;
 mod groups;
 mod handlers;
 mod identity;
+mod late;
 mod limits;
 mod links;
 mod logs;
@@ -151,7 +152,11 @@ fn puppet(act: impl FnMut(&mut Context<'_>, On<'_>) + 'static) -> Rig {
 
 /// A handler that sends back what comes, once, and closes.
 fn answers_and_closes() -> Rig {
-    puppet(|cx, on| {
+    answers_and_closes_within(limits())
+}
+
+fn answers_and_closes_within(limits: Limits) -> Rig {
+    puppet_within(limits, |cx, on| {
         if let On::Data(data) = on {
             cx.send(data);
             cx.close();

@@ -53,6 +53,7 @@ fn the_time_counts_from_the_end_of_the_callback() {
     assert_eq!(rig.heard(peer), "");
     rig.sys().clock = after + 10_000_000;
     rig.turn();
+    rig.turn();
     assert_eq!(rig.heard(peer), "<1>");
 }
 
@@ -174,7 +175,7 @@ fn no_more_go_off_in_a_turn_than_its_share() {
     rig.connect();
     rig.log();
     rig.sys().clock += 2_000_000;
-    for most in [10, 10, 5, 0] {
+    for most in [0, 10, 10, 5, 0] {
         rig.turn();
         assert_eq!(rig.log().len(), most);
     }
@@ -216,5 +217,6 @@ fn waiting_ends_when_a_timer_is_due() {
     rig.sys().sleeps = true;
     rig.turn_for(None);
     assert_eq!(rig.calls().first(), Some(&Call::Poll(Some(Duration::from_millis(1500)))));
+    rig.turn_for(None);
     assert_eq!(rig.heard(peer), "<1>");
 }

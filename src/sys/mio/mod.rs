@@ -105,8 +105,8 @@ impl Sys for MioSys {
 
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(LONGEST_WAIT))) {
-            // Back to the loop, which computes the timeout anew: waiting as long again would oversleep.
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(false),
+            // A signal ended the wait before it looked. The loop waits again, for what is left of the timeout.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
             other => other?,
         }
         ready.extend(self.events.iter().filter(|event| event.token() != WAKER).map(ready_of));

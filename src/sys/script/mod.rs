@@ -54,6 +54,9 @@ pub(crate) struct Script {
     pub(crate) tick: u64,
     /// A poll without events advances the clock by its timeout.
     pub(crate) sleeps: bool,
+    /// How far the clock advances in the next wait, in nanoseconds, and what that wait returns without looking for
+    /// events: `true` as if interrupted, `false` as if they came just after it, `None` if it does look.
+    pub(crate) late_wait: (u64, Option<bool>),
     pub(crate) strict: bool,
     /// Events are held back until this is cleared.
     pub(crate) held: bool,
@@ -233,6 +236,11 @@ impl Sys for Script {
 
     fn poll(&mut self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<bool> {
         self.record_poll(timeout);
+        let (late, blind) = std::mem::take(&mut self.late_wait);
+        self.clock = self.clock.saturating_add(late);
+        if let Some(more) = blind {
+            return Ok(more);
+        }
         let woken = self.take_wake();
         if !self.is_quiet() {
             ready.extend(self.take_events(self.capacity));

@@ -5,6 +5,7 @@
 
 use super::{Fault, MS, Sim, State};
 use crate::sys::Ready;
+use crate::time::Time;
 
 impl Sim {
     /// Takes the events from the script and schedules their delivery, with faults.
@@ -63,5 +64,12 @@ impl Sim {
             ready.push(event);
             false
         });
+    }
+
+    /// Returns `true` if an event that reports input of this peer could have been delivered by `by`, and was not.
+    pub(crate) fn owes(&self, peer: usize, by: Time) -> bool {
+        let readable = |event: Ready| event.bits & (Ready::READABLE | Ready::HINT) != 0;
+        let of_peer = |event: Ready| self.live.get(&event.token) == Some(&Some(peer));
+        self.flight.iter().any(|&(at, event)| at <= by.0 && readable(event) && of_peer(event))
     }
 }

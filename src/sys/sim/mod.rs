@@ -76,6 +76,10 @@ pub(crate) struct Sim {
     /// longer registered.
     live: BTreeMap<usize, Option<usize>>,
     retired: Vec<usize>,
+    /// The last wait was interrupted.
+    pub(crate) interrupted: bool,
+    /// The last wait returned as many events as fit.
+    pub(crate) truncated: bool,
     frozen: usize,
     shortage: u64,
     pub(crate) dials: Dials,
@@ -100,6 +104,8 @@ impl Sim {
             flight: Vec::new(),
             live: BTreeMap::new(),
             retired: Vec::new(),
+            interrupted: false,
+            truncated: false,
             frozen: 0,
             shortage: 0,
             dials: Dials::default(),
@@ -177,17 +183,20 @@ impl Sys for Sim {
         let woken = self.script.take_wake() | found;
         let others_wait = self.threads.as_ref().is_some_and(|o| o.wait());
         self.overslept |= others_wait && !woken && timeout != Some(Duration::ZERO);
-        if self.strikes_all(Fault::PollEarly).is_some() {
-            return Ok(false);
-        }
         if let Some(dice) = self.strikes_all(Fault::PollLate) {
             // As if the process had been stopped, or the machine suspended.
             let late = dice.size(60_000 * MS) as u64;
             self.script.clock = self.script.clock.saturating_add(late);
         }
+        // As if a signal had interrupted the wait, but not twice in a row.
+        self.interrupted = !self.interrupted && self.strikes_all(Fault::PollEarly).is_some();
+        if self.interrupted {
+            return Ok(true);
+        }
         self.land(ready);
         if !ready.is_empty() || woken || timeout == Some(Duration::ZERO) {
-            return Ok(ready.len() >= self.script.capacity);
+            self.truncated = ready.len() >= self.script.capacity;
+            return Ok(self.truncated);
         }
         let due = self.flight.iter().map(|f| f.0).min().unwrap_or(u64::MAX);
         let until = timeout.map_or(Time::NEVER, |timeout| Time(self.script.clock).after(timeout));
@@ -199,7 +208,8 @@ impl Sys for Sim {
         self.settle_dials();
         self.launch();
         self.land(ready);
-        Ok(ready.len() >= self.script.capacity)
+        self.truncated = ready.len() >= self.script.capacity;
+        Ok(self.truncated)
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::timer_model::MAX_DEFERRED_TURNS;
+use super::timer_model::TURNS_TO_CATCH_UP;
 use crate::closed::{Closed, Reason};
 use crate::config::connect::{Backoff, Connect};
 use crate::config::limits::Limit;
@@ -273,8 +273,9 @@ fn check_progress(core: &Core, r: &Request, attempt: &ConnectJob, wakes: Time) -
     let (stage, most) = match attempt.stage {
         ConnectStage::New => (0, Duration::ZERO),
         ConnectStage::LookingUp => (1, r.timeout),
-        ConnectStage::Trying => (1, r.timeout),
-        ConnectStage::Backoff => (2, r.retry.map_or(Duration::ZERO, |p| p.max)),
+        // It may begin anew, if the answer to the lookup was looked at too late.
+        ConnectStage::Trying => (2, r.timeout),
+        ConnectStage::Backoff => (3, r.retry.map_or(Duration::ZERO, |p| p.max)),
         ConnectStage::Connected | ConnectStage::Cancelled => {
             return Err("N5: it is neither up nor cancelled".to_owned());
         }
@@ -286,10 +287,10 @@ fn check_progress(core: &Core, r: &Request, attempt: &ConnectJob, wakes: Time) -
     }
     let due = r.since.get().after(most);
     require(wakes <= due.max(core.now), || format!("N7: due at {due:?}, we wake at {wakes:?}"))?;
-    if due <= core.now {
+    if due <= core.seen_until {
         r.late.set(r.late.get() + 1);
     }
-    let turns = MAX_DEFERRED_TURNS + FEW + 4 * core.limits.attempts.div_ceil(core.limits.timeouts_per_turn);
+    let turns = TURNS_TO_CATCH_UP + FEW + 4 * core.limits.attempts.div_ceil(core.limits.timeouts_per_turn);
     require(r.late.get() <= turns, || format!("N10: late for {} turns", r.late.get()))
 }
 

@@ -19,9 +19,9 @@ use crate::time::Time;
 
 /// The shortest period, that of the public API.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// The number of turns that a timer may be late: while timeouts are deferred (the loop's 64 turns and two more), and
-/// for other reasons (chosen).
-pub(super) const MAX_DEFERRED_TURNS: usize = 66;
+/// The number of turns that a timer may be late: while input of its connection is unread (the loop's 64 turns and two
+/// more), and for other reasons (chosen).
+pub(super) const TURNS_TO_CATCH_UP: usize = 66;
 const FEW: usize = 4;
 
 #[derive(Debug)]
@@ -45,8 +45,6 @@ pub(super) struct TimerModel {
     keys: u64,
     count: u64,
     pub(super) mark: Mark,
-    /// The turn in which a timer last fired, and the time then.
-    sounding: (u32, Time),
     /// The highest number of timers.
     most: usize,
     pub(super) fired: u64,
@@ -155,10 +153,7 @@ impl TimerModel {
     pub(super) fn fires(&mut self, net: &mut Net<'_>, owner: Option<ConnId>, key: u64) -> Result<(), String> {
         self.fired += 1;
         let core = net.core();
-        let now = core.now;
-        if self.sounding.0 != core.turn || self.fired == 1 {
-            self.sounding = (core.turn, now);
-        }
+        let (now, seen_until) = (core.now, core.seen_until);
         let Some(alarm) = self.alarms.get(&key) else {
             return Err(format!("N5: timer {key} of {owner:?} went off, and is not there"));
         };
@@ -166,8 +161,12 @@ impl TimerModel {
         let Some(at) = alarm.at else {
             return Err(format!("N11: timer {key} went off in the callback that set it"));
         };
-        require(at <= now, || format!("N11: timer {key} went off at {now:?}, due at {at:?}"))?;
-        let first = self.live(core).filter_map(|a| Some((a.at?, a.number))).min();
+        require(at <= seen_until, || {
+            format!("N11: timer {key} fired at {now:?}, seen until {seen_until:?}, due at {at:?}")
+        })?;
+        // The timers of a connection are held while its input is unread.
+        let comes = |a: &&Alarm| a.number == alarm.number || !core.timers.is_held(a.id);
+        let first = self.live(core).filter(comes).filter_map(|a| Some((a.at?, a.number))).min();
         require(first == Some((at, alarm.number)), || {
             let before = self.live(core).find(|a| Some((a.at.unwrap_or(Time::NEVER), a.number)) == first);
             format!("N11: timer {key}, {alarm:?}, fired before {before:?} at {now:?}")
@@ -179,7 +178,7 @@ impl TimerModel {
             return require(!net.cancel_timer(id), || format!("timer {key} could be cancelled when it went off"));
         };
         let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
-        let missed = self.sounding.1.nanos_since(at) / every;
+        let missed = seen_until.nanos_since(at) / every;
         let next = Time(at.0.saturating_add(every.saturating_mul(missed + 1)));
         self.count += 1;
         let number = self.count;
@@ -197,13 +196,13 @@ impl TimerModel {
         let (all, there) = (self.live(core).count(), core.timers.len());
         require(all == there, || format!("N6: {all} timers are set, {there} are there"))?;
         let share = core.limits.timeouts_per_turn;
-        let most = MAX_DEFERRED_TURNS + FEW + 2 * self.most.div_ceil(share);
+        let most = TURNS_TO_CATCH_UP + FEW + 2 * self.most.div_ceil(share);
         let wakes = view.inner.next_deadline();
         for alarm in self.live(core) {
             let at = alarm.at.or_else(|| Some(self.mark.get()?.after(alarm.after)));
             let Some(at) = at else { continue };
             require(wakes <= at.max(core.now), || format!("N7: {alarm:?} is set, but the loop wakes at {wakes:?}"))?;
-            if at <= core.now {
+            if at <= core.seen_until {
                 alarm.late.set(alarm.late.get() + 1);
             }
             require(alarm.late.get() <= most, || format!("N10: overdue for {} turns: {alarm:?}", alarm.late.get()))?;
