@@ -181,13 +181,13 @@ impl Oracle {
         let idle = !waited && turn.events == 0 && same && now == (calls_before, callbacks_before);
         let [spins, due] = self.spins;
         self.spins = match idle {
+            false => [0, 0],
             // A wait that was interrupted is repeated.
             true if view.inner.sys.interrupted => [spins, due],
-            false => [0, 0],
             true if more => [spins + 1, due],
             true => [0, due + 1],
         };
-        self.before = (now.0, now.1, turn.more);
+        self.before = (now.0, now.1, turn.more && !view.inner.sys.interrupted);
         let spins = self.spins[0] >= SPINS || self.spins[1] >= DUE_SPINS;
         require(!spins, || format!("N8: busy loop: {calls:?}"))
     }
