@@ -85,8 +85,9 @@
 //! ```
 //! A connect job is a record in the core. The sockets that it tries are connections like any other, with ids and
 //! tokens, in a phase before *open* that no handler sees. So stale events, limits and closing are handled by one
-//! mechanism. Addresses are tried as in RFC 8305 (happy eyeballs). Threads behind `Sys` look names up, four at most;
-//! they only queue the result and wake the loop.
+//! mechanism. A listener whose handler connects for each client [reserves](crate::Listen::reserve_connects) a place for
+//! that, and accepts nobody while none is free. Addresses are tried as in RFC 8305 (happy eyeballs). Threads behind
+//! `Sys` look names up, four at most; they only queue the result and wake the loop.
 //!
 //! # Other threads
 //! Handles push commands into one bounded queue. A push sets a flag, and the push that changes the flag from clear to
@@ -176,9 +177,12 @@
 //! | outbox | the unsent bytes of one connection |
 //! | pause | to stop reading a connection, by its handler or by flow control; resume reads it again |
 //! | phase | connecting, open, flushing, lingering or closed |
+//! | place | what the limit of connections counts: a connection, or one that is reserved |
 //! | pool | empty buffers, kept for reuse |
 //! | readiness | what events have said about a socket, until a call returned `WouldBlock` |
 //! | reap | to close descriptors and free slots at the end of a turn |
+//! | requester | the accepted connection on whose behalf another one is made |
+//! | reserve | the places kept for connections that will be made on behalf of an accepted one |
 //! | retry | one more try of a connect job, or of a datagram whose receiver was full |
 //! | slot | the index of a value in its slab |
 //! | snapshot | the facts about one connection at one time |

@@ -148,6 +148,22 @@ pub(crate) struct Linger {
     pub(crate) discarded: usize,
 }
 
+/// Places that are kept for connections made on behalf of an accepted one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reserve {
+    /// As many as its listener reserves; none once it is closing.
+    pub(crate) places: usize,
+    /// Sockets that exist on its behalf. May be more, where addresses are tried in parallel.
+    pub(crate) used: usize,
+}
+
+impl Reserve {
+    /// Returns how many of the places are not in use.
+    pub(crate) const fn unused(self) -> usize {
+        self.places.saturating_sub(self.used)
+    }
+}
+
 /// Fields that few connections use, or that are used only while closing. Boxed, to keep the other connections small.
 #[derive(Debug, Default)]
 pub(crate) struct Cold {
@@ -164,6 +180,9 @@ pub(crate) struct Cold {
     pub(crate) links_from: Vec<ConnId>,
     /// Set while the phase is `Lingering`.
     pub(crate) linger: Option<Linger>,
+    pub(crate) reserve: Reserve,
+    /// The accepted connection on whose behalf this one was made, if that reserves places.
+    pub(crate) requester: Option<ConnId>,
 }
 
 /// Everything about a connection except its socket and its handler's state.

@@ -11,6 +11,7 @@ use crate::config::address::{Address, AddressError, Endpoint, Problem};
 use crate::config::builder::{from_addresses, setters};
 use crate::config::limits::Limit;
 use crate::config::listen::{Keepalive, not_zero};
+use crate::id::ConnId;
 
 /// What to connect to, with options.
 ///
@@ -125,6 +126,12 @@ impl Connect {
         /// Retries when connecting fails. [`on_connect_failed`](crate::Handler::on_connect_failed) is called after the
         /// last try has failed. Default: one try.
         retry(policy: Backoff) = Some(policy);
+
+        /// Names the accepted connection that this one is made for: it may take a place that was
+        /// [reserved](crate::Listen::reserve_connects) for that. Default: the connection of the callback that requests
+        /// it, or the one that *that* one was made for. A proxy needs this only where no connection is current, as in
+        /// [`on_connect_failed`](crate::Handler::on_connect_failed).
+        on_behalf_of(id: ConnId) = Some(id);
     }
 
     /// Retries when connecting fails, and reconnects, with the same tag, after the connection has ended. It does not
@@ -227,6 +234,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) retry: Option<Backoff>,
+    pub(crate) on_behalf_of: Option<ConnId>,
     /// Reconnect after the connection has ended.
     pub(crate) anew: bool,
 }
@@ -241,6 +249,7 @@ impl Default for ConnectOptions {
             receive_buffer: None,
             send_buffer: None,
             retry: None,
+            on_behalf_of: None,
             anew: false,
         }
     }

@@ -84,8 +84,9 @@ pub enum PanicPolicy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Open connections, including those that linger. Lowered to the number of descriptors the process may still open,
-    /// less 64 for everything else. Default 10 000, the `maxclients` of Redis.
+    /// Open connections, including those that linger, those that are being made, and those that a listener
+    /// [reserves](crate::Listen::reserve_connects) places for. Lowered to the number of descriptors the process may
+    /// still open, less 64 for everything else. Default 10 000, the `maxclients` of Redis.
     pub connections: Limit<usize>,
     /// What happens to connections beyond that. Default [`AtCapacity::Pause`], as in HAProxy.
     pub at_capacity: AtCapacity,
@@ -302,6 +303,15 @@ impl Limits {
         let least = self.output_high.saturating_add(whole);
         let other = "output_high + the framing's encoded maximum (Limits::fit raises it)";
         at_least("output_hard", self.output_hard.get(), other, least)
+    }
+
+    /// Checks that a connection can be accepted if places for `connects` others are reserved with it.
+    pub(crate) fn check_reserve(&self, connects: usize) -> Result<(), LimitsError> {
+        let reserved = "the connects that the listener reserves";
+        let places = "1 + the connects that the listener reserves for each connection";
+        at_least("connections", self.connections.get(), places, connects.saturating_add(1))?;
+        at_least("attempts", self.attempts, reserved, connects)?;
+        at_least("lookups", self.lookups, reserved, connects)
     }
 
     fn check_zero(&self) -> Result<(), LimitsError> {

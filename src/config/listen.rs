@@ -49,8 +49,9 @@ impl Default for Keepalive {
 /// a server of the same user that no longer runs, and nothing else. It is removed when the listener is closed.
 ///
 /// For a socket that is already bound only the options of its connections apply: [`nodelay`](Self::nodelay) and
-/// [`keepalive`](Self::keepalive) for TCP, the buffer sizes for Unix sockets. If it has a socket file, the file is
-/// left alone.
+/// [`keepalive`](Self::keepalive) for TCP, the buffer sizes for Unix sockets; and
+/// [`reserve_connects`](Self::reserve_connects), which is the reactor's. If it has a socket file, the file is left
+/// alone.
 #[derive(Debug)]
 pub struct Listen {
     to: Result<BindTo<ListenTarget>, AddressError>,
@@ -93,6 +94,21 @@ impl Listen {
         /// Sets the permissions of a Unix socket's file; connecting requires write permission. Default: `0o600`, the
         /// owner only.
         unix_mode(mode: u32) = mode;
+
+        /// Reserves places among [`Limits::connections`](crate::Limits::connections) for the connections that the
+        /// handler makes for each one it accepts. A proxy, which makes one for each client, reserves 1. Default: 0.
+        ///
+        /// The listener then accepts only whom the handler can serve: while `1 + connects` places are free, and as many
+        /// [connect jobs](crate::Limits::attempts) and [lookups](crate::Limits::lookups); at
+        /// [`AtCapacity::Pause`](crate::AtCapacity::Pause) the others wait in the backlog. So `worker_connections` of
+        /// nginx counts, where a proxied client takes two. Descriptors are reserved likewise: if they run out, the
+        /// listener accepts nobody for whom `connects` more are not left.
+        ///
+        /// An accepted connection keeps its reserve while it is open. What is requested in its callbacks takes a place
+        /// from there, and returns it when it ends; elsewhere, [`Connect::on_behalf_of`](crate::Connect::on_behalf_of)
+        /// names it. A listener that reserves more than the limits allow at all is rejected. During a shutdown nobody
+        /// can connect any more, and such a listener accepts nobody.
+        reserve_connects(connects: usize) = connects;
     }
 
     /// Returns what to open or take over and the options, after checking both.
@@ -166,6 +182,7 @@ pub(crate) struct ListenOptions {
     pub(crate) receive_buffer: Option<usize>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) unix_mode: u32,
+    pub(crate) reserve_connects: usize,
 }
 
 impl Default for ListenOptions {
@@ -179,6 +196,7 @@ impl Default for ListenOptions {
             receive_buffer: None,
             send_buffer: None,
             unix_mode: 0o600,
+            reserve_connects: 0,
         }
     }
 }
@@ -288,6 +306,7 @@ mod tests {
             .receive_buffer(1)
             .send_buffer(2)
             .unix_mode(0o660)
+            .reserve_connects(1)
             .into_parts()
             .unwrap();
         let expected = Endpoint::Tcp { host: "h".into(), port: 1 };
@@ -301,6 +320,7 @@ mod tests {
             receive_buffer: Some(1),
             send_buffer: Some(2),
             unix_mode: 0o660,
+            reserve_connects: 1,
         };
         assert_eq!(options, wanted);
     }

@@ -35,6 +35,7 @@ impl Core {
         c.cold_mut().reason.get_or_insert(reason);
         // A whole stall timeout from here, however long output has waited: the close itself is not tried yet.
         c.write_blocked_since = now;
+        self.end_reserve(id);
         self.discard_input(id);
         // The deadline that is set may be a later one, such as the idle timeout.
         self.deadlines.bring_forward(id.slot, now.after(self.limits.write_stall.get()));
@@ -87,6 +88,7 @@ impl Core {
             c.cold_mut().reason = Some(reason);
         }
         c.phase = Phase::Closed;
+        self.end_reserve(id);
         self.leave_all(id);
         self.end_timers(id);
         self.discard_input(id);
@@ -166,15 +168,23 @@ impl Core {
         self.enqueue_if_work(id);
     }
 
-    /// Closes the connection that has lingered longest, to make space for a new one. Returns `false` if none lingers.
-    pub(crate) fn evict_oldest_lingering(&mut self) -> bool {
-        while let Some(id) = self.lingering.pop_front() {
+    /// Closes the `n` connections that have lingered longest, to make space for a new one. Returns `false`, and closes
+    /// none, if not so many linger.
+    pub(crate) fn evict_oldest_lingering(&mut self, n: usize) -> bool {
+        let mut oldest = Vec::new();
+        while oldest.len() < n
+            && let Some(id) = self.lingering.pop_front()
+        {
             if self.conns.get(id).is_some_and(|c| c.phase == Phase::Lingering) {
-                self.finish(id, Reason::Handler);
-                return true;
+                oldest.push(id);
             }
         }
-        false
+        if oldest.len() < n {
+            self.lingering.extend(oldest);
+            return false;
+        }
+        oldest.into_iter().for_each(|id| self.finish(id, Reason::Handler));
+        true
     }
 
     /// Checks a connection whose deadline has expired: closes it, or sets its next deadline. A timeout has expired only

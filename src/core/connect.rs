@@ -12,7 +12,15 @@ use crate::id::{AttemptId, ConnId, HandlerIdx};
 impl Core {
     /// Creates a connect job. Returns `None` if there are [`Limits::attempts`](crate::Limits::attempts) already, or the
     /// reactor is shutting down: a handler that connects again after every failure would keep it from ending.
-    pub(crate) fn connect(&mut self, handler: HandlerIdx, to: Connect, tag: u64) -> Option<AttemptId> {
+    ///
+    /// The job is on behalf of the connection that its options name, or of `current`.
+    pub(crate) fn connect(
+        &mut self,
+        handler: HandlerIdx,
+        to: Connect,
+        tag: u64,
+        current: Option<ConnId>,
+    ) -> Option<AttemptId> {
         if self.shutting_down || self.connect_jobs.len() >= self.limits.attempts {
             return None;
         }
@@ -22,7 +30,8 @@ impl Core {
             Ok((target, options)) => (destination_of(target), options),
             Err(error) => (Destination::Invalid(error), ConnectOptions::default()),
         };
-        self.connect_jobs.insert(handler, tag, destination, options)
+        let requester = options.on_behalf_of.or(current).and_then(|id| self.requester(id));
+        self.connect_jobs.insert(handler, tag, destination, options, requester)
     }
 
     /// Cancels a connect job. No callback is called for it. If it has established a connection, that connection stays

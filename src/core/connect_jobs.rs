@@ -53,6 +53,8 @@ pub(crate) struct ConnectJob {
     pub(crate) tag: u64,
     pub(crate) destination: Destination,
     pub(crate) options: ConnectOptions,
+    /// The accepted connection that it takes a reserved place from.
+    pub(crate) requester: Option<ConnId>,
     pub(crate) stage: ConnectStage,
     /// Addresses that were not tried yet.
     pub(crate) left: VecDeque<Address>,
@@ -291,6 +293,7 @@ impl ConnectJobs {
         tag: u64,
         destination: Destination,
         options: ConnectOptions,
+        requester: Option<ConnId>,
     ) -> Option<AttemptId> {
         let id = self.slots.insert_with(|id| ConnectJob {
             id,
@@ -298,6 +301,7 @@ impl ConnectJobs {
             tag,
             destination,
             options,
+            requester,
             stage: ConnectStage::New,
             left: VecDeque::new(),
             trying: Vec::new(),

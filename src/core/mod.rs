@@ -17,6 +17,7 @@ pub(crate) mod datagram_sockets;
 mod echo;
 mod evictor;
 mod flow;
+mod places;
 mod receive;
 mod send;
 mod switch;
@@ -83,6 +84,8 @@ pub(crate) struct Switch {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) conns: Connections,
+    /// Places reserved for connections that will be made: the unused reserves of all open connections.
+    pub(crate) reserved: usize,
     pub(crate) groups: Groups,
     /// The framing in which each handler's connections send.
     pub(crate) framings: Vec<Framing>,
@@ -138,6 +141,7 @@ impl Core {
     pub(crate) fn new(limits: Limits, generations: Generations) -> Self {
         Self {
             conns: Connections::with_generations(generations),
+            reserved: 0,
             groups: Groups::new(),
             framings: Vec::new(),
             pool: Pool::new(limits.pooled),

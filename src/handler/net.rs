@@ -107,11 +107,14 @@ impl<'a> Net<'a> {
     /// jobs, if the reactor is shutting down, or if this `Net` has no handler. [`Reactor::net`](crate::Reactor::net)
     /// has none: use [`Net::of`].
     ///
+    /// At the limit of connections it fails, unless a place was reserved for it: see
+    /// [`Listen::reserve_connects`](crate::Listen::reserve_connects).
+    ///
     /// The tag is yours to choose: a number of your own, or the other end of a pair as
     /// [`id.to_bits()`](ConnId::to_bits).
     pub fn connect(&mut self, to: impl Into<Connect>, tag: u64) -> Option<AttemptId> {
         let handler = self.handler("connect")?;
-        self.core.connect(handler, to.into(), tag)
+        self.core.connect(handler, to.into(), tag, self.current)
     }
 
     /// Returns the handler that this `Net` acts for. Logs an error if there is none.

@@ -22,11 +22,12 @@ use crate::time::log_limit::suppressed;
 const MAX_UNKNOWN_ERRORS: u32 = 10;
 
 impl<S: Sys> EventLoop<S> {
-    /// Registers a listener for the handler at `handler`.
+    /// Registers a listener for the handler at `handler`, which reserves so many places for each connection.
     pub(crate) fn add_listener(
         &mut self,
         mut socket: S::Listener,
         handler: HandlerIdx,
+        reserve: usize,
     ) -> io::Result<(ListenerId, Address)> {
         let address = self.sys.local_addr(&socket)?;
         let mut added = Ok(());
@@ -34,7 +35,16 @@ impl<S: Sys> EventLoop<S> {
         // slab is not borrowed.
         let id = self.listeners.slots.insert_with(|id| {
             added = self.sys.add_listener(&mut socket, Token::Listener(id).pack());
-            ListenerEntry { id, socket, handler, address: address.clone(), ready: true, unknown_errors: 0 }
+            ListenerEntry {
+                id,
+                socket,
+                handler,
+                reserve,
+                address: address.clone(),
+                ready: true,
+                full: false,
+                unknown_errors: 0,
+            }
         });
         let id = id.ok_or_else(|| io::Error::new(io::ErrorKind::QuotaExceeded, "there are too many listeners"))?;
         if let Err(e) = added {
@@ -79,12 +89,10 @@ impl<S: Sys> EventLoop<S> {
     pub(super) fn accept_at(&mut self, id: ListenerId, most: usize) {
         for _ in 0..most {
             let ready = self.listeners.slots.get(id).is_some_and(|d| d.ready);
-            if !ready || self.listeners.paused.is_some() || !self.may_admit() {
+            if !ready || self.listeners.paused.is_some() || !self.may_admit(id) || !self.hold_reserve(id) {
                 return;
             }
-            let Some(listener) = self.listeners.slots.get_mut(id).filter(|d| d.ready) else {
-                return;
-            };
+            let Some(listener) = self.listeners.slots.get_mut(id) else { return };
             match self.sys.accept(&mut listener.socket) {
                 Ok((stream, peer)) => {
                     listener.unknown_errors = 0;
@@ -100,42 +108,74 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
-    /// Whether to call `accept` once more: there is a free slot, or the policy is to accept and refuse. Otherwise it
-    /// evicts the connection that has lingered longest, if something has arrived since the last eviction.
-    fn may_admit(&mut self) -> bool {
+    /// Whether to call `accept` once more: there are free places, or the policy is to accept and refuse. Otherwise it
+    /// evicts the connections that have lingered longest, if something has arrived since the last eviction.
+    fn may_admit(&mut self, id: ListenerId) -> bool {
         let core = &mut self.dispatcher.core;
-        let max = core.limits.connections.get();
-        if !self.listeners.is_full(core) {
-            if std::mem::take(&mut self.listeners.full) {
-                let refused = std::mem::take(&mut self.listeners.refused);
-                log::debug!("below {max} connections again ({refused} refused)");
+        let listeners = &mut self.listeners;
+        let Some(listener) = listeners.slots.get_mut(id) else { return false };
+        let Some((max, what)) = listener.lacks(core, listeners.evicted_for_new) else {
+            if std::mem::take(&mut listener.full) {
+                let refused = std::mem::take(&mut listeners.refused);
+                log::debug!("below the limits again ({refused} refused)");
             }
             return true;
-        }
+        };
         let refuse = core.limits.at_capacity == AtCapacity::Refuse;
-        if !std::mem::replace(&mut self.listeners.full, true)
+        if !std::mem::replace(&mut listener.full, true)
             && let Some(n) = self.log_limits.accept.allow(core.now)
         {
+            let reserved = match core.reserved {
+                0 => String::new(),
+                n => format!(" ({n} of them reserved)"),
+            };
             let then = if refuse { "refusing new ones" } else { "new ones wait in the backlog" };
-            log::warn!("limit of {max} connections reached, {then}{}", suppressed(n));
+            log::warn!("limit of {max} {what} reached{reserved}, {then}{}", suppressed(n));
         }
+        let missing = listener.places().saturating_sub(core.free_places());
         if !refuse
-            && std::mem::take(&mut self.listeners.new_arrivals)
+            && std::mem::take(&mut listeners.new_arrivals)
             // A shutdown asks every connection to close, so none is evicted for a new one.
             && !core.shutting_down
-            && core.evict_oldest_lingering()
+            && missing > 0
+            && core.evict_oldest_lingering(missing)
         {
-            // The freed slot is for the new arrival: it need not wait until a 64th of the slots is free.
-            self.listeners.evicted_for_new = true;
+            // The freed slots are for the new arrival: it need not wait until a 64th of the slots is free.
+            listeners.evicted_for_new = true;
         }
         refuse
+    }
+
+    /// Holds descriptors for what will be connected on behalf of the next connection, and of those accepted before.
+    /// Pauses accepting if they have run out.
+    fn hold_reserve(&mut self, id: ListenerId) -> bool {
+        let reserve = self.listeners.slots.get(id).map_or(0, |listener| listener.reserve);
+        if reserve == 0 {
+            return true;
+        }
+        let held = self.sys.hold_descriptors(self.dispatcher.core.reserved.saturating_add(reserve));
+        if let Err(error) = &held {
+            self.dispatcher.core.stats.accept_errors += 1;
+            self.pause_accepting(&format!(
+                "cannot accept, no descriptor is left for what the handler connects: {error}"
+            ));
+        }
+        held.is_ok()
+    }
+
+    /// Holds as many descriptors as there are places reserved, at the end of a turn.
+    pub(super) fn keep_descriptors(&mut self) {
+        if let Err(error) = self.sys.hold_descriptors(self.dispatcher.core.reserved) {
+            log::debug!("cannot hold a descriptor for each reserved place: {error}");
+        }
     }
 
     /// Gives an accepted stream a slot, registers it, and calls `on_open`. Refuses it if there is no slot.
     fn admit(&mut self, listener: ListenerId, handler: HandlerIdx, mut stream: S::Stream, peer: Address) {
         let core = &mut self.dispatcher.core;
+        let reserve = self.listeners.slots.get(listener).map_or(0, |listener| listener.reserve);
         let new = |id| Connection::new(id, handler, listener, peer, core.now);
-        let spare = core.conns.len() < core.limits.connections.get();
+        let spare = core.lacks(1 + reserve, reserve).is_none();
         let Some(id) = spare.then(|| core.conns.insert_with(new)).flatten() else {
             self.listeners.refused += 1;
             self.count_refused(&Reason::AtCapacity);
@@ -153,6 +193,7 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         self.listeners.evicted_for_new = false;
         core.stats.accepted += 1;
+        core.begin_reserve(id, reserve);
         core.deadlines.set(id.slot, core.now.after(core.limits.idle_timeout.get()));
         self.dispatcher.retain(handler);
         if log::log_enabled!(log::Level::Debug)

@@ -19,8 +19,10 @@ impl<S: Sys> EventLoop<S> {
         let stats = core.snapshot();
         let reconciled = stats.accepted + stats.connected + stats.refused == stats.open + stats.closed_total();
         require(reconciled, || format!("N6: the counters do not add up: {stats}"))?;
-        let max = core.limits.connections.get();
-        require(conns <= max, || format!("N6: {conns} connections of {max}"))?;
+        let (max, reserved) = (core.limits.connections.get(), core.reserved);
+        require(conns.saturating_add(reserved) <= max, || format!("N6: {conns} connections + {reserved} of {max}"))?;
+        let unused: usize = core.conns.iter().map(|c| core.unused_reserve(Some(c.id))).sum();
+        require(unused == reserved, || format!("N6: {unused} places reserved, {reserved} counted"))?;
         self.audit_memory()?;
         self.audit_datagrams()?;
         self.audit_holds()?;

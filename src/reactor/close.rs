@@ -148,19 +148,24 @@ impl<S: Sys> EventLoop<S> {
     /// Nothing is freed earlier in a turn: events and work lists of the turn may still name the slot, and a descriptor
     /// that is closed may be reused by the next `accept`.
     pub(super) fn reap(&mut self) {
+        self.reap_connections();
+        self.keep_descriptors();
+    }
+
+    fn reap_connections(&mut self) {
         let core = &mut self.dispatcher.core;
         if core.cancelled_dials.is_empty() && self.reap_queue.is_empty() {
             return;
         }
         // No handler was notified of a cancelled connect attempt, so there is no `on_close`.
         for id in std::mem::take(&mut core.cancelled_dials) {
-            core.conns.remove(id);
+            self.dispatcher.core.remove_connection(id);
             if let Some(stream) = self.streams.take(id) {
                 self.sys.close(stream, CloseHow::Graceful);
             }
         }
         for id in std::mem::take(&mut self.reap_queue) {
-            let Some(c) = self.dispatcher.core.conns.remove(id) else { continue };
+            let Some(c) = self.dispatcher.core.remove_connection(id) else { continue };
             if let Some(stream) = self.streams.take(id) {
                 self.sys.close(stream, if c.close_with_rst { CloseHow::Reset } else { CloseHow::Graceful });
             }

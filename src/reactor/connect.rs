@@ -15,6 +15,7 @@ use crate::core::Core;
 use crate::core::connect_jobs::{ConnectStage, Destination, interleave_families};
 use crate::dispatch::CallSite;
 use crate::id::{AttemptId, ConnId, HandlerIdx, Token};
+use crate::sys::errno::is_out_of_places;
 use crate::sys::{CloseHow, Sys};
 
 impl<S: Sys> EventLoop<S> {
@@ -157,25 +158,48 @@ impl<S: Sys> EventLoop<S> {
                 Ok(_) => return,
                 // The backlog of a Unix listener is full, and no event reports that it has space: retry after the
                 // stagger, until the timeout.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if let Some(job) = self.dispatcher.core.connect_jobs.live_mut(id) {
-                        job.left.push_back(address);
-                    }
-                    return;
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.try_later(id, address),
+                // Another socket of this job has the place that is reserved for it. If it was cancelled, it is closed
+                // at the end of this turn.
+                Err(error) if is_out_of_places(&error) && self.place_may_come_free(id) => {
+                    return self.try_later(id, address);
                 }
                 Err(error) => self.record_failure(id, address.to_string(), error),
             }
         }
     }
 
+    /// Puts an address back, to be tried after the stagger.
+    fn try_later(&mut self, id: AttemptId, address: Address) {
+        if let Some(job) = self.dispatcher.core.connect_jobs.live_mut(id) {
+            job.left.push_back(address);
+        }
+    }
+
+    /// Returns whether a place for this job may come free: now, for its next turn, or when one of its sockets fails.
+    fn place_may_come_free(&mut self, id: AttemptId) -> bool {
+        let core = &mut self.dispatcher.core;
+        if core.connect_jobs.get(id).is_some_and(|job| !job.trying.is_empty()) {
+            return true;
+        }
+        let soon = !core.cancelled_dials.is_empty();
+        if soon {
+            core.connect_jobs.enqueue(id);
+        }
+        soon
+    }
+
     /// Opens a socket and starts connecting it.
     fn dial(&mut self, id: AttemptId, address: &Address) -> io::Result<(ConnId, Address)> {
         let core = &self.dispatcher.core;
-        let max = core.limits.connections.get();
-        if core.conns.len() >= max {
-            return Err(limit_reached(max));
-        }
         let Some(job) = core.connect_jobs.live(id) else { return Err(ErrorKind::NotFound.into()) };
+        if !core.has_place_for(job.requester) {
+            return Err(limit_reached(core.limits.connections.get()));
+        }
+        if core.unused_reserve(job.requester) > 0 {
+            // The descriptor that was held for this socket. Holding fewer cannot fail.
+            let _ = self.sys.hold_descriptors(core.reserved - 1);
+        }
         let stream = self.sys.connect(address, &job.options)?;
         self.register_dial(id, stream, address.clone())
     }
@@ -183,19 +207,22 @@ impl<S: Sys> EventLoop<S> {
     /// Inserts a connecting stream into a slot and registers it. Closes it on failure.
     fn register_dial(&mut self, id: AttemptId, mut stream: S::Stream, peer: Address) -> io::Result<(ConnId, Address)> {
         let core = &mut self.dispatcher.core;
-        let Some(job) = core.connect_jobs.live_mut(id) else { return Err(ErrorKind::NotFound.into()) };
-        let new = |conn| Connection::connecting(conn, job.handler, job.tag, id, peer.clone(), core.now);
-        let spare = core.conns.len() < core.limits.connections.get();
-        let Some(conn) = spare.then(|| core.conns.insert_with(new)).flatten() else {
+        let Some(job) = core.connect_jobs.live(id) else { return Err(ErrorKind::NotFound.into()) };
+        let (handler, tag, requester) = (job.handler, job.tag, job.requester);
+        let new = |conn| Connection::connecting(conn, handler, tag, id, peer.clone(), core.now);
+        let Some(conn) = core.has_place_for(requester).then(|| core.conns.insert_with(new)).flatten() else {
             self.sys.close(stream, CloseHow::Graceful);
-            return Err(limit_reached(core.conns.len()));
+            return Err(limit_reached(core.limits.connections.get()));
         };
         if let Err(error) = self.sys.add_stream(&mut stream, Token::Connection(conn).pack()) {
             core.conns.remove(conn);
             self.sys.close(stream, CloseHow::Graceful);
             return Err(error);
         }
-        job.trying.push(conn);
+        core.take_reserved(conn, requester);
+        if let Some(job) = core.connect_jobs.live_mut(id) {
+            job.trying.push(conn);
+        }
         self.streams.insert(conn, stream);
         Ok((conn, peer))
     }

@@ -54,8 +54,8 @@ impl Reactor {
     /// are listened on.
     ///
     /// # Errors
-    /// If the address is invalid or in use, or the handler's framing does not fit the limits. No listener is left open
-    /// then.
+    /// If the address is invalid or in use, if the handler's framing does not fit the limits, or if it
+    /// [reserves](Listen::reserve_connects) more than the limits allow. No listener is left open then.
     pub fn listen<H: Handler>(&mut self, at: impl Into<Listen>, handler: H) -> io::Result<Listening> {
         let handler = self.inner.dispatcher.add(handler, false)?;
         // Hold a use of the handler meanwhile: if listening fails, the release drops it.
@@ -86,6 +86,9 @@ impl Reactor {
 
     fn listen_at(&mut self, at: Listen, handler: HandlerIdx) -> io::Result<Listening> {
         let (to, options) = at.into_parts()?;
+        if let Err(error) = self.inner.dispatcher.core.limits.check_reserve(options.reserve_connects) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("cannot listen on {to}: {error}")));
+        }
         let mut sockets = Vec::new();
         let done = self.open_all(to, &options, handler, &mut sockets);
         if let Err(e) = done {
@@ -135,7 +138,7 @@ impl Reactor {
         sockets: &mut Vec<(ListenerId, Address)>,
     ) -> io::Result<()> {
         let socket = self.inner.sys.listen(at, options)?;
-        sockets.push(self.inner.add_listener(socket, handler)?);
+        sockets.push(self.inner.add_listener(socket, handler, options.reserve_connects)?);
         Ok(())
     }
 
@@ -155,7 +158,7 @@ impl Reactor {
         if core.shutting_down {
             return Err(io::Error::other("the reactor is shutting down"));
         }
-        core.connect(handler, to, tag).ok_or_else(|| {
+        core.connect(handler, to, tag, None).ok_or_else(|| {
             let what = format!("limit of {} connection attempts reached", core.limits.attempts);
             io::Error::new(io::ErrorKind::QuotaExceeded, what)
         })

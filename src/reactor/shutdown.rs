@@ -51,9 +51,11 @@ impl<S: Sys> EventLoop<S> {
         for id in self.listeners() {
             let most = self.dispatcher.core.limits.connections.get();
             // Closing a listener resets the connections in its backlog, so they are accepted first. Their event may not
-            // have arrived yet.
-            self.listeners.mark_ready(id);
-            self.accept_at(id, most);
+            // have arrived yet. If the handler would have to connect for them, it can no longer serve them.
+            if self.listeners.slots.get(id).is_some_and(|listener| listener.reserve == 0) {
+                self.listeners.mark_ready(id);
+                self.accept_at(id, most);
+            }
             self.close_listener(id);
         }
         let core = &mut self.dispatcher.core;

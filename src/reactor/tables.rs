@@ -21,8 +21,12 @@ pub(super) struct ListenerEntry<L> {
     pub(super) id: ListenerId,
     pub(super) socket: L,
     pub(super) handler: HandlerIdx,
+    /// Places reserved for connections that the handler makes for each one it accepts.
+    pub(super) reserve: usize,
     pub(super) address: Address,
     pub(super) ready: bool,
+    /// A limit kept it from accepting, and not enough connections have closed since.
+    pub(super) full: bool,
     pub(super) unknown_errors: u32,
 }
 
@@ -34,13 +38,26 @@ impl<L> HasId for ListenerEntry<L> {
     }
 }
 
+impl<L> ListenerEntry<L> {
+    /// How many places have to be free before it accepts a connection.
+    pub(super) const fn places(&self) -> usize {
+        self.reserve.saturating_add(1)
+    }
+
+    /// Returns the limit that keeps it from accepting, with its name. Once there was one, a 64th of the places must be
+    /// free, unless they were made free for the next connection (`evicted_for_new`). This hysteresis (chosen) avoids a
+    /// change of state, and a log line, with every connection that closes at the limit.
+    pub(super) fn lacks(&self, core: &Core, evicted_for_new: bool) -> Option<(usize, &'static str)> {
+        let again = if self.full && !evicted_for_new { core.limits.connections.get() / 64 } else { 0 };
+        core.lacks(self.places().max(again), self.reserve)
+    }
+}
+
 /// All listeners.
 pub(crate) struct Listeners<S: Sys> {
     pub(super) slots: GenSlab<ListenerEntry<S::Listener>>,
     /// Accepting is paused until then: descriptors or memory had run out.
     pub(super) paused: Option<Time>,
-    /// The connection limit was reached, and not enough connections have closed since.
-    pub(super) full: bool,
     /// Connections refused since this number was last logged.
     pub(super) refused: u64,
     /// A listener became ready since a lingering connection was last evicted. At most one is evicted for each event.
@@ -51,14 +68,7 @@ pub(crate) struct Listeners<S: Sys> {
 
 impl<S: Sys> Listeners<S> {
     pub(super) const fn new() -> Self {
-        Self {
-            slots: GenSlab::new(),
-            paused: None,
-            full: false,
-            refused: 0,
-            new_arrivals: false,
-            evicted_for_new: false,
-        }
+        Self { slots: GenSlab::new(), paused: None, refused: 0, new_arrivals: false, evicted_for_new: false }
     }
 
     /// Marks a listener as ready. Returns `false` if it is closed.
@@ -76,8 +86,8 @@ impl<S: Sys> Listeners<S> {
     /// Whether a listener is ready, and the limits permit an `accept`.
     pub(super) fn may_accept(&self, core: &Core) -> bool {
         self.paused.is_none()
-            && self.slots.iter().any(|d| d.ready)
-            && (core.limits.at_capacity == AtCapacity::Refuse || !self.is_full(core))
+            && (self.slots.iter().filter(|d| d.ready))
+                .any(|d| core.limits.at_capacity == AtCapacity::Refuse || d.lacks(core, self.evicted_for_new).is_none())
     }
 
     /// Resumes accepting: the pause has ended, or a descriptor was closed.
@@ -87,18 +97,11 @@ impl<S: Sys> Listeners<S> {
         }
     }
 
-    /// Whether accepting is paused, or stopped at the connection limit.
+    /// Whether accepting is paused, or a listener is stopped by a limit.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn is_paused(&self, core: &Core) -> bool {
-        self.paused.is_some() || core.limits.at_capacity == AtCapacity::Pause && self.is_full(core)
-    }
-
-    /// Whether the connection limit is reached; once it was, until a 64th of it is free. The hysteresis (chosen) avoids
-    /// a change of state, and a log line, with every connection that closes at the limit.
-    pub(super) fn is_full(&self, core: &Core) -> bool {
-        let max = core.limits.connections.get();
-        let enough = if self.full && !self.evicted_for_new { max - (max / 64).max(1) } else { max - 1 };
-        core.conns.len() > enough
+        let mut full = self.slots.iter().filter_map(|d| d.lacks(core, self.evicted_for_new));
+        self.paused.is_some() || core.limits.at_capacity == AtCapacity::Pause && full.next().is_some()
     }
 }
 

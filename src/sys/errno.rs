@@ -86,6 +86,13 @@ pub(crate) fn classify_accept(error: &io::Error) -> AcceptError {
     }
 }
 
+/// Whether a socket cannot be had because descriptors or the places of
+/// [`Limits::connections`](crate::Limits::connections) (`QuotaExceeded`) have run out: closing another one helps.
+pub(crate) fn is_out_of_places(error: &io::Error) -> bool {
+    use number::{EMFILE, ENFILE};
+    error.kind() == ErrorKind::QuotaExceeded || error.raw_os_error().is_some_and(|n| n == EMFILE || n == ENFILE)
+}
+
 /// Whether a write failed because there is no space now: in the socket's buffer (`WouldBlock`), or in the system's
 /// (`ENOBUFS`, which some systems return for a while when buffers are short; libuv treats it alike).
 #[inline]

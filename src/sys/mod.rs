@@ -102,6 +102,11 @@ pub(crate) trait Sys: DatagramSys {
     /// them.
     fn descriptor_limit(&mut self) -> Option<(usize, usize)>;
 
+    /// Holds `n` descriptors, from the next call on: opens or closes as many as it takes. While they are held, nothing
+    /// else can take them; when fewer are held, as many sockets can be opened instead. Fails if not so many can be had.
+    /// Holding fewer than before never fails.
+    fn hold_descriptors(&mut self, n: usize) -> io::Result<()>;
+
     /// Resolves a host name to all of its addresses. Blocks.
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
 

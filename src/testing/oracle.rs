@@ -75,8 +75,12 @@ pub(crate) struct Oracle {
     /// For how many turns timeouts may still be deferred.
     behind: u32,
     pub(crate) waits_to_be_accepted: bool,
-    /// The number of connections after the last turn, and whether the limit was ever reached.
+    /// The number of connections after the last turn, and of reserved places.
     open: usize,
+    reserved: usize,
+    /// How many places the listeners reserve for each connection.
+    reserve: usize,
+    /// Whether a limit was ever reached that keeps connections from being accepted.
     full: bool,
     dials: Dials,
     /// The connect jobs queued, those in existence, and the number of retries.
@@ -84,6 +88,10 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
+    pub(super) fn new(reserve: usize) -> Self {
+        Self { reserve, ..Self::default() }
+    }
+
     pub(crate) fn closed_of(&self, peer: usize) -> Option<&Closed> {
         self.seen.get(peer)?.closed.as_ref()
     }
@@ -109,8 +117,8 @@ impl Oracle {
         let were = self.open;
         let came = calls.iter().filter(|c| matches!(c, Call::Accept(_, Ok(_)) | Call::Connect(_) | Call::Lookup(_)));
         let came = came.count();
-        self.full |= self.open + came >= core.limits.connections.get();
-        self.open = core.conns.len();
+        self.full |= self.reaches_a_limit(core, came);
+        (self.open, self.reserved) = (core.conns.len(), core.reserved);
         view.inner.audit()?;
         self.check_counts(view)?;
         self.check_calls(view, were + came)?;
@@ -127,6 +135,14 @@ impl Oracle {
         self.check_listeners(view, turn)?;
         self.check_records(view, calls)?;
         self.check_shutdown(view)
+    }
+
+    /// Returns whether a listener may have met a limit in a turn with so many new connections and lookups.
+    fn reaches_a_limit(&self, core: &Core, came: usize) -> bool {
+        let places = self.open + self.reserved + came * (1 + self.reserve) + self.reserve;
+        let jobs = self.attempts.1 + came + self.reserve;
+        let few_jobs = self.reserve > 0 && jobs > core.limits.attempts.min(core.limits.lookups);
+        places >= core.limits.connections.get() || few_jobs
     }
 
     /// N6: the loop's counters equal those of the simulated system.

@@ -72,6 +72,11 @@ pub(crate) trait Play {
     fn limits(&self, limits: &mut Limits) {
         let _ = limits;
     }
+    /// Returns how many places the listeners reserve for each connection.
+    fn reserve(&self, limits: &Limits) -> usize {
+        let _ = limits;
+        0
+    }
     /// Returns `true` if the handler may panic.
     fn may_panic(&self) -> bool {
         false
@@ -150,6 +155,7 @@ impl<H: Handler> Run<H> {
         let mut sim = Sim::new(Dice::new(dice.roll()), odds);
         sim.script.capacity = limits.events_per_turn;
         sim.script.strict = options.strict.unwrap_or(sim.script.strict);
+        let reserve = plan.reserve(&limits);
         let mut inner = EventLoop::new(sim, limits, Generations::masked(mask)).map_err(|e| e.to_string())?;
         inner.sys.mark = plan.mark(&handler);
         let mut checked = CheckedHandler::new(handler);
@@ -167,11 +173,11 @@ impl<H: Handler> Run<H> {
         for _ in 0..listeners {
             let at = ListenTarget::Tcp(([127, 0, 0, 1], 0).into());
             let socket = inner.sys.listen(at, &ListenOptions::default()).map_err(|e| e.to_string())?;
-            inner.add_listener(socket, handler).map_err(|e| e.to_string())?;
+            inner.add_listener(socket, handler, reserve).map_err(|e| e.to_string())?;
         }
         let trace = Trace { lines: options.traced.then(Vec::new), live: options.live };
         let view = View { inner, key, clients, stopping: None, turns: 0 };
-        let mut run = Self { view, oracle: Oracle::default(), listeners, hash: 0, trace, volume };
+        let mut run = Self { view, oracle: Oracle::new(reserve), listeners, hash: 0, trace, volume };
         run.describe();
         Ok(run)
     }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
-use turnwheel::{Address, Echo, Limits, Listen, Reactor};
+use turnwheel::{Address, Echo, Limit, Limits, Listen, Reactor};
 
 use crate::support::process::without_births;
 use crate::support::{self, connect, echo, has_ipv6, serve, serve_one};
@@ -135,6 +135,28 @@ fn a_bad_address_is_refused_with_what_is_wrong_and_what_is_accepted() {
     }
     let error = reactor.listen(Listen::new("127.0.0.1:0").backlog(0), Echo).unwrap_err();
     assert!(error.to_string().contains("backlog"), "{error}");
+}
+
+#[test]
+fn a_listener_that_reserves_more_than_the_limits_allow_says_so_at_the_start() {
+    let refused = |change: fn(&mut Limits)| {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        let mut reactor = Reactor::with_limits(limits).unwrap();
+        let error = reactor.listen(Listen::new("127.0.0.1:0").reserve_connects(1), Echo).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        error.to_string()
+    };
+    let said = refused(|limits| limits.connections = Limit::At(1));
+    let expected = "cannot listen on 127.0.0.1:0: limit connections is 1, but must be at least \
+                    1 + the connects that the listener reserves for each connection, which is 2";
+    assert_eq!(said, expected);
+    let mut limits = Limits::default();
+    (limits.connections, limits.attempts, limits.lookups) = (Limit::At(2), 1, 1);
+    let mut reactor = Reactor::with_limits(limits).unwrap();
+    reactor.listen(Listen::new("127.0.0.1:0").reserve_connects(1), Echo).unwrap();
+    let error = reactor.listen(Listen::new("127.0.0.1:0").reserve_connects(usize::MAX), Echo).unwrap_err();
+    assert!(error.to_string().contains("limit connections is 2"), "{error}");
 }
 
 #[test]

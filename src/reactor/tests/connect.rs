@@ -31,7 +31,7 @@ fn dialler_within(limits: Limits) -> Rig {
 impl Rig {
     fn dial(&mut self, to: impl Into<Connect>, tag: u64) -> AttemptId {
         let handler = self.handler;
-        self.inner.dispatcher.core.connect(handler, to.into(), tag).unwrap()
+        self.inner.dispatcher.core.connect(handler, to.into(), tag, None).unwrap()
     }
 
     /// Returns the addresses of the sockets that were opened since the last call.
@@ -198,7 +198,7 @@ fn lookups_attempts_and_connections_have_their_limits() {
         rig.dial("name:80", tag);
     }
     let handler = rig.handler;
-    assert!(rig.inner.dispatcher.core.connect(handler, Connect::new("name:80"), 9).is_none());
+    assert!(rig.inner.dispatcher.core.connect(handler, Connect::new("name:80"), 9, None).is_none());
     rig.settle();
     let log = rig.log();
     let told = "cannot connect to name:80: limit of 2 concurrent lookups reached";

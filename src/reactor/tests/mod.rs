@@ -17,6 +17,7 @@ mod late;
 mod limits;
 mod links;
 mod logs;
+mod places;
 mod read;
 mod readiness;
 mod regressions;
@@ -228,9 +229,14 @@ impl Rig {
 
     /// Adds a listener.
     fn listen(&mut self, handler: HandlerIdx) -> ListenerId {
+        self.listen_reserving(handler, 0)
+    }
+
+    /// Adds a listener that reserves so many places for each connection.
+    fn listen_reserving(&mut self, handler: HandlerIdx, reserve: usize) -> ListenerId {
         let at = ListenTarget::Tcp("127.0.0.1:0".parse().unwrap());
         let socket = self.inner.sys.listen(at, &ListenOptions::default()).unwrap();
-        self.inner.add_listener(socket, handler).unwrap().0
+        self.inner.add_listener(socket, handler, reserve).unwrap().0
     }
 
     const fn sys(&mut self) -> &mut Script {

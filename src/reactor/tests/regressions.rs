@@ -453,7 +453,7 @@ fn an_attempt_that_ends_while_it_is_to_be_looked_after_leaves_nothing_to_do() {
     let mut rig = puppet(|_, _| {});
     let handler = rig.handler;
     rig.sys().dials.extend([DialPlan::Later; 2]);
-    rig.inner.dispatcher.core.connect(handler, "both:7".into(), 1).unwrap();
+    rig.inner.dispatcher.core.connect(handler, "both:7".into(), 1, None).unwrap();
     rig.settle();
     rig.sys().resolves(0, Ok(vec!["127.0.0.1:7".parse().unwrap(), "[::1]:7".parse().unwrap()]));
     rig.pass(300 * MS);
@@ -472,7 +472,7 @@ fn a_lookup_that_is_answered_late_is_not_for_the_next_try() {
     let handler = rig.handler;
     let policy = Backoff { min: MS, max: MS, factor: 1.0, tries: Limit::At(2) };
     let to = Connect::new("name:80").timeout(SECOND).retry(policy);
-    rig.inner.dispatcher.core.connect(handler, to, 1).unwrap();
+    rig.inner.dispatcher.core.connect(handler, to, 1, None).unwrap();
     rig.pass(2 * MS + SECOND);
     assert_eq!(rig.sys().lookups.len(), 2);
     // The system has begun to answer the first lookup before it was cancelled.

@@ -6,6 +6,7 @@
 //! `READABLE`, so that a caller that reads until `WouldBlock` misses nothing.
 
 mod datagram;
+mod descriptors;
 mod listener;
 
 use std::hash::{BuildHasher, RandomState};
@@ -20,6 +21,7 @@ use ::mio::event::{Event, Source};
 use ::mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
 
+use self::descriptors::HeldDescriptors;
 pub(crate) use self::listener::Listener;
 use self::listener::Listening;
 use super::resolver::{Resolve, Resolver, resolve_with_system};
@@ -44,6 +46,7 @@ pub(crate) struct MioSys {
     /// The randomly keyed hasher of `std`, the source of [`Sys::random`].
     seed: RandomState,
     drawn: u64,
+    held: HeldDescriptors,
 }
 
 impl MioSys {
@@ -61,6 +64,7 @@ impl MioSys {
             resolve: resolve_with_system,
             seed: RandomState::new(),
             drawn: 0,
+            held: HeldDescriptors::default(),
         })
     }
 
@@ -119,14 +123,11 @@ impl Sys for MioSys {
     }
 
     fn descriptor_limit(&mut self) -> Option<(usize, usize)> {
-        if !cfg!(any(target_os = "linux", target_os = "android")) {
-            return None;
-        }
-        let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-        let most = open_files_limit(&limits)?;
-        // Minus one: the descriptor of the directory itself, open while it is read.
-        let open = std::fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
-        Some((most, open))
+        descriptors::limit()
+    }
+
+    fn hold_descriptors(&mut self, n: usize) -> io::Result<()> {
+        self.held.hold(n)
     }
 
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -381,12 +382,6 @@ fn accept_unix(listener: &::mio::net::UnixListener) -> io::Result<(::mio::net::U
 #[cfg(unix)]
 fn unix_address(path: Option<&std::path::Path>) -> Address {
     Address::Unix(path.filter(|path| !path.as_os_str().is_empty()).map(std::path::Path::to_owned))
-}
-
-/// Parses the soft limit in the text of `/proc/self/limits`. Returns `None` if there is none.
-fn open_files_limit(limits: &str) -> Option<usize> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 #[derive(Debug)]
@@ -732,9 +727,9 @@ mod tests {
     #[test]
     fn the_limit_of_descriptors_is_read() {
         let line = |soft| format!("Limit   Soft Limit  Hard Limit Units\nMax open files   {soft}   20000   files\n");
-        assert_eq!(open_files_limit(&line("1024")), Some(1024));
-        assert_eq!(open_files_limit(&line("unlimited")), None);
-        assert_eq!(open_files_limit(""), None);
+        assert_eq!(descriptors::open_files_limit(&line("1024")), Some(1024));
+        assert_eq!(descriptors::open_files_limit(&line("unlimited")), None);
+        assert_eq!(descriptors::open_files_limit(""), None);
         let mut sys = world();
         if !cfg!(target_os = "linux") {
             return assert_eq!(sys.descriptor_limit(), None);

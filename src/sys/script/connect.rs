@@ -35,7 +35,7 @@ impl Script {
         let peer = self.peers.len();
         let done = match plan {
             Some(DialPlan::Fail(number)) => fail(number),
-            Some(DialPlan::Later) | None => Ok(peer),
+            Some(DialPlan::Later) | None => self.may_open(1).map(|()| peer),
         };
         self.record(Call::Connect(outcome(&done)));
         self.dials_made.push((to.clone(), outcome(&done).ok()));

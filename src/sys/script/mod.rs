@@ -11,6 +11,7 @@ mod calls;
 mod connect;
 mod datagram;
 mod datagram_socket;
+mod descriptors;
 mod peer;
 
 use std::collections::VecDeque;
@@ -62,6 +63,10 @@ pub(crate) struct Script {
     pub(crate) held: bool,
     pub(crate) capacity: usize,
     pub(crate) descriptors: Option<(usize, usize)>,
+    /// How many descriptors there are for streams and for those that are held; at the limit calls fail with `EMFILE`.
+    pub(crate) most_open: Option<usize>,
+    /// Descriptors that the loop holds.
+    pub(crate) held_descriptors: usize,
     pub(crate) peers: Vec<Peer>,
     pub(crate) trace: Vec<Call>,
     /// Calls are not recorded in `trace`.
@@ -258,6 +263,10 @@ impl Sys for Script {
         self.descriptors
     }
 
+    fn hold_descriptors(&mut self, n: usize) -> io::Result<()> {
+        self.hold(n)
+    }
+
     fn resolve(&mut self, host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
         Err(io::Error::new(io::ErrorKind::NotFound, host))
     }
@@ -292,10 +301,13 @@ impl Sys for Script {
     }
 
     fn accept(&mut self, listener: &mut Listener) -> io::Result<(Stream, Address)> {
+        // As in Linux, a descriptor is needed even if nobody waits.
+        let possible = self.may_open(1);
         let backlog = &mut self.listeners[listener.0];
-        let taken = match backlog.answers.pop_front() {
-            Some(number) => fail(number),
-            None => backlog.waiting.pop_front().map_or_else(|| fail(EAGAIN), Ok),
+        let taken = match (possible, backlog.answers.pop_front()) {
+            (Err(shortage), _) => Err(shortage),
+            (_, Some(number)) => fail(number),
+            _ => backlog.waiting.pop_front().map_or_else(|| fail(EAGAIN), Ok),
         };
         backlog.armed |= outcome(&taken) == Err(EAGAIN);
         self.record(Call::Accept(listener.0, outcome(&taken)));

@@ -28,6 +28,7 @@ pub(crate) enum DialPlan {
 // Error numbers of Linux (asm-generic/errno.h) on every host: the scripted system behaves like Linux.
 pub(crate) const EAGAIN: i32 = 11;
 pub(crate) const ECONNRESET: i32 = 104;
+pub(super) const EMFILE: i32 = 24;
 pub(crate) const EPIPE: i32 = 32;
 pub(crate) const ENOTCONN: i32 = 107;
 pub(crate) const ENOBUFS: i32 = 105;

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use super::dials::{Dial, Dials, Lookup, mark_of, mark_of_name};
 use super::{Dice, Facts, Fault, MS, Sim, State, fold};
 use crate::config::address::Address;
+use crate::sys::errno::is_out_of_places;
 use crate::sys::script::{DialPlan, DialState, EAGAIN, Stream};
 use crate::sys::{Ready, Sys};
 
@@ -115,7 +116,8 @@ impl Sim {
                 self.dials.born.push(peer);
             }
         }
-        self.dials.dials.push(Dial { mark, peer, at, beside });
+        let shortage = done.as_ref().is_err_and(is_out_of_places);
+        self.dials.dials.push(Dial { mark, peer, at, shortage, beside });
         self.record_trouble(mark, &done);
         done
     }

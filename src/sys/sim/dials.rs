@@ -17,6 +17,8 @@ pub(crate) struct Dial {
     /// The peer, or `None` if the call failed.
     pub(crate) peer: Option<usize>,
     pub(crate) at: u64,
+    /// It failed because descriptors had run out. The loop repeats it at once if one is about to come free.
+    pub(crate) shortage: bool,
     /// When the previous socket for the same mark began, if it was still connecting and none has failed since.
     pub(crate) beside: Option<u64>,
 }

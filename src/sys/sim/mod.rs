@@ -220,6 +220,10 @@ impl Sys for Sim {
         self.script.descriptor_limit()
     }
 
+    fn hold_descriptors(&mut self, n: usize) -> io::Result<()> {
+        self.script.hold_descriptors(n)
+    }
+
     fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         self.script.resolve(host, port)
     }

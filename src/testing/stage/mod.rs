@@ -136,7 +136,7 @@ impl<H: Handler> Stage<H> {
         let key = inner.dispatcher.key(handler);
         let at = ListenTarget::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let socket = inner.sys.listen(at, &ListenOptions::default())?;
-        inner.add_listener(socket, handler)?;
+        inner.add_listener(socket, handler, 0)?;
         Ok(Self { inner, key, clients: Vec::new(), hosts: Vec::new(), codec: None, began, shut: false })
     }
 

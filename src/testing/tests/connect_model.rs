@@ -316,7 +316,8 @@ fn check_earned<H: Handler>(
     };
     require(earned, || "N4: not earned".to_owned())?;
     let lookups: Vec<Time> = sim.dials.lookups.iter().filter(|l| l.mark == Some(tag)).map(|l| Time(l.at)).collect();
-    let dials: Vec<Time> = sim.dials.dials.iter().filter(|d| d.mark == Some(tag)).map(|d| Time(d.at)).collect();
+    let tried = sim.dials.dials.iter().filter(|d| d.mark == Some(tag) && !d.shortage);
+    let dials: Vec<Time> = tried.map(|d| Time(d.at)).collect();
     let tries = if r.name { &lookups } else { &dials };
     let most = r.retry.map_or(1, |p| match p.tries {
         Limit::At(n) => n,

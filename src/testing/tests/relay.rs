@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::closed::Closed;
 use crate::config::connect::Connect;
-use crate::config::limits::LEAST_READ;
+use crate::config::limits::{LEAST_READ, Limits};
 use crate::connection::{Origin, Phase};
 use crate::core::Sent;
 use crate::handler::Handler;
@@ -127,6 +127,10 @@ impl Play for Relaying {
 
     fn handler(&self, dice: &mut Dice) -> Relay {
         Relay::new(Dice::new(dice.roll()))
+    }
+
+    fn reserve(&self, limits: &Limits) -> usize {
+        usize::from(limits.check_reserve(1).is_ok())
     }
 
     fn says(&self, dice: &mut Dice, most: usize) -> Vec<u8> {

@@ -233,6 +233,10 @@ impl Sys for Clients {
         None
     }
 
+    fn hold_descriptors(&mut self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+
     fn resolve(&mut self, _: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
         Ok(Vec::new())
     }
@@ -346,7 +350,7 @@ fn reactor_with<H: Handler>(connections: usize, handler: H) -> (EventLoop<Client
     let limits = Limits { connections: Limit::At(connections + 1), ..Limits::default() };
     let mut inner = EventLoop::new(Clients::new(connections), limits, Generations::new()).unwrap();
     let handler = inner.dispatcher.add(handler, true).unwrap();
-    inner.add_listener((), handler).unwrap();
+    inner.add_listener((), handler, 0).unwrap();
     let key = inner.dispatcher.key(handler);
     (inner, key)
 }
