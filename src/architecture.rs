@@ -111,7 +111,8 @@
 //!     └───────────── abort, reset, a limit (from any phase) ─────────────────────────────▲
 //! ```
 //! Closing a TCP socket with unread input makes the kernel send RST, which can destroy our own last bytes at the peer.
-//! So after our FIN the loop reads and discards input for a while: it lingers.
+//! So after our FIN the loop reads and discards input for a while: it lingers. Before a reset that was asked for
+//! ([`Net::close_with_reset_id`](crate::Net::close_with_reset_id)) it lingers without a FIN.
 //!
 //! # Backpressure
 //! A peer that does not read its output is not read either. At [`Limits::output_high`](crate::Limits::output_high)

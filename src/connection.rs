@@ -180,6 +180,8 @@ pub(crate) struct Cold {
     pub(crate) links_from: Vec<ConnId>,
     /// Set while the phase is `Lingering`.
     pub(crate) linger: Option<Linger>,
+    /// It is closing, and its end is a reset in place of a FIN.
+    pub(crate) reset_at_end: bool,
     pub(crate) reserve: Reserve,
     /// The accepted connection on whose behalf this one was made, if that reserves places.
     pub(crate) requester: Option<ConnId>,
@@ -321,6 +323,11 @@ impl Connection {
         self.cold()?.linger
     }
 
+    /// Returns whether its graceful close ends with a reset in place of a FIN.
+    pub(crate) fn resets_at_end(&self) -> bool {
+        self.cold().is_some_and(|cold| cold.reset_at_end)
+    }
+
     /// Returns how many bytes were accepted for sending and are lost.
     #[inline]
     pub(crate) fn unsent(&self) -> u64 {
@@ -340,7 +347,8 @@ impl Connection {
         let closed = self.phase == Phase::Closed;
         (!closing || self.reason().is_some() && self.groups.is_empty() && self.input.is_none())
             && (!closed || self.out.pending() == 0)
-            && (self.phase != Phase::Lingering || self.linger().is_some() && self.halves.fin_sent)
+            && (self.phase != Phase::Lingering
+                || self.linger().is_some() && (self.halves.fin_sent || self.resets_at_end()))
             && (!self.halves.eof_delivered || self.halves.peer_fin)
             && (self.phase != Phase::Connecting || !self.has_state && self.job().is_some())
     }

@@ -45,6 +45,26 @@ impl Core {
         true
     }
 
+    /// Closes a connection gracefully, with RST in place of FIN. Returns `false` if it does not exist or is not open.
+    ///
+    /// A reset makes the kernel discard what the peer does not have yet, and no call tells when the peer has it. So the
+    /// loop sends the reset only when it has written nothing for `linger_quiet`.
+    pub(crate) fn close_with_reset(&mut self, id: ConnId) -> bool {
+        // Broadcasts that were sent before are part of what is still written.
+        self.take_from_logs(id);
+        let Some(c) = self.conns.get(id).filter(|c| c.phase == Phase::Open) else { return false };
+        let arrived = c.bytes_out == 0 || c.write_blocked_since.after(self.limits.linger_quiet) <= self.now;
+        let done = arrived && self.pending(c) == 0;
+        if let Some(c) = self.conns.live_mut(id) {
+            c.cold_mut().reset_at_end = true;
+        }
+        match done {
+            true => self.terminate(id, Reason::Handler),
+            false => drop(self.begin_close(id, Reason::Handler)),
+        }
+        true
+    }
+
     /// Asserts that the fields of a connection agree, in builds with debug assertions.
     fn assert_consistent(&self, id: ConnId) {
         debug_assert!(self.conns.get(id).is_none_or(Connection::is_consistent), "{:?}", self.conns.get(id));
@@ -83,7 +103,7 @@ impl Core {
         let Some(c) = self.conns.live_mut(id) else { return };
         // RST, because a FIN would look like a complete stream to the peer. It also drops what the kernel has buffered.
         let peer_gone = matches!(reason, Reason::PeerClosed | Reason::PeerReset);
-        c.close_with_rst = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0);
+        c.close_with_rst = !peer_gone && (c.phase == Phase::Open || c.unsent() > 0) || c.resets_at_end();
         if c.reason().is_none() || c.phase == Phase::Flushing && c.unsent() > 0 && !c.halves.write_failed {
             c.cold_mut().reason = Some(reason);
         }
@@ -106,14 +126,15 @@ impl Core {
         }
     }
 
-    /// Closes a connection that has nothing left to write or to wait for. No RST, unless bytes were lost.
+    /// Closes a connection that has nothing left to write or to wait for. No RST, unless bytes were lost or it was
+    /// asked for.
     /// `reason` counts only if the close began without one, as in [`terminate`](Self::terminate).
     pub(crate) fn finish(&mut self, id: ConnId, reason: Reason) {
         self.terminate(id, reason);
         if let Some(c) = self.conns.live_mut(id)
             && c.unsent() == 0
         {
-            c.close_with_rst = false;
+            c.close_with_rst = c.resets_at_end();
         }
     }
 
@@ -149,12 +170,13 @@ impl Core {
         self.enqueue(id);
     }
 
-    /// Starts lingering: everything is written and FIN is sent. The loop discards input until the peer's FIN.
+    /// Starts lingering: everything is written, and FIN is sent unless a reset is to follow. The loop discards input
+    /// until the peer's FIN.
     pub(crate) fn linger(&mut self, id: ConnId) {
         let now = self.now;
         let Some(c) = self.conns.live_mut(id) else { return };
         c.phase = Phase::Lingering;
-        c.halves.fin_sent = true;
+        c.halves.fin_sent |= !c.resets_at_end();
         c.last_activity = now;
         c.cold_mut().linger = Some(Linger { since: now, discarded: 0 });
         self.lingering.push_back(id);

@@ -80,6 +80,11 @@ impl<'a> Context<'a> {
         self.net.close_id(self.id);
     }
 
+    /// Delivers what was sent, and ends the connection with a reset; see [`Net::close_with_reset_id`].
+    pub fn close_with_reset(&mut self) {
+        self.net.close_with_reset_id(self.id);
+    }
+
     /// Terminates the connection with a reset; see [`Net::abort_id`].
     pub fn abort(&mut self) {
         self.net.abort_id(self.id);

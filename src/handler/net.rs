@@ -71,6 +71,16 @@ impl<'a> Net<'a> {
         self.core.begin_close(id, why)
     }
 
+    /// Closes a connection as [`close_id`](Net::close_id) does, but ends it with a reset, so that the peer does not
+    /// take what it has received for the whole. A reset destroys what has not reached the peer, and the system does not
+    /// tell what has. So it is sent when nothing was written for
+    /// [`Limits::linger_quiet`](crate::Limits::linger_quiet): at once, if the last write was longer ago. A peer that
+    /// does not read for so long still loses what the kernel holds for it. Returns `false` if the connection is closing
+    /// already.
+    pub fn close_with_reset_id(&mut self, id: ConnId) -> bool {
+        self.core.close_with_reset(id)
+    }
+
     /// Half-closes a connection: sends FIN once everything is written, and continues to receive; see
     /// [`Context::shutdown_write`](crate::Context::shutdown_write). Returns `false` if it is closing, or if this was
     /// called before.
@@ -78,9 +88,9 @@ impl<'a> Net<'a> {
         self.core.shutdown_write(id)
     }
 
-    /// Terminates a connection at once, with a reset. Unsent output is discarded and counted. A connection that is
-    /// closing and has no unsent output is not reset; it only stops waiting for the peer. Returns `false` if it has
-    /// ended already.
+    /// Terminates a connection at once, with a reset. Unsent output is discarded and counted; to have it delivered
+    /// first, use [`close_with_reset_id`](Net::close_with_reset_id). A connection that is closing and has no unsent
+    /// output is not reset; it only stops waiting for the peer. Returns `false` if it has ended already.
     pub fn abort_id(&mut self, id: ConnId) -> bool {
         let alive = self.core.conns.get(id).is_some_and(|c| !matches!(c.phase, Phase::Connecting | Phase::Closed));
         self.core.terminate(id, Reason::Handler);

@@ -26,7 +26,8 @@ impl<S: Sys> EventLoop<S> {
     fn step_close(&mut self, id: ConnId) {
         let core = &mut self.dispatcher.core;
         let Some(c) = core.conns.get(id).filter(|c| c.out.pending() == 0) else { return };
-        let (fin_sent, no_need) = (c.halves.fin_sent, c.halves.peer_fin || c.halves.write_failed);
+        let (fin_sent, resets) = (c.halves.fin_sent, c.resets_at_end());
+        let no_need = c.halves.peer_fin && !resets || c.halves.write_failed;
         match c.phase {
             Phase::Open if fin_sent && c.halves.eof_delivered => core.finish(id, Reason::PeerClosed),
             Phase::Open if c.halves.fin_wanted && !fin_sent && !c.halves.write_failed => {
@@ -47,9 +48,9 @@ impl<S: Sys> EventLoop<S> {
             // be sent any more.
             Phase::Flushing if no_need => core.finish(id, Reason::PeerClosed),
             // Closing a socket with unread input makes the kernel send RST, and that may destroy our last bytes before
-            // the peer reads them. So send FIN, and read on until the peer's FIN.
+            // the peer reads them. So send FIN, and read on until the peer's FIN; or, before a reset, for a while.
             Phase::Flushing => {
-                if fin_sent || self.send_fin(id) {
+                if fin_sent || resets || self.send_fin(id) {
                     self.dispatcher.core.linger(id);
                 } else {
                     self.dispatcher.core.finish(id, Reason::PeerReset);
@@ -83,6 +84,7 @@ impl<S: Sys> EventLoop<S> {
         let (now, limit) = (core.now, core.limits.linger_input);
         let Some(stream) = self.streams.get_mut(id) else { return };
         let Some(c) = core.conns.live_mut(id) else { return };
+        let resets = c.resets_at_end();
         let Some(linger) = &mut c.cold_mut().linger else { return };
         let most = core.limits.read_buffer.min(limit.saturating_sub(linger.discarded));
         // If the peer has sent more than `linger_input`, the kernel sends RST when the socket is closed.
@@ -103,6 +105,11 @@ impl<S: Sys> EventLoop<S> {
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 c.readiness.readable = false;
                 c.readiness.read_to_eagain = false;
+            }
+            // The peer's FIN does not mean that it has read our last bytes.
+            Ok(_) if resets => {
+                c.halves.peer_fin = true;
+                c.readiness.readable = false;
             }
             _ => core.finish(id, Reason::Handler),
         }

@@ -38,7 +38,7 @@ pub(crate) struct Record {
     pub(crate) closed_itself: bool,
     /// The number of on_drain calls.
     pub(crate) drains: u64,
-    /// A callback aborted it, one of its own or another connection's.
+    /// A callback aborted it, or closed it with a reset; one of its own or another connection's.
     pub(crate) aborted: bool,
     pub(crate) closed: Option<Closed>,
 }
@@ -292,6 +292,7 @@ impl<H: Handler> Handler for CheckedHandler<H> {
         if self.records[index].id != closed.who {
             self.complain(index, "closed under another id");
         }
+        self.records[index].aborted |= net.core().conns.get(closed.who).is_some_and(Connection::resets_at_end);
         self.records[index].closed = Some(closed.clone());
         let close_notify = net.core().close_notify.len();
         let handler = &mut self.inner;

@@ -255,3 +255,65 @@ fn a_close_is_told_when_its_fate_is_known_and_before_the_descriptor_goes() {
     rig.fin(a);
     assert_eq!(rig.log(), ["0 closed handler"]);
 }
+
+/// Sends back what comes, and closes with a reset.
+fn answers_and_resets() -> Rig {
+    puppet(|cx, on| {
+        if let On::Data(data) = on {
+            cx.send(data);
+            cx.close_with_reset();
+        }
+    })
+}
+
+#[test]
+fn before_a_reset_that_was_asked_for_everything_is_delivered() {
+    for fin in [false, true] {
+        let mut rig = answers_and_resets();
+        let a = rig.connect();
+        rig.sys().set_window(a, 10);
+        rig.sys().send(a, &bytes(64));
+        if fin {
+            rig.sys().fin(a);
+        }
+        rig.settle();
+        rig.pass(20 * SECOND);
+        assert_eq!((rig.phase(a), rig.heard(a).len()), (Phase::Flushing, 10));
+        rig.open_window(a, 1000);
+        assert_eq!(rig.heard(a).len(), 54);
+        // The last bytes are on their way to the peer, and a FIN of the peer says nothing about them.
+        rig.fin(a);
+        rig.pass(1999 * MS);
+        assert_eq!((rig.phase(a), rig.sys().peers[a].closed), (Phase::Lingering, None));
+        rig.pass(MS);
+        assert_eq!(rig.sys().peers[a].closed, Some(CloseHow::Reset));
+        assert!(!rig.sys().peers[a].got_fin, "it must not look like a whole");
+        assert_eq!((rig.closed(&Reason::Handler), rig.stats().bytes_unsent), (1, 0));
+    }
+}
+
+#[test]
+fn a_reset_that_was_asked_for_comes_at_once_where_nothing_can_be_lost() {
+    let mut rig = puppet(echo);
+    let long_ago = rig.connect();
+    rig.say(long_ago, "hello");
+    rig.pass(2 * SECOND);
+    let told_nothing = rig.connect();
+    for peer in [told_nothing, long_ago] {
+        let id = rig.id(peer);
+        assert!(rig.net().close_with_reset_id(id));
+        assert!(!rig.net().close_with_reset_id(id));
+        rig.settle();
+        assert_eq!(rig.sys().peers[peer].closed, Some(CloseHow::Reset));
+    }
+}
+
+#[test]
+fn a_peer_that_is_gone_before_its_reset_is_waited_for_no_longer() {
+    let mut rig = answers_and_resets();
+    let a = rig.connect();
+    rig.say(a, "hello");
+    assert_eq!(rig.phase(a), Phase::Lingering);
+    rig.reset(a);
+    assert_eq!(rig.closed(&Reason::Handler), 1);
+}

@@ -134,3 +134,33 @@ fn neither_idle_nor_message_timeout_runs_while_a_link_holds() {
     rig.pass(10 * SECOND);
     assert_eq!(rig.phase(a), Phase::Open);
 }
+
+#[test]
+fn an_answer_behind_a_link_is_delivered_before_its_senders_reset_is_passed_on() {
+    let mut ends: Vec<ConnId> = Vec::new();
+    let act = move |cx: &mut Context<'_>, on: On<'_>| match on {
+        On::Open => {
+            ends.push(cx.id());
+            if let [client, upstream] = ends[..] {
+                assert!(cx.link(upstream, client));
+            }
+        }
+        On::Data(data) => drop(cx.send_to(ends[0], data)),
+        _ => {}
+    };
+    let client = ConnId { slot: 0, generation: 0 };
+    let last = move |net: &mut Net<'_>, _: &Closed| {
+        net.close_with_reset_id(client);
+    };
+    let mut rig = puppet_to_the_last(tight_limits(), act, last);
+    let (a, b) = (rig.connect(), rig.connect());
+    rig.open_window(a, 100);
+    rig.sys().send(b, &bytes(20_000));
+    rig.reset(b);
+    assert!(rig.sys().unread(b) > 10_000, "the client is slow");
+    rig.pass(20 * SECOND);
+    rig.open_window(a, usize::MAX);
+    assert!(rig.heard(a).into_bytes() == bytes(20_000));
+    rig.pass(2 * SECOND);
+    assert_eq!(rig.sys().peers[a].closed, Some(crate::sys::CloseHow::Reset));
+}

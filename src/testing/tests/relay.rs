@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use crate::closed::Closed;
+use crate::closed::{Closed, Reason};
 use crate::config::connect::Connect;
 use crate::config::limits::{LEAST_READ, Limits};
 use crate::connection::{Origin, Phase};
@@ -111,7 +111,10 @@ impl Handler for Relay {
     fn on_close(&mut self, net: &mut Net<'_>, _state: (), closed: &Closed) {
         if let Some(other) = self.others.remove(&closed.who) {
             self.others.remove(&other);
-            net.close_id(other);
+            match closed.why {
+                Reason::PeerReset | Reason::Io(_) => net.close_with_reset_id(other),
+                _ => net.close_id(other),
+            };
         }
         let asked = self.waiting.iter().find(|(_, (id, _))| *id == closed.who).map(|(tag, _)| *tag);
         if let Some((_, attempt)) = asked.and_then(|tag| self.waiting.remove(&tag)) {
