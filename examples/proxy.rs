@@ -7,18 +7,23 @@
 //!
 //! Backpressure keeps the queues at a few hundred KiB, however fast one side sends and however slowly the other reads:
 //! the two ends are linked, and the reactor stops reading the faster side. Each half closes when its sender has
-//! finished. If the target cannot be reached, the client receives the error text.
+//! finished. If one end is reset, the other one gets what was sent and is then reset as well. If the target cannot be
+//! reached, that is logged and the client is reset: the proxy adds nothing to the stream, unless `--say-why` is given.
+//!
+//! A client is accepted only while there is a place for its target too. The others wait.
 
 mod common;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use turnwheel::{AttemptId, Closed, ConnId, Connect, Context, Endpoint, Handler, Net, Origin, Reason};
+use turnwheel::{AttemptId, Closed, ConnId, Connect, Context, Endpoint, Handler, Limit, Listen, Net, Origin, Reason};
 
-/// Forwards the bytes of each client to a target, and back. Ctrl-C shuts it down gracefully.
+/// Forwards the bytes of each client to a target, and back. A client and its target count as two connections. Ctrl-C
+/// shuts it down gracefully.
 #[derive(Parser)]
 #[command(name = "proxy")]
 struct Arguments {
@@ -30,12 +35,22 @@ struct Arguments {
     #[arg(value_name = "TARGET")]
     target: Endpoint,
 
+    /// Tell a client why its target cannot be reached, in a line of text; otherwise it is only reset
+    #[arg(long)]
+    say_why: bool,
+
+    /// Cut connections whose peer takes nothing that waits for it for this many seconds, or "off" [default: as
+    /// --idle-timeout]
+    #[arg(long, value_name = "SECS", value_parser = common::seconds)]
+    write_timeout: Option<Limit<Duration>>,
+
     #[command(flatten)]
     options: common::Options,
 }
 
 struct Proxy {
     target: Endpoint,
+    say_why: bool,
     /// For each end of a pair, the other end.
     pairs: BTreeMap<ConnId, ConnId>,
 }
@@ -47,6 +62,17 @@ impl Proxy {
         net.link(client, upstream);
         net.link(upstream, client);
         net.resume_id(client);
+    }
+
+    /// Ends a client that cannot be served.
+    fn refuse(&self, net: &mut Net<'_>, client: ConnId, why: &str) {
+        if self.say_why {
+            net.send_to(client, format!("proxy: {why}\n"));
+            net.close_id(client);
+        } else {
+            // A FIN would look like an answer without content.
+            net.abort_id(client);
+        }
     }
 }
 
@@ -62,8 +88,7 @@ impl Handler for Proxy {
                 cx.pause();
                 let attempt = cx.connect(Connect::new(self.target.clone()), id.to_bits());
                 if attempt.is_none() {
-                    cx.send("proxy: too many pending connections\n");
-                    cx.close();
+                    self.refuse(cx, id, "the proxy is shutting down");
                 }
                 return attempt;
             }
@@ -97,8 +122,9 @@ impl Handler for Proxy {
         let Some(other) = self.pairs.remove(&closed.who) else { return };
         self.pairs.remove(&other);
         match closed.why {
-            Reason::PeerReset | Reason::Io(_) => net.abort_id(other),
-            _ => net.close_id(other),
+            Reason::PeerClosed | Reason::Shutdown if closed.unsent == 0 => net.close_id(other),
+            // It must not look as if the sender had finished. What it did send is delivered.
+            _ => net.close_with_reset_id(other),
         };
     }
 
@@ -107,15 +133,17 @@ impl Handler for Proxy {
         if error.kind() != io::ErrorKind::Interrupted {
             log::warn!("{client}: {error}");
         }
-        net.send_to(client, format!("proxy: {error}\n"));
-        net.close_id(client);
+        self.refuse(net, client, &error.to_string());
     }
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    common::serve(&arguments.options, arguments.options.limits(), |reactor| {
-        let proxy = reactor.add(Proxy { target: arguments.target, pairs: BTreeMap::new() })?;
-        common::listen_all(reactor, &[arguments.listen.to_string()], proxy)
+    let arguments: Arguments = common::parse();
+    let mut limits = arguments.options.limits();
+    limits.write_stall = arguments.write_timeout.unwrap_or(limits.idle_timeout);
+    common::serve(&arguments.options, limits, |reactor| {
+        let Arguments { listen, target, say_why, .. } = arguments;
+        let proxy = reactor.add(Proxy { target, say_why, pairs: BTreeMap::new() })?;
+        common::listen_all(reactor, [Listen::new(listen).reserve_connects(1)], proxy)
     })
 }

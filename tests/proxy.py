@@ -6,6 +6,7 @@ Build the examples first: cargo build --release --examples
 
 import hashlib
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -13,7 +14,8 @@ import sys
 import threading
 import time
 
-from harness import HOST, Server, Skip, buffered, main, need, pattern, receive, receive_all, wait_for
+import harness
+from harness import HOST, Server, Skip, buffered, main, need, pattern, receive, receive_all, run, wait_for
 
 MIB = 1 << 20
 
@@ -102,22 +104,131 @@ def a_target_that_half_closes_first_still_gets_all_input():
         assert target.results == [MIB], target.results
 
 
-def the_client_receives_the_error_if_the_target_cannot_be_reached():
-    probe = socket.socket()
-    probe.bind((HOST, 0))
-    dead = f"{HOST}:{probe.getsockname()[1]}"
-    probe.close()
+def dead_target():
+    """Returns the address of a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return f"{HOST}:{probe.getsockname()[1]}"
+
+
+def ends_with_reset(client):
+    """Receives to the end. Returns what came, and whether a reset was the end."""
+    data = bytearray()
+    try:
+        while piece := client.recv(65536):
+            data += piece
+    except ConnectionResetError:
+        return bytes(data), True
+    return bytes(data), False
+
+
+def a_client_whose_target_cannot_be_reached_is_reset_and_gets_no_byte():
+    for target in [dead_target(), "unix:/nowhere/at/all", "no-such-host.invalid:80"]:
+        with proxy(target) as server, server.connect(timeout=30) as client:
+            assert ends_with_reset(client) == (b"", True)
+            assert server.sees(f"cannot connect to {target}"), server.errors()
+
+
+def with_say_why_the_client_is_told_why_its_target_cannot_be_reached():
+    dead = dead_target()
     told = []
     for target, expected in [
         (dead, f"proxy: cannot connect to {dead}: Connection refused (os error 111)\n"),
         ("unix:/nowhere/at/all", "proxy: cannot connect to unix:/nowhere/at/all: No such file or directory (os error 2)\n"),
         ("no-such-host.invalid:80", "proxy: cannot connect to no-such-host.invalid:80: cannot resolve"),
     ]:
-        with proxy(target) as server, server.connect(timeout=30) as client:
+        with proxy(target, "--say-why") as server, server.connect(timeout=30) as client:
             answer = receive_all(client).decode()
             assert answer.startswith(expected), answer
             told.append(answer.strip())
     return told[0]
+
+
+def served(clients):
+    """Returns the clients that are served: their targets greet them."""
+    found = []
+    for client in clients:
+        client.settimeout(0)
+        try:
+            if client.recv(5, socket.MSG_PEEK) == b"hello":
+                found.append(client)
+        except BlockingIOError:
+            pass
+    return found
+
+
+def half_as_many_pairs_are_served_and_the_rest_wait(server, pairs):
+    """Ten clients at once: so many pairs are served, each place that a pair leaves is taken, and nobody is refused."""
+    clients = [server.connect() for _ in range(10)]
+    assert wait_for(lambda: len(served(clients)) == pairs), f"{len(served(clients))} served"
+    # The others are not accepted in vain meanwhile.
+    time.sleep(0.3)
+    waiting = clients
+    while waiting:
+        done = served(waiting)
+        assert len(done) == min(pairs, len(waiting)), f"{len(done)} served of {len(waiting)}"
+        waiting = [client for client in waiting if client not in done]
+        for client in done:
+            client.close()
+        assert wait_for(lambda: len(served(waiting)) == min(pairs, len(waiting))), f"{len(served(waiting))} served"
+    assert server.running() and "cannot connect" not in server.errors(), server.errors()
+
+
+def greet(connection):
+    connection.sendall(b"hello")
+    return receive_all(connection)
+
+
+def at_the_limit_of_connections_half_as_many_pairs_are_served_and_the_rest_wait():
+    with Target(greet) as target, proxy(target.address, "--max-connections", "10") as server:
+        half_as_many_pairs_are_served_and_the_rest_wait(server, 5)
+    with Target(greet) as target, proxy(target.address, "--max-connections", "3") as server:
+        half_as_many_pairs_are_served_and_the_rest_wait(server, 1)
+
+
+def at_the_limit_of_descriptors_half_as_many_pairs_are_served_and_the_rest_wait():
+    if not hasattr(resource, "prlimit"):
+        raise Skip("no prlimit here")
+    for left, pairs in [(10, 5), (7, 3)]:
+        with Target(greet) as target, proxy(target.address) as server:
+            most = server.descriptors() + left
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (most, most))
+            half_as_many_pairs_are_served_and_the_rest_wait(server, pairs)
+
+
+def a_limit_that_leaves_no_place_for_a_target_is_refused_at_the_start():
+    done = run([os.path.join(harness.EXAMPLES, "proxy"), f"{HOST}:0", f"{HOST}:1", "--max-connections", "1"])
+    said = done.stderr.decode()
+    assert done.returncode == 1 and "limit connections is 1, but must be at least 1 + " in said, said
+    return said.strip()
+
+
+def an_answer_is_delivered_before_its_senders_reset_is_passed_on():
+    answer = pattern(48 * 1024)
+
+    def answer_and_reset(connection):
+        connection.sendall(answer)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with Target(answer_and_reset) as target, proxy(target.address) as server:
+        with server.connect(receive_buffer=4096) as client:
+            time.sleep(0.5)
+            assert ends_with_reset(client) == (answer, True)
+
+
+def a_reader_that_pauses_is_not_cut_unless_there_is_a_write_timeout():
+    data = pattern(16 * MIB)
+
+    def send(connection):
+        connection.sendall(data)
+
+    with Target(send) as target, proxy(target.address, "--write-timeout", "1") as impatient, proxy(target.address) as server:
+        with server.connect(timeout=60) as patient, impatient.connect(timeout=60) as other:
+            assert wait_for(lambda: "peer stopped reading" in impatient.errors(), 10), impatient.errors()
+            assert ends_with_reset(other)[1]
+            # The write timeout of the library would be 30 s.
+            time.sleep(31)
+            assert receive_all(patient) == data, "cut"
 
 
 def unix_sockets_and_ipv6_work_on_either_side():
@@ -152,14 +263,17 @@ def many_clients_at_once_get_their_own_bytes():
 
 
 def a_reset_on_one_side_is_passed_to_the_other():
+    arrived = threading.Event()
+
     def read(connection):
+        assert receive(connection, 5) == b"hello"
+        arrived.set()
         return receive_all(connection)
 
     with Target(read) as target, proxy(target.address) as server:
         client = server.connect()
         client.sendall(b"hello")
-        assert wait_for(lambda: server.descriptors() >= 2)
-        time.sleep(0.2)
+        assert arrived.wait(10), "the target received nothing"
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         assert wait_for(lambda: target.failures or target.results), "the target received no RST"
@@ -316,10 +430,16 @@ def the_proxy_stops_gracefully_in_the_middle_of_a_transfer():
 CHECKS = [
     bytes_pass_both_ways_and_each_half_closes_separately,
     a_target_that_half_closes_first_still_gets_all_input,
-    the_client_receives_the_error_if_the_target_cannot_be_reached,
+    a_client_whose_target_cannot_be_reached_is_reset_and_gets_no_byte,
+    with_say_why_the_client_is_told_why_its_target_cannot_be_reached,
+    at_the_limit_of_connections_half_as_many_pairs_are_served_and_the_rest_wait,
+    at_the_limit_of_descriptors_half_as_many_pairs_are_served_and_the_rest_wait,
+    a_limit_that_leaves_no_place_for_a_target_is_refused_at_the_start,
     unix_sockets_and_ipv6_work_on_either_side,
     many_clients_at_once_get_their_own_bytes,
     a_reset_on_one_side_is_passed_to_the_other,
+    an_answer_is_delivered_before_its_senders_reset_is_passed_on,
+    a_reader_that_pauses_is_not_cut_unless_there_is_a_write_timeout,
     a_client_that_resets_while_the_proxy_connects_leaves_nothing_behind,
     a_slow_target_takes_bounded_memory_and_loses_no_byte,
     the_proxy_takes_no_more_cpu_time_than_socat,

@@ -49,7 +49,8 @@ impl From<&Options> for Basic {
     }
 }
 
-fn seconds(text: &str) -> std::result::Result<Limit<Duration>, String> {
+/// Parses a time in seconds, or `off`.
+pub(crate) fn seconds(text: &str) -> std::result::Result<Limit<Duration>, String> {
     if text == "off" {
         return Ok(Limit::Unlimited);
     }
@@ -237,7 +238,7 @@ fn inherited(given: &mut listenfd::ListenFd, n: usize) -> Result<turnwheel::List
 /// Listens on every address for the handler of `key`, and prints the addresses.
 pub(crate) fn listen_all<H: turnwheel::Handler>(
     reactor: &mut Reactor,
-    addresses: &[String],
+    addresses: impl IntoIterator<Item = impl Into<turnwheel::Listen>>,
     key: turnwheel::Key<H>,
 ) -> Result<()> {
     for at in addresses {
