@@ -5,7 +5,6 @@
 use super::*;
 use crate::builtin::{Echo, Framed};
 use crate::codec::Lines;
-use crate::config::connect::Connect;
 use crate::sys::CloseHow;
 use crate::sys::script::DialPlan;
 
@@ -164,7 +163,7 @@ fn a_connection_that_was_answered_has_not_timed_out() {
         let mut rig = puppet_within(Limits { idle_timeout: Limit::Unlimited, ..short() }, echo);
         rig.sys().dials.extend([DialPlan::Later]);
         let handler = rig.handler;
-        rig.inner.dispatcher.core.connect(handler, Connect::from("127.0.0.1:7"), 1).unwrap();
+        rig.inner.dispatcher.core.connect(handler, "127.0.0.1:7".into(), 1, None).unwrap();
         rig.settle();
         let peer = rig.sys().dials_made[0].1.unwrap();
         rig.log();
@@ -179,7 +178,7 @@ fn a_name_that_was_found_has_not_timed_out() {
     however_late(|late, how| {
         let mut rig = puppet_within(Limits { idle_timeout: Limit::Unlimited, ..short() }, echo);
         let handler = rig.handler;
-        rig.inner.dispatcher.core.connect(handler, Connect::from("name:7"), 1).unwrap();
+        rig.inner.dispatcher.core.connect(handler, "name:7".into(), 1, None).unwrap();
         rig.settle();
         let number = rig.sys().lookups[0].0;
         late(&mut rig, &mut |rig| rig.sys().looked_up(number, Ok(vec![([127, 0, 0, 1], 7).into()])));
