@@ -25,7 +25,8 @@ LONGEST_CHECK = 120
 
 def unit_tests(*options, cwd=None):
     """Builds the unit tests with these options of cargo. Returns the path of the binary."""
-    command = ["cargo", "test", "--lib", "--no-run", "--quiet", "--message-format=json-render-diagnostics", *options]
+    command = ["cargo", "test", "--package", "turnwheel", "--lib", "--no-run", "--quiet"]
+    command += ["--message-format=json-render-diagnostics", *options]
     done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, check=False)
     assert done.returncode == 0, "the unit tests do not build"
     messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]

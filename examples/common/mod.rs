@@ -12,7 +12,7 @@ use std::io::{ErrorKind, IsTerminal, Result, Write};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser};
 use env_logger::{Env, Target};
@@ -35,8 +35,12 @@ pub(crate) struct Options {
     basic: Basic,
 }
 
+const ENVIRONMENT: &str =
+    "Environment:\n  RUST_LOG=LEVEL  Log this and what is worse to stderr: error, warn [default], info or debug";
+
 /// The options of every example.
 #[derive(Args, Clone, Copy, Debug)]
+#[command(after_help = ENVIRONMENT)]
 pub(crate) struct Basic {
     /// Print a line of statistics to stderr every SECS seconds
     #[arg(long, value_name = "SECS", value_parser = interval, allow_negative_numbers = true)]
@@ -140,12 +144,18 @@ fn try_serve(
     Ok(())
 }
 
-/// Logs warnings and errors to standard error, or what RUST_LOG says.
+/// Logs warnings and errors to standard error, or what RUST_LOG says, each with the time (UTC).
 fn start_logger() {
     let in_color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let style = if in_color { "always" } else { "never" };
     let choices = Env::default().default_filter_or("warn").default_write_style_or(style);
-    env_logger::Builder::from_env(choices).target(Target::Pipe(Box::new(stdio::Log))).init();
+    let mut logger = env_logger::Builder::from_env(choices);
+    logger.format(|out, record| {
+        let (now, level) = (humantime::format_rfc3339_seconds(SystemTime::now()), record.level());
+        let color = out.default_level_style(level);
+        writeln!(out, "[{now} {color}{level:<5}{color:#} {}] {}", record.target(), record.args())
+    });
+    logger.target(Target::Pipe(Box::new(stdio::Log))).init();
 }
 
 /// Returns what to do at each signal. The first one starts a shutdown, the second one ends its grace period. If the

@@ -201,62 +201,6 @@ fn each_thread_may_have_a_reactor() {
     }
 }
 
-/// Drives a reactor inside tokio until it has stopped.
-async fn drive_in_tokio(reactor: Reactor) -> Reactor {
-    use tokio::io::Interest;
-    use tokio::io::unix::AsyncFd;
-    #[allow(deprecated)]
-    let mut fd = AsyncFd::with_interest(reactor, Interest::READABLE).unwrap();
-    loop {
-        match fd.get_mut().next_deadline() {
-            Some(Duration::ZERO) => tokio::task::yield_now().await,
-            due => {
-                let ready = async { fd.readable_mut().await.unwrap().clear_ready() };
-                let _ = tokio::time::timeout(due.unwrap_or(PATIENCE), ready).await;
-            }
-        }
-        if fd.get_mut().turn(Some(Duration::ZERO)).unwrap().stopped {
-            return fd.into_inner();
-        }
-    }
-}
-
-#[test]
-fn inside_tokio_the_reactor_and_tasks_take_turns() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut limits = Limits::default();
-    limits.events_per_turn = 2;
-    let (reactor, at) = echo_server(limits);
-    let handle = reactor.handle();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let reactor = runtime.block_on(async {
-        // The clients are tasks on the same thread, so neither side may block it.
-        let clients: Vec<_> = (0..40u8)
-            .map(|n| {
-                tokio::spawn(async move {
-                    let mut client = tokio::net::TcpStream::connect(at).await.unwrap();
-                    for round in 0..20u8 {
-                        let message = [n ^ round; 100];
-                        client.write_all(&message).await.unwrap();
-                        let mut back = [0; 100];
-                        client.read_exact(&mut back).await.unwrap();
-                        assert_eq!(back, message);
-                    }
-                })
-            })
-            .collect();
-        tokio::spawn(async move {
-            for client in clients {
-                client.await.unwrap();
-            }
-            handle.stop().unwrap();
-        });
-        tokio::time::timeout(PATIENCE, drive_in_tokio(reactor)).await.expect("no end")
-    });
-    let stats = reactor.stats();
-    assert_eq!((stats.accepted, stats.bytes_out, stats.open), (40, 40 * 20 * 100, 0));
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn a_socket_given_as_a_listener_that_does_not_listen_is_refused() {

@@ -12,6 +12,7 @@
 #![allow(clippy::disallowed_methods)]
 
 #[cfg(unix)]
+#[path = "../common/mod.rs"]
 mod common;
 
 #[cfg(unix)]

@@ -7,6 +7,7 @@
 //! ```
 
 #[cfg(unix)]
+#[path = "../common/mod.rs"]
 mod common;
 
 #[cfg(unix)]
@@ -142,6 +143,49 @@ mod program {
             }
             stream.write_all(&buffer[..n]).await?;
             bytes.fetch_add(n as u64, Ordering::Relaxed);
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use turnwheel::Limits;
+
+        use super::*;
+
+        const PATIENCE: Duration = Duration::from_secs(25);
+
+        #[test]
+        fn the_reactor_and_tasks_take_turns() {
+            let mut limits = Limits::default();
+            limits.events_per_turn = 2;
+            let mut reactor = Reactor::with_limits(limits).unwrap();
+            let at = reactor.listen("127.0.0.1:0", Echo).unwrap().local_addr().unwrap();
+            let handle = reactor.handle();
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            let reactor = runtime.block_on(async {
+                // The clients are tasks on the same thread, so neither side may block it.
+                let clients: Vec<_> = (0..40).map(|n| tokio::spawn(client(at, n))).collect();
+                tokio::spawn(async move {
+                    for client in clients {
+                        client.await.unwrap();
+                    }
+                    handle.stop().unwrap();
+                });
+                timeout(PATIENCE, drive(reactor)).await.expect("no end").unwrap()
+            });
+            let stats = reactor.stats();
+            assert_eq!((stats.accepted, stats.bytes_out, stats.open), (40, 40 * 20 * 100, 0));
+        }
+
+        async fn client(at: std::net::SocketAddr, n: u8) {
+            let mut client = TcpStream::connect(at).await.unwrap();
+            for round in 0..20 {
+                let message = [n ^ round; 100];
+                client.write_all(&message).await.unwrap();
+                let mut back = [0; 100];
+                client.read_exact(&mut back).await.unwrap();
+                assert_eq!(back, message);
+            }
         }
     }
 }
