@@ -155,6 +155,12 @@ impl std::error::Error for EncodeError {}
 /// - After an error the connection is closed and `decode` is not called again.
 /// - It must enforce [`max_message`](Codec::max_message) on every message, must reject an oversized message before all
 ///   of it has arrived, and must not inspect the same bytes again each time more arrive.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a framing: it does not implement `Codec`",
+    label = "not a `Codec`",
+    note = "the codec comes first: `Framed::new(codec, handler)`",
+    note = "a text such as \"lines\" is parsed first: see the module `codec`"
+)]
 pub trait Codec: 'static {
     /// What is stored per connection between two calls of [`decode`](Codec::decode).
     type State: Default + 'static;

@@ -32,6 +32,12 @@ use crate::id::{DatagramId, HandlerIdx};
 /// reactor.bind("127.0.0.1:0", Echo)?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler of datagrams: it does not implement `DatagramHandler`",
+    label = "not a `DatagramHandler`",
+    note = "the `Key` of a handler that was added before is passed to `bind_on(address, key)`, not to `bind`",
+    note = "a `Handler`, which serves connections, is passed to `listen`, or added with `add`"
+)]
 pub trait DatagramHandler: 'static {
     /// Called when a datagram has arrived; it may be empty. Never called after the socket began to close.
     fn on_datagram(&mut self, cx: &mut DatagramContext<'_>, from: &Address, data: &[u8]);

@@ -52,6 +52,12 @@ pub(crate) type Note = Box<dyn Any + Send>;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler of connections: it does not implement `Handler`",
+    label = "not a `Handler`",
+    note = "the `Key` of a handler that was added before is passed to `listen_on(address, key)`, not to `listen`",
+    note = "a `DatagramHandler` is passed to `bind`, or added with `add_datagrams`"
+)]
 pub trait Handler: 'static {
     /// The state of one connection. `()` costs next to no memory.
     type State: 'static;

@@ -3,6 +3,7 @@
 //! Invariant: every method only changes memory of the core. Its consequences (a write, a close, a callback of another
 //! connection) follow after the running callback has returned.
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,15 +26,20 @@ use crate::time::timers::Owner;
 /// refers to another connection.
 #[derive(Debug)]
 pub struct Net<'a> {
+    /// First, so that the compiler names it before what is inside.
+    not_send: PhantomData<dyn GiveAHandleToOtherThreads>,
     core: &'a mut Core,
     current: Option<ConnId>,
     /// The handler whose callback is running, or the one passed to [`Net::of`].
     handler: Option<HandlerIdx>,
 }
 
+/// Whoever uses a `Net` or a context in another thread reads this name in the error.
+trait GiveAHandleToOtherThreads {}
+
 impl<'a> Net<'a> {
     pub(crate) const fn new(core: &'a mut Core, current: Option<ConnId>, handler: Option<HandlerIdx>) -> Self {
-        Self { core, current, handler }
+        Self { not_send: PhantomData, core, current, handler }
     }
 
     /// Returns the core, which all actions work on.
@@ -179,12 +185,25 @@ impl<'a> Net<'a> {
         self.core.conns.get(id).map(|c| self.core.pending(c))
     }
 
-    /// Returns the open connections, in no particular order.
-    pub fn connections(&self) -> impl Iterator<Item = ConnId> {
+    /// Returns the open connections, in no particular order. The ids are copied (8 bytes each), so the loop may send,
+    /// close, or do anything else:
+    ///
+    /// ```
+    /// # let mut reactor = turnwheel::Reactor::new()?;
+    /// # let mut net = reactor.net();
+    /// for id in net.connections() {
+    ///     net.send_to(id, "good night\n");
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// A connection that closes meanwhile is still among them; what is done with its id returns `false`, `None` or
+    /// [`Sent::Closed`].
+    pub fn connections(&self) -> impl ExactSizeIterator<Item = ConnId> + use<> {
         let current = self.current;
         // The connection of a running `on_open` has no state yet, but it is open to its handler.
         let told = move |c: &&Connection| c.phase == Phase::Open && (c.has_state || Some(c.id) == current);
-        self.core.conns.iter().filter(told).map(|c| c.id)
+        self.core.conns.iter().filter(told).map(|c| c.id).collect::<Vec<_>>().into_iter()
     }
 
     /// Returns the current state of a connection; `None` if it has been removed.
@@ -193,7 +212,17 @@ impl<'a> Net<'a> {
     }
 
     /// Returns the current state of every connection, including those that are connecting or closing, in no particular
-    /// order.
+    /// order. Each is read when the iterator reaches it, so nothing can be done meanwhile: collect the ids first.
+    ///
+    /// ```
+    /// # let mut reactor = turnwheel::Reactor::new()?;
+    /// # let mut net = reactor.net();
+    /// let silent: Vec<_> = net.snapshots().filter(|s| s.bytes_in == 0).map(|s| s.id).collect();
+    /// for id in silent {
+    ///     net.close_id(id);
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> {
         self.core.conns.iter().map(|c| Snapshot::new(self.core, c))
     }
@@ -215,9 +244,11 @@ impl<'a> Net<'a> {
         self.core.drop_group(group)
     }
 
-    /// Returns the members of a group, in no particular order; none if the group has been dropped.
-    pub fn members(&self, group: Group) -> impl ExactSizeIterator<Item = ConnId> {
-        self.core.groups.states.get(group).map_or(&[][..], |state| &state.members).iter().map(|m| m.conn)
+    /// Returns the members of a group, in no particular order; none if the group has been dropped. The ids are copied,
+    /// as by [`connections`](Net::connections).
+    pub fn members(&self, group: Group) -> impl ExactSizeIterator<Item = ConnId> + use<> {
+        let members = self.core.groups.states.get(group).map_or(&[][..], |state| &state.members);
+        members.iter().map(|m| m.conn).collect::<Vec<_>>().into_iter()
     }
 
     /// Adds a connection to a group; does nothing if it is a member already. A connection leaves its groups when it

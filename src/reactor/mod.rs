@@ -24,6 +24,7 @@ pub(crate) mod turn;
 mod write;
 
 use std::io;
+use std::marker::PhantomData;
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
@@ -46,6 +47,21 @@ pub use turn::Turn;
 ///
 /// It is not `Send`, because handlers need not be: create it on the thread that runs it. Other threads use a
 /// [`Handle`].
+///
+/// ```
+/// use std::thread;
+/// use turnwheel::{Echo, Reactor};
+///
+/// // Not `let mut reactor = Reactor::new()?` here: it could not be moved into the closure.
+/// let server = thread::spawn(|| -> std::io::Result<()> {
+///     let mut reactor = Reactor::new()?;
+///     reactor.listen("127.0.0.1:0", Echo)?;
+///     reactor.handle().stop()?; // a real program passes the handle to another thread
+///     reactor.run()
+/// });
+/// server.join().expect("no panic")?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 ///
 /// To stop gracefully, call [`shutdown`](Reactor::shutdown), or stop it through a [`Handle`]. Dropping a reactor closes
 /// its sockets and drops the handlers and their states without calling [`on_close`](Handler::on_close). The same holds
@@ -73,8 +89,13 @@ pub use turn::Turn;
 /// }
 /// ```
 pub struct Reactor {
+    /// First, so that the compiler names it before what is inside.
+    not_send: PhantomData<dyn MakeTheReactorOnItsThread>,
     inner: EventLoop<MioSys>,
 }
+
+/// Whoever moves a reactor to another thread reads this name in the error.
+trait MakeTheReactorOnItsThread {}
 
 impl std::fmt::Debug for Reactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -100,7 +121,7 @@ impl Reactor {
     pub fn with_limits(limits: Limits) -> io::Result<Self> {
         limits.check()?;
         let sys = MioSys::new(limits.events_per_turn)?;
-        Ok(Self { inner: EventLoop::new(sys, limits, Generations::new())? })
+        Ok(Self { not_send: PhantomData, inner: EventLoop::new(sys, limits, Generations::new())? })
     }
 
     /// Sets what happens when a callback panics. By default its connection is aborted and everything else continues.

@@ -8,6 +8,7 @@ mod bad_input;
 mod closing;
 mod connecting;
 mod datagrams;
+mod diagnostics;
 #[cfg(unix)]
 mod embedding;
 mod framing;
