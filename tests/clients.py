@@ -173,7 +173,7 @@ def listening_beyond_loopback_is_noticed():
 
 
 def help_mentions_each_option():
-    common = ["--idle-timeout", "--max-connections", "--stats", "--help", "HOST:PORT", "unix:PATH"]
+    common = ["--idle-timeout", "--max-connections", "--stats", "--help", "HOST:PORT", "unix:PATH", "RUST_LOG"]
     more = {"echo": [], "framed": ["--frame"], "broadcast": ["--frame", "--include-sender"]}
     for name, own in more.items():
         done = run([program(name), "--help"])

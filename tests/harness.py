@@ -222,13 +222,15 @@ def pattern(size, seed=1):
 
 
 def main(checks, description, programs=("echo", "broadcast", "framed")):
-    """Runs the checks (all, or those whose name contains a word of the command line) and prints the results."""
+    """Runs the checks (all, or those whose name contains a word of the command line) and prints the results. The
+    command line names the directory of the example servers first, if any are needed."""
     global EXAMPLES
     words = sys.argv[1:]
     if words and words[0] in ("-h", "--help"):
-        print(f"{description}\n\nUsage: {sys.argv[0]} [DIRECTORY OF THE EXAMPLE SERVERS] [WORD OF A CHECK]...")
+        directory = "[DIRECTORY OF THE EXAMPLE SERVERS] " if programs else ""
+        print(f"{description}\n\nUsage: {sys.argv[0]} {directory}[WORD OF A CHECK]...")
         return 0
-    if words:
+    if words and programs:
         EXAMPLES = os.path.abspath(words.pop(0))
     missing = [name for name in programs if not os.path.exists(os.path.join(EXAMPLES, name))]
     if missing:

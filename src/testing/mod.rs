@@ -10,7 +10,7 @@
 //!
 //! ```toml
 //! [dev-dependencies]
-//! turnwheel = { version = "0.1", features = ["testing"] }
+//! turnwheel = { path = "../turnwheel", features = ["testing"] } # as in [dependencies], with this feature
 //! ```
 //!
 //! Invariant: nothing in this module is compiled without the feature (or `cfg(test)`).

@@ -1,6 +1,7 @@
 //! Checks the rules for the source itself: layers, lengths, file headers, and names that only some files may use.
 
 mod imports;
+mod snippets;
 mod words;
 
 use std::fs;
