@@ -4,7 +4,7 @@
 //! could observe triggers an edge.
 
 use super::peer::{ECONNRESET, EPIPE, End, Peer, Sent};
-use super::{Ready, Script};
+use super::{Listener, Ready, Script};
 
 impl Script {
     /// Connects a client to a listener; returns its index.
@@ -112,5 +112,36 @@ impl Script {
         if window > 0 && std::mem::take(&mut self.peers[peer].writable_armed) {
             self.arrived(peer, Ready::WRITABLE);
         }
+    }
+
+    /// Makes the next accepts of a listener fail with these errors, and reports it readable.
+    pub(crate) fn accepts_fail(&mut self, listener: usize, errors: &[i32]) {
+        self.listeners[listener].answers.extend(errors);
+        if let Some(token) = self.listeners[listener].token {
+            self.inject(token, Ready::READABLE);
+        }
+    }
+
+    /// Makes the next accept of a listener fail with this error, without an event.
+    pub(crate) fn accept_fails(&mut self, listener: &Listener, error: i32) {
+        self.listeners[listener.0].answers.push_back(error);
+    }
+
+    pub(crate) fn listener_token(&self, listener: &Listener) -> Option<usize> {
+        self.listeners[listener.0].token
+    }
+
+    /// Returns `true` if the listener is open.
+    pub(crate) fn is_listening(&self, listener: usize) -> bool {
+        self.listeners.get(listener).is_some_and(|l| !l.closed)
+    }
+
+    /// The number of connections in the backlogs of all open listeners.
+    pub(crate) fn all_waiting(&self) -> usize {
+        self.listeners.iter().filter(|l| l.token.is_some()).map(|l| l.waiting.len()).sum()
+    }
+
+    pub(crate) fn waiting(&self, listener: usize) -> usize {
+        self.listeners[listener].waiting.len()
     }
 }

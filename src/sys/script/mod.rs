@@ -6,6 +6,7 @@
 //! that is owed is never lost, however late, duplicated or altered the test delivers it.
 
 mod acts;
+mod backlog;
 mod bell;
 mod calls;
 mod connect;
@@ -20,6 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backlog::Backlog;
 pub(crate) use bell::Bell;
 pub(crate) use calls::{Call, peer_at};
 use calls::{address_of, outcome};
@@ -35,16 +37,6 @@ use crate::config::address::Address;
 use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
-
-#[derive(Debug, Default)]
-struct Backlog {
-    token: Option<usize>,
-    closed: bool,
-    /// Strict mode: whether the next client triggers an edge.
-    armed: bool,
-    waiting: VecDeque<usize>,
-    answers: VecDeque<i32>,
-}
 
 /// The scripted system.
 #[derive(Debug, Default)]
@@ -116,23 +108,6 @@ impl Script {
         Self { clock: 1_000_000_000, capacity: 1024, ..Self::default() }
     }
 
-    /// Makes the next accepts of a listener fail with these errors, and reports it readable.
-    pub(crate) fn accepts_fail(&mut self, listener: usize, errors: &[i32]) {
-        self.listeners[listener].answers.extend(errors);
-        if let Some(token) = self.listeners[listener].token {
-            self.inject(token, Ready::READABLE);
-        }
-    }
-
-    /// Makes the next accept of a listener fail with this error, without an event.
-    pub(crate) fn accept_fails(&mut self, listener: &Listener, error: i32) {
-        self.listeners[listener.0].answers.push_back(error);
-    }
-
-    pub(crate) fn listener_token(&self, listener: &Listener) -> Option<usize> {
-        self.listeners[listener.0].token
-    }
-
     pub(crate) fn record_poll(&mut self, timeout: Option<Duration>) {
         let whole = timeout.is_none_or(|t| t.subsec_nanos() % 1_000_000 == 0);
         assert!(whole, "not whole milliseconds, some system would round it: {timeout:?}");
@@ -142,20 +117,6 @@ impl Script {
     /// Clears the peer's pending error, because it was reported in another way.
     pub(crate) fn forget_error(&mut self, peer: usize) {
         self.peers[peer].error = None;
-    }
-
-    /// Returns `true` if the listener is open.
-    pub(crate) fn is_listening(&self, listener: usize) -> bool {
-        self.listeners.get(listener).is_some_and(|l| !l.closed)
-    }
-
-    /// The number of connections in the backlogs of all open listeners.
-    pub(crate) fn all_waiting(&self) -> usize {
-        self.listeners.iter().filter(|l| l.token.is_some()).map(|l| l.waiting.len()).sum()
-    }
-
-    pub(crate) fn waiting(&self, listener: usize) -> usize {
-        self.listeners[listener].waiting.len()
     }
 
     /// The number of bytes sent to the loop that it has not read.

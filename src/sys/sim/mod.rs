@@ -14,10 +14,9 @@ mod dice;
 mod edges;
 mod facts;
 mod fault;
+mod other_threads;
 
-use std::any::Any;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +28,7 @@ pub(crate) use dials::{Dial, Dials};
 pub use dice::Dice;
 pub(crate) use facts::{Facts, Mark};
 pub(crate) use fault::{Fault, Odds, State, Struck, new_struck};
+pub(crate) use other_threads::OtherThreads;
 
 use super::script::{Answer, EAGAIN, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, Listener, Script, Stream};
 use super::{CloseHow, Ready, Received, Sys, Wake};
@@ -42,15 +42,6 @@ pub(crate) const MS: usize = 1_000_000;
 // Error numbers of Linux, as in `script::peer`.
 const ETIMEDOUT: i32 = 110;
 const EHOSTUNREACH: i32 = 113;
-
-/// Other threads in the simulation. They act between any two calls of the loop.
-pub(crate) trait OtherThreads: Any + fmt::Debug {
-    fn act(&mut self);
-    /// Returns `true` if they wait for the loop to do something.
-    fn wait(&self) -> bool;
-    /// Stops them for the rest of the run.
-    fn rest(&mut self);
-}
 
 /// The scripted system with random faults.
 #[derive(Debug)]
