@@ -36,7 +36,8 @@ pub struct Lines {
 
 impl Lines {
     /// Creates a codec for lines of at most `max` bytes that end with `\n`. One `\r` directly before it belongs to the
-    /// ending, because telnet sends it; any other `\r` belongs to the message.
+    /// ending, because telnet sends it; any other `\r` belongs to the message. A message that ends with `\r` is
+    /// therefore sent with the ending `\r\n`.
     ///
     /// # Errors
     /// Returns an error if `max` is 0.
@@ -132,7 +133,7 @@ impl Lines {
             },
         };
         let (consumed, finished) = match found {
-            Crlf::At(end) => (end.saturating_add(self.ending().len()), true),
+            Crlf::At(end) => (end.saturating_add(if self.crlf { 2 } else { 1 }), true),
             Crlf::Before(end) => (end, false),
         };
         *state = Scan { from: 0, discarding: !finished };
@@ -142,8 +143,9 @@ impl Lines {
         Ok(Decoded::Skipped { consumed, finished })
     }
 
-    fn ending(&self) -> &'static [u8] {
-        if self.crlf { b"\r\n" } else { b"\n" }
+    /// Returns the ending to send after `message`. A receiver takes one `\r` off, so a message's own needs another.
+    fn ending(&self, message: &[u8]) -> &'static [u8] {
+        if self.crlf || message.ends_with(b"\r") { b"\r\n" } else { b"\n" }
     }
 }
 
@@ -159,21 +161,21 @@ impl Codec for Lines {
         }
     }
 
-    /// Rejects messages that the receiver would not decode as they were: with a `\n` inside, a `\r` at the end or, in
-    /// strict mode, any `\r`.
+    /// Rejects messages that the receiver would not decode as they were: with a `\n` inside or, in strict mode, any
+    /// `\r`.
     #[inline]
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         check_len(message, self.max)?;
         let forged = match self.crlf {
             true => memchr2(b'\r', b'\n', message).is_some(),
-            false => memchr(b'\n', message).is_some() || message.ends_with(b"\r"),
+            false => memchr(b'\n', message).is_some(),
         };
         if forged {
             return Err(EncodeError::Delimiter);
         }
         out.reserve(message.len().saturating_add(2));
         out.extend_from_slice(message);
-        out.extend_from_slice(self.ending());
+        out.extend_from_slice(self.ending(message));
         Ok(())
     }
 
@@ -247,14 +249,17 @@ mod tests {
     #[test]
     fn what_would_come_back_as_something_else_is_not_sent() {
         let (lf, crlf) = (Lines::lf(9).unwrap(), Lines::crlf(9).unwrap());
-        for (codec, message) in [(&lf, "a\nb"), (&lf, "\n"), (&lf, "a\r"), (&crlf, "a\rb"), (&crlf, "a\nb")] {
+        for (codec, message) in [(&lf, "a\nb"), (&lf, "\n"), (&crlf, "a\r"), (&crlf, "a\rb"), (&crlf, "a\nb")] {
             let mut out = b"x".to_vec();
             assert_eq!(codec.encode(message.as_bytes(), &mut out), Err(EncodeError::Delimiter), "{message:?}");
             assert_eq!(out, b"x");
         }
         round_trip_sizes(&lf);
         round_trip_sizes(&crlf);
-        round_trip(&lf, &[b"a\rb", b"\r\ra"]);
+        round_trip(&lf, &[b"a\rb", b"\r\ra", b"one\r", b"\r", b"a\r\r"]);
+        let mut out = Vec::new();
+        lf.encode(b"one\r", &mut out).unwrap();
+        assert_eq!(out, b"one\r\r\n");
         assert!(Lines::lf(0).is_err() && Lines::crlf(0).is_err());
         assert!(Lines::lf(usize::MAX).unwrap().max_message() < usize::MAX);
     }

@@ -23,6 +23,17 @@ fn any_framing_agrees_with_its_oracle_on_any_bytes() {
     });
 }
 
+/// An echo of any message is possible, and its receiver gets the same message.
+#[test]
+fn what_a_framing_reads_it_can_write_again() {
+    hold(300, (shapes(), traffic()), |(shape, traffic)| {
+        let codec = shape.codec();
+        let read = prove_cuts(&codec, &traffic.spoken(&shape)).messages;
+        let wire = prove_round_trip(&codec, &read);
+        assert_eq!(prove_cuts(&codec, &wire).messages, read);
+    });
+}
+
 #[test]
 fn what_a_framing_can_carry_comes_back_and_all_else_is_refused() {
     let drafts = prop::collection::vec((0..7usize, prop::collection::vec(any::<u8>(), 0..12)), 0..6);

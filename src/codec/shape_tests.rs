@@ -81,7 +81,7 @@ impl Shape {
         let fits = message.len() <= self.max();
         match self {
             Self::Lines { crlf: true, .. } => fits && !has(b"\r\n"),
-            Self::Lines { .. } => fits && !has(b"\n") && message.last() != Some(&b'\r'),
+            Self::Lines { .. } => fits && !has(b"\n"),
             Self::Delimited { delimiter, .. } => {
                 let framed = [message, delimiter].concat();
                 let first = framed.windows(delimiter.len()).position(|window| window == delimiter);
