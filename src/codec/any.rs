@@ -26,7 +26,8 @@ use super::{
 /// | `fixed:64` | [`FixedSize`] | (no `max` either) |
 ///
 /// A `SIZE` is in bytes, or has one of the units `KiB`, `MiB` and `GiB`. The default of `max` is 1 MiB, and 64 KiB for
-/// `lines` and `delim`.
+/// `lines` and `delim`, or less if the length field or header cannot express it. A `max` beyond what it can express, or
+/// beyond what memory can hold, is refused.
 ///
 /// ```
 /// use turnwheel::codec::{AnyCodec, Codec};

@@ -16,7 +16,7 @@ use super::error::{check_len, check_max};
 use super::scan::Digits;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
-/// Messages after a header of 1 to 19 characters: the length in decimal, padded with spaces.
+/// Messages after a header of 1 to 64 characters: the length in decimal, padded with spaces.
 ///
 /// ```
 /// use turnwheel::codec::{Codec, Decoded, DecimalHeader, Scan};
@@ -38,10 +38,10 @@ pub struct DecimalHeader {
 
 impl DecimalHeader {
     /// Creates a codec for messages of at most `max` bytes after a header of `width` characters. A maximum beyond what
-    /// the header can express is clipped.
+    /// the header can express is clipped; a width beyond what a number needs is padding.
     ///
     /// # Errors
-    /// Returns an error if `max` is 0, or if `width` is not 1 to 19.
+    /// Returns an error if `max` is 0, or if `width` is not 1 to 64.
     pub fn new(width: usize, max: usize) -> Result<Self, BuildError> {
         if !(1..=MAX_WIDTH).contains(&width) {
             return Err(BuildError::new(format!(
@@ -66,9 +66,7 @@ impl DecimalHeader {
                 b'0'..=b'9' => {
                     return Err(FrameError::Malformed("decimal header has a space inside the number"));
                 }
-                _ => {
-                    return Err(FrameError::Malformed("decimal header has a byte that is neither digit nor space"));
-                }
+                _ => return Err(FrameError::Malformed(foreign(*byte))),
             }
         }
         if len.is_none() && data.len() >= self.width {
@@ -115,8 +113,18 @@ impl Codec for DecimalHeader {
     }
 }
 
-/// The maximum width of a header: every number of 19 decimal digits fits in 64 bits.
-const MAX_WIDTH: usize = 19;
+/// Names the kind of a byte that is not part of a header.
+const fn foreign(byte: u8) -> &'static str {
+    match byte {
+        b'+' | b'-' => "decimal header has a sign",
+        b'.' | b',' => "decimal header has a point or comma",
+        b'a'..=b'z' | b'A'..=b'Z' => "decimal header has a letter",
+        _ => "decimal header has a byte that is neither digit nor space",
+    }
+}
+
+/// The maximum width of a header: 64, as in widely copied Python tutorials. No length needs more than 20 digits.
+const MAX_WIDTH: usize = 64;
 
 #[cfg(test)]
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
@@ -145,8 +153,20 @@ mod tests {
     #[test]
     fn refuses_at_the_first_bad_byte() {
         let codec = DecimalHeader::new(4, 99).unwrap();
-        for bad in ["-", "+1", "1 2", " 1 2", "    ", "a", "1a", "1.", "\n"] {
-            assert!(matches!(error_of(&codec, bad.as_bytes()), FrameError::Malformed(_)), "{bad}");
+        for (bad, what) in [
+            ("-", "has a sign"),
+            ("+1", "has a sign"),
+            ("1 2", "has a space inside"),
+            (" 1 2", "has a space inside"),
+            ("    ", "has no digit"),
+            ("a", "has a letter"),
+            ("1Z", "has a letter"),
+            ("1.", "has a point or comma"),
+            ("1,0", "has a point or comma"),
+            ("\n", "neither digit nor space"),
+        ] {
+            let error = error_of(&codec, bad.as_bytes());
+            assert!(error.to_string().contains(what), "{bad}: {error}");
         }
         assert_eq!(error_of(&codec, b"9999"), FrameError::TooLong { len: 9999, max: 99 });
         assert_eq!(whole(&codec, b"999").error, None);
@@ -158,13 +178,24 @@ mod tests {
     }
 
     #[test]
+    fn a_header_may_be_wider_than_any_number() {
+        let codec = DecimalHeader::new(64, 99).unwrap();
+        assert_eq!(
+            messages_of(&codec, format!("{:<64}hello{:>64}hi{:064}", 5, 2, 0).as_bytes()),
+            [&b"hello"[..], b"hi", b""]
+        );
+        let error = error_of(&codec, &[b'9'; 64]);
+        assert_eq!(error, FrameError::TooLong { len: u64::MAX, max: 99 });
+    }
+
+    #[test]
     fn round_trips_and_clips() {
         assert_eq!(DecimalHeader::new(2, 1000).unwrap().max_message(), 99);
-        for width in 1..=19 {
+        for width in 1..=64 {
             round_trip_sizes(&DecimalHeader::new(width, 120).unwrap());
         }
-        for width in [0, 20, usize::MAX] {
-            assert!(DecimalHeader::new(width, 9).unwrap_err().to_string().contains("accepted: 1 to 19"));
+        for width in [0, 65, usize::MAX] {
+            assert!(DecimalHeader::new(width, 9).unwrap_err().to_string().contains("accepted: 1 to 64"));
         }
         assert!(DecimalHeader::new(10, 0).is_err());
     }

@@ -52,6 +52,6 @@ pub(super) fn check_len(message: &[u8], max: usize) -> Result<usize, EncodeError
     if len > max { Err(EncodeError::TooLong { len, max }) } else { Ok(len) }
 }
 
-/// The largest maximum (chosen): more than any message in memory needs, and far enough from `usize::MAX` that adding a
-/// header cannot overflow.
-pub(super) const MOST: usize = usize::MAX / 4;
+/// The largest maximum (chosen): 32 TiB, a quarter of the address space of a process on x86-64, or 1 GiB with pointers
+/// of 32 bits. It is far enough from `usize::MAX` that adding a header cannot overflow.
+pub(super) const MOST: usize = if usize::BITS < 64 { usize::MAX / 4 } else { (usize::MAX >> 19) + 1 };

@@ -58,6 +58,12 @@ impl LengthDelimitedBuilder {
         Self { max, offset: 0, width: 4, big_endian: true, adjustment: 0, includes_header: false, strip, prefix }
     }
 
+    /// Sets another maximum.
+    pub(super) fn max(mut self, max: usize) -> Self {
+        self.max = max;
+        self
+    }
+
     /// Sets the number of bytes before the length field: 0 to 65 535. Default: 0.
     pub fn length_field_offset(mut self, bytes: usize) -> Self {
         self.offset = bytes;

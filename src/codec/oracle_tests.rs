@@ -147,8 +147,13 @@ pub(super) fn decimal(rest: &[u8], width: usize, max: u64) -> Step {
         if number.contains(' ') && number.chars().all(|c| c == ' ' || c.is_ascii_digit()) {
             return malformed("decimal header has a space inside the number");
         }
-        if !number.chars().all(|c| c.is_ascii_digit()) {
-            return malformed("decimal header has a byte that is neither digit nor space");
+        if let Some(foreign) = number.chars().find(|c| !c.is_ascii_digit() && *c != ' ') {
+            return malformed(match foreign {
+                '+' | '-' => "decimal header has a sign",
+                '.' | ',' => "decimal header has a point or comma",
+                c if c.is_ascii_alphabetic() => "decimal header has a letter",
+                _ => "decimal header has a byte that is neither digit nor space",
+            });
         }
         if end == width && number.is_empty() {
             return malformed("decimal header has no digit");
@@ -157,7 +162,7 @@ pub(super) fn decimal(rest: &[u8], width: usize, max: u64) -> Step {
     if rest.len() < width {
         return Step::Wait;
     }
-    let len = String::from_utf8_lossy(text).trim_matches(' ').parse::<u64>().unwrap();
+    let len = String::from_utf8_lossy(text).trim_matches(' ').parse::<u64>().unwrap_or(u64::MAX);
     if len > max {
         return Step::Fail(FrameError::TooLong { len, max });
     }

@@ -123,7 +123,7 @@ impl Shape {
         self.spell(bytes).into_iter().chain([b'x']).cycle().take(size).collect()
     }
 
-    /// Returns the same framing with a larger maximum, as a peer with other settings would use.
+    /// Returns the same framing with a larger maximum if it can have one, as a peer with other settings would use.
     fn generous(&self) -> AnyCodec {
         let mut other = self.clone();
         match &mut other {
@@ -135,7 +135,7 @@ impl Shape {
             | Self::Netstring { max } => *max = max.saturating_mul(2),
             Self::Fixed { .. } => {}
         }
-        other.codec()
+        other.spec().parse().unwrap_or_else(|_| self.codec())
     }
 }
 
@@ -193,8 +193,8 @@ pub(crate) fn shapes() -> impl Strategy<Value = Shape> {
         2 => (delimiter, any::<bool>(), max)
             .prop_map(|(delimiter, discard, max)| Shape::Delimited { delimiter, discard, max }),
         3 => lengths().prop_map(Shape::Length),
-        1 => (1..20usize, any_max.clone()).prop_map(|(width, max)| {
-            let most = 10usize.saturating_pow(width as u32) - 1;
+        1 => (1..65usize, any_max.clone()).prop_map(|(width, max)| {
+            let most = 10usize.saturating_pow(width.min(19) as u32) - 1;
             Shape::Decimal { width, max: max.min(most) }
         }),
         1 => any_max.clone().prop_map(|max| Shape::Varint { max }),

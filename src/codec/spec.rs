@@ -9,6 +9,7 @@
 use std::fmt;
 use std::str::{Chars, FromStr};
 
+use super::error::MOST;
 use super::size::{parse_size, print_size};
 use super::{
     AnyCodec, BuildError, Codec, DecimalHeader, Delimited, FixedSize, LengthDelimited, Lines, Netstring, Raw, Varint,
@@ -81,7 +82,7 @@ fn parse(spec: &str) -> Result<AnyCodec, BuildError> {
     if let Some(text) = spec.strip_prefix("delim:") {
         let (delimiter, options) = parse_delimiter(text)?;
         let options = Options::read(options, &["max=SIZE", "discard"])?;
-        let codec = Delimited::new(&delimiter, options.max(SHORT)?)?;
+        let codec = options.with_max(SHORT, |max| Delimited::new(&delimiter, max))?;
         return Ok(AnyCodec::Delimited(if options.has("discard") { codec.discard_too_long() } else { codec }));
     }
     let (form, options) = match spec.split_once(',') {
@@ -92,22 +93,21 @@ fn parse(spec: &str) -> Result<AnyCodec, BuildError> {
     if let Some((name, full)) = missing {
         return Err(BuildError::new(format!("the part after \"{name}:\" is missing; accepted: {full}")));
     }
-    let only_max = |default| Options::read(options, &["max=SIZE"])?.max(default);
+    let only_max = || Options::read(options, &["max=SIZE"]);
     match form.split_once(':').map_or((form, None), |(name, detail)| (name, Some(detail))) {
-        ("raw", None) => Ok(AnyCodec::Raw(Raw::new(only_max(LONG)?)?)),
+        ("raw", None) => Ok(AnyCodec::Raw(only_max()?.with_max(LONG, Raw::new)?)),
         ("lines", None | Some("lf" | "crlf")) => {
             let options = Options::read(options, &["max=SIZE", "discard"])?;
-            let max = options.max(SHORT)?;
-            let codec = if form.ends_with(":crlf") { Lines::crlf(max) } else { Lines::lf(max) }?;
+            let codec = options.with_max(SHORT, if form.ends_with(":crlf") { Lines::crlf } else { Lines::lf })?;
             Ok(AnyCodec::Lines(if options.has("discard") { codec.discard_too_long() } else { codec }))
         }
         ("len", Some(field)) => parse_length(field, options).map(AnyCodec::Length),
         ("dec", Some(width)) => {
             let width = number("dec:", width, "the characters of the header")?;
-            Ok(AnyCodec::Decimal(DecimalHeader::new(width, only_max(LONG)?)?))
+            Ok(AnyCodec::Decimal(only_max()?.with_max(LONG, |max| DecimalHeader::new(width, max))?))
         }
-        ("varint", None) => Ok(AnyCodec::Varint(Varint::new(only_max(LONG)?)?)),
-        ("netstring", None) => Ok(AnyCodec::Netstring(Netstring::new(only_max(LONG)?)?)),
+        ("varint", None) => Ok(AnyCodec::Varint(only_max()?.with_max(LONG, Varint::new)?)),
+        ("netstring", None) => Ok(AnyCodec::Netstring(only_max()?.with_max(LONG, Netstring::new)?)),
         ("fixed", Some(size)) => {
             Options::read(options, &[])?;
             Ok(AnyCodec::Fixed(FixedSize::new(parse_size(size)?)?))
@@ -130,7 +130,7 @@ fn parse_length(field: &str, options: Option<&str>) -> Result<LengthDelimited, B
             "unknown length field {field:?}; accepted: u8, u16, u24, u32, u40, u48, u56, u64, each with be or le"
         )));
     };
-    let mut builder = LengthDelimited::builder(options.max(LONG)?)
+    let mut builder = LengthDelimited::builder(LONG)
         .length_field_length(bytes.saturating_add(1))
         .length_includes_header(options.has("inclusive"));
     if little && bytes > 0 {
@@ -148,7 +148,7 @@ fn parse_length(field: &str, options: Option<&str>) -> Result<LengthDelimited, B
     if let Some(text) = options.get("prefix") {
         builder = builder.header_prefix(parse_hex(text)?);
     }
-    builder.build()
+    options.with_max(LONG, |max| builder.max(max).build())
 }
 
 /// Parses a delimiter up to the first unescaped comma. Also returns the text after that comma.
@@ -231,8 +231,23 @@ impl<'a> Options<'a> {
         self.0.iter().any(|(known, _)| *known == name)
     }
 
-    fn max(&self, default: usize) -> Result<usize, BuildError> {
-        self.get("max").map_or(Ok(default), parse_size)
+    /// Builds a codec with the maximum that is given, or else the default. A constructor clips a maximum that its
+    /// framing cannot carry; one that is given is refused, because its author relies on it.
+    fn with_max<C: Codec>(
+        &self,
+        default: usize,
+        build: impl FnOnce(usize) -> Result<C, BuildError>,
+    ) -> Result<C, BuildError> {
+        let Some(text) = self.get("max") else { return build(default) };
+        let max = parse_size(text)?;
+        let codec = build(max)?;
+        let most = codec.max_message();
+        if max > most {
+            let beyond = if most == MOST { "memory can hold" } else { "the length field or header can say" };
+            let most = print_size(most);
+            return Err(BuildError::new(format!("max={text} is more than {beyond}; accepted: up to {most}")));
+        }
+        Ok(codec)
     }
 }
 
