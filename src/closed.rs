@@ -154,13 +154,7 @@ impl Reason {
     pub(crate) const fn is_policy(&self) -> bool {
         !matches!(
             self,
-            Self::PeerClosed
-                | Self::PeerReset
-                | Self::Io(_)
-                | Self::Handler
-                | Self::HandlerPanic
-                | Self::Shutdown
-                | Self::TruncatedFrame { .. }
+            Self::PeerClosed | Self::PeerReset | Self::Io(_) | Self::Handler | Self::HandlerPanic | Self::Shutdown
         )
     }
 

@@ -73,6 +73,9 @@ impl<C: Codec, S> FramedState<C, S> {
     }
 }
 
+/// The error of a codec that breaks its contract.
+const OUTSIDE: FrameError = FrameError::Malformed("the codec returned a message outside of its input");
+
 impl<C: Codec, H: Handler> Handler for Framed<C, H> {
     type State = FramedState<C, H::State>;
 
@@ -89,7 +92,7 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
                     // A codec that consumes nothing would loop here: treat it as an error of the codec.
                     let behind = rest.get(consumed..).filter(|_| consumed > 0);
                     let (Some(message), Some(behind)) = (rest.get(start..end), behind) else {
-                        return cx.fail(FrameError::Malformed("the codec returned a message outside of its input"));
+                        return cx.fail(OUTSIDE);
                     };
                     rest = behind;
                     self.handler.on_data(cx, &mut state.inner, message);
@@ -112,7 +115,22 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
 
     fn on_end(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
         if cx.kept() > 0 || state.discarding {
-            return cx.fail(FrameError::Truncated { have: cx.kept() as u64 });
+            let rest = cx.take_kept();
+            state.discarding = false;
+            match self.codec.decode_end(&mut state.decoder, &rest) {
+                Ok(Decoded::Message { start, end, .. }) => {
+                    let Some(message) = rest.get(start..end) else { return cx.fail(OUTSIDE) };
+                    cx.count_message();
+                    self.handler.on_data(cx, &mut state.inner, message);
+                    // As behind any message: the end is not told to a handler that has paused, closed or switched.
+                    if !cx.wants_more() {
+                        return cx.defer_end();
+                    }
+                }
+                Ok(Decoded::Skipped { .. }) => cx.count_discarded(),
+                Ok(Decoded::Incomplete) => return cx.fail(FrameError::Truncated { have: rest.len() as u64 }),
+                Err(error) => return cx.fail(error),
+            }
         }
         self.handler.on_end(cx, &mut state.inner);
     }

@@ -86,6 +86,10 @@ impl Codec for AnyCodec {
         each!(self, codec => codec.decode(state, data))
     }
 
+    fn decode_end(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        each!(self, codec => codec.decode_end(state, data))
+    }
+
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         each!(self, codec => codec.encode(message, out))
     }

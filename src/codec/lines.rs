@@ -35,7 +35,9 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Creates a codec for lines of at most `max` bytes that end with `\n`. One `\r` directly before it belongs to the
+    /// Creates a codec for lines of at most `max` bytes that end with `\n`, except that the last one before the end of
+    /// the input may lack it: a peer that stops in the middle of a line cannot be told from one that never ends its
+    /// last. One `\r` directly before it belongs to the
     /// ending, because telnet sends it; any other `\r` belongs to the message. A message that ends with `\r` is
     /// therefore sent with the ending `\r\n`.
     ///
@@ -46,7 +48,7 @@ impl Lines {
     }
 
     /// Creates a codec for lines of at most `max` bytes that end with `\r\n`. A `\n` or `\r` anywhere else is an
-    /// error.
+    /// error, and so is a last line without its ending.
     ///
     /// # Errors
     /// Returns an error if `max` is 0.
@@ -158,6 +160,20 @@ impl Codec for Lines {
             (true, _) => self.skip(state, data),
             (_, false) => self.decode_lf(state, data),
             (_, true) => self.decode_crlf(state, data),
+        }
+    }
+
+    /// The last line needs no `\n` at the end of the input, as in text files; in strict mode it needs its `\r\n`.
+    fn decode_end(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
+        let (begun, consumed) = (*state, data.len());
+        *state = Scan::default();
+        match (self.crlf, begun.discarding) {
+            (true, _) => Err(FrameError::Truncated { have: consumed as u64 }),
+            (false, true) => Ok(Decoded::Skipped { consumed, finished: true }),
+            (false, false) => {
+                let end = data.strip_suffix(b"\r").unwrap_or(data).len();
+                Ok(Decoded::Message { start: 0, end, consumed })
+            }
         }
     }
 

@@ -171,6 +171,17 @@ pub trait Codec: 'static {
     /// Returns an error if the bytes cannot become a message of this framing.
     fn decode(&self, state: &mut Self::State, data: &[u8]) -> Result<Decoded, FrameError>;
 
+    /// Looks at `data`, the rest that is no complete message, when the peer has closed its sending side. A framing
+    /// whose last message needs no ending returns it as [`Decoded::Message`]; one that was discarding a message returns
+    /// [`Decoded::Skipped`], which may consume nothing here. Default: [`FrameError::Truncated`].
+    ///
+    /// # Errors
+    /// Returns an error if the rest is only a part of a message.
+    fn decode_end(&self, state: &mut Self::State, data: &[u8]) -> Result<Decoded, FrameError> {
+        let _ = state;
+        Err(FrameError::Truncated { have: data.len() as u64 })
+    }
+
     /// Appends the framed `message` to `out`.
     ///
     /// # Errors

@@ -160,6 +160,22 @@ impl Core {
         true
     }
 
+    /// Takes the buffered input of a connection out of its buffer.
+    pub(crate) fn take_input(&mut self, id: ConnId) -> Vec<u8> {
+        let Some(input) = self.conns.live_mut(id).and_then(|c| c.input.take()) else { return Vec::new() };
+        let bytes = input.data().to_vec();
+        input.recycle(&mut self.pool);
+        bytes
+    }
+
+    /// Makes the loop call `on_end` again, in a later turn, once the connection may be read.
+    pub(crate) fn defer_end(&mut self, id: ConnId) {
+        if let Some(c) = self.conns.live_mut(id) {
+            c.halves.eof_delivered = false;
+            self.enqueue_if_work(id);
+        }
+    }
+
     /// Drops the buffered input of a connection.
     pub(crate) fn discard_input(&mut self, id: ConnId) {
         let Some(c) = self.conns.live_mut(id) else { return };

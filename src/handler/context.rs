@@ -136,6 +136,16 @@ impl<'a> Context<'a> {
         self.net.core().conns.get(self.id).map_or(0, |c| c.buffered_len())
     }
 
+    /// Takes the bytes of an unfinished message out of the buffer. For use in `on_end`.
+    pub(crate) fn take_kept(&mut self) -> Vec<u8> {
+        self.net.core_mut().take_input(self.id)
+    }
+
+    /// Calls [`on_end`](crate::Handler::on_end) again when the connection may be read.
+    pub(crate) fn defer_end(&mut self) {
+        self.net.core_mut().defer_end(self.id);
+    }
+
     /// Returns whether to continue with the data at hand. Returns `false` if the connection is closing, is paused, has
     /// too much unsent output, has used up its messages for this turn, or is about to [switch](Context::switch): then
     /// [`defer`](Context::defer) the rest.

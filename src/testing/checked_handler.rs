@@ -244,6 +244,8 @@ impl<H: Handler> Handler for CheckedHandler<H> {
             self.complain(*index, "a second end");
         }
         self.around(cx, *index, |h, cx| h.on_end(cx, inner));
+        // It may have put the end off, behind a last message.
+        self.records[*index].ended &= cx.core().conns.get(cx.id()).is_none_or(|c| c.halves.eof_delivered);
     }
 
     fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {

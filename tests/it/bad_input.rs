@@ -20,7 +20,7 @@ enum Then {
     Reset,
 }
 
-const BAD: [(&str, &[u8], Then, &str); 17] = [
+const BAD: [(&str, &[u8], Then, &str); 18] = [
     ("len:u32be", b"\xff\xff\xff\xff", Then::Wait, "frame_too_long"),
     ("len:u32be", b"\x00\x10\x00\x01", Then::Wait, "frame_too_long"),
     ("len:u64be", b"\xff\xff\xff\xff\xff\xff\xff\xff", Then::Wait, "frame_too_long"),
@@ -35,7 +35,8 @@ const BAD: [(&str, &[u8], Then, &str); 17] = [
     ("varint", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", Then::Wait, ""),
     ("dec:10", b"GET / HTTP/1.1\r\n", Then::Wait, "bad_frame"),
     ("len:u32be", b"\0\0\0\x0ahalf", Then::Finish, "truncated_frame"),
-    ("lines", b"no end", Then::Finish, "truncated_frame"),
+    ("lines:crlf", b"no end", Then::Finish, "truncated_frame"),
+    ("delim:;", b"no end", Then::Finish, "truncated_frame"),
     ("len:u32be", b"\0\0", Then::Finish, "truncated_frame"),
     ("len:u32be", b"\0\0\0\x0ahalf", Then::Reset, "peer_reset"),
 ];

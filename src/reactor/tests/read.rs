@@ -156,6 +156,61 @@ fn the_end_inside_a_message_is_an_error_and_delivers_none() {
 }
 
 #[test]
+fn the_last_line_needs_no_newline_at_the_end_wherever_it_is_cut() {
+    for (text, heard, messages) in [
+        ("one\nlast", "one\\nlast\\n", 2),
+        ("last\r", "last\\n", 1),
+        ("one\r\n", "one\\n", 1),
+        ("one\ntoolong!", "one\\n", 1),
+    ] {
+        for cut in 1..=text.len() {
+            let mut rig = rig(limits(), Framed::new(Lines::lf(5).unwrap().discard_too_long(), Echo));
+            let a = rig.connect();
+            rig.say(a, &text[..cut]);
+            rig.sys().send(a, &text.as_bytes()[cut..]);
+            rig.fin(a);
+            assert_eq!(rig.heard(a), heard, "{text:?} cut at {cut}");
+            let stats = rig.stats();
+            assert_eq!((stats.messages_in, stats.discarded), (messages, u64::from(text.ends_with('!'))), "{text:?}");
+            assert_eq!((rig.closed(&Reason::PeerClosed), stats.input_held), (1, 0));
+        }
+    }
+}
+
+/// Pauses at each line, and answers it on a tick.
+struct Slow {
+    waits: Option<ConnId>,
+}
+
+impl Handler for Slow {
+    type State = ();
+    fn on_open(&mut self, _cx: &mut Context<'_>) {}
+    fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {
+        cx.pause();
+        self.waits = Some(cx.id());
+        cx.set_tick(SECOND, 0);
+    }
+    fn on_tick(&mut self, net: &mut Net<'_>, _key: u64) {
+        if let Some(id) = self.waits.take() {
+            net.send_to(id, "done");
+            net.resume_id(id);
+        }
+    }
+}
+
+#[test]
+fn the_end_behind_a_last_line_waits_for_a_handler_that_has_paused() {
+    let mut rig = rig(limits(), Framed::new(Lines::lf(5).unwrap(), Slow { waits: None }));
+    let a = rig.connect();
+    rig.sys().send(a, b"last");
+    rig.fin(a);
+    assert_eq!((rig.heard(a).as_str(), rig.closed(&Reason::PeerClosed)), ("", 0));
+    rig.pass(SECOND * 2);
+    rig.settle();
+    assert_eq!((rig.heard(a).as_str(), rig.closed(&Reason::PeerClosed)), ("done\\n", 1));
+}
+
+#[test]
 fn every_way_of_cutting_a_message_gives_the_same() {
     let text = b"one\ntwo\n\nthree\n";
     for cuts in 0..1u32 << 7 {

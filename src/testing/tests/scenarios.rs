@@ -133,7 +133,7 @@ impl Play for FramedEcho {
         for client in view.clients.iter().filter(|_| over) {
             let (got, error) = parse(Some(&self.codec), client.received(&view.inner.sys));
             require(error.is_none(), || format!("N1: no messages: {error:?}"))?;
-            let (said, _) = parse(Some(&self.codec), &client.says[..client.said]);
+            let said = said_in(&self.codec, &client.says[..client.said]);
             require(said.starts_with(&got), || format!("N1: not an echo: {got:?} of {said:?}"))?;
             let closed = client.peer.and_then(|p| oracle.closed_of(p));
             if let Some(closed) = closed.filter(|c| c.why == Reason::PeerClosed && is_whole(view, client, c)) {
@@ -161,6 +161,21 @@ fn parse(codec: Option<&AnyCodec>, stream: &[u8]) -> (Vec<Vec<u8>>, Option<Frame
             Err(e) => return (found, Some(e)),
         }
     }
+}
+
+/// Splits what a client has sent before its end into messages. The last one may lack its ending.
+fn said_in(codec: &AnyCodec, stream: &[u8]) -> Vec<Vec<u8>> {
+    let (mut said, error) = parse(Some(codec), stream);
+    let ended = stream.is_empty() || stream.ends_with(b"\n");
+    if let AnyCodec::Lines(_) = codec
+        && error.is_none()
+        && !ended
+        && let Some(last) = stream.rsplit(|byte| *byte == b'\n').next()
+        && let Ok(Decoded::Message { start, end, .. }) = codec.decode_end(&mut Default::default(), last)
+    {
+        said.push(last[start..end].to_vec());
+    }
+    said
 }
 
 /// Removes from a stream the messages of other threads, which must be those in `direct`, once and in order.
