@@ -16,6 +16,8 @@ pub struct Closed {
     pub who: ConnId,
     /// Why it ended.
     pub why: Reason,
+    /// The input that it ended for, if a [`Framed`](crate::Framed) has refused some.
+    pub bad_input: Option<BadInput>,
     /// Bytes read from the peer.
     pub bytes_in: u64,
     /// Bytes handed to the kernel. This does not mean that the peer has read them.
@@ -26,11 +28,40 @@ pub struct Closed {
 
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} closed: {} ({} B in, {} B out", self.who, self.why, self.bytes_in, self.bytes_out)?;
+        write!(f, "{} closed: {}", self.who, self.why)?;
+        if let Some(bad_input) = &self.bad_input {
+            write!(f, "; {bad_input}")?;
+        }
+        write!(f, " ({} B in, {} B out", self.bytes_in, self.bytes_out)?;
         if self.unsent > 0 {
             write!(f, ", {} B unsent", self.unsent)?;
         }
         f.write_str(")")
+    }
+}
+
+/// The message in the input of a connection that it was closed for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BadInput {
+    /// Where it begins, or where its length does if that is announced: bytes from the first one that was read.
+    pub at: u64,
+    /// How it announces its length: the bytes as the peer sent them, at most 64. Empty in a framing that announces
+    /// none, or if not all of them arrived.
+    pub announced: Vec<u8>,
+}
+
+impl BadInput {
+    /// How many bytes are quoted: those of the longest decimal header. (Chosen; other lengths have at most 20.)
+    pub(crate) const QUOTED: usize = 64;
+}
+
+impl fmt::Display for BadInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.announced.is_empty() {
+            true => write!(f, "it begins at byte {}", self.at),
+            false => write!(f, "announced as \"{}\" at byte {}", self.announced.escape_ascii(), self.at),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use crate::buffer::input::InputBuffer;
 use crate::buffer::outbox::Outbox;
-use crate::closed::Reason;
+use crate::closed::{BadInput, Reason};
 use crate::config::address::Address;
 use crate::id::{AttemptId, ConnId, GenSlab, Group, HandlerIdx, HasId, ListenerId};
 use crate::time::Time;
@@ -169,6 +169,8 @@ impl Reserve {
 pub(crate) struct Cold {
     /// Set when the phase leaves `Open`, or earlier if a write failed.
     pub(crate) reason: Option<Reason>,
+    /// The input that the reason is about.
+    pub(crate) bad_input: Option<Box<BadInput>>,
     /// Bytes that were accepted for sending and are lost.
     pub(crate) unsent: u64,
     /// The connect job that it belongs to, and the user's tag.

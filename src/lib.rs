@@ -74,7 +74,7 @@ struct Readme;
 
 pub use crate::core::{Posted, Sent};
 pub use builtin::{Broadcast, Echo, Framed, FramedState};
-pub use closed::{Closed, Reason};
+pub use closed::{BadInput, Closed, Reason};
 pub use command_queue::HandleError;
 pub use config::address::{Address, AddressError, Endpoint};
 pub use config::connect::{Backoff, Connect};

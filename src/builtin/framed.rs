@@ -54,6 +54,16 @@ impl<C: Codec, H: Handler> Framed<C, H> {
     pub fn codec(&self) -> &C {
         &self.codec
     }
+
+    /// Closes the connection because of `rest`, the end of its input, and quotes how that announces its length.
+    fn fail(&self, cx: &mut Context<'_>, error: FrameError, rest: &[u8]) {
+        let field = self.codec.length_field(rest);
+        let (announced, behind) = match rest.get(field.clone()).filter(|announced| !announced.is_empty()) {
+            Some(announced) => (announced, rest.len() - field.start),
+            None => (&[][..], rest.len()),
+        };
+        cx.fail_at(error, announced, behind);
+    }
 }
 
 /// The state of one connection of a [`Framed`]: the codec's state and the inner handler's.
@@ -106,7 +116,7 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
                     rest = rest.get(consumed.max(1)..).unwrap_or_default();
                 }
                 Ok(Decoded::Incomplete) => return cx.keep(rest.len()),
-                Err(error) => return cx.fail(error),
+                Err(error) => return self.fail(cx, error, rest),
             }
         }
         // Paused, out of budget, closing or switched: complete messages may be left, so wait for a turn, not for bytes.
@@ -129,7 +139,7 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
                 }
                 Ok(Decoded::Skipped { .. }) => cx.count_discarded(),
                 Ok(Decoded::Incomplete) => return cx.fail(FrameError::Truncated { have: rest.len() as u64 }),
-                Err(error) => return cx.fail(error),
+                Err(error) => return self.fail(cx, error, &rest),
             }
         }
         self.handler.on_end(cx, &mut state.inner);

@@ -5,6 +5,8 @@
 //! Invariant: `codec.to_string().parse()` returns an equal codec.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+use std::ops::Range;
+
 use super::{
     Codec, DecimalHeader, Decoded, Delimited, EncodeError, FixedSize, FrameError, LengthDelimited, Lines, Netstring,
     Raw, Scan, Varint,
@@ -88,6 +90,10 @@ impl Codec for AnyCodec {
 
     fn decode_end(&self, state: &mut Scan, data: &[u8]) -> Result<Decoded, FrameError> {
         each!(self, codec => codec.decode_end(state, data))
+    }
+
+    fn length_field(&self, data: &[u8]) -> Range<usize> {
+        each!(self, codec => codec.length_field(data))
     }
 
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {

@@ -12,6 +12,8 @@
 //! first invalid byte.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+use std::ops::Range;
+
 use super::error::{check_len, check_max};
 use super::scan::Digits;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
@@ -92,6 +94,10 @@ impl Codec for DecimalHeader {
             _ => return Err(FrameError::TooLong { len: announced, max: self.max as u64 }),
         };
         Ok(state.message(data.len(), self.width, end))
+    }
+
+    fn length_field(&self, _data: &[u8]) -> Range<usize> {
+        0..self.width
     }
 
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {

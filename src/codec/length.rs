@@ -15,6 +15,8 @@
 //! is rejected, never truncated.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+use std::ops::Range;
+
 use super::error::check_len;
 use super::{Codec, Decoded, EncodeError, FrameError, Scan};
 
@@ -66,7 +68,7 @@ impl LengthDelimited {
     /// Returns the length of the whole frame. `data` holds the whole header.
     #[inline]
     fn frame_len(&self, data: &[u8]) -> Result<usize, FrameError> {
-        let Some(body) = self.length_field(data).checked_add_signed(self.adjustment) else {
+        let Some(body) = self.field_value(data).checked_add_signed(self.adjustment) else {
             return Err(self.impossible());
         };
         match usize::try_from(body) {
@@ -78,7 +80,7 @@ impl LengthDelimited {
     /// Reads the value of the length field. Usually 8 bytes are available, so it reads all 8 and shifts out those that
     /// do not belong to the field.
     #[inline]
-    fn length_field(&self, data: &[u8]) -> u64 {
+    fn field_value(&self, data: &[u8]) -> u64 {
         let field = data.get(self.offset..).unwrap_or_default();
         let bytes = match field.first_chunk::<8>() {
             Some(bytes) => *bytes,
@@ -137,6 +139,10 @@ impl Codec for LengthDelimited {
         }
         let frame = self.frame_len(data)?;
         Ok(state.message(data.len(), self.start, frame))
+    }
+
+    fn length_field(&self, _data: &[u8]) -> Range<usize> {
+        self.offset..self.header
     }
 
     /// With `initial_bytes_to_strip(0)` the message brings its own header, and only its length field is filled in.

@@ -7,6 +7,7 @@
 //! is linear in the input, even if it arrives one byte at a time.
 
 use std::fmt;
+use std::ops::Range;
 
 mod any;
 mod decimal;
@@ -180,6 +181,13 @@ pub trait Codec: 'static {
     fn decode_end(&self, state: &mut Self::State, data: &[u8]) -> Result<Decoded, FrameError> {
         let _ = state;
         Err(FrameError::Truncated { have: data.len() as u64 })
+    }
+
+    /// Returns which bytes of `data`, the front of a message that [`decode`](Codec::decode) has refused, announce its
+    /// length. They are quoted in the report on the connection. Default: none.
+    fn length_field(&self, data: &[u8]) -> Range<usize> {
+        let _ = data;
+        0..0
     }
 
     /// Appends the framed `message` to `out`.

@@ -10,6 +10,8 @@
 //! it too long.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+use std::ops::Range;
+
 use super::error::{check_len, check_max};
 use super::scan::Digits;
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
@@ -89,6 +91,11 @@ impl Codec for Netstring {
                 Ok(Decoded::Incomplete)
             }
         }
+    }
+
+    /// All digits that have arrived, which may be more than it took to refuse the length.
+    fn length_field(&self, data: &[u8]) -> Range<usize> {
+        0..data.iter().take_while(|byte| byte.is_ascii_digit()).count()
     }
 
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {

@@ -11,6 +11,8 @@
 //! it can only be too long.
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
+use std::ops::Range;
+
 use super::error::{check_len, check_max};
 use super::{BuildError, Codec, Decoded, EncodeError, FrameError, Scan};
 
@@ -84,6 +86,11 @@ impl Codec for Varint {
         };
         let end = start.saturating_add(len);
         Ok(state.message(data.len(), start, end))
+    }
+
+    /// All bytes of the length that have arrived, which may be more than it took to refuse it.
+    fn length_field(&self, data: &[u8]) -> Range<usize> {
+        0..data.iter().take_while(|byte| **byte & 0x80 != 0).count().saturating_add(1)
     }
 
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {

@@ -7,7 +7,8 @@
 use super::echo::EchoInPlace;
 use super::{Core, Delivery};
 use crate::buffer::input::InputBuffer;
-use crate::closed::Reason;
+use crate::closed::{BadInput, Reason};
+use crate::codec::FrameError;
 use crate::config::limits::LEAST_READ;
 use crate::connection::{Connection, Phase};
 use crate::id::ConnId;
@@ -158,6 +159,18 @@ impl Core {
         self.sync_clock(id);
         self.enqueue_if_work(id);
         true
+    }
+
+    /// Closes a connection gracefully because of input that begins `behind` bytes before the end of what was read.
+    pub(crate) fn refuse_input(&mut self, id: ConnId, error: FrameError, announced: &[u8], behind: usize) {
+        if !self.begin_close(id, error.into()) {
+            return;
+        }
+        if let Some(c) = self.conns.get_mut(id) {
+            let at = c.bytes_in.saturating_sub(behind as u64);
+            let announced = announced.iter().take(BadInput::QUOTED).copied().collect();
+            c.cold_mut().bad_input = Some(Box::new(BadInput { at, announced }));
+        }
     }
 
     /// Takes the buffered input of a connection out of its buffer.

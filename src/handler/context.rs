@@ -95,6 +95,12 @@ impl<'a> Context<'a> {
         self.net.core_mut().begin_close(self.id, error.into());
     }
 
+    /// Like [`fail`](Context::fail), because of input that begins `behind` bytes before the end of what was read, with
+    /// the length that it `announced`.
+    pub(crate) fn fail_at(&mut self, error: FrameError, announced: &[u8], behind: usize) {
+        self.net.core_mut().refuse_input(self.id, error, announced, behind);
+    }
+
     /// Half-closes the connection: sends FIN once everything is written, and continues to receive. Further sends are
     /// rejected. The connection ends when the peer closes its side too and [`on_end`](crate::Handler::on_end) has been
     /// called.

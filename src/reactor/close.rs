@@ -124,8 +124,14 @@ impl<S: Sys> EventLoop<S> {
             let core = &mut self.dispatcher.core;
             let Some(c) = core.conns.live(id) else { continue };
             let reason = c.reason().cloned().unwrap_or(Reason::Handler);
-            let closed =
-                Closed { who: id, why: reason, bytes_in: c.bytes_in, bytes_out: c.bytes_out, unsent: c.unsent() };
+            let closed = Closed {
+                who: id,
+                why: reason,
+                bad_input: c.cold().and_then(|cold| cold.bad_input.as_deref().cloned()),
+                bytes_in: c.bytes_in,
+                bytes_out: c.bytes_out,
+                unsent: c.unsent(),
+            };
             core.stats.closed[closed.why.index()] += 1;
             core.stats.bytes_unsent += closed.unsent;
             self.shutdown.count(&closed);

@@ -1,8 +1,11 @@
 //! Tests of input: what is buffered, what is deferred, and when it is delivered again.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::*;
 use crate::builtin::{Echo, Framed};
-use crate::codec::{LengthDelimited, Lines};
+use crate::codec::{AnyCodec, LengthDelimited, Lines};
 
 #[test]
 fn what_was_kept_comes_back_in_front_of_the_next_bytes() {
@@ -152,6 +155,54 @@ fn the_end_inside_a_message_is_an_error_and_delivers_none() {
         rig.fin(a);
         assert_eq!(rig.closed(&Reason::TruncatedFrame { have: cut as u64 }), 1);
         assert_eq!((rig.heard(a), rig.stats().messages_in), (String::new(), 0));
+    }
+}
+
+#[test]
+fn a_refused_length_is_quoted_as_the_peer_said_it_with_its_place() {
+    for (spec, input, said) in [
+        (
+            "len:u32be,max=9",
+            &b"\0\0\0\x02hiGET /"[..],
+            "message of 1195725856 bytes, at most 9 allowed; announced as \"GET \" at byte 6",
+        ),
+        ("len:u16be,max=9,offset=1,inclusive", b"x\0\x05hix\xff\xff", "; announced as \"\\xff\\xff\" at byte 6"),
+        (
+            "dec:5,max=9",
+            b"    2hi 9999hello",
+            "message of 9999 bytes, at most 9 allowed; announced as \" 9999\" at byte 7",
+        ),
+        ("dec:5", b"    2hi-9999", "decimal header has a sign; announced as \"-9999\" at byte 7"),
+        ("netstring,max=9", b"2:hi,123456:", "announced as \"123456\" at byte 5"),
+        ("varint,max=9", b"\x02hi\xff\xff\x01", "announced as \"\\xff\\xff\\x01\" at byte 3"),
+        ("lines,max=4", b"hi\ntoo long", "message of 5 bytes, at most 4 allowed; it begins at byte 3"),
+        (
+            "len:u32be",
+            b"\0\0\0\x02hi\0\0\x01\0half",
+            "inside a message, after 8 bytes of it; announced as \"\\x00\\x00\\x01\\x00\" at byte 6",
+        ),
+        ("len:u32be", b"\0\0\0\x02hi\0\0\x01", "inside a message, after 3 bytes of it; it begins at byte 6"),
+    ] {
+        let codec: AnyCodec = spec.parse().unwrap();
+        let ends = Rc::new(RefCell::new(Vec::new()));
+        let mut rig = rig(limits(), Framed::new(codec, Ends(Rc::clone(&ends))));
+        let a = rig.connect();
+        rig.say(a, input);
+        rig.fin(a);
+        let closed = ends.borrow_mut().pop().unwrap();
+        assert!(closed.contains(said), "{spec}: {closed}");
+    }
+}
+
+/// Remembers the reports on its connections as text.
+struct Ends(Rc<RefCell<Vec<String>>>);
+
+impl Handler for Ends {
+    type State = ();
+    fn on_open(&mut self, _cx: &mut Context<'_>) {}
+    fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {}
+    fn on_close(&mut self, _net: &mut Net<'_>, _state: (), closed: &Closed) {
+        self.0.borrow_mut().push(closed.to_string());
     }
 }
 
