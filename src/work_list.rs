@@ -48,9 +48,10 @@ impl<Id: Copy + PartialEq> WorkList<Id> {
         self.ids.clear();
     }
 
-    /// Removes an id whose item was removed. Takes time proportional to the length of the list.
-    pub(crate) fn remove(&mut self, id: Id) {
-        self.ids.retain(|&other| other != id);
+    /// Removes the ids whose items were removed, all but those that `live` names. Takes time proportional to the length
+    /// of the list.
+    pub(crate) fn retain(&mut self, live: impl Fn(Id) -> bool) {
+        self.ids.retain(|&id| live(id));
     }
 
     #[inline]
@@ -78,7 +79,7 @@ mod tests {
         assert_eq!((list.len(), list.pop(), flags), (3, Some(2), [true; 3]));
         flags[2] = false;
         list.push(2, &mut flags[2]);
-        list.remove(0);
+        list.retain(|id| id != 0);
         assert_eq!(list.take(), [1, 2]);
         assert!(list.is_empty());
     }

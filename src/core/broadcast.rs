@@ -70,7 +70,7 @@ impl Core {
             self.leave(group, id);
         }
         let Some(state) = self.groups.states.remove(group) else { return false };
-        self.groups.with_unsent.remove(group);
+        self.groups.with_unsent.retain(|other| other != group);
         for mut log in state.logs {
             self.pool.recycle(log.take_block(), Use::Output);
         }

@@ -180,8 +180,7 @@ impl Core {
         c.last_activity = now;
         c.cold_mut().linger = Some(Linger { since: now, discarded: 0 });
         self.lingering.push_back(id);
-        if self.lingering.len() > 2 * self.conns.len() + 64 {
-            // Most of these ids are stale. Cleaning up only now makes the cost per connection constant.
+        if self.is_mostly_stale(self.lingering.len()) {
             let conns = &self.conns;
             self.lingering.retain(|&id| conns.get(id).is_some_and(|c| c.phase == Phase::Lingering));
         }

@@ -216,8 +216,18 @@ impl Core {
                 c.flow.throttled = true;
                 self.throttled.push(id, &mut c.queues.throttled);
             }
+            if self.is_mostly_stale(self.throttled.len()) {
+                let conns = &self.conns;
+                self.throttled.retain(|id| conns.get(id).is_some());
+            }
             self.sync_clock(id);
         }
+    }
+
+    /// Returns whether most ids of a list of this length name connections that are gone, because closing does not
+    /// remove them. Cleaning up only then makes the cost per connection constant.
+    fn is_mostly_stale(&self, ids: usize) -> bool {
+        ids > 2 * self.conns.len() + 64
     }
 
     /// Returns whether processing this connection now would make progress.

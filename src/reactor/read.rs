@@ -148,8 +148,7 @@ impl<S: Sys> EventLoop<S> {
                 c.bytes_in += received.len as u64;
                 c.last_activity = now;
                 c.readiness.spurious_wakeups = 0;
-                // `read_to_eagain` was set with it, so a later read returns the error.
-                c.readiness.error_pending = false;
+                // `error_pending` stays: the error is behind these bytes, and the handler may pause at them.
                 // On TCP a short read has emptied the receive buffer, and later bytes bring a new edge (epoll(7)). This
                 // saves the read that would return EAGAIN. After a hint it does not hold: the FIN behind the bytes has
                 // been announced already.

@@ -81,7 +81,7 @@ impl Sources {
     pub(super) fn remove(&mut self, id: SourceId, sys: &mut impl Sys) -> Option<Box<dyn ErasedSource>> {
         let mut entry = self.entries.remove(id)?;
         if entry.queued {
-            self.ready.remove(id);
+            self.ready.retain(|other| other != id);
         }
         sys.remove_source(entry.source.source());
         Some(entry.source)

@@ -7,6 +7,7 @@ use crate::builtin::{Echo, Framed};
 use crate::codec::Lines;
 use crate::config::connect::{Backoff, Connect};
 use crate::group::SlowMember;
+use crate::sys::Ready;
 use crate::sys::script::DialPlan;
 
 fn hog_limits() -> Limits {
@@ -483,4 +484,40 @@ fn a_lookup_that_is_answered_late_is_not_for_the_next_try() {
     rig.sys().resolves(1, Ok(vec!["127.0.0.1:80".parse().unwrap()]));
     rig.settle();
     assert_eq!(rig.log(), ["0 open"]);
+}
+
+#[test]
+fn a_reset_behind_input_is_noticed_though_the_handler_pauses_at_the_input() {
+    for apart in [true, false] {
+        let mut rig = puppet(|cx, on| {
+            if let On::Data(_) = on {
+                cx.pause();
+            }
+        });
+        let a = rig.connect();
+        rig.sys().send(a, b"x");
+        if apart {
+            rig.settle();
+        }
+        rig.sys().reset(a);
+        // The one event that a system reports for both.
+        let (token, all) = (rig.sys().token(a), Ready::READABLE | Ready::WRITABLE | Ready::HINT | Ready::ERROR);
+        rig.sys().inject(token, all);
+        rig.settle();
+        assert_eq!((rig.stats().open, rig.closed(&Reason::PeerReset)), (0, 1), "apart: {apart}");
+    }
+}
+
+#[test]
+fn the_list_of_those_that_wait_for_memory_does_not_grow_with_those_that_have_gone() {
+    let (mut rig, _, _) = beside_a_hog(hog_limits());
+    for _ in 0..200 {
+        let b = rig.connect();
+        rig.sys().set_window(b, 0);
+        rig.say(b, "answered\nbegun");
+        rig.say(b, "more");
+        rig.reset(b);
+    }
+    assert_eq!(rig.stats().open, 2);
+    assert!(rig.inner.dispatcher.core.throttled.len() <= 2 * 3 + 64);
 }
