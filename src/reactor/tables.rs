@@ -313,7 +313,8 @@ impl ShutdownState {
         if self.until.is_none() {
             return;
         }
-        if closed.unsent == 0 && closed.why != Reason::ShutdownDeadline {
+        let cut = matches!(closed.why, Reason::ShutdownDeadline | Reason::HandlerPanic);
+        if closed.unsent == 0 && !cut {
             self.report.clean += 1;
         } else {
             self.report.cut += 1;

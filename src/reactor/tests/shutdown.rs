@@ -172,3 +172,12 @@ fn a_callback_may_stop_the_reactor_and_end_the_grace() {
     assert_eq!(rig.closed(&Reason::ShutdownDeadline), 2);
     assert!(rig.sys().peers[b].closed.is_some());
 }
+
+#[test]
+fn a_panic_at_the_shutdown_is_no_clean_end() {
+    let mut rig = puppet(|_, on| assert_ne!(on, On::Shutdown, "as the test wants it"));
+    rig.connect();
+    rig.inner.begin_shutdown(SECOND);
+    rig.settle();
+    assert_eq!(rig.inner.shutdown.last().map(|r| (r.clean, r.cut)), Some((0, 1)));
+}
