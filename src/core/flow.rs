@@ -87,8 +87,11 @@ impl Core {
         let most = self.limits.links_per_connection;
         let open = |id| self.conns.get(id).filter(|c| c.phase == Phase::Open);
         let (Some(sender), Some(fed)) = (open(from), open(to)) else { return false };
-        if from == to || sender.cold().is_some_and(|r| r.links_to.contains(&to)) {
-            // They are linked already; and a connection is always paused by its own output, without a link.
+        if from == to {
+            return false;
+        }
+        if sender.cold().is_some_and(|r| r.links_to.contains(&to)) {
+            // They are linked already.
             return true;
         }
         let full = |links: Option<usize>| links.is_some_and(|n| n >= most);

@@ -159,7 +159,8 @@ impl<'a> Net<'a> {
     /// [`Limits::output_low`](crate::Limits::output_low). Reads of `from` are also no larger than what `to` may still
     /// queue, so a relay that only passes bytes on never overruns the receiver. A link ends when either connection
     /// begins to close. A relay links both directions. Returns `false` if one of them is closing or has
-    /// [`Limits::links_per_connection`](crate::Limits::links_per_connection) links.
+    /// [`Limits::links_per_connection`](crate::Limits::links_per_connection) links, or if they are the same: a
+    /// connection is always paused by its own output.
     pub fn link(&mut self, from: ConnId, to: ConnId) -> bool {
         self.core.link(from, to)
     }

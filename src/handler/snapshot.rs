@@ -62,7 +62,7 @@ pub struct Snapshot {
     pub origin: Origin,
     /// The phase of its life.
     pub phase: ConnectionPhase,
-    /// Time since it was accepted or requested.
+    /// Time since it was accepted or established; while it connects, since that began.
     pub age: Duration,
     /// Time since a byte was last read or written, or since reading was last resumed.
     pub idle: Duration,
