@@ -222,3 +222,15 @@ fn any_use_agrees_with_a_sorted_map() {
         }
     });
 }
+
+#[test]
+fn the_timers_around_a_cancelled_one_still_end_with_their_owner() {
+    for gone in 0..3 {
+        let mut b = Bench::default();
+        let ids: Vec<TimerId> = (0..3).map(|key| b.set(0, key, ms(5), None)).collect();
+        assert!(b.cancel(ids[gone]));
+        b.check();
+        b.timers.clear(&mut b.lists[0]);
+        assert_eq!((b.timers.len(), b.lists[0].len, b.timers.next()), (0, 0, Time::NEVER));
+    }
+}
