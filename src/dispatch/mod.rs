@@ -377,6 +377,19 @@ impl Dispatcher {
     }
 }
 
+impl Drop for Dispatcher {
+    /// Drops each state, handler and codec on its own: two panics in one unwinding would abort the process.
+    fn drop(&mut self) {
+        for mut entry in std::mem::take(&mut self.handlers).into_iter().map(|(_, entry)| entry) {
+            while self.guarded(CallSite::Dropped, |_| entry.handler.drop_a_state()).unwrap_or(true) {}
+            self.guarded(CallSite::Dropped, |_| drop(entry));
+        }
+        while let Some(framing) = self.core.framings.pop() {
+            self.guarded(CallSite::Dropped, |_| drop(framing));
+        }
+    }
+}
+
 /// Returns the message of a panic.
 pub(crate) fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();

@@ -33,6 +33,10 @@ pub(super) trait ErasedHandler: Any {
     fn insert_state(&mut self, state: Box<dyn Any>) -> Option<usize>;
     /// Drops the state of a connection that switches to another handler.
     fn remove_state(&mut self, state: usize);
+    /// Drops the state of some connection. Returns `false` if there is none.
+    fn drop_a_state(&mut self) -> bool {
+        false
+    }
     fn takes_connections(&self) -> bool {
         true
     }
@@ -119,6 +123,11 @@ impl<H: Handler> ErasedHandler for HandlerSlot<H> {
 
     fn remove_state(&mut self, state: usize) {
         self.states.try_remove(state);
+    }
+
+    fn drop_a_state(&mut self) -> bool {
+        let first = self.states.iter().next().map(|(state, _)| state);
+        first.map(|state| self.states.remove(state)).is_some()
     }
 
     fn name(&self) -> &'static str {

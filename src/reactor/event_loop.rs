@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::tables::{BoundSocket, BySlot, Listeners, ShutdownState, Sources};
 use crate::closed::REASONS;
 use crate::config::address::Address;
-use crate::config::limits::{Limit, Limits};
+use crate::config::limits::{Limit, Limits, PanicPolicy};
 use crate::core::Core;
 use crate::dispatch::{CallSite, Dispatcher};
 use crate::handler::handle::{Command, Handle, Shared};
@@ -160,11 +160,20 @@ impl<S: Sys> EventLoop<S> {
 
 impl<S: Sys> Drop for EventLoop<S> {
     fn drop(&mut self) {
+        self.dispatcher.set_panic_policy(PanicPolicy::CloseConnection);
         // Dropped here, outside the queue's lock: the drop of a closure or a note is user code, and
         // may use a `Handle`.
         let left = self.shared.commands.close();
         if !left.is_empty() {
             log::debug!("{} queued commands dropped with the reactor", left.len());
+        }
+        // Each on its own, as in the drop of the dispatcher.
+        for command in left {
+            self.dispatcher.guarded(CallSite::Dropped, |_| drop(command));
+        }
+        let Self { sources, sys, dispatcher, .. } = self;
+        for id in sources.entries.ids().collect::<Vec<_>>() {
+            dispatcher.guarded(CallSite::Dropped, |_| drop(sources.remove(id, sys)));
         }
     }
 }

@@ -312,3 +312,45 @@ fn a_connection_is_among_the_open_ones_from_its_first_callback_on() {
     rig.say(a, "?");
     assert_eq!((rig.heard(a), rig.heard(b)), ("12".to_owned(), "2".to_owned()));
 }
+
+#[test]
+fn a_reactor_is_dropped_whole_though_everything_in_it_panics_when_dropped() {
+    use std::rc::Rc;
+
+    /// Panics when dropped. The count shows how many there are.
+    struct Fragile(#[allow(dead_code, reason = "counted")] Rc<()>);
+    impl Drop for Fragile {
+        fn drop(&mut self) {
+            panic!("in drop, as the test wants it");
+        }
+    }
+    struct Owner(Fragile);
+    impl Handler for Owner {
+        type State = Fragile;
+        fn on_open(&mut self, _cx: &mut Context<'_>) -> Fragile {
+            Fragile(Rc::clone(&self.0.0))
+        }
+        fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut Fragile, _data: &[u8]) {}
+    }
+    let count = Rc::new(());
+    let mut rig = rig(limits(), Owner(Fragile(Rc::clone(&count))));
+    for _ in 0..3 {
+        rig.connect();
+    }
+    let other = rig.inner.dispatcher.add(Owner(Fragile(Rc::clone(&count))), true).unwrap();
+    rig.listen(other);
+    let gone = std::sync::Arc::new(());
+    struct Shared(#[allow(dead_code, reason = "counted")] std::sync::Arc<()>);
+    impl Drop for Shared {
+        fn drop(&mut self) {
+            panic!("in drop, as the test wants it");
+        }
+    }
+    for _ in 0..2 {
+        let shared = Shared(std::sync::Arc::clone(&gone));
+        rig.inner.handle().run(move |_| drop(shared)).unwrap();
+    }
+    assert_eq!((Rc::strong_count(&count), std::sync::Arc::strong_count(&gone)), (1 + 3 + 2, 3));
+    drop(rig);
+    assert_eq!((Rc::strong_count(&count), std::sync::Arc::strong_count(&gone)), (1, 1));
+}
