@@ -242,13 +242,43 @@ impl fmt::Display for Reason {
 mod tests {
     use super::*;
 
+    /// One reason of each kind.
+    fn all() -> [Reason; REASONS] {
+        [
+            Reason::PeerClosed,
+            Reason::PeerReset,
+            Reason::Io(io::ErrorKind::TimedOut),
+            Reason::FrameTooLong { len: 2, max: 1 },
+            Reason::BadFrame("bad"),
+            Reason::TruncatedFrame { have: 1 },
+            Reason::OutputLimit,
+            Reason::TotalOutputLimit,
+            Reason::TotalInputLimit,
+            Reason::WriteStall,
+            Reason::IdleTimeout,
+            Reason::MessageTimeout,
+            Reason::Handler,
+            Reason::HandlerPanic,
+            Reason::Shutdown,
+            Reason::ShutdownDeadline,
+            Reason::AtCapacity,
+            Reason::RegisterFailed,
+            Reason::Livelock,
+        ]
+    }
+
     #[test]
-    fn names_and_indices_are_one_to_one() {
-        for (i, name) in NAMES.iter().enumerate() {
-            assert_eq!(NAMES.iter().filter(|n| *n == name).count(), 1, "{name} stands twice");
-            assert!(i < REASONS);
+    fn each_reason_has_a_counter_and_a_name_of_its_own() {
+        for (i, reason) in all().iter().enumerate() {
+            // The name is the variant's, in snake case.
+            let variant = format!("{reason:?}");
+            let variant = variant.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            let snake: String = variant
+                .char_indices()
+                .flat_map(|(at, c)| (at > 0 && c.is_uppercase()).then_some('_').into_iter().chain(c.to_lowercase()))
+                .collect();
+            let expected = if snake == "io" { "io_error" } else { &snake };
+            assert_eq!((reason.index(), reason.name()), (i, expected));
         }
-        assert_eq!(Reason::Livelock.index(), REASONS - 1);
-        assert_eq!(Reason::Io(io::ErrorKind::TimedOut).name(), "io_error");
     }
 }
