@@ -402,6 +402,9 @@ def a_ping_costs_one_read_and_one_write():
     reads, writes = len(named(trace, "recv.*|readv?")), len(named(trace, "send.*|writev?"))
     waits = len(named(trace, "epoll_p?wait"))
     others = [c.text for c in trace if not re.fullmatch("recvfrom|sendto|epoll_p?wait", c.name)]
+    # Without the flag, a write to a connection that was reset would end a process that does not ignore SIGPIPE.
+    loud = [c.text for c in named(trace, "send.*") if "MSG_NOSIGNAL" not in c.text]
+    assert not loud, loud[:3]
     assert reads == pings and writes == pings, f"{reads} reads and {writes} writes for {pings} pings"
     assert waits < pings / 2, f"{waits} waits for {pings} pings"
     assert not others, others[:3]
