@@ -363,7 +363,8 @@ impl Dispatcher {
         }
         self.core.stats.panics += 1;
         if let Some(n) = self.log_limit.allow(self.core.now) {
-            log::error!("{} panicked: {}{}", self.describe(site), text_of(&*panic), suppressed(n));
+            let text = printable(text_of(&*panic));
+            log::error!("{} panicked: {text}{}", self.describe(site), suppressed(n));
         }
         match site {
             CallSite::Connection(id) => self.core.terminate(id, Reason::HandlerPanic),
@@ -388,6 +389,22 @@ impl Drop for Dispatcher {
             self.guarded(CallSite::Dropped, |_| drop(framing));
         }
     }
+}
+
+/// The most characters of a panic's message that are logged. A message may contain what a peer has sent: escaped, it
+/// cannot forge a line, and cut, it cannot flood the log. Chosen.
+const MAX_PANIC_TEXT: usize = 500;
+
+/// Returns the start of a text with everything escaped that does not print, quotes excepted.
+fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().take(MAX_PANIC_TEXT) {
+        match c {
+            '"' | '\'' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
 }
 
 /// Returns the message of a panic.

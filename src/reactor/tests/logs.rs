@@ -48,3 +48,23 @@ fn a_shortage_of_descriptors_for_a_minute_is_no_line_for_each_try() {
     assert!(said.len() <= 10 + 60, "{}", said.len());
     assert!(rig.stats().accept_pauses >= 590);
 }
+
+#[test]
+fn what_a_peer_gets_into_the_text_of_a_panic_forges_no_line() {
+    let mut rig = puppet_within(Limits { read_buffer: 4096, ..limits() }, |_, on| {
+        if let On::Data(data) = on {
+            panic!("cannot handle {}", String::from_utf8_lossy(data));
+        }
+    });
+    lines();
+    for data in ["x\n[ERROR] all is lost\x1b[2J\u{202e}\r", &"long ".repeat(500)] {
+        let a = rig.connect();
+        rig.say(a, data);
+    }
+    let said = lines();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains(r"cannot handle x\n[ERROR] all is lost\u{1b}[2J\u{202e}\r"), "{said:?}");
+    for line in said {
+        assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}') && line.len() < 1000, "{line}");
+    }
+}
