@@ -1,5 +1,6 @@
 //! Tests of timeouts, and of clocks that stand still, go back or jump.
 
+use super::super::event_loop::FRONT;
 use super::*;
 use crate::builtin::{Echo, Framed};
 use crate::codec::Lines;
@@ -41,6 +42,25 @@ fn a_message_that_comes_byte_by_byte_has_one_clock_from_first_to_last() {
     assert_eq!(rig.phase(good), Phase::Open);
     rig.pass(2 * SECOND);
     assert_eq!(rig.closed(&Reason::MessageTimeout), 1);
+}
+
+#[test]
+fn a_message_too_long_for_the_read_buffer_has_one_clock_as_well() {
+    // As long as what is copied in front of new input, and longer: then new input is appended instead.
+    for begun in [1, FRONT, FRONT + 1, 3 * FRONT] {
+        let mut rig = rig(Limits { read_buffer: 4 * FRONT, ..limits() }, Framed::new(Lines::lf(20_000).unwrap(), Echo));
+        let slow = rig.connect();
+        rig.say(slow, bytes(begun));
+        for _ in 0..29 {
+            rig.pass(SECOND);
+            rig.say(slow, "x");
+        }
+        assert_eq!(rig.phase(slow), Phase::Open, "{begun}: 29 s");
+        rig.pass(SECOND + 2 * MS);
+        assert_ne!(rig.phase(slow), Phase::Open, "{begun}: 30.002 s");
+        rig.pass(3 * SECOND);
+        assert_eq!(rig.closed(&Reason::MessageTimeout), 1);
+    }
 }
 
 #[test]
