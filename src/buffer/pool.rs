@@ -9,12 +9,15 @@ use std::rc::Rc;
 
 /// The capacity of a new buffer. Chosen: enough for a few ordinary messages, and small enough for one per slow peer.
 pub(crate) const SMALL: usize = 2 * 1024;
+/// The capacity of a new buffer while many are in use. Chosen: a short message, and no more than what the allocator and
+/// the outbox take besides.
+const LEAST: usize = 64;
 /// The largest buffer that is cached, and up to which small messages are coalesced. Chosen: long enough for an
 /// efficient write; larger ones are rare, and caching them would hold memory that is seldom needed.
 pub(crate) const LARGE: usize = 64 * 1024;
 
-/// Bytes of empty buffers that stay cached while no buffer is in use. Chosen: 16 large buffers, enough to start a new
-/// burst without allocating.
+/// Bytes of empty buffers that stay cached while no buffer is in use, and in use from which on new buffers are small.
+/// Chosen: 16 large buffers, enough to start a new burst without allocating.
 const AT_REST: usize = 1024 * 1024;
 
 /// What a buffer is used for. Output and input have separate limits.
@@ -47,8 +50,15 @@ impl Pool {
     }
 
     /// Returns an empty buffer with at least this capacity, or `None` if there is no memory.
+    ///
+    /// Buffers of a usual size are reused. But a callback may send a few bytes to every connection: while many buffers
+    /// are in use, further ones are as small as what they hold, or a small broadcast would exhaust the limit of all.
     pub(crate) fn take(&mut self, capacity: usize, purpose: Use) -> Option<Vec<u8>> {
-        let kept = if capacity <= SMALL {
+        let many = *self.account(purpose) >= AT_REST;
+        let least = if many { LEAST } else { SMALL };
+        let kept = if many && capacity < SMALL {
+            None
+        } else if capacity <= SMALL {
             self.small.pop()
         } else if capacity <= LARGE {
             self.large.pop()
@@ -58,7 +68,7 @@ impl Pool {
         let mut buffer = kept.unwrap_or_default();
         self.idle -= buffer.capacity();
         if buffer.capacity() < capacity {
-            buffer.try_reserve_exact(capacity.max(SMALL)).ok()?;
+            buffer.try_reserve_exact(capacity.max(least)).ok()?;
         }
         self.charge(purpose, buffer.capacity());
         Some(buffer)

@@ -102,9 +102,11 @@ pub struct Limits {
     /// Hard limit: terminate a connection whose unsent output would exceed this. Default 2 MiB (chosen; a message of
     /// 1 MiB fits on top of [`output_high`](Limits::output_high)).
     pub output_hard: Limit<usize>,
-    /// Unsent output of all connections together, counted in whole buffers of 2 KiB or more; shared blocks count once.
-    /// Keep this at least 100 KiB above [`output_hard`](Limits::output_hard), or a connection is terminated for the
-    /// total before it reaches its own limit. Default 256 MiB (chosen).
+    /// Unsent output of all connections together, counted in whole buffers (of 2 KiB or more, until 1 MiB is in use;
+    /// further ones are as small as what they hold); shared blocks count once. When it is reached, connections are
+    /// terminated: first those whose peers take nothing, and of these the ones that hold the most. Keep this
+    /// at least 100 KiB above [`output_hard`](Limits::output_hard), or a connection is terminated for the total before
+    /// it reaches its own limit. Default 256 MiB (chosen).
     pub output_total: Limit<usize>,
     /// Input buffered for one connection because its message is not complete. Default 1 MiB + 64 KiB (chosen): a
     /// message of 1 MiB, which is the default `max_payload` of NATS, and its header.

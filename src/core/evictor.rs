@@ -15,24 +15,28 @@ pub(crate) struct Evictor {
     pub(super) input: Scan,
 }
 
+/// A connection that holds memory: whether its peer takes nothing, and how many bytes. One that the peer would take as
+/// soon as it is written is evicted last.
+pub(super) type Holder = (bool, usize, ConnId);
+
 /// The result of one turn's scan.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     /// The turn of the scan.
     turn: Option<u32>,
-    /// Bytes held, and by which connection, in ascending order: the largest is last.
-    holders: Vec<(usize, ConnId)>,
+    /// Whether it is blocked, the bytes held, and by which connection, in ascending order: the largest is last.
+    holders: Vec<Holder>,
 }
 
 impl Scan {
     /// Returns the next largest holder, or `None` if all of this turn's scan were returned. What it holds may have
     /// changed since the scan.
-    pub(super) fn next(&mut self, turn: u32, scan: impl FnOnce() -> Vec<(usize, ConnId)>) -> Option<ConnId> {
+    pub(super) fn next(&mut self, turn: u32, scan: impl FnOnce() -> Vec<Holder>) -> Option<ConnId> {
         if self.turn != Some(turn) {
             self.turn = Some(turn);
             self.holders = scan();
             self.holders.sort_unstable();
         }
-        self.holders.pop().map(|(_, id)| id)
+        self.holders.pop().map(|(.., id)| id)
     }
 }

@@ -207,8 +207,8 @@ impl Core {
             let holders = || {
                 conns
                     .iter()
-                    .map(|c| (c.input.as_ref().map_or(0, |k| k.retained_bytes()), c.id))
-                    .filter(|h| h.0 > 0)
+                    .map(|c| (true, c.input.as_ref().map_or(0, |k| k.retained_bytes()), c.id))
+                    .filter(|h| h.1 > 0)
                     .collect()
             };
             let Some(largest) = evictor.input.next(*turn, holders) else {

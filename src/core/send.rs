@@ -319,7 +319,8 @@ impl Core {
         }
         while self.pool.output().saturating_add(len) > total {
             let Self { evictor, conns, turn, .. } = self;
-            let holders = || conns.iter().map(|c| (c.out.weight(), c.id)).filter(|h| h.0 > 0).collect();
+            let holder = |c: &Connection| (!c.readiness.writable, c.out.weight(), c.id);
+            let holders = || conns.iter().map(holder).filter(|h| h.1 > 0).collect();
             let Some(largest) = evictor.output.next(*turn, holders) else { return false };
             if self.conns.get(largest).is_some_and(|c| c.out.pending() > 0) {
                 self.terminate(largest, Reason::TotalOutputLimit);

@@ -59,6 +59,6 @@ impl<S: Sys> EventLoop<S> {
             }
         };
         self.dispatcher.core.stats.commands_for_nobody += u64::from(!reached);
-        self.flush_full_logs();
+        self.flush_early();
     }
 }

@@ -148,13 +148,13 @@ impl<S: Sys> EventLoop<S> {
         }
         // After the write: a close that the callback requested goes on only when nothing is unsent.
         self.advance_close(id);
-        self.flush_full_logs();
+        self.flush_early();
     }
 
     /// Follows every other callback: of a handler, a source or a closure, and the last one of a connection.
     pub(super) fn after_handler_callback(&mut self, site: CallSite) {
         self.measure_callback(site);
-        self.flush_full_logs();
+        self.flush_early();
     }
 }
 

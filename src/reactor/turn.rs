@@ -47,7 +47,7 @@ impl<S: Sys> EventLoop<S> {
         let events = self.record_events();
         // Broadcasts sent between turns (`Reactor::net`) may have filled the logs, and no flush has
         // followed them.
-        self.flush_full_logs();
+        self.flush_early();
         self.check_stop_requests();
         self.accept();
         self.process_ready();

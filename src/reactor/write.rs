@@ -95,6 +95,15 @@ impl<S: Sys> EventLoop<S> {
             return core.resume_throttled();
         }
         self.flush_groups();
+        self.flush_dirty();
+        // The writes took time. It belongs to the length of this turn, and is no idle time of those
+        // read again now.
+        self.update_clock();
+        self.dispatcher.core.resume_throttled();
+    }
+
+    /// Writes the outboxes that callbacks of others have filled.
+    fn flush_dirty(&mut self) {
         for _ in 0..self.dispatcher.core.dirty.len() {
             let Some(id) = self.dispatcher.core.dirty.pop() else { break };
             if let Some(c) = self.dispatcher.core.conns.live_mut(id) {
@@ -110,17 +119,17 @@ impl<S: Sys> EventLoop<S> {
                 self.dispatcher.core.enqueue_if_work(id);
             }
         }
-        // The writes took time. It belongs to the length of this turn, and is no idle time of those
-        // read again now.
-        self.update_clock();
-        self.dispatcher.core.resume_throttled();
     }
 
-    /// Writes the groups' logs now if they have reached their limit. Otherwise they are written at the end of the turn.
+    /// Writes what cannot wait for the end of the turn: the groups' logs that have reached their limit, and all output
+    /// while memory is short, so that nobody is evicted for bytes that its peer would take.
     #[inline]
-    pub(super) fn flush_full_logs(&mut self) {
+    pub(super) fn flush_early(&mut self) {
         if self.dispatcher.core.logs_full() {
             self.flush_groups();
+        }
+        if !self.dispatcher.core.dirty.is_empty() && self.dispatcher.core.memory_pressure() {
+            self.flush_dirty();
         }
     }
 

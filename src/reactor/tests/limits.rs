@@ -203,3 +203,58 @@ fn any_bytes_are_the_oracles_messages_and_cost_no_more_memory_than_they_are() {
         }
     });
 }
+
+/// Limits with 4 MiB for all output.
+fn little_for_all() -> Limits {
+    Limits { output_total: Limit::At(4 << 20), ..limits() }
+}
+
+#[test]
+fn a_few_bytes_for_each_of_many_healthy_connections_cut_nobody() {
+    let mut rig = puppet_within(little_for_all(), echo);
+    let all: Vec<usize> = (0..5_000).map(|_| rig.sys().connect(0)).collect();
+    rig.settle();
+    for key in 0..3 {
+        rig.net_of_handler().set_tick(MS, key);
+        rig.pass(2 * MS);
+    }
+    assert_eq!((rig.stats().open, rig.closed(&Reason::TotalOutputLimit)), (5_000, 0));
+    assert!(all.iter().all(|&peer| rig.heard(peer) == "tickticktick"));
+}
+
+#[test]
+fn for_want_of_memory_who_takes_nothing_goes_before_who_would_take_it() {
+    let mut rig = puppet_within(little_for_all(), echo);
+    let all: Vec<usize> = (0..10).map(|_| rig.connect()).collect();
+    let (stuck, healthy) = all.split_at(2);
+    for &peer in stuck {
+        rig.sys().set_window(peer, 0);
+        let id = rig.id(peer);
+        rig.net().send_to(id, bytes(300_000));
+    }
+    rig.settle();
+    // Between turns, more than fits.
+    for &peer in healthy {
+        let id = rig.id(peer);
+        rig.net().send_to(id, bytes(480_000));
+    }
+    rig.settle();
+    assert_eq!((rig.stats().open, rig.closed(&Reason::TotalOutputLimit)), (9, 1));
+    assert!(healthy.iter().all(|&peer| rig.heard(peer).len() == 480_000));
+}
+
+#[test]
+fn what_callbacks_send_to_others_is_written_before_it_is_counted_against_anybody() {
+    let mut rig = puppet_within(little_for_all(), |cx, on| {
+        if let On::Data(_) = on {
+            let reader = cx.connections().find(|reader| reader.slot + 30 == cx.id().slot).expect("one of the first");
+            cx.send_to(reader, bytes(200_000));
+        }
+    });
+    let all: Vec<usize> = (0..60).map(|_| rig.connect()).collect();
+    let (readers, speakers) = all.split_at(30);
+    rig.all_send(speakers, b"x");
+    rig.settle();
+    assert_eq!((rig.stats().open, rig.closed(&Reason::TotalOutputLimit)), (60, 0));
+    assert!(readers.iter().all(|&peer| rig.heard(peer).len() == 200_000));
+}
