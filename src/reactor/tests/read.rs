@@ -1,6 +1,6 @@
 //! Tests of input: what is buffered, what is deferred, and when it is delivered again.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::*;
@@ -184,25 +184,27 @@ fn a_refused_length_is_quoted_as_the_peer_said_it_with_its_place() {
         ("len:u32be", b"\0\0\0\x02hi\0\0\x01", "inside a message, after 3 bytes of it; it begins at byte 6"),
     ] {
         let codec: AnyCodec = spec.parse().unwrap();
-        let ends = Rc::new(RefCell::new(Vec::new()));
+        let ends = Rc::new(Cell::new(Vec::new()));
         let mut rig = rig(limits(), Framed::new(codec, Ends(Rc::clone(&ends))));
         let a = rig.connect();
         rig.say(a, input);
         rig.fin(a);
-        let closed = ends.borrow_mut().pop().unwrap();
+        let closed = ends.take().pop().unwrap();
         assert!(closed.contains(said), "{spec}: {closed}");
     }
 }
 
 /// Remembers the reports on its connections as text.
-struct Ends(Rc<RefCell<Vec<String>>>);
+struct Ends(Rc<Cell<Vec<String>>>);
 
 impl Handler for Ends {
     type State = ();
     fn on_open(&mut self, _cx: &mut Context<'_>) {}
     fn on_data(&mut self, _cx: &mut Context<'_>, _state: &mut (), _data: &[u8]) {}
     fn on_close(&mut self, _net: &mut Net<'_>, _state: (), closed: &Closed) {
-        self.0.borrow_mut().push(closed.to_string());
+        let mut ends = self.0.take();
+        ends.push(closed.to_string());
+        self.0.set(ends);
     }
 }
 

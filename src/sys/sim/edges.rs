@@ -66,10 +66,10 @@ impl Sim {
         });
     }
 
-    /// Returns `true` if an event that reports input of this peer could have been delivered by `by`, and was not.
+    /// Returns `true` if an event that reports input of this peer could have been delivered before `by`, and was not.
     pub(crate) fn owes(&self, peer: usize, by: Time) -> bool {
         let readable = |event: Ready| event.bits & (Ready::READABLE | Ready::HINT) != 0;
         let of_peer = |event: Ready| self.live.get(&event.token) == Some(&Some(peer));
-        self.flight.iter().any(|&(at, event)| at <= by.0 && readable(event) && of_peer(event))
+        self.flight.iter().any(|&(at, event)| at < by.0 && readable(event) && of_peer(event))
     }
 }
