@@ -110,7 +110,7 @@ pub enum Reason {
     MessageTimeout,
     /// The handler closed or aborted the connection.
     Handler,
-    /// A callback panicked.
+    /// A callback panicked, or the codec while it encoded a message for this connection.
     HandlerPanic,
     /// The handler closed the connection while the reactor was shutting down.
     Shutdown,

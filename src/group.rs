@@ -13,7 +13,7 @@
 use std::ops::Range;
 
 use crate::buffer::pool::{Pool, Use};
-use crate::codec::Framing;
+use crate::codec::{Framing, NotEncoded, Panic};
 use crate::id::{ConnId, GenSlab, Group, HandlerIdx, HasId};
 use crate::work_list::WorkList;
 
@@ -67,25 +67,24 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Appends one encoded message. Returns `false` if there is no memory or the framing cannot encode it; nothing is
-    /// appended then.
-    fn append(&mut self, number: u64, framing: &Framing, message: &[u8], pool: &mut Pool) -> bool {
-        let state = framing.encoded_len(message.len());
+    /// Appends one encoded message. Appends nothing if there is no memory, or the framing does not encode it.
+    fn append(&mut self, number: u64, framing: &Framing, message: &[u8], pool: &mut Pool) -> Result<(), NotEncoded> {
+        let most = framing.encoded_len(message.len());
         if self.block.capacity() == 0 {
-            let Some(block) = pool.take(state, Use::Output) else { return false };
+            let Some(block) = pool.take(most, Use::Output) else { return Err(NotEncoded::Refused) };
             self.block = block;
         }
         // `Vec` would grow by itself while encoding. Grow it here instead, so that the growth is charged to the pool
         // and an allocation failure is returned, not a panic.
-        let fits = self.block.capacity() - self.block.len() >= state;
-        if !fits && !pool.grow(&mut self.block, state, Use::Output) {
-            return false;
+        let fits = self.block.capacity() - self.block.len() >= most;
+        if !fits && !pool.grow(&mut self.block, most, Use::Output) {
+            return Err(NotEncoded::Refused);
         }
         // A codec may still write more than `encoded_len` announced: charge that growth as well.
         let capacity = self.block.capacity();
-        let encoded = framing.encode(message, &mut self.block).is_ok();
+        let encoded = framing.encode(message, &mut self.block);
         pool.charge(Use::Output, self.block.capacity() - capacity);
-        if encoded {
+        if encoded.is_ok() {
             self.entries.push(Entry { number, end: self.block.len() });
         } else if self.entries.is_empty() {
             pool.recycle(std::mem::take(&mut self.block), Use::Output);
@@ -168,7 +167,7 @@ impl HasId for GroupState {
 }
 
 /// The result of [`GroupState::append`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Appended {
     /// The number of members whose log has the message.
     pub(crate) reached: usize,
@@ -176,6 +175,8 @@ pub(crate) struct Appended {
     pub(crate) missed: usize,
     /// Bytes by which the log that grew most has grown.
     pub(crate) grown: usize,
+    /// The handlers whose codec panicked. Their members are in neither number.
+    pub(crate) panicked: Vec<(HandlerIdx, Panic)>,
 }
 
 impl GroupState {
@@ -184,9 +185,12 @@ impl GroupState {
         let mut sum = Appended::default();
         for log in self.logs.iter_mut().filter(|l| l.users > 0) {
             let before = log.block.len();
-            let done =
-                framings.get(log.framing.slot()).is_some_and(|framing| log.append(number, framing, message, pool));
-            *(if done { &mut sum.reached } else { &mut sum.missed }) += log.users as usize;
+            let framing = framings.get(log.framing.slot()).ok_or(NotEncoded::Refused);
+            match framing.and_then(|framing| log.append(number, framing, message, pool)) {
+                Ok(()) => sum.reached += log.users as usize,
+                Err(NotEncoded::Refused) => sum.missed += log.users as usize,
+                Err(NotEncoded::Panicked(panic)) => sum.panicked.push((log.framing, panic)),
+            }
             sum.grown = sum.grown.max(log.block.len() - before);
         }
         sum
@@ -204,6 +208,11 @@ impl GroupState {
         member.from = number + 1;
         let log = &self.logs[member.log as usize];
         log.entries.last().is_some_and(|e| e.number == number)
+    }
+
+    /// Returns the handler in whose framing the member at `place` is sent to.
+    pub(crate) fn framing_at(&self, place: u32) -> Option<HandlerIdx> {
+        Some(self.logs[self.members.get(place as usize)?.log as usize].framing)
     }
 
     /// Returns the length of the longest log, plus `len`.

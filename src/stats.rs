@@ -56,7 +56,7 @@ pub struct Stats {
     pub accept_pauses: u64,
     /// Errors from `accept(2)`, including those that concern only one pending connection.
     pub accept_errors: u64,
-    /// Panics in callbacks and in closures from other threads.
+    /// Panics in callbacks, in codecs while encoding, and in closures from other threads.
     pub panics: u64,
     /// Commands from other threads that were run.
     pub commands: u64,

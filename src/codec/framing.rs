@@ -2,7 +2,9 @@
 //!
 //! Invariant: encoding either appends one whole framed message or leaves the buffer unchanged.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use super::{Codec, EncodeError};
@@ -43,19 +45,32 @@ impl Framing {
         len.saturating_add(self.overhead)
     }
 
-    /// Appends `message` to `out` in this framing.
-    pub(crate) fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    /// Appends `message` to `out` in this framing. Catches the panic of a user's codec: it would otherwise end whoever
+    /// sends, and not the connection that has the codec.
+    pub(crate) fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), NotEncoded> {
         let Some(codec) = &self.codec else {
             out.extend_from_slice(message);
             return Ok(());
         };
         let mut undo = Undo { length: out.len(), out };
-        let done = codec.encode(message, undo.out);
-        if done.is_ok() {
-            undo.length = undo.out.len();
+        match catch_unwind(AssertUnwindSafe(|| codec.encode(message, undo.out))) {
+            Ok(Ok(())) => undo.length = undo.out.len(),
+            Ok(Err(_)) => return Err(NotEncoded::Refused),
+            Err(panic) => return Err(NotEncoded::Panicked(panic)),
         }
-        done
+        Ok(())
     }
+}
+
+/// The payload of a panic.
+pub(crate) type Panic = Box<dyn Any + Send>;
+
+/// Why a message was not encoded.
+pub(crate) enum NotEncoded {
+    /// The framing cannot carry it.
+    Refused,
+    /// The codec panicked.
+    Panicked(Panic),
 }
 
 impl fmt::Debug for Framing {

@@ -39,6 +39,7 @@ pub use delimiter::Delimited;
 pub use error::BuildError;
 pub use fixed::FixedSize;
 pub use framing::Framing;
+pub(crate) use framing::{NotEncoded, Panic};
 pub use length::LengthDelimited;
 pub use length_builder::LengthDelimitedBuilder;
 pub use lines::Lines;

@@ -13,7 +13,7 @@ use crate::closed::Reason;
 use crate::config::limits::Limits;
 use crate::connection::Membership;
 use crate::group::{Appended, GroupState, Log, SlowMember};
-use crate::id::{ConnId, Group};
+use crate::id::{ConnId, Group, HandlerIdx};
 
 /// How much of a log may be queued for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,13 +151,15 @@ impl Core {
         let Self { groups, framings, pool, stats, .. } = self;
         let number = groups.number();
         let Some(state) = groups.states.get_mut(group) else { return 0 };
-        let Appended { mut reached, mut missed, grown } = state.append(number, framings, message, pool);
+        let Appended { mut reached, mut missed, grown, panicked } = state.append(number, framings, message, pool);
         if reached > 0 {
             groups.with_unsent.push(group, &mut state.has_unsent);
         }
         if let Some(place) = place {
             let carried = state.skip_message(place, number);
-            *(if carried { &mut reached } else { &mut missed }) -= 1;
+            if !panicked.iter().any(|(handler, _)| state.framing_at(place) == Some(*handler)) {
+                *(if carried { &mut reached } else { &mut missed }) -= 1;
+            }
         }
         stats.messages_out += reached as u64;
         stats.unencodable += missed as u64;
@@ -169,7 +171,22 @@ impl Core {
         if let Some(id) = sender.filter(|_| reached > 0) {
             self.record_sender(group, id);
         }
+        for (handler, panic) in panicked {
+            self.end_members_of(group, handler, except);
+            self.codec_panics.push((handler, panic));
+        }
         reached
+    }
+
+    /// Terminates the members of a group that are sent to in the framing of `handler`, whose codec has panicked.
+    #[cold]
+    fn end_members_of(&mut self, group: Group, handler: HandlerIdx, except: Option<ConnId>) {
+        let Some(state) = self.groups.states.get(group) else { return };
+        let places = (0..state.members.len() as u32).filter(|&place| state.framing_at(place) == Some(handler));
+        let members: Vec<ConnId> = places.map(|place| state.members[place as usize].conn).collect();
+        for id in members.into_iter().filter(|&id| Some(id) != except) {
+            self.terminate(id, Reason::HandlerPanic);
+        }
     }
 
     /// Handles a message for which there is no space within [`Limits::output_total`]: it is skipped, or, if the policy

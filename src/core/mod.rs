@@ -36,7 +36,7 @@ use self::datagram_sockets::DatagramSockets;
 use self::echo::EchoInPlace;
 use self::evictor::Evictor;
 use crate::buffer::pool::Pool;
-use crate::codec::Framing;
+use crate::codec::{Framing, Panic};
 use crate::config::limits::Limits;
 use crate::connection::{Connection, Connections, Phase};
 use crate::group::Groups;
@@ -100,6 +100,9 @@ pub(crate) struct Core {
     /// Connecting sockets whose connect job was cancelled or needs them no longer. The loop closes them.
     pub(crate) cancelled_dials: Vec<ConnId>,
     pub(crate) delivery: Delivery,
+    /// Panics of codecs while encoding, each with its handler. Their connections are terminated; the dispatcher reports
+    /// the panics.
+    pub(crate) codec_panics: Vec<(HandlerIdx, Panic)>,
     /// Set if the running callback switches its connection to another handler.
     pub(crate) switch: Option<Switch>,
     /// The time at which the loop last read the clock.
@@ -153,6 +156,7 @@ impl Core {
             connect_jobs: ConnectJobs::default(),
             cancelled_dials: Vec::new(),
             delivery: Delivery::default(),
+            codec_panics: Vec::new(),
             switch: None,
             now: Time(0),
             seen_until: Time(0),

@@ -9,7 +9,7 @@ use super::Core;
 use crate::buffer::outbox::NoMemory;
 use crate::buffer::pool::Pool;
 use crate::closed::Reason;
-use crate::codec::{EncodeError, Framing};
+use crate::codec::{Framing, NotEncoded, Panic};
 use crate::connection::{Connection, Phase};
 use crate::id::ConnId;
 
@@ -37,6 +37,7 @@ impl Sent {
 /// Why a message was not queued.
 enum Refusal {
     Unencodable,
+    Panicked(Panic),
     Full,
 }
 
@@ -46,9 +47,12 @@ impl From<NoMemory> for Refusal {
     }
 }
 
-impl From<EncodeError> for Refusal {
-    fn from(_: EncodeError) -> Self {
-        Self::Unencodable
+impl From<NotEncoded> for Refusal {
+    fn from(why: NotEncoded) -> Self {
+        match why {
+            NotEncoded::Refused => Self::Unencodable,
+            NotEncoded::Panicked(panic) => Self::Panicked(panic),
+        }
     }
 }
 
@@ -168,6 +172,11 @@ impl Core {
                 log::debug!("{id}: its framing cannot encode a message");
                 self.stats.unencodable += 1;
                 Sent::Unencodable
+            }
+            Err(Refusal::Panicked(panic)) => {
+                self.codec_panics.extend(self.conns.get(id).map(|c| (c.handler, panic)));
+                self.terminate(id, Reason::HandlerPanic);
+                Sent::Closed
             }
             Err(Refusal::Full) => {
                 self.terminate(id, Reason::OutputLimit);

@@ -35,6 +35,8 @@ pub(crate) enum CallSite {
     Handler(HandlerIdx),
     /// The callback of a source.
     Source(SourceId),
+    /// The codec of a handler, while encoding.
+    Codec(HandlerIdx),
     /// The drop of a handler, a source or a note.
     Dropped,
     /// A closure from another thread.
@@ -261,6 +263,7 @@ impl Dispatcher {
             }
             CallSite::Handler(handler) => format!("a callback of {}", self.name_of(handler)),
             CallSite::Source(id) => format!("the callback of {id}"),
+            CallSite::Codec(handler) => format!("the codec of {}", self.name_of(handler)),
             CallSite::Dropped => "the drop of a handler, source or note".to_owned(),
             CallSite::Closure => "a closure".to_owned(),
         }
@@ -356,6 +359,14 @@ impl Dispatcher {
         catch_unwind(AssertUnwindSafe(|| code(self))).map_err(|panic| self.panicked(site, panic)).ok()
     }
 
+    /// Reports the panics of codecs since this was last called.
+    #[cold]
+    pub(crate) fn report_codec_panics(&mut self) {
+        for (handler, panic) in std::mem::take(&mut self.core.codec_panics) {
+            self.panicked(CallSite::Codec(handler), panic);
+        }
+    }
+
     /// Handles a panic of user code: counts and logs it, and closes the connection or datagram socket that it was for.
     fn panicked(&mut self, site: CallSite, panic: Box<dyn Any + Send>) {
         if self.panics == PanicPolicy::Propagate {
@@ -369,7 +380,8 @@ impl Dispatcher {
         match site {
             CallSite::Connection(id) => self.core.terminate(id, Reason::HandlerPanic),
             CallSite::Datagrams(id) => self.core.close_datagram_now(id),
-            CallSite::Handler(_) | CallSite::Source(_) | CallSite::Closure | CallSite::Dropped => {}
+            CallSite::Handler(_) | CallSite::Source(_) | CallSite::Codec(_) | CallSite::Closure | CallSite::Dropped => {
+            }
         }
         // A requested switch does not happen. The drop of its state may panic too.
         if let Some(wish) = self.core.switch.take() {

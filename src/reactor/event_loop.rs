@@ -105,11 +105,15 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         core.timers.start_pending(core.now);
         let took = core.now.nanos_since(before);
+        let panicked = !core.codec_panics.is_empty();
         if took > core.longest_call {
             core.longest_call = took;
         }
         if took > self.slow_call {
             self.log_slow_call(site, took);
+        }
+        if panicked {
+            self.dispatcher.report_codec_panics();
         }
     }
 

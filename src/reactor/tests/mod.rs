@@ -10,6 +10,7 @@ mod connect;
 mod connect_in_callbacks;
 mod datagram;
 mod embedding;
+mod encoders;
 mod groups;
 mod handlers;
 mod identity;
