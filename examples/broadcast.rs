@@ -1,9 +1,8 @@
-//! A broadcast server: sends what one client sends to all the others. With `--frame lines` it is a chat room for
-//! telnet.
+//! A broadcast server: sends what one client sends to all the others. With `--telnet` it is a chat room for people.
 //!
 //! ```text
-//! cargo run --release --example broadcast -- --frame lines    # listens on 127.0.0.1:7001
-//! telnet 127.0.0.1 7001                                       # in two terminals; type in one, read in the other
+//! cargo run --release --example broadcast -- --telnet    # listens on 127.0.0.1:7001
+//! telnet 127.0.0.1 7001                                  # or nc, in two terminals; type in one, read in the other
 //! ```
 
 mod common;
@@ -12,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use turnwheel::codec::AnyCodec;
-use turnwheel::{Broadcast, Framed};
+use turnwheel::{Broadcast, Framed, Telnet};
 
 /// Sends what one client sends to all the others. Ctrl-C shuts it down gracefully.
 #[derive(Parser)]
@@ -26,6 +25,10 @@ struct Arguments {
     /// as max=1MiB after commas
     #[arg(long, value_name = "SPEC", default_value = "raw")]
     frame: AnyCodec,
+
+    /// Serve people who type lines at telnet or nc: answer telnet's options, and send no control characters
+    #[arg(long, conflicts_with = "frame")]
+    telnet: bool,
 
     /// Send a message back to its sender as well
     #[arg(long)]
@@ -41,7 +44,14 @@ fn main() -> ExitCode {
     limits.fit(&arguments.frame);
     common::serve(&arguments.options, limits, |reactor| {
         let room = if arguments.include_sender { Broadcast::to_all() } else { Broadcast::to_others() };
+        if arguments.telnet {
+            let room = reactor.add(Telnet::new(LINE, room)?)?;
+            return common::listen_all(reactor, &arguments.addresses, room);
+        }
         let room = reactor.add(Framed::new(arguments.frame, room))?;
         common::listen_all(reactor, &arguments.addresses, room)
     })
 }
+
+/// The longest line of a person, in bytes. Chosen: a terminal passes on no more than 4 095 bytes in one line.
+const LINE: usize = 4096;

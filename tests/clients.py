@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import resource
+import select
 import signal
 import socket
 import struct
@@ -174,7 +175,7 @@ def listening_beyond_loopback_is_noticed():
 
 def help_mentions_each_option():
     common = ["--idle-timeout", "--max-connections", "--stats", "--help", "HOST:PORT", "unix:PATH", "RUST_LOG"]
-    more = {"echo": [], "framed": ["--frame"], "broadcast": ["--frame", "--include-sender"]}
+    more = {"echo": [], "framed": ["--frame"], "broadcast": ["--frame", "--telnet", "--include-sender"]}
     for name, own in more.items():
         done = run([program(name), "--help"])
         text = done.stdout.decode()
@@ -409,7 +410,7 @@ def five_hundred_asyncio_clients_are_served_at_once():
 
 def two_people(telnet, *options):
     """Runs two clients that each send a line. Returns what each of them printed."""
-    with Server("broadcast", "--frame", "lines", *options) as server:
+    with Server("broadcast", "--telnet", *options) as server:
         command = telnet(server.port)
         with Talk(*command) as ann, Talk(*command) as bob:
             if command[0] == "telnet":
@@ -462,6 +463,66 @@ def telnet_chats_with_the_others():
 def socat_chats_with_all():
     need("socat")
     a_chat_with_include_sender_reaches_all(lambda port: ["socat", "-", f"TCP4:{HOST}:{port}"])
+
+
+def telnet_options_and_control_characters_reach_nobody():
+    with Server("broadcast", "--telnet") as server, server.connect() as ann, server.connect() as bob:
+        assert in_the_room(server, 2)
+        ann.sendall(b"\xff\xfd\x03\xff\xfb\x18hel\xff\xf4\xff\xfd\x06lo \x1b[2J\r\0")
+        assert receive(ann, 9) == b"\xff\xfc\x03\xff\xfe\x18\xff\xfb\x06"
+        assert receive(bob, 12) == b"hello ?[2J\r\n"
+        bob.sendall(b"last words")
+        bob.shutdown(socket.SHUT_WR)
+        assert receive(ann, 12) == b"last words\r\n"
+
+
+def telnet_at_a_terminal_is_not_silenced_by_an_interrupt():
+    need("telnet")
+    with Server("broadcast", "--telnet") as server, server.connect() as bob:
+        ann, terminal = os.forkpty()
+        if ann == 0:
+            try:
+                os.execvp("telnet", ["telnet", HOST, str(server.port)])
+            finally:
+                os._exit(127)
+        seen = b""
+
+        def sees(text):
+            nonlocal seen
+            until = time.monotonic() + 5
+            while text not in seen and select.select([terminal], [], [], max(0, until - time.monotonic()))[0]:
+                seen += os.read(terminal, 4096)
+            assert text in seen, f"{text} is not in {seen}"
+
+        try:
+            sees(b"Escape character")
+            assert in_the_room(server, 2)
+            os.write(terminal, b"hello\n")
+            assert receive(bob, 7) == b"hello\r\n"
+            os.write(terminal, b"\x03")  # Ctrl-C
+            sees(b"^C")
+            bob.sendall(b"still there?\n")
+            sees(b"still there?")
+            os.write(terminal, b"yes\n")
+            assert receive(bob, 5) == b"yes\r\n"
+        finally:
+            os.kill(ann, signal.SIGKILL)
+            os.waitpid(ann, 0)
+            os.close(terminal)
+
+
+def what_the_end_cuts_off_is_warned_of_unless_it_is_a_line():
+    with Server("framed", "--frame", "lines") as server, server.connect() as client:
+        client.sendall(b"one\nlast")
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == b"one\nlast\n"
+        assert " WARN " not in server.errors()
+    with Server("framed", "--frame", "len:u32be") as server, server.connect() as client:
+        client.sendall(b"\0\0\0\3one\0\0\0\5half")
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == b"\0\0\0\3one"
+        says = r'inside a message, after 8 bytes of it; announced as "\x00\x00\x00\x05" at byte 7'
+        assert wait_for(lambda: says in server.errors()) and " WARN " in server.errors(), server.errors()
 
 
 def lines_with_and_without_carriage_return_are_equivalent():
@@ -653,6 +714,9 @@ CHECKS = [
     nc_chats_with_the_others,
     nc_chats_with_all,
     telnet_chats_with_the_others,
+    telnet_options_and_control_characters_reach_nobody,
+    telnet_at_a_terminal_is_not_silenced_by_an_interrupt,
+    what_the_end_cuts_off_is_warned_of_unless_it_is_a_line,
     socat_chats_with_all,
     lines_with_and_without_carriage_return_are_equivalent,
     asyncio_clients_receive_all_broadcasts_in_order,

@@ -3,16 +3,11 @@
 //! Invariant: the inner handler gets each complete message exactly once and in order, and nothing else as data. All
 //! other callbacks are passed through.
 
-use std::any::Any;
-use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 
-use crate::closed::Closed;
 use crate::codec::{Codec, Decoded, FrameError, Framing};
 use crate::handler::Handler;
 use crate::handler::context::Context;
-use crate::handler::net::Net;
 
 /// A message handler: calls `on_data` of the inner handler once per complete message, and frames what is sent to its
 /// connections.
@@ -145,41 +140,7 @@ impl<C: Codec, H: Handler> Handler for Framed<C, H> {
         self.handler.on_end(cx, &mut state.inner);
     }
 
-    fn on_drain(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
-        self.handler.on_drain(cx, &mut state.inner);
-    }
-
-    fn on_timer(&mut self, cx: &mut Context<'_>, state: &mut Self::State, key: u64) {
-        self.handler.on_timer(cx, &mut state.inner, key);
-    }
-
-    fn on_tick(&mut self, net: &mut Net<'_>, key: u64) {
-        self.handler.on_tick(net, key);
-    }
-
-    fn on_note(&mut self, net: &mut Net<'_>, note: Box<dyn Any + Send>) {
-        self.handler.on_note(net, note);
-    }
-
-    fn on_note_to(&mut self, cx: &mut Context<'_>, state: &mut Self::State, note: Box<dyn Any + Send>) {
-        self.handler.on_note_to(cx, &mut state.inner, note);
-    }
-
-    fn on_connect_failed(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error) {
-        self.handler.on_connect_failed(net, tag, error);
-    }
-
-    fn on_connect_retry(&mut self, net: &mut Net<'_>, tag: u64, error: &io::Error, wait: Duration) {
-        self.handler.on_connect_retry(net, tag, error, wait);
-    }
-
-    fn on_shutdown(&mut self, cx: &mut Context<'_>, state: &mut Self::State) {
-        self.handler.on_shutdown(cx, &mut state.inner);
-    }
-
-    fn on_close(&mut self, net: &mut Net<'_>, state: Self::State, closed: &Closed) {
-        self.handler.on_close(net, state.inner, closed);
-    }
+    pass_through!();
 
     fn framing(&self) -> Framing {
         Framing::of(Rc::clone(&self.codec))

@@ -28,6 +28,11 @@ impl Framing {
         Self { longest: codec.max_message(), overhead: codec.max_overhead(), codec: Some(codec) }
     }
 
+    /// A framing without a codec, of messages of at most `longest` bytes with at most `overhead` bytes added.
+    pub(crate) fn with(encoder: Rc<dyn Encode>, longest: usize, overhead: usize) -> Self {
+        Self { codec: Some(encoder), longest, overhead }
+    }
+
     /// Returns whether bytes are sent unchanged.
     #[inline]
     pub const fn is_raw(&self) -> bool {
@@ -92,7 +97,7 @@ impl Drop for Undo<'_> {
 }
 
 /// The part of [`Codec`] that needs no per-connection state, so that it can be a trait object.
-trait Encode {
+pub(crate) trait Encode {
     fn encode(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError>;
 }
 

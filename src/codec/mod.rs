@@ -29,6 +29,7 @@ mod scan;
 pub(crate) mod shape_tests;
 mod size;
 mod spec;
+pub(crate) mod telnet;
 #[cfg(test)]
 mod tests;
 mod varint;

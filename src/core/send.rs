@@ -140,13 +140,28 @@ impl Core {
         if self.conns.get(id).is_none_or(|c| framing_of(&self.framings, c).is_some()) {
             return self.send(id, &data);
         }
-        if !self.may_send(id, data.len()) {
+        self.send_plain(id, data.len(), |c, pool| c.out.push_bytes(data, pool))
+    }
+
+    /// Sends bytes that are part of the framing itself, and no message.
+    pub(crate) fn send_unframed(&mut self, id: ConnId, data: &[u8]) -> Sent {
+        self.send_plain(id, data.len(), |c, pool| c.out.push(data, pool))
+    }
+
+    /// Queues `len` bytes as they are.
+    fn send_plain(
+        &mut self,
+        id: ConnId,
+        len: usize,
+        push: impl FnOnce(&mut Connection, &mut Pool) -> Result<(), NoMemory>,
+    ) -> Sent {
+        if !self.may_send(id, len) {
             return self.refused(id);
         }
         self.start_write_stall(id);
         let Self { conns, pool, .. } = self;
         let Some(c) = conns.live_mut(id) else { return Sent::Closed };
-        let queued = c.out.push_bytes(data, pool).map_err(Refusal::from);
+        let queued = push(c, pool).map_err(Refusal::from);
         self.after_queueing(id, queued)
     }
 

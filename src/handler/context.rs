@@ -70,6 +70,11 @@ impl<'a> Context<'a> {
         self.net.send_bytes_to(self.id, message)
     }
 
+    /// Sends bytes to the peer without framing.
+    pub(crate) fn send_unframed(&mut self, bytes: &[u8]) {
+        self.net.core_mut().send_unframed(self.id, bytes);
+    }
+
     /// Returns how many bytes of output to the peer are unsent, including those sent in this callback.
     pub fn pending(&self) -> usize {
         self.net.pending_of(self.id).unwrap_or(0)

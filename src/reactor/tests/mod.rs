@@ -25,6 +25,7 @@ mod regressions;
 mod send;
 mod shutdown;
 mod switch;
+mod telnet;
 mod timeouts;
 mod timers;
 
