@@ -20,6 +20,8 @@ pub(super) struct Seen {
     /// When a turn last ended without unsent output; and when one last ended with reading paused.
     pub(super) idle_out: u64,
     pub(super) held_at: u64,
+    /// When the loop last knew of input that it had not read.
+    pub(super) unread_at: u64,
     pub(super) drains: u64,
     /// It has drained to the low-water mark: the number of on_drain calls before, and the turns since without one.
     pub(super) fell: Option<(u64, u32)>,
