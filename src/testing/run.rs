@@ -25,10 +25,11 @@ use crate::reactor::turn::Turn;
 use crate::sys::Sys;
 use crate::sys::sim::{Dice, Fault, MS, Mark, Odds, Sim, Struck, fold, new_struck};
 
-/// Once the faults have ended: the turns within which some byte must be delivered, and within which all must be.
-/// Chosen; with the smallest budgets, a byte at a time is written.
+/// Once the faults have ended: the turns within which some byte must be delivered, and within which all must be, in
+/// addition to those for each byte that waits already. Chosen; with the smallest budgets, a byte at a time is written.
 const PATIENCE: usize = 30_000;
 const LONG_PATIENCE: usize = 200_000;
+const TURNS_FOR_A_BYTE: usize = 4;
 /// The maximum number of turns with faults. Chosen: long enough for timeouts and shutdowns, short enough for
 /// thousands of seeds.
 const STEPS: usize = 300;
@@ -291,7 +292,7 @@ impl<H: Handler> Run<H> {
     /// Turns until nothing is left to do. With `end`, clients that have sent everything finish.
     fn until_quiet<P: Play<H = H>>(&mut self, plan: &P, end: bool) -> Result<(), String> {
         let (mut before, mut still) = (0, 0);
-        for _ in 0..LONG_PATIENCE {
+        for _ in 0..LONG_PATIENCE + TURNS_FOR_A_BYTE * self.unsent() {
             let (got, _) = self.delivered();
             still = if got > before { 0 } else { still + 1 };
             before = got;
@@ -354,6 +355,11 @@ impl<H: Handler> Run<H> {
             let written = c.peer.map_or(0, |p| sim.facts[p].written);
             (x + c.received(sim).len() as u64, y + written)
         })
+    }
+
+    /// Returns the number of bytes that were accepted for sending and wait.
+    fn unsent(&self) -> usize {
+        self.view.connections().map(|(_, c)| c.out.pending()).sum()
     }
 
     /// Checks that the output for the clients that stayed to the end has arrived.
