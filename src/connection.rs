@@ -127,6 +127,8 @@ pub(crate) struct Flow {
     pub(crate) above_high_water: bool,
     /// `on_drain` is to be called.
     pub(crate) drain_due: bool,
+    /// What the last `on_drain` sent keeps input from being read: that is read before the next one.
+    pub(crate) input_first: bool,
     /// Not read because of memory pressure: the output of all connections together is large, and some of it belongs to
     /// this one.
     pub(crate) throttled: bool,

@@ -64,13 +64,33 @@ impl<S: Sys> EventLoop<S> {
             self.advance_close(id);
         }
         let Some(c) = self.dispatcher.core.conns.live_mut(id) else { return };
+        if !c.flow.drain_due {
+            self.use_input(id);
+        } else if std::mem::take(&mut c.flow.input_first) {
+            self.use_input(id);
+            self.drain(id);
+        } else {
+            self.drain(id);
+            self.use_input(id);
+        }
+    }
+
+    /// Calls `on_drain`. A handler that sends in it as much as its peer, or its group, reads is kept from being read at
+    /// every visit, and would never hear its peer: then input comes first at the next visit.
+    fn drain(&mut self, id: ConnId) {
+        let Some(c) = self.dispatcher.core.conns.live_mut(id) else { return };
         // More may have been sent since. Then `on_drain` follows when the output has fallen to the
         // low-water mark again.
-        if std::mem::take(&mut c.flow.drain_due) && !c.flow.above_high_water {
-            self.dispatcher.drain(id);
-            self.after_callback(id, &[]);
+        if !std::mem::take(&mut c.flow.drain_due) || c.flow.above_high_water {
+            return;
         }
-        self.use_input(id);
+        self.dispatcher.drain(id);
+        self.after_callback(id, &[]);
+        let core = &mut self.dispatcher.core;
+        let input_first = core.conns.get(id).is_some_and(|c| c.has_input() && !c.flow.paused && !core.may_read(c));
+        if let Some(c) = core.conns.live_mut(id) {
+            c.flow.input_first = input_first;
+        }
     }
 
     /// Delivers deferred input, or reads and delivers; then calls `on_end` if the peer's FIN was read.

@@ -259,6 +259,24 @@ fn on_drain_comes_once_when_the_low_mark_is_reached() {
 }
 
 #[test]
+fn a_handler_that_fills_the_output_at_every_drain_hears_its_peer_as_well() {
+    let mut rig = puppet_within(tight_limits(), |cx, on| {
+        if matches!(on, On::Data(b"go") | On::Drain) {
+            cx.send(bytes(5000));
+        }
+    });
+    let a = rig.connect();
+    rig.sys().set_window(a, 0);
+    rig.say(a, "go");
+    rig.open_window(a, 5000);
+    assert_eq!(rig.log(), ["0 open", "0 go", "0 drain"]);
+    rig.sys().send(a, b"stop");
+    rig.open_window(a, 5000);
+    rig.open_window(a, 5000);
+    assert_eq!(rig.log(), ["0 drain", "0 stop", "0 drain"]);
+}
+
+#[test]
 fn on_drain_comes_at_most_once_in_a_turn_even_if_it_fills_up_again() {
     let mut rig = puppet_within(tight_limits(), |cx, on| match on {
         On::Data(_) | On::Drain => drop(cx.send(bytes(5000))),
