@@ -104,10 +104,8 @@ impl<S: Sys> EventLoop<S> {
         // clock must run from here, or a deadline would be checked against a paused clock.
         core.unthrottle(id);
         let Some(c) = core.conns.live(id) else { return };
-        if c.deferred {
-            return self.deliver_deferred(id);
-        }
-        if c.readiness.readable {
+        let read = if c.deferred { self.deliver_deferred(id) } else { c.readiness.readable };
+        if read {
             self.read(id);
         }
         let core = &mut self.dispatcher.core;
@@ -226,14 +224,21 @@ impl<S: Sys> EventLoop<S> {
         self.dispatcher.core.buffer_copy(id, data, continues);
     }
 
-    /// Delivers the input that the handler deferred.
-    fn deliver_deferred(&mut self, id: ConnId) {
-        let Some(c) = self.dispatcher.core.conns.live_mut(id) else { return };
+    /// Delivers the input that the handler deferred. Returns whether to read now: the handler used none of it and does
+    /// not defer it again, so it needs more bytes. One that [switches](crate::Context::switch) at every visit would
+    /// otherwise get the same bytes again for ever.
+    fn deliver_deferred(&mut self, id: ConnId) -> bool {
+        let Some(c) = self.dispatcher.core.conns.live_mut(id) else { return false };
         c.deferred = false;
-        let Some(input) = c.input.take() else { return };
+        let Some(input) = c.input.take() else { return false };
+        let len = input.len();
         self.dispatcher.data(id, input.data());
         self.after_callback(id, input.data());
         // `false`: it has waited for us, not for the peer, so the clock of an unfinished message starts now.
         self.dispatcher.core.buffer_rest(id, input, false);
+        let core = &self.dispatcher.core;
+        core.conns
+            .live(id)
+            .is_some_and(|c| !c.deferred && c.buffered_len() == len && c.readiness.readable && core.may_read(c))
     }
 }

@@ -44,6 +44,28 @@ fn what_was_put_off_comes_back_next_turn_without_new_bytes_and_before_the_end() 
 }
 
 #[test]
+fn those_put_off_that_are_not_enough_are_followed_by_new_bytes_in_the_same_turn() {
+    let mut deliveries = 0;
+    let limits = Limits { read_buffer: 2, ..limits() };
+    let mut rig = puppet_within(limits, move |cx, on| {
+        if let On::Data(data) = on {
+            deliveries += 1;
+            if deliveries == 1 {
+                cx.defer(data.len());
+            } else {
+                cx.keep(data.len());
+            }
+        }
+    });
+    let a = rig.connect();
+    rig.sys().send(a, b"abcdef");
+    rig.turn();
+    assert_eq!(rig.log(), ["0 open", "0 ab"]);
+    rig.turn();
+    assert_eq!(rig.log(), ["0 ab", "0 abcd"]);
+}
+
+#[test]
 fn no_new_bytes_are_read_before_those_put_off_are_used() {
     let mut rig = puppet(|cx, on| {
         if let On::Data(data) = on {
