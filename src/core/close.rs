@@ -41,7 +41,7 @@ impl Core {
         self.deadlines.bring_forward(id.slot, now.after(self.limits.write_stall.get()));
         self.assert_consistent(id);
         // If nothing is unsent no event will come, and the loop must send FIN.
-        self.enqueue(id);
+        self.enqueue_if_work(id);
         true
     }
 
@@ -86,7 +86,7 @@ impl Core {
         let Some(c) = self.conns.get_mut(id).filter(|c| c.takes_output()) else { return false };
         c.halves.fin_wanted = true;
         self.leave_all(id);
-        self.enqueue(id);
+        self.enqueue_if_work(id);
         true
     }
 

@@ -317,3 +317,18 @@ fn a_peer_that_is_gone_before_its_reset_is_waited_for_no_longer() {
     rig.reset(a);
     assert_eq!(rig.closed(&Reason::Handler), 1);
 }
+
+#[test]
+fn a_close_that_waits_for_its_peer_is_no_work() {
+    let mut rig = puppet(echo);
+    let a = rig.connect();
+    rig.sys().set_window(a, 2);
+    rig.say(a, "abc");
+    let id = rig.id(a);
+    assert!(rig.net().shutdown_write_id(id));
+    assert!(!rig.turn().more);
+    assert!(rig.net().close_id(id));
+    assert!(!rig.turn().more);
+    rig.open_window(a, 5);
+    assert_eq!((rig.heard(a), rig.phase(a)), ("abc".to_owned(), Phase::Lingering));
+}
