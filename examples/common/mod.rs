@@ -128,7 +128,14 @@ fn try_serve(
     start_logger();
     let mut reactor = Reactor::with_limits(limits)?;
     signals.watch(stopper(reactor.handle()))?;
-    set_up(&mut reactor)?;
+    match set_up(&mut reactor) {
+        // A signal has ended the lookup of a name.
+        Err(error) if error.kind() == ErrorKind::Interrupted => {
+            say(format_args!("stopped: {error}"));
+            return Ok(());
+        }
+        other => other?,
+    }
     if let Some(interval) = options.stats {
         let handle = reactor.handle();
         thread::Builder::new().spawn(move || report_stats(&handle, interval))?;
@@ -158,8 +165,8 @@ fn start_logger() {
     logger.target(Target::Pipe(Box::new(stdio::Log))).init();
 }
 
-/// Returns what to do at each signal. The first one starts a shutdown, the second one ends its grace period. If the
-/// loop does not answer, because it looks up a name or a callback does not return, the process exits.
+/// Returns what to do at each signal. The first one ends the lookup of a name, or starts a shutdown; the second one
+/// ends its grace period. If the loop does not answer, because a callback does not return, the process exits.
 fn stopper(handle: Handle) -> impl FnMut(i32) + Send {
     let mut signals = 0;
     move |signal| {

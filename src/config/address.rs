@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -27,8 +27,9 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
-    /// `host:port`. The host is a name, an IPv4 address, or an IPv6 address (stored without brackets). With port 0 the
-    /// system chooses a port.
+    /// `host:port`. The host is a name, an IPv4 address, or an IPv6 address (stored without brackets). An address of a
+    /// link has a zone, the index or on Unix the name of an interface: `[fe80::1%eth0]:7000`. With port 0 the system
+    /// chooses a port.
     Tcp {
         /// A host name or an IP address.
         host: String,
@@ -113,9 +114,24 @@ fn split_port(text: &str) -> Result<(&str, u16), Problem> {
     port.parse().map(|port| (host, port)).map_err(|_| Problem::PortTooLarge)
 }
 
-/// Checks an IPv6 address. Unlike `Ipv6Addr`, `SocketAddrV6` accepts a scope id, as in `fe80::1%2`.
+/// Checks an IPv6 address, which may have a zone.
 fn check_ipv6(host: &str) -> Result<(), Problem> {
-    format!("[{host}]:0").parse::<SocketAddrV6>().map(drop).map_err(|_| Problem::NotIpv6)
+    let valid = host.contains(':') && literal(host, 0).is_some() || scoped_literal(host).is_some();
+    valid.then_some(()).ok_or(Problem::NotIpv6)
+}
+
+/// Returns the address if `host` is an IP address and not a name.
+pub(crate) fn literal(host: &str, port: u16) -> Option<SocketAddr> {
+    // `SocketAddrV6` also parses a numeric zone, as in `fe80::1%2`; `Ipv6Addr` does not.
+    let plain = host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+    plain.or_else(|| format!("[{host}]:{port}").parse::<SocketAddrV6>().ok().map(SocketAddr::V6))
+}
+
+/// Splits an IPv6 address from the name of an interface, as in `fe80::1%eth0` (RFC 4007, section 11).
+pub(crate) fn scoped_literal(host: &str) -> Option<(Ipv6Addr, &str)> {
+    let (ip, zone) = host.split_once('%')?;
+    let valid = !zone.is_empty() && zone.chars().all(|c| c.is_ascii_alphanumeric() || "-._~".contains(c));
+    Some((ip.parse().ok().filter(|_| valid)?, zone))
 }
 
 /// Returns whether `c` may be part of a host name. Letters of any script are allowed; the resolver decides which names
@@ -316,6 +332,7 @@ mod tests {
             ("[::1]:7000", tcp("::1", 7000)),
             ("[::]:65535", tcp("::", 65535)),
             ("[fe80::1%2]:80", tcp("fe80::1%2", 80)),
+            ("[fe80::1%eth0.100]:80", tcp("fe80::1%eth0.100", 80)),
             ("localhost:7000", tcp("localhost", 7000)),
             ("my_host-1.example.org.:7000", tcp("my_host-1.example.org.", 7000)),
             ("bücher.example:80", tcp("bücher.example", 80)),
@@ -360,6 +377,9 @@ mod tests {
             ("a:b:80", "put an IPv6 address in brackets"),
             ("[localhost]:80", "brackets must enclose a valid IPv6 address"),
             ("[127.0.0.1]:80", "brackets must enclose a valid IPv6 address"),
+            ("[fe80::1%]:80", "brackets must enclose a valid IPv6 address"),
+            ("[fe80::1%a b]:80", "brackets must enclose a valid IPv6 address"),
+            ("[fe80%eth0]:80", "brackets must enclose a valid IPv6 address"),
             ("[::1", "brackets must enclose a valid IPv6 address"),
             ("[::1]]:80", "the port is missing"),
             ("300.0.0.1:80", "looks like an IPv4 address but is not a valid one"),

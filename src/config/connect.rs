@@ -19,10 +19,11 @@ use crate::id::ConnId;
 /// `"example.org:7000"`, `"unix:/path"`), a [`SocketAddr`] or an [`Endpoint`]. It also converts from a
 /// [`TcpStream`](std::net::TcpStream) or a `UnixStream` that is already connected, which the reactor takes over.
 ///
-/// Host names are looked up on separate threads (at most four, started on demand). All addresses of a name are tried,
-/// IPv6 and IPv4 alternating ("happy eyeballs", RFC 8305). The next address is tried when one has failed or has taken
-/// longer than [`Limits::connect_stagger`](crate::Limits::connect_stagger). The first connection that is established
-/// is used. Unlike RFC 8305, results of earlier connections are not remembered.
+/// Host names are looked up on separate threads: one for each name, at most 64, started on demand. So names whose
+/// server is silent do not delay others. IP addresses and `localhost` (127.0.0.1, then `::1`) need no lookup. All
+/// addresses of a name are tried, IPv6 and IPv4 alternating ("happy eyeballs", RFC 8305). The next address is tried
+/// when one has failed or has taken longer than [`Limits::connect_stagger`](crate::Limits::connect_stagger). The first
+/// connection that is established is used. Unlike RFC 8305, results of earlier connections are not remembered.
 ///
 /// ```
 /// use std::time::Duration;

@@ -170,7 +170,7 @@ pub struct Limits {
     /// Connect jobs: connections that are requested but not established, or that will be reconnected. Default 10 000
     /// (chosen; as many as [`connections`](Limits::connections)).
     pub attempts: usize,
-    /// Names being looked up or queued for lookup. Default 256 (chosen; the lookups run on four threads).
+    /// Names being looked up or queued for lookup. Default 256 (chosen; the lookups run on at most 64 threads).
     pub lookups: usize,
     /// Connections that one may be [linked](crate::Net::link) to, and connections that may be linked to it. Default
     /// 256 (chosen).

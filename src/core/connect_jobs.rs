@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::address::{Address, AddressError, Endpoint};
+use crate::config::address::{Address, AddressError, Endpoint, literal};
 use crate::config::connect::{ConnectOptions, Existing, Target};
 use crate::config::limits::Limits;
 use crate::id::{AttemptId, ConnId, GenSlab, HandlerIdx, HasId};
@@ -81,6 +81,14 @@ impl ConnectJob {
     /// Returns the time that one try may take.
     pub(crate) fn timeout(&self, limits: &Limits) -> Duration {
         self.options.timeout.unwrap_or(limits.connect_timeout).get()
+    }
+
+    /// Sets the addresses to try: those of its name.
+    pub(crate) fn set_addresses(&mut self, mut addresses: Vec<SocketAddr>) {
+        // A socket bound to an address of one family cannot connect to the other family.
+        let local = self.options.local;
+        addresses.retain(|a| local.is_none_or(|local| local.is_ipv4() == a.is_ipv4()));
+        self.left = interleave_families(addresses);
     }
 
     /// Returns the name of its destination, for error texts and logs.
@@ -332,18 +340,20 @@ pub(super) fn destination_of(target: Target) -> Destination {
     }
 }
 
-/// Returns the address if `host` is an IP address and not a name.
-fn literal(host: &str, port: u16) -> Option<SocketAddr> {
-    // `SocketAddrV6` also parses a numeric scope id, as in `fe80::1%2`; `Ipv6Addr` does not.
-    let plain = host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
-    plain.or_else(|| format!("[{host}]:{port}").parse::<SocketAddrV6>().ok().map(SocketAddr::V6))
+/// Returns the addresses of a name that means this machine (`localhost`, and names below it). No server is asked for
+/// them (RFC 6761, section 6.3), so they need no lookup, which other names could delay.
+pub(crate) fn localhost(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let last = host.rsplit('.').next()?;
+    let this: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    last.eq_ignore_ascii_case("localhost").then(|| this.map(|ip| SocketAddr::new(ip, port)).to_vec())
 }
 
 /// Returns the addresses of a name in the order of trying (happy eyeballs, RFC 8305 section 4): the address families
 /// alternate, beginning with the family of the first address, and each family keeps the resolver's order. The resolver
 /// sorts by preference, but if one family has no route, all of its addresses would time out before the other family is
 /// tried.
-pub(crate) fn interleave_families(addresses: Vec<SocketAddr>) -> VecDeque<Address> {
+fn interleave_families(addresses: Vec<SocketAddr>) -> VecDeque<Address> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (a, b): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first);
     let (mut a, mut b) = (a.into_iter(), b.into_iter());

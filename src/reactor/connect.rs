@@ -12,7 +12,7 @@ use crate::config::address::Address;
 use crate::config::connect::Backoff;
 use crate::connection::Connection;
 use crate::core::Core;
-use crate::core::connect_jobs::{ConnectStage, Destination, interleave_families};
+use crate::core::connect_jobs::{ConnectStage, Destination, localhost};
 use crate::dispatch::CallSite;
 use crate::id::{AttemptId, ConnId, HandlerIdx, Token};
 use crate::sys::errno::is_out_of_places;
@@ -45,15 +45,12 @@ impl<S: Sys> EventLoop<S> {
             let Some(id) = jobs.looked_up(number) else { continue };
             let Some(job) = jobs.live_mut(id) else { continue };
             match found {
-                Ok(mut addresses) => {
+                Ok(addresses) => {
                     // The answer was here before we looked, too late to use it. The delay is ours, so begin anew.
                     if job.until <= seen_until {
                         job.until = now.after(job.timeout(limits));
                     }
-                    // A socket bound to an address of one family cannot connect to the other family.
-                    let local = job.options.local;
-                    addresses.retain(|a| local.is_none_or(|local| local.is_ipv4() == a.is_ipv4()));
-                    job.left = interleave_families(addresses);
+                    job.set_addresses(addresses);
                 }
                 Err(error) => job.errors.push((String::new(), error)),
             }
@@ -112,14 +109,19 @@ impl<S: Sys> EventLoop<S> {
                 core.connect_jobs.set_stage(id, ConnectStage::Trying);
                 self.try_next(id);
             }
-            Destination::Name(..) if looking >= most => {
+            Destination::Name(host, port) => {
+                let (host, port) = (host.clone(), *port);
+                if let Some(addresses) = localhost(&host, port) {
+                    job.set_addresses(addresses);
+                    core.connect_jobs.set_stage(id, ConnectStage::Trying);
+                    return self.try_next(id);
+                }
+                if looking < most {
+                    return self.look_up(id, &host, port);
+                }
                 let what = format!("limit of {most} concurrent lookups reached");
                 job.errors.push((String::new(), io::Error::new(ErrorKind::QuotaExceeded, what)));
                 self.give_up(id);
-            }
-            Destination::Name(host, port) => {
-                let (host, port) = (host.clone(), *port);
-                self.look_up(id, &host, port);
             }
         }
     }

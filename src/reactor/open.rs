@@ -1,9 +1,10 @@
 //! The methods of [`Reactor`] that open sockets: listeners, outbound connections and datagram sockets.
 //!
-//! Invariant: if one socket of several cannot be opened, none is left open.
+//! Invariant: a call that fails leaves no socket open. An address of a name that cannot be had fails alone.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use super::Reactor;
 use crate::config::address::{Address, Endpoint};
@@ -50,12 +51,16 @@ impl Reactor {
     ///
     /// The address is a string (`"127.0.0.1:7000"`, `"[::1]:7000"`, `"localhost:7000"`, `"unix:/path"`), a
     /// [`SocketAddr`], a listener that the caller has bound, or a [`Listen`] with options. With port 0 the system picks
-    /// a free port; the result has the actual one. A host name is looked up here (which blocks), and all its addresses
-    /// are listened on.
+    /// a free port; the result has the actual one. A host name is looked up here, and all its addresses are listened
+    /// on. If some of them cannot be had, because they are in use or not of this machine, a warning names them, and the
+    /// others are served. The lookup blocks, but for no longer than
+    /// [`Limits::connect_timeout`](crate::Limits::connect_timeout) (`TimedOut`), and a [stop](crate::Handle::stop) ends
+    /// it (`Interrupted`).
     ///
     /// # Errors
-    /// If the address is invalid or in use, if the handler's framing does not fit the limits, or if it
-    /// [reserves](Listen::reserve_connects) more than the limits allow. No listener is left open then.
+    /// If the address is invalid or in use (of a name: all its addresses), if the name cannot be resolved, if the
+    /// handler's framing does not fit the limits, or if it [reserves](Listen::reserve_connects) more than the limits
+    /// allow. No listener is left open then.
     pub fn listen<H: Handler>(&mut self, at: impl Into<Listen>, handler: H) -> io::Result<Listening> {
         let handler = self.inner.dispatcher.add(handler, false)?;
         // Hold a use of the handler meanwhile: if listening fails, the release drops it.
@@ -118,16 +123,27 @@ impl Reactor {
             BindTo::Endpoint(Endpoint::Unix(_)) => return Err(no_unix_sockets()),
             BindTo::Endpoint(Endpoint::Tcp { host, port }) => (host, port),
         };
-        let mut port = port;
-        for mut address in self.inner.sys.resolve(&host, port)? {
+        let (mut port, mut failed) = (port, Vec::new());
+        for mut address in self.look_up(&host, port)? {
             // With port 0, all addresses of a name share the port that the system picked for the first one.
             address.set_port(port);
-            self.open_one(ListenTarget::Tcp(address), options, handler, sockets)?;
+            if let Err(error) = self.open_one(ListenTarget::Tcp(address), options, handler, sockets) {
+                failed.push(error);
+            }
             if port == 0 {
                 port = sockets.first().and_then(|(_, a)| a.tcp()).map_or(0, |a| a.port());
             }
         }
-        Ok(())
+        any_of(&host, sockets.is_empty(), failed)
+    }
+
+    /// Looks up a name. Blocks for at most [`Limits::connect_timeout`](crate::Limits::connect_timeout), and no longer
+    /// than until a stop is requested.
+    fn look_up(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let inner = &mut self.inner;
+        let within = inner.dispatcher.core.limits.connect_timeout.get();
+        let (requests, seen) = (&inner.shared.stop_requests, inner.shutdown.stop_requests_seen);
+        inner.sys.resolve(host, port, within, &|| requests.load(Ordering::Acquire) > seen)
     }
 
     fn open_one(
@@ -182,13 +198,13 @@ impl Reactor {
     ///
     /// The address is a string (`"127.0.0.1:7000"`, `"[::1]:7000"`, `"localhost:7000"`, `"unix:/path"`), a
     /// [`SocketAddr`], a socket that the caller has bound, or a [`Datagrams`] with options. With port 0 the system
-    /// picks a free port; the result has the actual one. A host name is looked up here (which blocks), and one socket
-    /// is bound to each of its addresses. With a [peer](Datagrams::peer), one socket is bound: to the first address
-    /// whose family matches one of the peer's.
+    /// picks a free port; the result has the actual one. A host name is looked up as by [`listen`](Reactor::listen),
+    /// and one socket is bound to each of its addresses that can be had. With a [peer](Datagrams::peer), one socket is
+    /// bound: to the first address that can be connected to one of the peer's.
     ///
     /// # Errors
-    /// If the address is invalid, in use or not allowed, or an option cannot be set; the text says which. No socket is
-    /// left open then.
+    /// If the address is invalid, in use or not allowed (of a name: all its addresses), or an option cannot be set; the
+    /// text says which. No socket is left open then.
     pub fn bind<H: DatagramHandler>(&mut self, at: impl Into<Datagrams>, handler: H) -> io::Result<Bound> {
         let handler = self.inner.dispatcher.add_datagrams(handler, false);
         // Hold a use of the handler meanwhile: if binding fails, the release drops it.
@@ -235,9 +251,10 @@ impl Reactor {
     ) -> io::Result<()> {
         let peers = self.resolve_peer(peer)?;
         options.peer = peers.first().cloned();
-        let mut locals = match to {
+        let name = to.to_string();
+        let locals = match to {
             BindTo::Socket(DatagramBind::Udp(address)) => vec![address],
-            BindTo::Endpoint(Endpoint::Tcp { host, port }) => self.inner.sys.resolve(&host, port)?,
+            BindTo::Endpoint(Endpoint::Tcp { host, port }) => self.look_up(&host, port)?,
             BindTo::Socket(bind) => return open(self, bind, options).map(drop),
             #[cfg(unix)]
             BindTo::Endpoint(Endpoint::Unix(path)) => {
@@ -246,21 +263,45 @@ impl Reactor {
             #[cfg(not(unix))]
             BindTo::Endpoint(Endpoint::Unix(_)) => return Err(no_unix_sockets()),
         };
-        if let Some(peer) = &options.peer {
-            let pair = |local: &SocketAddr| Some((*local, peers.iter().find(|to| goes_with(local, to))?));
-            let Some((local, peer)) = locals.iter().find_map(pair) else { return Err(no_way(&locals, peer)) };
-            locals = vec![local];
-            options.peer = Some(peer.clone());
+        if options.peer.is_some() {
+            return self.bind_one_with_peer(&name, &locals, &peers, options, open);
         }
-        let mut shared = 0;
+        let (mut shared, mut failed, all) = (0, Vec::new(), locals.len());
         for mut local in locals {
             // With port 0, all addresses of a name share the port that the system picked for the first one.
             if local.port() == 0 {
                 local.set_port(shared);
             }
-            shared = open(self, DatagramBind::Udp(local), options)?;
+            match open(self, DatagramBind::Udp(local), options) {
+                Ok(port) => shared = port,
+                Err(error) => failed.push(error),
+            }
         }
-        Ok(())
+        any_of(&name, failed.len() == all, failed)
+    }
+
+    /// Binds one socket: the first of the local addresses that can be connected to one of the peer's.
+    fn bind_one_with_peer(
+        &mut self,
+        name: &str,
+        locals: &[SocketAddr],
+        peers: &[Address],
+        options: &mut DatagramOptions,
+        mut open: impl FnMut(&mut Self, DatagramBind, &DatagramOptions) -> io::Result<u16>,
+    ) -> io::Result<()> {
+        let pairs = locals.iter().flat_map(|&local| peers.iter().map(move |peer| (local, peer)));
+        let mut failed = Vec::new();
+        for (local, peer) in pairs.filter(|(local, peer)| goes_with(local, peer)) {
+            options.peer = Some(peer.clone());
+            match open(self, DatagramBind::Udp(local), options) {
+                Ok(_) => return Ok(()),
+                Err(error) => failed.push(error),
+            }
+        }
+        match (failed.is_empty(), peers.first()) {
+            (true, Some(peer)) => Err(no_way(locals, peer)),
+            _ => any_of(name, true, failed),
+        }
     }
 
     /// Resolves the addresses of a peer; none if there is no peer.
@@ -269,7 +310,7 @@ impl Reactor {
             None => Ok(Vec::new()),
             Some(Endpoint::Unix(path)) => Ok(vec![Address::Unix(Some(path))]),
             Some(Endpoint::Tcp { host, port }) => {
-                Ok(self.inner.sys.resolve(&host, port)?.into_iter().map(Address::Tcp).collect())
+                Ok(self.look_up(&host, port)?.into_iter().map(Address::Tcp).collect())
             }
         }
     }
@@ -282,6 +323,16 @@ fn no_unix_sockets() -> io::Error {
 
 fn wrong_key() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the key belongs to another reactor")
+}
+
+/// Returns the result for a name, of whose addresses some could not be opened: that does not stop the others.
+fn any_of(name: &str, none: bool, failed: Vec<io::Error>) -> io::Result<()> {
+    let Some(last) = failed.last().filter(|_| none) else {
+        failed.iter().for_each(|error| log::warn!("{error}; the other addresses of {name} are served"));
+        return Ok(());
+    };
+    let texts: Vec<String> = failed.iter().map(io::Error::to_string).collect();
+    Err(io::Error::new(last.kind(), texts.join("; ")))
 }
 
 /// Whether a socket bound to `local` can be connected to `peer`: both addresses are of the same family.

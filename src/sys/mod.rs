@@ -39,6 +39,9 @@ use crate::config::connect::{ConnectOptions, Existing};
 use crate::config::listen::{ListenOptions, ListenTarget};
 use crate::time::Time;
 
+/// The result of looking up a name: at least one address.
+pub(crate) type Found = io::Result<Vec<SocketAddr>>;
+
 /// The readiness that [`Sys::poll`] reports for one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ready {
@@ -107,8 +110,9 @@ pub(crate) trait Sys: DatagramSys {
     /// Holding fewer than before never fails.
     fn hold_descriptors(&mut self, n: usize) -> io::Result<()>;
 
-    /// Resolves a host name to all of its addresses. Blocks.
-    fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+    /// Resolves a host name to all of its addresses. Blocks until there is an answer, at most for `within`
+    /// (`TimedOut`), and no longer than until `stopped` returns `true` (`Interrupted`).
+    fn resolve(&mut self, host: &str, port: u16, within: Duration, stopped: &dyn Fn() -> bool) -> Found;
 
     /// Opens a listening socket, or takes over an existing one.
     fn listen(&mut self, at: ListenTarget, options: &ListenOptions) -> io::Result<Self::Listener>;

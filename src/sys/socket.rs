@@ -152,6 +152,17 @@ pub(super) fn cannot(what: &str, at: &dyn Display, error: &io::Error) -> io::Err
     io::Error::new(error.kind(), format!("cannot {what} {at}: {why}"))
 }
 
+/// Returns the index of a network interface, for the scope of an IPv6 address.
+#[cfg(unix)]
+pub(super) fn interface_index(name: &str) -> io::Result<u32> {
+    nix::net::if_::if_nametoindex(name).map_err(io::Error::from)
+}
+
+#[cfg(not(unix))]
+pub(super) fn interface_index(_name: &str) -> io::Result<u32> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system knows interfaces by their indices only"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

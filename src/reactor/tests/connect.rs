@@ -215,6 +215,29 @@ fn lookups_attempts_and_connections_have_their_limits() {
 }
 
 #[test]
+fn this_machine_is_known_by_name_though_no_name_can_be_looked_up() {
+    let limits = Limits { lookups: 1, ..limits() };
+    let mut rig = dialler_within(limits);
+    rig.dial("silent:80", 1);
+    rig.settle();
+    for (tag, host) in ["localhost", "LOCALHOST.", "app.localhost"].into_iter().enumerate() {
+        rig.sys().dials.push_back(DialPlan::Fail(ECONNREFUSED));
+        rig.dial(format!("{host}:7"), 10 + tag as u64);
+        rig.settle();
+        assert_eq!(rig.dials(), ["127.0.0.1:7", "[::1]:7"]);
+        assert_eq!(rig.heard(tag), format!("tag {}", 10 + tag));
+    }
+    assert_eq!(rig.sys().lookups.len(), 1);
+    let local = Connect::new("localhost:7").local("[::1]:0".parse().unwrap());
+    rig.dial(local, 20);
+    rig.settle();
+    assert_eq!(rig.dials(), ["[::1]:7"]);
+    rig.dial("localhost.example:7", 30);
+    rig.settle();
+    assert!(rig.log().iter().any(|line| line.contains("limit of 1 concurrent lookups")));
+}
+
+#[test]
 fn a_failed_try_is_repeated_after_longer_and_longer_waits() {
     let mut rig = dialler();
     let policy = Backoff { min: 100 * MS, max: SECOND, factor: 2.0, tries: Limit::At(4) };

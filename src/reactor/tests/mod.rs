@@ -18,6 +18,8 @@ mod late;
 mod limits;
 mod links;
 mod logs;
+#[cfg(unix)]
+mod names;
 mod places;
 mod read;
 mod readiness;

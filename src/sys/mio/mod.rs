@@ -68,6 +68,17 @@ impl MioSys {
         })
     }
 
+    /// Replaces the system's resolver.
+    #[cfg(test)]
+    pub(crate) fn set_resolve(&mut self, resolve: Resolve) {
+        self.resolve = resolve;
+    }
+
+    fn resolver(&mut self) -> &Resolver {
+        let waker = || Arc::<MioWaker>::clone(&self.waker) as Arc<dyn Wake>;
+        self.resolver.get_or_insert_with(|| Resolver::new(waker(), self.resolve))
+    }
+
     fn deregister(&self, source: &mut (impl Source + ?Sized)) {
         match self.poll.registry().deregister(source) {
             // ENOENT: it was not registered, for example because that has failed.
@@ -130,8 +141,14 @@ impl Sys for MioSys {
         self.held.hold(n)
     }
 
-    fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        (self.resolve)(host, port)
+    fn resolve(
+        &mut self,
+        host: &str,
+        port: u16,
+        within: Duration,
+        stopped: &dyn Fn() -> bool,
+    ) -> io::Result<Vec<SocketAddr>> {
+        self.resolver().wait_for(host, port, within, stopped)
     }
 
     fn listen(&mut self, at: ListenTarget, options: &ListenOptions) -> io::Result<Listener> {
@@ -233,8 +250,7 @@ impl Sys for MioSys {
     }
 
     fn begin_lookup(&mut self, number: u64, host: &str, port: u16) -> io::Result<()> {
-        let waker = || Arc::<MioWaker>::clone(&self.waker) as Arc<dyn Wake>;
-        self.resolver.get_or_insert_with(|| Resolver::new(waker(), self.resolve)).begin(number, host, port)
+        self.resolver().begin(number, host, port)
     }
 
     fn next_lookup(&mut self) -> Option<(u64, io::Result<Vec<SocketAddr>>)> {
@@ -716,11 +732,12 @@ mod tests {
     #[test]
     fn names_are_resolved_without_doubles() {
         let mut sys = world();
-        let found = sys.resolve("localhost", 7000).unwrap();
+        let mut resolve = |host: &str, port| sys.resolve(host, port, PATIENCE, &|| false);
+        let found = resolve("localhost", 7000).unwrap();
         assert!(found.contains(&"127.0.0.1:7000".parse().unwrap()) || found.contains(&"[::1]:7000".parse().unwrap()));
         assert!((1..found.len()).all(|i| !found[..i].contains(&found[i])));
-        assert_eq!(sys.resolve("::1", 1).unwrap(), ["[::1]:1".parse().unwrap()]);
-        let error = sys.resolve("no\0such", 1).unwrap_err().to_string();
+        assert_eq!(resolve("::1", 1).unwrap(), ["[::1]:1".parse().unwrap()]);
+        let error = resolve("no\0such", 1).unwrap_err().to_string();
         assert!(error.starts_with("cannot resolve \"no\\0such\": "), "{error}");
     }
 

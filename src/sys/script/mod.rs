@@ -228,7 +228,7 @@ impl Sys for Script {
         self.hold(n)
     }
 
-    fn resolve(&mut self, host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
+    fn resolve(&mut self, host: &str, _: u16, _: Duration, _: &dyn Fn() -> bool) -> io::Result<Vec<SocketAddr>> {
         Err(io::Error::new(io::ErrorKind::NotFound, host))
     }
 

@@ -215,8 +215,14 @@ impl Sys for Sim {
         self.script.hold_descriptors(n)
     }
 
-    fn resolve(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        self.script.resolve(host, port)
+    fn resolve(
+        &mut self,
+        host: &str,
+        port: u16,
+        within: Duration,
+        stopped: &dyn Fn() -> bool,
+    ) -> io::Result<Vec<SocketAddr>> {
+        self.script.resolve(host, port, within, stopped)
     }
 
     fn listen(&mut self, at: ListenTarget, options: &ListenOptions) -> io::Result<Listener> {

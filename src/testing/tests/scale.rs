@@ -237,7 +237,7 @@ impl Sys for Clients {
         Ok(())
     }
 
-    fn resolve(&mut self, _: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
+    fn resolve(&mut self, _: &str, _: u16, _: Duration, _: &dyn Fn() -> bool) -> io::Result<Vec<SocketAddr>> {
         Ok(Vec::new())
     }
 
