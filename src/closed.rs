@@ -22,7 +22,8 @@ pub struct Closed {
     pub bytes_in: u64,
     /// Bytes handed to the kernel. This does not mean that the peer has read them.
     pub bytes_out: u64,
-    /// Bytes that were queued for sending but never handed to the kernel.
+    /// Bytes that were queued for sending but never handed to the kernel. Those that
+    /// [`send_all`](crate::Context::send_all) had not fetched are not counted.
     pub unsent: u64,
 }
 
@@ -122,10 +123,12 @@ pub enum Reason {
     RegisterFailed,
     /// The system kept reporting an error or a hang-up that no read, write or `SO_ERROR` query confirmed.
     Livelock,
+    /// What [`send_all`](crate::Context::send_all) was to send could not be read.
+    PiecesFailed(io::ErrorKind),
 }
 
 /// The number of reasons: the length of the counter array in [`Stats`](crate::Stats).
-pub(crate) const REASONS: usize = 19;
+pub(crate) const REASONS: usize = 20;
 
 /// The name of each reason's counter, indexed by [`Reason::index`].
 pub(crate) const NAMES: [&str; REASONS] = [
@@ -148,6 +151,7 @@ pub(crate) const NAMES: [&str; REASONS] = [
     "at_capacity",
     "register_failed",
     "livelock",
+    "pieces_failed",
 ];
 
 impl Reason {
@@ -173,6 +177,7 @@ impl Reason {
             Self::AtCapacity => 16,
             Self::RegisterFailed => 17,
             Self::Livelock => 18,
+            Self::PiecesFailed(_) => 19,
         }
     }
 
@@ -234,6 +239,7 @@ impl fmt::Display for Reason {
             Self::AtCapacity => f.write_str("too many connections"),
             Self::RegisterFailed => f.write_str("could not be registered"),
             Self::Livelock => f.write_str("endless readiness without progress"),
+            Self::PiecesFailed(kind) => write!(f, "what was to be sent could not be read: {kind}"),
         }
     }
 }
@@ -264,6 +270,7 @@ mod tests {
             Reason::AtCapacity,
             Reason::RegisterFailed,
             Reason::Livelock,
+            Reason::PiecesFailed(io::ErrorKind::NotFound),
         ]
     }
 

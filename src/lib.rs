@@ -73,6 +73,7 @@ pub mod architecture;
 struct Readme;
 
 pub use crate::core::{Posted, Sent};
+pub use buffer::pieces::Pieces;
 pub use builtin::{Broadcast, Echo, Framed, FramedState, Telnet, TelnetState};
 pub use closed::{BadInput, Closed, Reason};
 pub use command_queue::HandleError;

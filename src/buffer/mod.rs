@@ -2,4 +2,5 @@
 
 pub(crate) mod input;
 pub(crate) mod outbox;
+pub(crate) mod pieces;
 pub(crate) mod pool;

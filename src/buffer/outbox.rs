@@ -4,7 +4,8 @@
 //! and shared ones are queued by reference. Does no I/O and enforces no limits.
 //!
 //! Invariant: `pending` is the number of bytes in the segments and the tail that are not written; an empty outbox owns
-//! no heap memory.
+//! no heap memory. [`Pieces`] wait in their place for the bytes before them to be written: what is behind them is
+//! written only when they have ended.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -13,6 +14,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::buffer::pieces::Pieces;
 use crate::buffer::pool::{LARGE, Pool, SMALL, Use};
 
 /// The most slices passed to one `writev`. Chosen: well below `IOV_MAX`, which is 1 024 on Linux (POSIX guarantees only
@@ -31,6 +33,8 @@ enum Segment {
     Bytes(Bytes),
     /// A part of a block that is shared with other connections.
     Block(Rc<Vec<u8>>, Range<usize>),
+    /// Bytes that are still to be fetched.
+    Pieces(Box<Pieces>),
 }
 
 impl Segment {
@@ -39,7 +43,12 @@ impl Segment {
             Self::Owned(v) => v,
             Self::Bytes(b) => b,
             Self::Block(block, range) => block.get(range.clone()).unwrap_or_default(),
+            Self::Pieces(_) => &[],
         }
+    }
+
+    const fn is_pieces(&self) -> bool {
+        matches!(self, Self::Pieces(_))
     }
 
     fn recycle(self, pool: &mut Pool) {
@@ -47,14 +56,17 @@ impl Segment {
             Self::Owned(v) => pool.recycle(v, Use::Output),
             Self::Bytes(b) => pool.uncharge(Use::Output, b.len()),
             Self::Block(block, _) => pool.recycle_shared(block),
+            Self::Pieces(pieces) => drop(pieces),
         }
     }
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// The segments in front of the tail. None is empty.
+    /// The segments in front of the tail. None is empty, except pieces.
     segments: VecDeque<Segment>,
+    /// How many of them are pieces.
+    pieces: usize,
     /// The buffer at the end, to which small messages are appended.
     tail: Vec<u8>,
     /// The cursor: how many bytes of the first segment (or of the tail, if there is no segment) are written.
@@ -154,6 +166,44 @@ impl Outbox {
         Ok(())
     }
 
+    /// Queues pieces. Nothing of them is written before it is fetched.
+    pub(crate) fn push_pieces(&mut self, pieces: Pieces) {
+        self.push_segment(Segment::Pieces(Box::new(pieces)));
+        self.queue.get_or_insert_default().pieces += 1;
+    }
+
+    /// Returns whether some bytes are still to be fetched.
+    #[inline]
+    pub(crate) fn has_pieces(&self) -> bool {
+        self.queue.as_ref().is_some_and(|q| q.pieces > 0)
+    }
+
+    /// Returns the pieces at the front. No byte is unsent in front of them, so they are to be fetched.
+    #[inline]
+    pub(crate) fn front_pieces(&mut self) -> Option<&mut Pieces> {
+        match self.queue.as_mut().filter(|q| q.pieces > 0)?.segments.front_mut()? {
+            Segment::Pieces(pieces) => Some(pieces),
+            _ => None,
+        }
+    }
+
+    /// Queues what was fetched in front of the pieces that it came from. Those are dropped unless there is `more`.
+    pub(crate) fn push_fetched(&mut self, bytes: Vec<u8>, more: bool, pool: &mut Pool) {
+        let Some(queue) = &mut self.queue else { return pool.recycle(bytes, Use::Output) };
+        debug_assert!(queue.written == 0 && queue.segments.front().is_some_and(Segment::is_pieces));
+        if !more && queue.segments.pop_front().is_some() {
+            queue.pieces -= 1;
+        }
+        self.pending += bytes.len();
+        match bytes.is_empty() {
+            true => pool.recycle(bytes, Use::Output),
+            false => queue.segments.push_front(Segment::Owned(bytes)),
+        }
+        if self.pending == 0 && queue.pieces == 0 {
+            self.clear(pool);
+        }
+    }
+
     /// Queues bytes in front of all others: the rest of a write that did not come from the outbox. Nothing that is
     /// queued may be partly written.
     pub(crate) fn push_front(&mut self, data: &[u8], pool: &mut Pool) -> Result<(), NoMemory> {
@@ -206,6 +256,9 @@ impl Outbox {
         if let Some(queue) = &self.queue {
             let mut skip = queue.written;
             for segment in &queue.segments {
+                if segment.is_pieces() {
+                    return n;
+                }
                 let bytes = segment.bytes().get(skip..).unwrap_or_default();
                 skip = 0;
                 if !add(bytes) {
@@ -224,12 +277,12 @@ impl Outbox {
     pub(crate) fn advance(&mut self, mut n: usize, pool: &mut Pool) {
         debug_assert!(n <= self.pending);
         self.pending -= n.min(self.pending);
-        if self.pending == 0 {
+        if self.pending == 0 && !self.has_pieces() {
             self.clear(pool);
             return;
         }
         let Some(queue) = &mut self.queue else { return };
-        while let Some(first) = queue.segments.front() {
+        while let Some(first) = queue.segments.front().filter(|first| !first.is_pieces()) {
             let left = first.bytes().len() - queue.written;
             if n < left {
                 break;
@@ -281,7 +334,7 @@ impl Outbox {
         self.sum(|s| match s {
             Segment::Owned(v) => v.capacity(),
             Segment::Bytes(b) => b.len(),
-            Segment::Block(..) => 0,
+            Segment::Block(..) | Segment::Pieces(_) => 0,
         })
     }
 

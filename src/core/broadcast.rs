@@ -138,6 +138,10 @@ impl Core {
         sender: Option<ConnId>,
         except: Option<ConnId>,
     ) -> usize {
+        if message.len() > self.limits.output_hard.get() {
+            self.refuse_too_long(&group, message.len());
+            return 0;
+        }
         // `except` skips this message by moving its `from` past it, so it must have taken the earlier ones.
         if let Some(id) = except {
             self.take_from_logs(id);

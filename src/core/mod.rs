@@ -20,6 +20,7 @@ mod flow;
 mod places;
 mod receive;
 mod send;
+mod send_all;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use crate::id::{ConnId, Generations, HandlerIdx};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::time::deadlines::Deadlines;
+use crate::time::log_limit::RateLimiter;
 use crate::time::timers::{TimerList, Timers};
 use crate::work_list::WorkList;
 
@@ -103,6 +105,8 @@ pub(crate) struct Core {
     /// Panics of codecs while encoding, each with its handler. Their connections are terminated; the dispatcher reports
     /// the panics.
     pub(crate) codec_panics: Vec<(HandlerIdx, Panic)>,
+    /// Limits the warnings of messages that are longer than the limit.
+    too_long_log: RateLimiter,
     /// Set if the running callback switches its connection to another handler.
     pub(crate) switch: Option<Switch>,
     /// The time at which the loop last read the clock.
@@ -157,6 +161,7 @@ impl Core {
             cancelled_dials: Vec::new(),
             delivery: Delivery::default(),
             codec_panics: Vec::new(),
+            too_long_log: RateLimiter::default(),
             switch: None,
             now: Time(0),
             seen_until: Time(0),

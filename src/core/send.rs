@@ -7,19 +7,24 @@ use bytes::Bytes;
 
 use super::Core;
 use crate::buffer::outbox::NoMemory;
+use crate::buffer::pieces::Refused;
 use crate::buffer::pool::Pool;
 use crate::closed::Reason;
 use crate::codec::{Framing, NotEncoded, Panic};
 use crate::connection::{Connection, Phase};
 use crate::id::ConnId;
+use crate::time::log_limit::suppressed;
 
 /// The result of [`send`](crate::Context::send).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// It will be written in order and as a whole, unless the connection ends first.
     Queued,
-    /// It does not fit within the limits. The connection is terminated.
+    /// It does not fit behind what is unsent already, within the limits. The connection is terminated.
     Full,
+    /// It is longer than [`Limits::output_hard`](crate::Limits::output_hard), so it would never fit. It is dropped and
+    /// counted; the connection stays open. [`send_all`](crate::Context::send_all) sends bytes of any number.
+    TooLong,
     /// The connection accepts no more output: it is closing, closed, or half-closed by `shutdown_write`.
     Closed,
     /// The receiver's framing cannot encode it: it is too long, or contains the delimiter. It is dropped and counted;
@@ -35,10 +40,21 @@ impl Sent {
 }
 
 /// Why a message was not queued.
-enum Refusal {
+pub(super) enum Refusal {
     Unencodable,
     Panicked(Panic),
+    /// Encoded, it has this many bytes.
+    TooLong(usize),
     Full,
+}
+
+impl From<Refused> for Refusal {
+    fn from(why: Refused) -> Self {
+        match why {
+            Refused::Unencodable => Self::Unencodable,
+            Refused::Panicked(panic) => Self::Panicked(panic),
+        }
+    }
 }
 
 impl From<NoMemory> for Refusal {
@@ -58,7 +74,7 @@ impl From<NotEncoded> for Refusal {
 
 /// Returns the framing in which a connection is sent to; `None` if it is sent plain bytes.
 #[inline]
-fn framing_of<'a>(framings: &'a [Framing], c: &Connection) -> Option<&'a Framing> {
+pub(super) fn framing_of<'a>(framings: &'a [Framing], c: &Connection) -> Option<&'a Framing> {
     framings.get(c.handler.slot()).filter(|f| !f.is_raw())
 }
 
@@ -79,7 +95,11 @@ fn queue(
     let encode = |tail: &mut Vec<u8>| {
         let start = tail.len();
         framing.encode(data, tail)?;
-        if before + (tail.len() - start) > hard { Err(Refusal::Full) } else { Ok(()) }
+        match tail.len() - start {
+            len if len > hard => Err(Refusal::TooLong(len)),
+            len if before + len > hard => Err(Refusal::Full),
+            _ => Ok(()),
+        }
     };
     c.out.push_with(framing.encoded_len(data.len()), pool, encode)
 }
@@ -123,8 +143,8 @@ impl Core {
             self.count_sent(id);
             return Sent::Queued;
         }
-        if !self.may_send(id, data.len()) {
-            return self.refused(id);
+        if let Err(refused) = self.may_send(id, data.len()) {
+            return refused;
         }
         self.start_write_stall(id);
         // Counted after `may_send`, which moves broadcasts from the logs to the outbox.
@@ -155,8 +175,8 @@ impl Core {
         len: usize,
         push: impl FnOnce(&mut Connection, &mut Pool) -> Result<(), NoMemory>,
     ) -> Sent {
-        if !self.may_send(id, len) {
-            return self.refused(id);
+        if let Err(refused) = self.may_send(id, len) {
+            return refused;
         }
         self.start_write_stall(id);
         let Self { conns, pool, .. } = self;
@@ -167,7 +187,7 @@ impl Core {
 
     /// Starts the write stall timeout, if nothing was unsent before. If the socket is not writable, no write will be
     /// tried that would set the deadline, so it is set here.
-    fn start_write_stall(&mut self, id: ConnId) {
+    pub(super) fn start_write_stall(&mut self, id: ConnId) {
         let Some(c) = self.conns.get_mut(id).filter(|c| c.out.pending() == 0) else { return };
         c.write_blocked_since = self.now;
         if !c.readiness.writable {
@@ -177,7 +197,7 @@ impl Core {
 
     /// Updates the counters and marks after a message was queued or refused, and returns the result of the send.
     #[inline]
-    fn after_queueing(&mut self, id: ConnId, queued: Result<(), Refusal>) -> Sent {
+    pub(super) fn after_queueing(&mut self, id: ConnId, queued: Result<(), Refusal>) -> Sent {
         match queued {
             Ok(()) => {
                 self.count_sent(id);
@@ -193,6 +213,10 @@ impl Core {
                 self.terminate(id, Reason::HandlerPanic);
                 Sent::Closed
             }
+            Err(Refusal::TooLong(len)) => {
+                self.refuse_too_long(&id, len);
+                Sent::TooLong
+            }
             Err(Refusal::Full) => {
                 self.terminate(id, Reason::OutputLimit);
                 Sent::Full
@@ -203,7 +227,7 @@ impl Core {
     /// Counts a queued message and has it flushed: after the callback if it is for the callback's own connection,
     /// otherwise at the end of the turn.
     #[inline]
-    fn count_sent(&mut self, id: ConnId) {
+    pub(super) fn count_sent(&mut self, id: ConnId) {
         self.stats.messages_out += 1;
         if self.delivery.conn == Some(id) {
             self.delivery.sent_to_self = true;
@@ -230,7 +254,7 @@ impl Core {
     }
 
     #[cold]
-    fn set_high(&mut self, id: ConnId) {
+    pub(super) fn set_high(&mut self, id: ConnId) {
         if let Some(c) = self.conns.live_mut(id) {
             c.flow.above_high_water = true;
         }
@@ -258,6 +282,9 @@ impl Core {
         if !c.flow.above_high_water {
             // `queue_remainder` and `requeue_front` leave this check to `after_write`.
             return self.check_high_water(id);
+        }
+        if c.out.has_pieces() {
+            return;
         }
         if pending <= low {
             c.flow.above_high_water = false;
@@ -308,20 +335,36 @@ impl Core {
         true
     }
 
-    /// Returns whether `len` more bytes may be queued for `id`. Takes its broadcasts from the logs first, evicts other
-    /// connections if there is no space in the total, and terminates `id` if it exceeds a limit.
-    fn may_send(&mut self, id: ConnId, len: usize) -> bool {
+    /// Makes space for `len` more bytes for `id`: takes its broadcasts from the logs first, evicts other connections if
+    /// there is no space in the total, and terminates `id` if it exceeds a limit.
+    pub(super) fn may_send(&mut self, id: ConnId, len: usize) -> Result<(), Sent> {
+        if len > self.limits.output_hard.get() && self.conns.get(id).is_some_and(Connection::takes_output) {
+            self.refuse_too_long(&id, len);
+            return Err(Sent::TooLong);
+        }
         self.take_from_logs(id);
-        let Some(c) = self.conns.get(id).filter(|c| c.takes_output()) else { return false };
+        let Some(c) = self.conns.get(id).filter(|c| c.takes_output()) else { return Err(self.refused(id)) };
         if self.pending(c).saturating_add(len) > self.limits.output_hard.get() {
             self.terminate(id, Reason::OutputLimit);
-            return false;
+            return Err(Sent::Full);
         }
         self.enforce_output_total(id, len);
-        self.conns.get(id).is_some_and(Connection::takes_output)
+        if self.conns.get(id).is_some_and(Connection::takes_output) { Ok(()) } else { Err(self.refused(id)) }
     }
 
-    /// Returns the result of a send that [`may_send`](Core::may_send) refused.
+    /// Counts and logs a message that is longer than the limit. Nobody is closed for it: it says nothing about who
+    /// should receive it.
+    #[cold]
+    pub(super) fn refuse_too_long(&mut self, to: &dyn std::fmt::Display, len: usize) {
+        self.stats.unencodable += 1;
+        if let Some(n) = self.too_long_log.allow(self.now) {
+            let max = self.limits.output_hard.get();
+            let more = suppressed(n);
+            log::warn!("{to}: a message of {len} bytes is dropped: output_hard is {max}; use send_all{more}");
+        }
+    }
+
+    /// Returns the result of a send to a connection that takes no output.
     fn refused(&self, id: ConnId) -> Sent {
         let overflowed = |c: &Connection| matches!(c.reason(), Some(Reason::OutputLimit | Reason::TotalOutputLimit));
         match self.conns.get(id) {

@@ -314,6 +314,7 @@ impl World {
         match sent {
             Sent::Queued => model.produced.extend(frame.expect("the framing cannot carry it")),
             Sent::Unencodable => assert_eq!(frame, None),
+            Sent::TooLong => assert!(frame.is_none_or(|f| f.len() > self.core.limits.output_hard.get())),
             Sent::Full | Sent::Closed => {
                 let takes = self.core.conns.get(model.id).is_some_and(Connection::takes_output);
                 assert!(!takes, "{sent:?}, and yet it takes more");
@@ -327,6 +328,9 @@ impl World {
         let sender = self.pick(sender).map(|i| self.all[i].id);
         let except = sender.filter(|_| others);
         let reached = self.core.broadcast(group, &message, sender, except);
+        if message.len() > self.core.limits.output_hard.get() {
+            return assert_eq!(reached, 0);
+        }
         // Connections that were evicted to make space for it do not get it.
         let alive = |id| self.core.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
         let mut count = 0;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::buffer::pieces::Pieces;
 use crate::codec::FrameError;
 use crate::config::address::Address;
 use crate::connection::{Connection, Origin};
@@ -68,6 +69,12 @@ impl<'a> Context<'a> {
     /// Like [`send`](Context::send), but does not copy the bytes if the connection has no framing and they are many.
     pub fn send_bytes(&mut self, message: Bytes) -> Sent {
         self.net.send_bytes_to(self.id, message)
+    }
+
+    /// Sends bytes of any number, which are fetched as the peer reads: a file, an iterator, or one long answer; see
+    /// [`Net::send_all_to`].
+    pub fn send_all(&mut self, pieces: impl Into<Pieces>) -> Sent {
+        self.net.send_all_to(self.id, pieces)
     }
 
     /// Sends bytes to the peer without framing.

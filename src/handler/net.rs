@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::buffer::pieces::Pieces;
 use crate::closed::Reason;
 use crate::config::address::Address;
 use crate::config::connect::Connect;
@@ -67,6 +68,16 @@ impl<'a> Net<'a> {
     /// Like [`send_to`](Net::send_to), but does not copy the bytes if the receiver has no framing and they are many.
     pub fn send_bytes_to(&mut self, id: ConnId, message: Bytes) -> Sent {
         self.core.send_bytes(id, message)
+    }
+
+    /// Sends [`Pieces`] to a connection: 64 KiB of them are fetched whenever those before are written, so they may be
+    /// of any number of bytes. What is sent later waits behind them, and so do a close and a half-close. Until they
+    /// are all fetched, the connection is not read, and [`on_drain`](crate::Handler::on_drain) is not called.
+    ///
+    /// If the source fails, the connection is closed with [`Reason::PiecesFailed`]; if it panics, with
+    /// [`Reason::HandlerPanic`]. A piece that the framing cannot encode is dropped and counted.
+    pub fn send_all_to(&mut self, id: ConnId, pieces: impl Into<Pieces>) -> Sent {
+        self.core.send_all(id, pieces.into())
     }
 
     /// Closes a connection gracefully: writes all queued output, sends FIN, then reads and discards input until the

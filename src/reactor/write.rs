@@ -52,7 +52,9 @@ impl<S: Sys> EventLoop<S> {
                     prefix_written += of_prefix;
                     suffix_written += taken - of_prefix - of_queue;
                     c.out.advance(of_queue, &mut core.pool);
-                    if prefix_written == prefix.len() && suffix_written == suffix.len() && c.out.pending() == 0 {
+                    if c.out.front_pieces().is_some() {
+                        core.fetch_pieces(id);
+                    } else if prefix_written == prefix.len() && suffix_written == suffix.len() && c.out.pending() == 0 {
                         break;
                     }
                 }

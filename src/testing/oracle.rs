@@ -375,7 +375,7 @@ fn describe(c: &Connection) -> String {
 fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<(), String> {
     let (p, facts) = (&sim.script.peers[peer], &sim.facts[peer]);
     let unread = p.has_input() && !facts.ended && facts.errors.is_empty();
-    let high = c.flow.above_high_water && c.out.pending() > core.limits.output_low;
+    let high = c.flow.above_high_water && (c.out.pending() > core.limits.output_low || c.out.has_pieces());
     let throttled = c.out.pending() > 0 && core.memory_pressure();
     let held = match c.phase {
         Phase::Open => c.flow.paused || high || c.flow.pause_count > 0 || throttled,

@@ -25,6 +25,7 @@ mod read;
 mod readiness;
 mod regressions;
 mod send;
+mod send_all;
 mod shutdown;
 mod switch;
 mod telnet;

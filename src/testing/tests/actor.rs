@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::connect_model::RunOptions;
 use super::link_model::LinkModel;
 use super::timer_model::TimerModel;
+use crate::buffer::pieces::Pieces;
 use crate::closed::{Closed, Reason};
 use crate::core::Sent;
 use crate::group::SlowMember;
@@ -94,6 +97,8 @@ pub(super) struct Ledger {
     pub(super) expected: Vec<Unsent>,
     /// The bytes of messages that were refused for lack of capacity.
     pub(super) refused: usize,
+    /// Something was sent in pieces.
+    pub(super) in_pieces: bool,
     pub(super) told_to_end: bool,
     pub(super) aborted: bool,
     half_closed: bool,
@@ -179,17 +184,33 @@ impl Actor {
                     self.wrong.push(format!("{id} is open and takes nothing"));
                 }
             }
-            Sent::Closed | Sent::Unencodable => {}
+            Sent::Closed | Sent::Unencodable | Sent::TooLong => {}
         }
     }
 
-    /// Sends to a connection, by copy or by reference.
+    /// Sends to a connection, by copy or by reference, or in pieces.
     fn whisper(&mut self, net: &mut Net<'_>, id: ConnId) {
-        let (text, open) = (self.message(), net.is_open(id));
-        let sent = match self.dice.one_in(4) {
-            true => net.send_bytes_to(id, text.clone().into()),
-            false => net.send_to(id, &text),
+        let (text, open, mut more) = (self.message(), net.is_open(id), Vec::new());
+        let how = self.dice.below(8);
+        let pieces = how == 2;
+        let sent = match how {
+            0 | 1 => net.send_bytes_to(id, text.clone().into()),
+            2 if self.ending.is_empty() => net.send_all_to(id, text.clone()),
+            2 => {
+                more.extend((0..self.dice.below(8)).map(|_| self.message()));
+                let all = [std::slice::from_ref(&text), more.as_slice()].concat().concat();
+                let size = 1 + self.dice.size(all.len());
+                let pieces: Vec<Bytes> = all.chunks(size).map(Bytes::copy_from_slice).collect();
+                net.send_all_to(id, Pieces::new(pieces))
+            }
+            _ => net.send_to(id, &text),
         };
+        self.ledger(id).in_pieces |= pieces;
+        if sent.is_queued() {
+            let more = more.into_iter().map(|text| Unsent { text, may_miss: false });
+            self.sent(net, id, text, open, sent);
+            return self.ledger(id).expected.extend(more);
+        }
         self.sent(net, id, text, open, sent);
     }
 

@@ -242,7 +242,8 @@ impl Acting {
         let gone = closed.bytes_out + closed.unsent;
         let told = || format!("N4: {closed}: {sent} B were sent, {ledger:?}");
         require(gone <= most, told)?;
-        let exact = !ledger.expected.iter().any(|o| o.may_miss);
+        // What was not fetched is not counted.
+        let exact = !ledger.in_pieces && !ledger.expected.iter().any(|o| o.may_miss);
         require(!exact || gone >= sent, told)?;
         let waiting = (most + ledger.refused as u64 + 32).saturating_sub(closed.bytes_out);
         let overfull = waiting > limits.output_hard.get() as u64;
