@@ -30,6 +30,10 @@ struct Arguments {
     #[arg(long, value_name = "BYTES", default_value_t = 65_535, value_parser = value_parser!(u32).range(1..=MOST))]
     max_size: u32,
 
+    /// Answer one source at most so many times a second: two servers that answer each other stop there
+    #[arg(long, value_name = "DATAGRAMS", default_value_t = 10_000, value_parser = value_parser!(u32).range(1..))]
+    rate: u32,
+
     /// Set SO_REUSEPORT, so that other sockets with this option can bind the same port
     #[arg(long)]
     reuse_port: bool,
@@ -74,7 +78,8 @@ fn main() -> ExitCode {
     common::serve(arguments.options, Limits::default(), |reactor| {
         let echo = reactor.add_datagrams(Echo::default());
         for at in &arguments.addresses {
-            let at = Datagrams::new(at).max_size(arguments.max_size as usize).reuse_port(arguments.reuse_port);
+            let at = Datagrams::new(at).max_size(arguments.max_size as usize).source_rate(arguments.rate);
+            let at = at.reuse_port(arguments.reuse_port);
             for address in reactor.bind_on(at, echo)?.addresses() {
                 print(format_args!("listening on {address}"));
             }

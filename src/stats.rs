@@ -82,6 +82,11 @@ pub struct Stats {
     pub datagrams_dropped: u64,
     /// Datagrams received and discarded because they were longer than the maximum of their socket.
     pub datagrams_truncated: u64,
+    /// Datagrams received and discarded because their source was the socket itself, which is forged.
+    pub datagrams_own: u64,
+    /// Datagrams received and discarded because their source exceeded
+    /// [`Datagrams::source_rate`](crate::Datagrams::source_rate).
+    pub datagrams_over_rate: u64,
     /// Errors that the system reported for datagram sockets.
     pub datagram_errors: u64,
 }
@@ -142,6 +147,8 @@ impl fmt::Display for Stats {
             ("datagrams_out", self.datagrams_out),
             ("datagrams_dropped", self.datagrams_dropped),
             ("datagrams_truncated", self.datagrams_truncated),
+            ("datagrams_own", self.datagrams_own),
+            ("datagrams_over_rate", self.datagrams_over_rate),
             ("datagram_errors", self.datagram_errors),
             ("commands", self.commands),
             ("commands_for_nobody", self.commands_for_nobody),

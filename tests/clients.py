@@ -671,6 +671,41 @@ def datagrams_are_echoed_over_each_address_family():
         return f"{len(server.addresses)} addresses"
 
 
+def a_datagram_is_answered_from_the_address_that_was_asked():
+    need_ipv6()
+    asked = ((0, "127.0.0.2"), (1, "127.0.0.3"), (0, HOST), (1, "::1"))
+    with Server("udp_echo", at=("0.0.0.0:0", "[::]:0")) as server:
+        for place, address in asked:
+            port = int(server.addresses[place].rsplit(":", 1)[1])
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(5)
+                # A connected socket takes what comes from that address only.
+                client.connect((address, port))
+                client.send(b"who are you?")
+                assert client.recv(100) == b"who are you?", address
+        return f"{len(asked)} addresses"
+
+
+def two_echoes_do_not_talk_without_end():
+    try:
+        # Only with a raw socket can the source be chosen.
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    except PermissionError:
+        raise Skip("no raw sockets here") from None
+    rate = 50
+    options = ("--rate", str(rate), "--stats", "60")
+    with raw, Server("udp_echo", *options) as one, Server("udp_echo", *options) as other:
+        for source in (other.port, one.port):
+            # Ports, length, and no checksum.
+            raw.sendto(struct.pack("!HHHH", source, one.port, 8 + 4, 0) + b"ping", (HOST, 0))
+        # Not for something to happen: it is the time in which they could talk.
+        time.sleep(1)
+        said = one.stop_well()
+        assert 1 < said["datagrams_out"] <= 3 * rate, said
+        assert said["datagrams_own"] == 1, said
+        return f"{said['datagrams_out']} answers"
+
+
 def the_ticker_sends_ticks_and_typed_lines():
     command = [os.path.join(harness.EXAMPLES, "ticker"), f"{harness.HOST}:0", "--every", "0.05"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ticker:
@@ -730,6 +765,8 @@ CHECKS = [
     pickles_with_a_padded_header_are_echoed,
     every_framing_on_the_command_line_carries_messages,
     datagrams_are_echoed_over_each_address_family,
+    a_datagram_is_answered_from_the_address_that_was_asked,
+    two_echoes_do_not_talk_without_end,
     the_ticker_sends_ticks_and_typed_lines,
 ]
 

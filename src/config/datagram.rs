@@ -97,6 +97,11 @@ impl Datagrams {
         /// datagram fits (its length field has 16 bits).
         max_size(bytes: usize) = bytes;
 
+        /// Sets how many datagrams are received from one source address (with its port) in a second, at most; more are
+        /// discarded and counted. Two servers that answer whatever comes can be made to answer each other for ever, by
+        /// one datagram with a forged source; this bounds it. Default: no limit. Zero is rejected.
+        source_rate(datagrams: u32) = Some(datagrams);
+
         /// Sets `SO_REUSEPORT`: several sockets may be bound to the same UDP port. Each datagram goes to one of them;
         /// a multicast or broadcast datagram goes to all. Default: off. On systems without it, binding fails with
         /// `Unsupported`.
@@ -188,6 +193,7 @@ pub(crate) struct DatagramOptions {
     pub(crate) multicast_loop: Option<bool>,
     pub(crate) multicast_ttl: Option<u8>,
     pub(crate) max_size: usize,
+    pub(crate) source_rate: Option<u32>,
     pub(crate) reuse_port: bool,
     pub(crate) v6_only: bool,
     pub(crate) receive_buffer: Option<usize>,
@@ -206,6 +212,7 @@ impl Default for DatagramOptions {
             multicast_loop: None,
             multicast_ttl: None,
             max_size: 65_535,
+            source_rate: None,
             reuse_port: false,
             v6_only: false,
             receive_buffer: None,
@@ -224,6 +231,7 @@ impl DatagramOptions {
         }
         not_zero("receive buffer", self.receive_buffer)?;
         not_zero("send buffer", self.send_buffer)?;
+        not_zero("rate of a source", self.source_rate.map(|n| n as usize))?;
         if self.unix_mode > 0o777 {
             return refuse("mode", format!("must be 0 to 0o777, not {:#o}", self.unix_mode));
         }
@@ -256,6 +264,7 @@ mod tests {
         assert!(refused(plain().max_size(MOST + 1)).contains("not 16777217"));
         assert!(refused(plain().receive_buffer(0)).contains("the receive buffer must be at least 1"));
         assert!(refused(plain().send_buffer(0)).contains("the send buffer must be at least 1"));
+        assert!(refused(plain().source_rate(0)).contains("the rate of a source must be at least 1"));
         assert!(refused(plain().unix_mode(0o1000)).contains("the mode must be 0 to 0o777, not 0o1000"));
         let said = refused(plain().join([192, 0, 2, 1], Interface::Any));
         assert!(said.ends_with("or begin with ff, not 192.0.2.1"), "{said}");

@@ -4,7 +4,7 @@
 //! [`Limits::datagram_queue`](crate::Limits::datagram_queue), and dropped ones are counted.
 
 use super::Core;
-use super::datagram_queue::cost;
+use super::datagram_queue::{Datagram, cost};
 use super::datagram_sockets::DatagramPhase;
 use crate::config::address::Address;
 use crate::id::DatagramId;
@@ -42,20 +42,22 @@ impl Posted {
 const MAX_RETRY_QUEUE: usize = 256;
 
 impl Core {
-    /// Queues a datagram. `to` is `None` for the peer of a connected socket.
+    /// Queues a datagram. `to` is `None` for the peer of a connected socket. An answer leaves from the address that was
+    /// asked.
     pub(crate) fn enqueue_datagram(&mut self, id: DatagramId, to: Option<Address>, data: &[u8]) -> Posted {
         let Some(m) = self.datagrams.slots.get_mut(id).filter(|m| m.is_open()) else { return Posted::Closed };
         let most = self.limits.datagram_queue;
         let posted = match m.route(to) {
             None => Posted::Unreachable,
             Some(to) => {
+                let via = m.asked.as_ref().filter(|(from, _)| to.as_ref() == Some(from)).map(|(_, via)| *via);
                 let cost = cost(to.as_ref(), data.len());
                 let full = m.cost().saturating_add(cost) > most
                     || self.pool.output().saturating_add(m.out.growth(data.len())) > self.limits.output_total.get();
                 // Before `full`: it never fits, so `on_drain` must not invite the sender to try again.
                 if data.len() > m.longest(to.as_ref()) || cost > most {
                     Posted::TooLong
-                } else if full || !m.out.push(to, data, &mut self.pool) {
+                } else if full || !m.out.push(to, via, data, &mut self.pool) {
                     m.congested = true;
                     Posted::Dropped
                 } else {
@@ -93,11 +95,11 @@ impl Core {
     /// slow receiver does not block the others.
     pub(crate) fn move_to_retry_queue(&mut self, id: DatagramId) {
         let Some(m) = self.datagrams.slots.live_mut(id) else { return };
-        if let Some((to, data)) = m.out.first() {
+        if let Some(Datagram { to, via, data }) = m.out.first() {
             // The other half of the limit is reserved for receivers that are not full.
             let fits = m.retry_queue.len() < MAX_RETRY_QUEUE
                 && m.retry_queue.cost() + cost(to, data.len()) <= self.limits.datagram_queue / 2;
-            if !fits || !m.retry_queue.push(to.cloned(), data, &mut self.pool) {
+            if !fits || !m.retry_queue.push(to.cloned(), via, data, &mut self.pool) {
                 self.stats.datagrams_dropped += 1;
                 m.congested = true;
             }

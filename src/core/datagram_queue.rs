@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::buffer::pool::{Pool, SMALL, Use};
 use crate::config::address::Address;
+use crate::sys::datagram::LocalIp;
 
 /// What a queued datagram costs in addition to its bytes. Chosen: enough for its entry, and it limits the number of
 /// empty datagrams as well.
@@ -20,7 +21,16 @@ const COMPACT: usize = 4 * 1024;
 struct Queued {
     /// `None` for the peer of a connected socket.
     to: Option<Address>,
+    /// The address to send from, if it is not for the system to choose.
+    via: Option<LocalIp>,
     len: usize,
+}
+
+/// The first datagram of a queue.
+pub(crate) struct Datagram<'a> {
+    pub(crate) to: Option<&'a Address>,
+    pub(crate) via: Option<LocalIp>,
+    pub(crate) data: &'a [u8],
 }
 
 /// Returns what a datagram counts against [`Limits::datagram_queue`](crate::Limits::datagram_queue), in bytes.
@@ -68,7 +78,7 @@ impl DatagramQueue {
     }
 
     /// Appends a datagram. Returns `false` if there is no memory.
-    pub(super) fn push(&mut self, to: Option<Address>, data: &[u8], pool: &mut Pool) -> bool {
+    pub(super) fn push(&mut self, to: Option<Address>, via: Option<LocalIp>, data: &[u8], pool: &mut Pool) -> bool {
         if self.entries.try_reserve(1).is_err() {
             return false;
         }
@@ -80,19 +90,20 @@ impl DatagramQueue {
         }
         self.bytes.extend_from_slice(data);
         self.cost += cost(to.as_ref(), data.len());
-        self.entries.push_back(Queued { to, len: data.len() });
+        self.entries.push_back(Queued { to, via, len: data.len() });
         true
     }
 
-    /// Returns the destination and the bytes of the first datagram.
-    pub(crate) fn first(&self) -> Option<(Option<&Address>, &[u8])> {
-        let entry = self.entries.front()?;
-        Some((entry.to.as_ref(), self.bytes.get(self.start..self.start + entry.len).unwrap_or_default()))
+    /// Returns the first datagram.
+    pub(crate) fn first(&self) -> Option<Datagram<'_>> {
+        let Queued { to, via, len } = self.entries.front()?;
+        let data = self.bytes.get(self.start..self.start + len).unwrap_or_default();
+        Some(Datagram { to: to.as_ref(), via: *via, data })
     }
 
     /// Removes the first datagram.
     pub(crate) fn pop(&mut self) {
-        let Some(Queued { to, len }) = self.entries.pop_front() else { return };
+        let Some(Queued { to, len, .. }) = self.entries.pop_front() else { return };
         self.cost = self.cost.saturating_sub(cost(to.as_ref(), len));
         self.start += len;
         if self.entries.is_empty() {
@@ -112,8 +123,8 @@ impl DatagramQueue {
     /// Appends all datagrams of another queue. Returns how many were dropped for lack of memory.
     pub(super) fn append(&mut self, other: &mut Self, pool: &mut Pool) -> u64 {
         let mut lost = 0;
-        while let Some((to, data)) = other.first() {
-            lost += u64::from(!self.push(to.cloned(), data, pool));
+        while let Some(Datagram { to, via, data }) = other.first() {
+            lost += u64::from(!self.push(to.cloned(), via, data, pool));
             other.pop();
         }
         other.free_if_empty(pool);
@@ -141,6 +152,10 @@ impl DatagramQueue {
 mod tests {
     use super::*;
 
+    fn first(queue: &DatagramQueue) -> Option<(Option<&Address>, &[u8])> {
+        queue.first().map(|first| (first.to, first.data))
+    }
+
     fn to(port: u16) -> Option<Address> {
         Some(Address::Tcp(([127, 0, 0, 1], port).into()))
     }
@@ -152,11 +167,11 @@ mod tests {
         let mut expected = VecDeque::new();
         for n in 0..5_000_usize {
             let data = vec![n as u8; n * 37 % 300];
-            assert!(queue.push(to(n as u16), &data, &mut pool));
+            assert!(queue.push(to(n as u16), None, &data, &mut pool));
             expected.push_back((to(n as u16), data));
             if n % 3 > 0 {
                 let (address, data) = expected.pop_front().unwrap();
-                assert_eq!(queue.first(), Some((address.as_ref(), &data[..])));
+                assert_eq!(first(&queue), Some((address.as_ref(), &data[..])));
                 queue.pop();
             }
             let cost: usize = expected.iter().map(|(_, data)| data.len() + OVERHEAD).sum();
@@ -176,17 +191,17 @@ mod tests {
     fn one_row_is_put_behind_another() {
         let mut pool = Pool::new(0);
         let (mut a, mut b) = (DatagramQueue::default(), DatagramQueue::default());
-        a.push(to(1), b"first", &mut pool);
-        b.push(to(2), b"", &mut pool);
-        b.push(to(3), b"third", &mut pool);
+        a.push(to(1), None, b"first", &mut pool);
+        b.push(to(2), None, b"", &mut pool);
+        b.push(to(3), None, b"third", &mut pool);
         assert!(b.has_any_for(&to(2).unwrap()) && !a.has_any_for(&to(2).unwrap()));
         assert_eq!(a.append(&mut b, &mut pool), 0);
         for (port, data) in [(1, &b"first"[..]), (2, b""), (3, b"third")] {
-            assert_eq!(a.first(), Some((to(port).as_ref(), data)));
+            assert_eq!(first(&a), Some((to(port).as_ref(), data)));
             a.pop();
         }
         assert_eq!((a.len(), b.len()), (0, 0));
-        a.push(to(4), b"x", &mut pool);
+        a.push(to(4), None, b"x", &mut pool);
         assert_eq!((a.clear(&mut pool), pool.output()), (1, 0));
     }
 }

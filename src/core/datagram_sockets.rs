@@ -7,12 +7,16 @@
 //! than [`Limits::datagram_queue`](crate::Limits::datagram_queue).
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::datagram_queue::DatagramQueue;
+use super::source_rate::SourceRate;
 use crate::config::address::Address;
+use crate::config::datagram::DatagramOptions;
 use crate::id::{DatagramId, GenSlab, HandlerIdx, HasId};
 use crate::sys::Ready;
+use crate::sys::datagram::LocalIp;
 use crate::time::Time;
 use crate::work_list::WorkList;
 
@@ -51,6 +55,11 @@ pub(crate) struct DatagramSocket {
     pub(crate) writable: bool,
     /// The first queued datagram failed with an error that may belong to an earlier one, and is sent once more.
     pub(crate) retrying_first: bool,
+    /// While the callback for a datagram runs: its sender, and the local address that it was sent to, if the system
+    /// told. Answers leave from there.
+    pub(crate) asked: Option<(Address, LocalIp)>,
+    /// The limit for each source, if there is one.
+    pub(crate) rate: Option<SourceRate>,
     /// The number of receive errors in a row.
     pub(crate) errors: u32,
     /// Not received from until the next retry, after too many errors.
@@ -68,13 +77,21 @@ pub(crate) struct DatagramSocket {
 }
 
 impl DatagramSocket {
-    pub(crate) fn new(id: DatagramId, handler: HandlerIdx, local: Address, peer: Option<Address>, max: usize) -> Self {
+    pub(crate) fn new(
+        id: DatagramId,
+        handler: HandlerIdx,
+        local: Address,
+        peer: Option<Address>,
+        options: &DatagramOptions,
+    ) -> Self {
         Self {
             id,
             handler,
             local,
             peer,
-            max,
+            max: options.max_size,
+            asked: None,
+            rate: options.source_rate.map(SourceRate::new),
             phase: DatagramPhase::Open,
             out: DatagramQueue::default(),
             retry_queue: DatagramQueue::default(),
@@ -90,6 +107,17 @@ impl DatagramSocket {
             retry_pending: false,
             close_by: Time::NEVER,
         }
+    }
+
+    /// Returns whether a datagram comes from this socket itself: its source is forged. `to` is the address that it was
+    /// sent to, where that is known.
+    pub(crate) fn is_own(&self, from: &Address, to: Option<IpAddr>) -> bool {
+        let (Address::Tcp(from), Address::Tcp(local)) = (from, &self.local) else {
+            return *from == self.local && self.local != Address::Unix(None);
+        };
+        let any = local.ip().is_unspecified();
+        from.port() == local.port()
+            && (from.ip() == local.ip() || any && (to == Some(from.ip()) || from.ip().is_loopback()))
     }
 
     pub(crate) fn is_open(&self) -> bool {

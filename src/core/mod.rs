@@ -12,7 +12,7 @@ mod close;
 mod connect;
 pub(crate) mod connect_jobs;
 mod datagram;
-mod datagram_queue;
+pub(crate) mod datagram_queue;
 pub(crate) mod datagram_sockets;
 mod echo;
 mod evictor;
@@ -21,6 +21,7 @@ mod places;
 mod receive;
 mod send;
 mod send_all;
+pub(crate) mod source_rate;
 mod switch;
 #[cfg(test)]
 mod tests;

@@ -119,7 +119,7 @@ impl Dispatcher {
         self.handlers.get(handler.slot()).is_some_and(|entry| entry.handler.takes_connections())
     }
 
-    /// Calls the callback for `event` of a socket's handler. A panic closes the socket.
+    /// Calls the callback for `event` of a socket's handler. A panic costs the event, and not the socket.
     pub(crate) fn call_datagram(&mut self, id: DatagramId, callback: DatagramCallback, event: DatagramEvent<'_>) {
         let last = matches!(event, DatagramEvent::Closed);
         let called = |m: &&DatagramSocket| m.is_open() || last && m.phase == DatagramPhase::Closed;

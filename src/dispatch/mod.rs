@@ -2,7 +2,7 @@
 //!
 //! Does no I/O: callbacks record what they request in the [`Core`], and the loop does it after they return.
 //! Invariant: a callback runs with only the core and its own handler borrowed, and never inside another callback; if
-//! it panics, only its connection or datagram socket is closed.
+//! it panics, only its connection is closed, and a datagram socket loses only the datagram.
 
 pub(crate) mod datagram;
 mod slot;
@@ -367,7 +367,8 @@ impl Dispatcher {
         }
     }
 
-    /// Handles a panic of user code: counts and logs it, and closes the connection or datagram socket that it was for.
+    /// Handles a panic of user code: counts and logs it, and closes the connection that it was for. A datagram socket
+    /// stays open: the next datagram is somebody else's. But in a shutdown nobody else would close it.
     fn panicked(&mut self, site: CallSite, panic: Box<dyn Any + Send>) {
         if self.panics == PanicPolicy::Propagate {
             resume_unwind(panic);
@@ -379,9 +380,13 @@ impl Dispatcher {
         }
         match site {
             CallSite::Connection(id) => self.core.terminate(id, Reason::HandlerPanic),
-            CallSite::Datagrams(id) => self.core.close_datagram_now(id),
-            CallSite::Handler(_) | CallSite::Source(_) | CallSite::Codec(_) | CallSite::Closure | CallSite::Dropped => {
-            }
+            CallSite::Datagrams(id) if self.core.shutting_down => drop(self.core.close_datagram(id)),
+            CallSite::Datagrams(_)
+            | CallSite::Handler(_)
+            | CallSite::Source(_)
+            | CallSite::Codec(_)
+            | CallSite::Closure
+            | CallSite::Dropped => {}
         }
         // A requested switch does not happen. The drop of its state may panic too.
         if let Some(wish) = self.core.switch.take() {

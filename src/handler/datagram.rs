@@ -4,6 +4,7 @@
 
 use std::any::Any;
 use std::io;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 
 use crate::config::address::Address;
@@ -15,7 +16,11 @@ use crate::id::{DatagramId, HandlerIdx};
 /// [`Handler`](crate::Handler) as well; then one value serves connections and datagrams.
 ///
 /// Callbacks return no errors and never nest. No peer and no network error closes a socket. It ends when it is
-/// [closed](DatagramContext::close), when a callback panics, or with the reactor.
+/// [closed](DatagramContext::close), or with the reactor.
+///
+/// A panic in a callback is logged and counted, and costs the datagram that it was called for: the socket stays open,
+/// because the next datagram may be from somebody else. The same handler gets it, in the state in which the panic left
+/// it.
 ///
 /// ```
 /// use turnwheel::{Address, DatagramContext, DatagramHandler, Reactor};
@@ -123,6 +128,14 @@ impl<'a> DatagramContext<'a> {
     /// Returns the address to which the socket is bound.
     pub fn local_addr(&self) -> Address {
         self.net.core().datagrams.slots.get(self.id).map_or(Address::Unix(None), |m| m.local.clone())
+    }
+
+    /// Returns the local address that the datagram of this callback was sent to: for a UDP socket that is bound to the
+    /// unspecified address (`0.0.0.0`, `::`), on Linux and Apple systems. An answer to its sender leaves from
+    /// there, so that a client which has connected its socket receives it. On other systems the system chooses the
+    /// address; there, bind a socket to each address.
+    pub fn asked_addr(&self) -> Option<IpAddr> {
+        self.net.core().datagrams.slots.get(self.id)?.asked.as_ref().map(|(_, asked)| asked.ip)
     }
 
     /// Returns the peer of a socket in connected mode.

@@ -8,13 +8,16 @@ use std::io::{self, ErrorKind};
 use super::event_loop::{EventLoop, exposure};
 use super::tables::BoundSocket;
 use crate::config::address::Address;
+use crate::config::datagram::DatagramOptions;
+use crate::core::datagram_queue::Datagram;
 use crate::core::datagram_sockets::{DatagramPhase, DatagramSocket};
 use crate::dispatch::CallSite;
 use crate::dispatch::datagram::{DatagramCallback, DatagramEvent};
 use crate::id::{DatagramId, HandlerIdx, Token};
 use crate::sys::Sys;
-use crate::sys::datagram::SendStatus;
+use crate::sys::datagram::{LocalIp, ReceivedDatagram, SendStatus};
 use crate::sys::errno::{AcceptError, classify_accept};
+use crate::time::log_limit::suppressed;
 
 /// Errors of receiving in a row before a socket backs off. Chosen: connected UDP sockets may return one `ECONNREFUSED`
 /// for each datagram sent, so a burst of errors is normal; a socket that only fails must not spin.
@@ -27,13 +30,13 @@ impl<S: Sys> EventLoop<S> {
         mut socket: S::Datagram,
         handler: HandlerIdx,
         callback: DatagramCallback,
-        max: usize,
+        options: &DatagramOptions,
     ) -> io::Result<(DatagramId, Address)> {
         let (local, peer) = self.sys.datagram_addresses(&socket)?;
         // The kernel discards what does not come from the peer.
         let exposure = if peer.is_none() { exposure(&local) } else { "" };
         let datagrams = &mut self.dispatcher.core.datagrams;
-        let id = datagrams.slots.insert_with(|id| DatagramSocket::new(id, handler, local.clone(), peer, max));
+        let id = datagrams.slots.insert_with(|id| DatagramSocket::new(id, handler, local.clone(), peer, options));
         let added = match id {
             Some(id) => self.sys.add_datagram(&mut socket, Token::Datagram(id).pack()).map(|()| id),
             None => Err(io::Error::new(ErrorKind::OutOfMemory, "no more datagram sockets can be opened")),
@@ -48,8 +51,8 @@ impl<S: Sys> EventLoop<S> {
         };
         datagrams.enqueue(id);
         self.bound_sockets.insert(id, BoundSocket { socket, callback });
-        if self.datagram_buffer.len() <= max {
-            self.datagram_buffer.resize(max + 1, 0);
+        if self.datagram_buffer.len() <= options.max_size {
+            self.datagram_buffer.resize(options.max_size + 1, 0);
         }
         self.dispatcher.retain(handler);
         log::info!("receiving datagrams on {local}{exposure}");
@@ -108,16 +111,22 @@ impl<S: Sys> EventLoop<S> {
         // above `max` is the only sign of it.
         let (max, open) = (m.max, self.bound_sockets.get_mut(id)?);
         match self.sys.receive(&mut open.socket, buffer.get_mut(..=max)?) {
-            Ok((len, from)) => {
+            Ok(ReceivedDatagram { len, from, to }) => {
                 m.errors = 0;
                 core.stats.datagrams_in += 1;
+                if self.discards(id, &from, to) {
+                    return Some(len);
+                }
                 let event = if len > max {
-                    core.stats.datagrams_truncated += 1;
+                    self.dispatcher.core.stats.datagrams_truncated += 1;
                     DatagramEvent::Truncated(&from, max)
                 } else {
                     DatagramEvent::Datagram(&from, &buffer[..len])
                 };
                 self.call_datagram(id, event);
+                if let Some(m) = self.dispatcher.core.datagrams.slots.live_mut(id) {
+                    m.asked = None;
+                }
                 Some(len)
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -130,6 +139,26 @@ impl<S: Sys> EventLoop<S> {
                 Some(0)
             }
         }
+    }
+
+    /// Returns whether a datagram is not for the handler: its source is forged, or sends too much. Notes which address
+    /// was asked otherwise.
+    fn discards(&mut self, id: DatagramId, from: &Address, to: Option<LocalIp>) -> bool {
+        let core = &mut self.dispatcher.core;
+        let Some(m) = core.datagrams.slots.live_mut(id) else { return true };
+        if m.is_own(from, to.map(|to| to.ip)) {
+            core.stats.datagrams_own += 1;
+            if let Some(n) = self.log_limits.own_datagrams.allow(core.now) {
+                log::warn!("{id}: a datagram with the socket's own address as its source{}", suppressed(n));
+            }
+            return true;
+        }
+        if m.rate.as_mut().is_some_and(|rate| !rate.allow(from, core.now)) {
+            core.stats.datagrams_over_rate += 1;
+            return true;
+        }
+        m.asked = to.map(|to| (from.clone(), to));
+        false
     }
 
     /// Reports an error of a receive. The socket stays open: an error of a datagram socket (an ICMP reply such as
@@ -173,12 +202,12 @@ impl<S: Sys> EventLoop<S> {
         let core = &mut self.dispatcher.core;
         loop {
             let m = core.datagrams.slots.get_mut(id).filter(|m| m.writable && m.phase != DatagramPhase::Closed)?;
-            let (to, data) = m.out.first()?;
+            let Datagram { to, via, data } = m.out.first()?;
             // A datagram must not overtake earlier ones to the same receiver that wait for retry.
             let sent = if to.is_some_and(|to| m.retry_queue.has_any_for(to)) {
                 Ok(SendStatus::PeerFull)
             } else {
-                self.sys.send_datagram(&mut open.socket, to, data)
+                self.sys.send_datagram(&mut open.socket, to, via, data)
             };
             let error = match sent {
                 Ok(SendStatus::Sent) => {

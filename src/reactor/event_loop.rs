@@ -27,6 +27,7 @@ pub(super) const FRONT: usize = 4 * 1024;
 /// Rate limits of the log lines that peers can provoke.
 #[derive(Debug, Default)]
 pub(super) struct LogLimits {
+    pub(super) own_datagrams: RateLimiter,
     pub(super) closed: [RateLimiter; REASONS],
     pub(super) accept: RateLimiter,
     slow_call: RateLimiter,

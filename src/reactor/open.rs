@@ -228,7 +228,7 @@ impl Reactor {
         let mut bound = Bound { sockets: Vec::new() };
         let done = self.bind_all(to, peer, &mut options, |reactor, bind, options| {
             let socket = reactor.inner.sys.bind_datagram(bind, options)?;
-            bound.sockets.push(reactor.inner.add_datagram_socket(socket, handler, callback, options.max_size)?);
+            bound.sockets.push(reactor.inner.add_datagram_socket(socket, handler, callback, options)?);
             Ok(bound.local_addr().map_or(0, |first| first.port()))
         });
         if let Err(e) = done {

@@ -4,9 +4,26 @@
 //! [`SendStatus::PeerFull`] it owes none.
 
 use std::io;
+use std::net::IpAddr;
 
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
+
+/// A local address, and the interface that it is of (0: any), to send from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LocalIp {
+    pub(crate) ip: IpAddr,
+    pub(crate) interface: u32,
+}
+
+/// A datagram that was received: its length, its sender, and the local address that it was sent to. That is known only
+/// for a socket bound to the unspecified address, where the system can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReceivedDatagram {
+    pub(crate) len: usize,
+    pub(crate) from: Address,
+    pub(crate) to: Option<LocalIp>,
+}
 
 /// The result of sending a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +47,18 @@ pub(crate) trait DatagramSys {
     /// Registers a socket. Called once per socket.
     fn add_datagram(&mut self, socket: &mut Self::Datagram, token: usize) -> io::Result<()>;
 
-    /// Receives one datagram; returns its length and the sender's address. If the length equals that of `buf` (never
-    /// empty), the datagram may have been truncated. Retries on `Interrupted`.
-    fn receive(&mut self, socket: &mut Self::Datagram, buf: &mut [u8]) -> io::Result<(usize, Address)>;
+    /// Receives one datagram. If its length equals that of `buf` (never empty), it may have been truncated. Retries on
+    /// `Interrupted`.
+    fn receive(&mut self, socket: &mut Self::Datagram, buf: &mut [u8]) -> io::Result<ReceivedDatagram>;
 
-    /// Sends one datagram, to `to` or to the socket's peer. Does not raise SIGPIPE. Retries on `Interrupted`. After
+    /// Sends one datagram, to `to` or to the socket's peer, from `via` or from the address that the system chooses.
+    /// Does not raise SIGPIPE. Retries on `Interrupted`. After
     /// `WouldBlock`, readiness will be reported.
     fn send_datagram(
         &mut self,
         socket: &mut Self::Datagram,
         to: Option<&Address>,
+        via: Option<LocalIp>,
         data: &[u8],
     ) -> io::Result<SendStatus>;
 

@@ -260,15 +260,21 @@ fn a_flood_on_one_socket_leaves_another_its_turn() {
 }
 
 #[test]
-fn a_panic_or_a_close_ends_its_socket_alone_and_frees_the_port() {
+fn a_panic_costs_one_datagram_and_a_close_ends_its_socket_alone_and_frees_the_port() {
     let _undisturbed = without_births();
     let mut world = World::new("127.0.0.1:0");
     let (tell, told) = mpsc::channel();
     let other = world.reactor.bind("127.0.0.1:0", Echo(tell)).unwrap();
     let (client, to) = (client("127.0.0.1:0"), other.local_addr().unwrap());
     client.send_to(b"boom", world.ip()).unwrap();
-    assert_eq!(world.next(), Told::Closed);
+    client.send_to(b"next", world.ip()).unwrap();
+    assert!(matches!(world.next(), Told::Datagram(_, data) if data == b"next"));
     assert_eq!(world.reactor.stats().panics, 1);
+    assert_eq!(client.recv(&mut [0; 10]).unwrap(), 4);
+    client.send_to(b"close", world.ip()).unwrap();
+    assert!(matches!(world.next(), Told::Datagram(_, data) if data == b"close"));
+    assert_eq!(world.next(), Told::Closed);
+    assert_eq!(client.recv(&mut [0; 10]).unwrap(), 5);
     assert_eq!(world.reactor.net().send_datagram_to(world.id, to, "x"), Posted::Closed);
     UdpSocket::bind(world.ip()).unwrap();
     client.send_to(b"close", to).unwrap();

@@ -94,7 +94,7 @@ fn bind_with<A: FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static>(
     let ids = (0..sockets).map(|n| {
         let at = DatagramBind::Udp(([127, 0, 0, 1], 9000 + n as u16).into());
         let socket = inner.sys.bind_datagram(at, options).unwrap();
-        inner.add_datagram_socket(socket, handler, call_datagram_handler::<Puppet<A>>, options.max_size).unwrap().0
+        inner.add_datagram_socket(socket, handler, call_datagram_handler::<Puppet<A>>, options).unwrap().0
     });
     let ids = ids.collect();
     let read_log: ReadLog =
@@ -450,7 +450,12 @@ fn a_new_socket_in_an_old_place_is_not_taken_for_the_old_one() {
     let handler = post.rig.handler;
     let at = DatagramBind::Udp(([127, 0, 0, 1], 9001).into());
     let socket = post.rig.sys().bind_datagram(at, &DatagramOptions::default()).unwrap();
-    let new = post.rig.inner.add_datagram_socket(socket, handler, call_datagram_handler::<NoBody>, 10).unwrap().0;
+    let new = post
+        .rig
+        .inner
+        .add_datagram_socket(socket, handler, call_datagram_handler::<NoBody>, &DatagramOptions::default())
+        .unwrap()
+        .0;
     assert_eq!((new.slot, new == old), (old.slot, false));
     assert_eq!(post.rig.net().send_datagram_to(old, port_of(1), "x"), Posted::Closed);
     assert!(!post.rig.net().close_datagram(old));
@@ -468,7 +473,7 @@ impl DatagramHandler for NoBody {
 }
 
 #[test]
-fn a_panic_costs_its_socket_and_no_other() {
+fn a_panic_costs_its_datagram_and_no_other() {
     let mut post = bind(2, |cx, got| {
         if let Got::Datagram(from, data) = got {
             assert_ne!(data, b"boom");
@@ -476,15 +481,46 @@ fn a_panic_costs_its_socket_and_no_other() {
         }
     });
     post.rig.sys().datagram(0, 7001, "boom");
-    post.rig.sys().datagram(0, 7001, "never told");
+    post.rig.sys().datagram(0, 7001, "the next one");
     post.rig.sys().datagram(1, 7002, "fine");
     post.rig.settle();
-    assert_eq!(post.log(), ["0 7001>boom", "1 7002>fine", "0 closed"]);
-    assert_eq!((post.rig.stats().panics, post.said(1).len()), (1, 1));
+    assert_eq!(post.log(), ["0 7001>boom", "0 7001>the next one", "1 7002>fine"]);
+    assert_eq!((post.rig.stats().panics, post.said(0).len(), post.said(1).len()), (1, 1, 1));
     post.rig.inner.dispatcher.set_panic_policy(PanicPolicy::Propagate);
     post.rig.sys().datagram(1, 7002, "boom");
     let inner = std::panic::AssertUnwindSafe(|| post.rig.inner.turn(None));
     assert!(std::panic::catch_unwind(inner).is_err());
+}
+
+#[test]
+fn a_panic_in_a_shutdown_closes_the_socket() {
+    let mut post = bind(2, |_, got| assert!(!matches!(got, Got::Shutdown)));
+    post.rig.inner.begin_shutdown(5 * SECOND);
+    post.rig.settle();
+    assert_eq!(post.log(), ["0 shutdown", "1 shutdown", "0 closed", "1 closed"]);
+}
+
+#[test]
+fn a_socket_never_answers_itself() {
+    let mut post = bind(1, echo);
+    post.comes(0, 9000, "from itself, it says");
+    post.comes(0, 7001, "from another");
+    assert_eq!(post.log(), ["0 7001>from another"]);
+    assert_eq!((post.rig.stats().datagrams_own, post.said(0).len()), (1, 1));
+}
+
+#[test]
+fn a_source_gets_no_more_than_its_rate_and_others_theirs() {
+    let options = DatagramOptions { source_rate: Some(3), ..DatagramOptions::default() };
+    let mut post = bind_with(1, Limits::default(), &options, echo);
+    for _ in 0..5 {
+        post.comes(0, 7001, "a");
+        post.comes(0, 7002, "b");
+    }
+    assert_eq!((post.rig.stats().datagrams_over_rate, post.said(0).len()), (4, 6));
+    post.rig.pass(SECOND);
+    post.comes(0, 7001, "a");
+    assert_eq!(post.said(0), ["7001<a"]);
 }
 
 #[test]
@@ -597,7 +633,7 @@ fn one_handler_may_serve_connections_and_datagrams() {
     let at = DatagramBind::Udp(([127, 0, 0, 1], 9000).into());
     let socket = rig.sys().bind_datagram(at, &DatagramOptions::default()).unwrap();
     let handler = rig.handler;
-    rig.inner.add_datagram_socket(socket, handler, call_datagram_handler::<Both>, 100).unwrap();
+    rig.inner.add_datagram_socket(socket, handler, call_datagram_handler::<Both>, &DatagramOptions::default()).unwrap();
     let peer = rig.connect();
     rig.say(peer, "over here");
     assert_eq!(rig.sys().sockets[0].said(), ["7009<over here"]);

@@ -9,12 +9,14 @@ use std::net::SocketAddr;
 use ::mio::{Interest, Token};
 use socket2::SockRef;
 
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+use super::packet_info;
 #[cfg(unix)]
 use super::unix_address;
 use super::{MioSys, uninterrupted, unmapped};
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
-use crate::sys::datagram::{DatagramSys, SendStatus};
+use crate::sys::datagram::{DatagramSys, LocalIp, ReceivedDatagram, SendStatus};
 use crate::sys::datagram_socket::{of_another_kind, open_udp, tune_udp};
 #[cfg(unix)]
 use crate::sys::errno::is_full;
@@ -33,19 +35,70 @@ pub(crate) struct Datagram {
 
 #[derive(Debug)]
 enum Kind {
-    /// The flag is `true` for an IPv6 socket.
-    Udp(::mio::net::UdpSocket, bool),
+    Udp(Udp),
     #[cfg(unix)]
     Unix(::mio::net::UnixDatagram),
 }
 
+#[derive(Debug)]
+struct Udp {
+    socket: ::mio::net::UdpSocket,
+    v6: bool,
+    /// Space for the control messages with the local addresses of datagrams, if the system tells them.
+    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+    told: Option<Vec<u8>>,
+}
+
+impl Udp {
+    fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let local = socket.local_addr()?;
+        let socket = ::mio::net::UdpSocket::from_std(socket);
+        Ok(Self {
+            #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+            told: match local.ip().is_unspecified() && socket.peer_addr().is_err() {
+                true => packet_info::enable(&socket, local.is_ipv6()).map(|()| Some(packet_info::space()))?,
+                false => None,
+            },
+            socket,
+            v6: local.is_ipv6(),
+        })
+    }
+
+    #[inline]
+    fn receive(&mut self, buf: &mut [u8]) -> io::Result<ReceivedDatagram> {
+        #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+        if let Some(space) = &mut self.told {
+            return uninterrupted(|| packet_info::receive(&self.socket, buf, space));
+        }
+        match uninterrupted(|| self.socket.recv_from(buf)) {
+            Ok((len, from)) => Ok(ReceivedDatagram { len, from: Address::Tcp(unmapped(from)), to: None }),
+            Err(error) if is_cut(&error) => {
+                Ok(ReceivedDatagram { len: buf.len(), from: Address::Tcp(NOBODY), to: None })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    #[inline]
+    fn send_to(&self, to: SocketAddr, via: Option<LocalIp>, data: &[u8]) -> io::Result<usize> {
+        let to = if self.v6 { mapped(to) } else { to };
+        #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+        if let Some(via) = via {
+            return uninterrupted(|| packet_info::send(&self.socket, self.v6, to, via, data));
+        }
+        // Without packet information there is none.
+        let _ = via;
+        uninterrupted(|| self.socket.send_to(data, to))
+    }
+}
+
 impl Datagram {
-    fn udp(socket: std::net::UdpSocket, v6: bool) -> Self {
-        Self {
+    fn udp(socket: std::net::UdpSocket) -> io::Result<Self> {
+        Ok(Self {
             #[cfg(unix)]
             file: None,
-            socket: Kind::Udp(::mio::net::UdpSocket::from_std(socket), v6),
-        }
+            socket: Kind::Udp(Udp::new(socket)?),
+        })
     }
 
     /// Takes over a UDP socket that is already bound.
@@ -53,7 +106,7 @@ impl Datagram {
         socket.set_nonblocking(true)?;
         let v6 = socket.local_addr()?.is_ipv6();
         tune_udp(&SockRef::from(&socket), v6, options)?;
-        Ok(Self::udp(socket, v6))
+        Self::udp(socket)
     }
 
     #[cfg(unix)]
@@ -85,7 +138,7 @@ impl DatagramSys for MioSys {
         let existing = at.to_string();
         let told = |error| socket::cannot("bind", &existing, &error);
         match at {
-            DatagramBind::Udp(address) => Ok(Datagram::udp(open_udp(address, options)?, address.is_ipv6())),
+            DatagramBind::Udp(address) => Datagram::udp(open_udp(address, options)?).map_err(told),
             DatagramBind::UdpSocket(socket) => Datagram::adopt_udp(socket, options).map_err(told),
             #[cfg(unix)]
             DatagramBind::Unix(path) => {
@@ -101,7 +154,7 @@ impl DatagramSys for MioSys {
         #[cfg(unix)]
         let file = of.file.as_ref().map(|file| Address::Unix(Some(file.as_given().to_owned())));
         match &of.socket {
-            Kind::Udp(socket, _) => {
+            Kind::Udp(Udp { socket, .. }) => {
                 let peer = socket.peer_addr().ok().map(|peer| Address::Tcp(unmapped(peer)));
                 Ok((Address::Tcp(socket.local_addr()?), peer))
             }
@@ -117,36 +170,35 @@ impl DatagramSys for MioSys {
         let both = Interest::READABLE.add(Interest::WRITABLE);
         let (registry, token) = (self.poll.registry(), Token(token));
         match &mut socket.socket {
-            Kind::Udp(socket, _) => registry.register(socket, token, both),
+            Kind::Udp(Udp { socket, .. }) => registry.register(socket, token, both),
             #[cfg(unix)]
             Kind::Unix(socket) => registry.register(socket, token, both),
         }
     }
 
     #[inline]
-    fn receive(&mut self, socket: &mut Datagram, buf: &mut [u8]) -> io::Result<(usize, Address)> {
-        match &socket.socket {
-            Kind::Udp(socket, _) => match uninterrupted(|| socket.recv_from(buf)) {
-                Ok((len, from)) => Ok((len, Address::Tcp(unmapped(from)))),
-                Err(error) if is_cut(&error) => Ok((buf.len(), Address::Tcp(NOBODY))),
-                Err(error) => Err(error),
-            },
+    fn receive(&mut self, socket: &mut Datagram, buf: &mut [u8]) -> io::Result<ReceivedDatagram> {
+        match &mut socket.socket {
+            Kind::Udp(socket) => socket.receive(buf),
             #[cfg(unix)]
             Kind::Unix(socket) => {
                 let (len, from) = uninterrupted(|| socket.recv_from(buf))?;
-                Ok((len, unix_address(from.as_pathname())))
+                Ok(ReceivedDatagram { len, from: unix_address(from.as_pathname()), to: None })
             }
         }
     }
 
     #[inline]
-    fn send_datagram(&mut self, socket: &mut Datagram, to: Option<&Address>, data: &[u8]) -> io::Result<SendStatus> {
+    fn send_datagram(
+        &mut self,
+        socket: &mut Datagram,
+        to: Option<&Address>,
+        via: Option<LocalIp>,
+        data: &[u8],
+    ) -> io::Result<SendStatus> {
         let sent = match (&socket.socket, to) {
-            (Kind::Udp(socket, _), None) => uninterrupted(|| socket.send(data)),
-            (Kind::Udp(socket, v6), Some(Address::Tcp(to))) => {
-                let to = if *v6 { mapped(*to) } else { *to };
-                uninterrupted(|| socket.send_to(data, to))
-            }
+            (Kind::Udp(Udp { socket, .. }), None) => uninterrupted(|| socket.send(data)),
+            (Kind::Udp(socket), Some(Address::Tcp(to))) => socket.send_to(*to, via, data),
             #[cfg(unix)]
             (Kind::Unix(socket), to) => return ship_unix(socket, to, data),
             _ => Err(of_another_kind()),
@@ -156,7 +208,7 @@ impl DatagramSys for MioSys {
 
     fn close_datagram(&mut self, mut socket: Datagram) {
         match &mut socket.socket {
-            Kind::Udp(socket, _) => self.deregister(socket),
+            Kind::Udp(Udp { socket, .. }) => self.deregister(socket),
             #[cfg(unix)]
             Kind::Unix(socket) => self.deregister(socket),
         }

@@ -8,6 +8,8 @@
 mod datagram;
 mod descriptors;
 mod listener;
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+mod packet_info;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind, IoSlice, Read};

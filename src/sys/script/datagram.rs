@@ -10,7 +10,7 @@ use super::peer::{EAGAIN, fail};
 use super::{Call, Ready, Script, outcome};
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
-use crate::sys::datagram::{DatagramSys, SendStatus};
+use crate::sys::datagram::{DatagramSys, LocalIp, ReceivedDatagram, SendStatus};
 
 impl Script {
     /// Delivers a datagram or an error to a socket.
@@ -78,27 +78,33 @@ impl DatagramSys for Script {
         Ok(())
     }
 
-    fn receive(&mut self, socket: &mut usize, buf: &mut [u8]) -> io::Result<(usize, Address)> {
+    fn receive(&mut self, socket: &mut usize, buf: &mut [u8]) -> io::Result<ReceivedDatagram> {
         let end = &mut self.sockets[*socket];
         let done = match end.inbox.pop_front() {
             Some(Came::From(from, data)) => {
                 let len = data.len().min(buf.len());
                 buf[..len].copy_from_slice(&data[..len]);
-                Ok((len, from))
+                Ok(ReceivedDatagram { len, from, to: None })
             }
             Some(Came::Fail(number)) => fail(number),
             None => fail(EAGAIN),
         };
         end.readable_armed |= end.inbox.is_empty() && done.is_err();
         let came = match &done {
-            Ok((len, _)) => Ok(*len),
+            Ok(received) => Ok(received.len),
             Err(e) => Err(e.raw_os_error().unwrap_or(0)),
         };
         self.record(Call::Receive(*socket, came));
         done
     }
 
-    fn send_datagram(&mut self, socket: &mut usize, to: Option<&Address>, data: &[u8]) -> io::Result<SendStatus> {
+    fn send_datagram(
+        &mut self,
+        socket: &mut usize,
+        to: Option<&Address>,
+        _: Option<LocalIp>,
+        data: &[u8],
+    ) -> io::Result<SendStatus> {
         let end = &mut self.sockets[*socket];
         let done = match end.answers.pop_front() {
             Some(number) if number != 0 => fail(number),

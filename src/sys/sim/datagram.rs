@@ -7,7 +7,7 @@ use std::io;
 use super::Sim;
 use crate::config::address::Address;
 use crate::config::datagram::{DatagramBind, DatagramOptions};
-use crate::sys::datagram::{DatagramSys, SendStatus};
+use crate::sys::datagram::{DatagramSys, LocalIp, ReceivedDatagram, SendStatus};
 
 impl DatagramSys for Sim {
     type Datagram = usize;
@@ -25,14 +25,20 @@ impl DatagramSys for Sim {
         self.script.add_datagram(socket, token)
     }
 
-    fn receive(&mut self, socket: &mut usize, buf: &mut [u8]) -> io::Result<(usize, Address)> {
+    fn receive(&mut self, socket: &mut usize, buf: &mut [u8]) -> io::Result<ReceivedDatagram> {
         self.calls += 1;
         self.script.receive(socket, buf)
     }
 
-    fn send_datagram(&mut self, socket: &mut usize, to: Option<&Address>, data: &[u8]) -> io::Result<SendStatus> {
+    fn send_datagram(
+        &mut self,
+        socket: &mut usize,
+        to: Option<&Address>,
+        via: Option<LocalIp>,
+        data: &[u8],
+    ) -> io::Result<SendStatus> {
         self.calls += 1;
-        self.script.send_datagram(socket, to, data)
+        self.script.send_datagram(socket, to, via, data)
     }
 
     fn close_datagram(&mut self, socket: usize) {

@@ -28,7 +28,7 @@ use crate::handler::Handler;
 use crate::handler::context::Context;
 use crate::id::{Generations, Key};
 use crate::reactor::event_loop::EventLoop;
-use crate::sys::datagram::{DatagramSys, SendStatus};
+use crate::sys::datagram::{DatagramSys, LocalIp, ReceivedDatagram, SendStatus};
 use crate::sys::{CloseHow, Ready, Received, Sys, Wake};
 use crate::time::Time;
 
@@ -116,11 +116,17 @@ impl DatagramSys for Clients {
         match *socket {}
     }
 
-    fn receive(&mut self, socket: &mut Self::Datagram, _: &mut [u8]) -> io::Result<(usize, Address)> {
+    fn receive(&mut self, socket: &mut Self::Datagram, _: &mut [u8]) -> io::Result<ReceivedDatagram> {
         match *socket {}
     }
 
-    fn send_datagram(&mut self, socket: &mut Self::Datagram, _: Option<&Address>, _: &[u8]) -> io::Result<SendStatus> {
+    fn send_datagram(
+        &mut self,
+        socket: &mut Self::Datagram,
+        _: Option<&Address>,
+        _: Option<LocalIp>,
+        _: &[u8],
+    ) -> io::Result<SendStatus> {
         match *socket {}
     }
 
