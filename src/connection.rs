@@ -129,6 +129,8 @@ pub(crate) struct Flow {
     pub(crate) drain_due: bool,
     /// What the last `on_drain` sent keeps input from being read: that is read before the next one.
     pub(crate) input_first: bool,
+    /// Not read for a while: its handler defers its input again and again and takes none of it.
+    pub(crate) resting: bool,
     /// Not read because of memory pressure: the output of all connections together is large, and some of it belongs to
     /// this one.
     pub(crate) throttled: bool,
@@ -186,6 +188,9 @@ pub(crate) struct Cold {
     pub(crate) linger: Option<Linger>,
     /// It is closing, and its end is a reset in place of a FIN.
     pub(crate) reset_at_end: bool,
+    /// Deliveries of deferred input in a row of which the handler took nothing, and until when that rests.
+    pub(crate) unused_deliveries: u32,
+    pub(crate) rest_until: Time,
     pub(crate) reserve: Reserve,
     /// The accepted connection on whose behalf this one was made, if that reserves places.
     pub(crate) requester: Option<ConnId>,
@@ -367,7 +372,7 @@ impl Connection {
     /// stops reading, is not included: `Core::may_read` checks it.
     #[inline]
     pub(crate) const fn is_read_blocked(&self) -> bool {
-        self.flow.paused || self.flow.above_high_water || self.flow.pause_count > 0
+        self.flow.paused || self.flow.above_high_water || self.flow.pause_count > 0 || self.flow.resting
     }
 
     /// Returns whether it is open and certainly has no work: the usual state after an answer was written. A cheap check

@@ -253,6 +253,10 @@ impl Core {
             Phase::Open if pending && !c.readiness.writable && due(c.write_blocked_since, l.write_stall.get()) => {
                 Some(TimeoutAction::Terminate(Reason::WriteStall))
             }
+            Phase::Open if c.flow.resting => {
+                let until = c.cold().map_or(now, |cold| cold.rest_until);
+                due(until, Duration::ZERO).then_some(TimeoutAction::EndRest)
+            }
             Phase::Open if !reading => {
                 // We do not read it, so its timeouts do not run. Check again after the shorter one.
                 due(now, l.idle_timeout.get().min(l.message_timeout.get()));
@@ -275,13 +279,17 @@ impl Core {
         };
         // Before the action, which sets or clears the deadline itself.
         self.deadlines.set(id.slot, next);
+        if let Some(action) = action {
+            self.time_out(id, action);
+        }
+    }
+
+    fn time_out(&mut self, id: ConnId, action: TimeoutAction) {
         match action {
-            None => {}
-            Some(TimeoutAction::Finish) => self.finish(id, Reason::Handler),
-            Some(TimeoutAction::Terminate(reason)) => self.terminate(id, reason),
-            Some(TimeoutAction::Close(reason)) => {
-                self.begin_close(id, reason);
-            }
+            TimeoutAction::EndRest => self.end_rest(id),
+            TimeoutAction::Finish => self.finish(id, Reason::Handler),
+            TimeoutAction::Terminate(reason) => self.terminate(id, reason),
+            TimeoutAction::Close(reason) => drop(self.begin_close(id, reason)),
         }
     }
 }
@@ -292,6 +300,8 @@ const RECHECK: Duration = Duration::from_millis(1);
 
 /// What [`Core::check_deadline`] does with a connection.
 enum TimeoutAction {
+    /// Reads it again.
+    EndRest,
     Terminate(Reason),
     Close(Reason),
     Finish,

@@ -8,10 +8,20 @@
 //! connections above their high-water mark; the `slow` of a group is the number of its members marked slow, and while
 //! it is zero, `waiting` is empty; linked connections list each other, and both are open.
 
+use std::time::Duration;
+
 use super::Core;
 use crate::connection::Phase;
 use crate::group::SlowMember;
 use crate::id::{ConnId, Group};
+
+/// How often in a row a handler may get its deferred input back at once and take nothing. Chosen: one that waits for a
+/// turn or two is not slowed; one that waits for something else would make the loop spin.
+const MAX_UNUSED: u32 = 16;
+/// The first delay after that, and the longest: each is twice the one before. Chosen: the shortest that `epoll_wait`
+/// can wait for, and one that a person hardly notices.
+const FIRST_REST: Duration = Duration::from_millis(1);
+const MAX_REST: Duration = Duration::from_millis(100);
 
 impl Core {
     /// Records that a connection has sent to a group that pauses its senders, and pauses it if a member is slow.
@@ -185,6 +195,31 @@ impl Core {
     #[inline]
     pub(crate) fn memory_pressure(&self) -> bool {
         self.pool.output() > self.limits.output_total.get() / 2
+    }
+
+    /// Counts a delivery of deferred input of which the handler took nothing. After many in a row the next one has to
+    /// wait, longer and longer. Returns whether this is the first that waits.
+    #[cold]
+    pub(crate) fn count_unused(&mut self, id: ConnId) -> bool {
+        let now = self.now;
+        let Some(c) = self.conns.live_mut(id) else { return false };
+        let cold = c.cold_mut();
+        cold.unused_deliveries = cold.unused_deliveries.saturating_add(1);
+        let Some(over) = cold.unused_deliveries.checked_sub(MAX_UNUSED) else { return false };
+        let until = now.after(MAX_REST.min(FIRST_REST * 2_u32.pow(over.min(10))));
+        cold.rest_until = until;
+        c.flow.resting = true;
+        self.deadlines.bring_forward(id.slot, until);
+        self.sync_clock(id);
+        over == 0
+    }
+
+    /// Lets a connection be read again whose handler took nothing.
+    pub(crate) fn end_rest(&mut self, id: ConnId) {
+        if self.conns.live_mut(id).is_some_and(|c| std::mem::take(&mut c.flow.resting)) {
+            self.sync_clock(id);
+            self.enqueue_if_work(id);
+        }
     }
 
     /// Marks a connection as no longer throttled.

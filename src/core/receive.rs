@@ -156,6 +156,8 @@ impl Core {
             return false;
         }
         c.flow.paused = paused;
+        // Whoever resumes expects to be called at once.
+        c.flow.resting &= paused;
         self.sync_clock(id);
         self.enqueue_if_work(id);
         true

@@ -34,6 +34,7 @@ impl Core {
         // What the logs hold is encoded in the old framing: take it before the connection changes its log.
         self.take_from_logs(id);
         self.end_timers(id);
+        self.end_rest(id);
         let number = self.groups.next_number();
         let Self { conns, groups, .. } = self;
         let c = conns.get_mut(id)?;

@@ -28,6 +28,7 @@ pub(super) const FRONT: usize = 4 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct LogLimits {
     pub(super) own_datagrams: RateLimiter,
+    pub(super) unused_deliveries: RateLimiter,
     pub(super) closed: [RateLimiter; REASONS],
     pub(super) accept: RateLimiter,
     slow_call: RateLimiter,

@@ -8,8 +8,10 @@ use std::io::ErrorKind;
 use super::event_loop::{EventLoop, FRONT};
 use crate::closed::Reason;
 use crate::connection::Phase;
+use crate::dispatch::CallSite;
 use crate::id::ConnId;
 use crate::sys::Sys;
+use crate::time::log_limit::suppressed;
 
 /// Spurious wakeups in a row (a hint, then a read that returns `WouldBlock`) before a connection is closed with
 /// [`Reason::Livelock`]. Chosen: a stale hint or two is normal; a system that repeats one forever would make the loop
@@ -236,9 +238,37 @@ impl<S: Sys> EventLoop<S> {
         self.after_callback(id, input.data());
         // `false`: it has waited for us, not for the peer, so the clock of an unfinished message starts now.
         self.dispatcher.core.buffer_rest(id, input, false);
+        self.slow_down_if_unused(id, len);
         let core = &self.dispatcher.core;
         core.conns
             .live(id)
             .is_some_and(|c| !c.deferred && c.buffered_len() == len && c.readiness.readable && core.may_read(c))
+    }
+
+    /// Counts the deliveries of deferred input in a row of which the handler takes none of the `len` bytes.
+    fn slow_down_if_unused(&mut self, id: ConnId, len: usize) {
+        let core = &mut self.dispatcher.core;
+        let Some(c) = core.conns.live(id) else { return };
+        let unused = c.deferred && c.buffered_len() == len;
+        if !unused {
+            if c.cold().is_some_and(|cold| cold.unused_deliveries > 0)
+                && let Some(c) = core.conns.live_mut(id)
+            {
+                c.cold_mut().unused_deliveries = 0;
+            }
+        } else if core.may_read(c) && core.count_unused(id) {
+            self.log_unused(id);
+        }
+    }
+
+    #[cold]
+    fn log_unused(&mut self, id: ConnId) {
+        if let Some(n) = self.log_limits.unused_deliveries.allow(self.dispatcher.core.now) {
+            let what = self.dispatcher.describe(CallSite::Connection(id));
+            log::warn!(
+                "{what} defers its input again and again, takes nothing and does not pause: it is slowed{}",
+                suppressed(n)
+            );
+        }
     }
 }

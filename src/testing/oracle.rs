@@ -358,6 +358,7 @@ fn describe(c: &Connection) -> String {
         ("write_failed", c.halves.write_failed),
         ("deferred", c.deferred),
         ("paused", c.flow.paused),
+        ("resting", c.flow.resting),
         ("above_high_water", c.flow.above_high_water),
         ("pause_count", c.flow.pause_count > 0),
         ("drain_due", c.flow.drain_due),
@@ -378,7 +379,7 @@ fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<
     let high = c.flow.above_high_water && (c.out.pending() > core.limits.output_low || c.out.has_pieces());
     let throttled = c.out.pending() > 0 && core.memory_pressure();
     let held = match c.phase {
-        Phase::Open => c.flow.paused || high || c.flow.pause_count > 0 || throttled,
+        Phase::Open => c.flow.paused || c.flow.resting || high || c.flow.pause_count > 0 || throttled,
         Phase::Flushing | Phase::Closed => true,
         Phase::Connecting | Phase::Lingering => false,
     };

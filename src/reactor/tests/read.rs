@@ -65,6 +65,61 @@ fn those_put_off_that_are_not_enough_are_followed_by_new_bytes_in_the_same_turn(
     assert_eq!(rig.log(), ["0 ab", "0 abcd"]);
 }
 
+/// Defers everything until it is told to take it.
+fn stubborn() -> (Rig, Rc<Cell<bool>>) {
+    let takes = Rc::new(Cell::new(false));
+    let told = Rc::clone(&takes);
+    let rig = puppet(move |cx, on| {
+        if let On::Data(data) = on {
+            cx.defer(if told.get() { 0 } else { data.len() });
+        }
+    });
+    (rig, takes)
+}
+
+#[test]
+fn a_handler_that_defers_for_ever_is_slowed_and_warned_of_and_others_are_served() {
+    crate::testing::log_tests::lines();
+    let (mut rig, takes) = stubborn();
+    let a = rig.connect();
+    rig.log();
+    rig.say(a, "abc");
+    let early = rig.log().len();
+    assert!((16..=20).contains(&early), "{early} calls until it rests");
+    rig.pass(10 * SECOND);
+    let late = rig.log().len();
+    assert!((90..=130).contains(&late), "{late} calls in 10 s, at least every 100 ms");
+    let said: Vec<String> = crate::testing::log_tests::lines();
+    let said: Vec<&String> = said.iter().filter(|line| line.contains("takes nothing")).collect();
+    assert!(said.len() == 1 && said[0].contains("Puppet"), "{said:?}");
+    // It takes what it gets in the end, and is as fast as before.
+    takes.set(true);
+    rig.pass(SECOND);
+    assert_eq!(rig.log(), ["0 abc"]);
+    takes.set(false);
+    rig.say(a, "def");
+    assert!(rig.log().len() >= 16);
+    assert_eq!(rig.stats().open, 1);
+}
+
+#[test]
+fn a_resume_and_a_close_end_the_rest() {
+    let (mut rig, takes) = stubborn();
+    let (a, b) = (rig.connect(), rig.connect());
+    rig.all_send(&[a, b], b"abc");
+    rig.settle();
+    rig.log();
+    takes.set(true);
+    let id = rig.id(a);
+    assert!(rig.net().resume_id(id));
+    rig.turn();
+    assert_eq!(rig.log(), ["0 abc"]);
+    let id = rig.id(b);
+    rig.net().close_id(id);
+    rig.fin(b);
+    assert_eq!(rig.stats().open, 1);
+}
+
 #[test]
 fn no_new_bytes_are_read_before_those_put_off_are_used() {
     let mut rig = puppet(|cx, on| {
