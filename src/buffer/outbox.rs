@@ -172,6 +172,11 @@ impl Outbox {
         self.queue.get_or_insert_default().pieces += 1;
     }
 
+    /// Returns how many sources of pieces wait.
+    pub(crate) fn pieces(&self) -> usize {
+        self.queue.as_ref().map_or(0, |q| q.pieces)
+    }
+
     /// Returns whether some bytes are still to be fetched.
     #[inline]
     pub(crate) fn has_pieces(&self) -> bool {

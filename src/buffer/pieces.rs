@@ -74,7 +74,7 @@ impl Pieces {
     pub fn read(reader: impl Read + 'static) -> Self {
         let mut reader = reader;
         Self::fallible(std::iter::from_fn(move || {
-            let mut piece = Vec::new();
+            let mut piece = Vec::with_capacity(CHUNK as usize);
             match reader.by_ref().take(CHUNK).read_to_end(&mut piece) {
                 Ok(0) => None,
                 Ok(_) => Some(Ok(piece.into())),

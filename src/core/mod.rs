@@ -108,6 +108,8 @@ pub(crate) struct Core {
     pub(crate) codec_panics: Vec<(HandlerIdx, Panic)>,
     /// Limits the warnings of messages that are longer than the limit.
     too_long_log: RateLimiter,
+    /// Limits the errors of sources of pieces.
+    pieces_log: RateLimiter,
     /// Set if the running callback switches its connection to another handler.
     pub(crate) switch: Option<Switch>,
     /// The time at which the loop last read the clock.
@@ -163,6 +165,7 @@ impl Core {
             delivery: Delivery::default(),
             codec_panics: Vec::new(),
             too_long_log: RateLimiter::default(),
+            pieces_log: RateLimiter::default(),
             switch: None,
             now: Time(0),
             seen_until: Time(0),

@@ -10,6 +10,7 @@ use crate::buffer::pool::{LARGE, SMALL, Use};
 use crate::closed::Reason;
 use crate::codec::NotEncoded;
 use crate::id::ConnId;
+use crate::time::log_limit::suppressed;
 
 impl From<NotEncoded> for Refused {
     fn from(why: NotEncoded) -> Self {
@@ -20,6 +21,12 @@ impl From<NotEncoded> for Refused {
     }
 }
 
+/// The most calls of `send_all` that may wait on one connection. Chosen: a program that answers one request after the
+/// other has one or two, and each may hold any number of bytes.
+const MAX_WAITING: usize = 64;
+/// The most characters of an error's text that are logged. Chosen.
+const MAX_TEXT: usize = 500;
+
 impl Core {
     /// Sends pieces, in the receiver's framing.
     pub(crate) fn send_all(&mut self, id: ConnId, mut pieces: Pieces) -> Sent {
@@ -28,6 +35,10 @@ impl Core {
         }
         let Self { conns, framings, .. } = self;
         let Some(c) = conns.live(id) else { return Sent::Closed };
+        if c.out.pieces() >= MAX_WAITING {
+            self.terminate(id, Reason::OutputLimit);
+            return Sent::Full;
+        }
         if let Some(framing) = framing_of(framings, c)
             && let Err(refused) = pieces.encode_whole(&|piece, out| Ok(framing.encode(piece, out)?))
         {
@@ -77,7 +88,10 @@ impl Core {
     fn end_pieces(&mut self, id: ConnId, error: FetchError) {
         match error {
             FetchError::Failed(error) => {
-                log::error!("{id}: what was to be sent could not be read: {}", error.to_string().escape_debug());
+                if let Some(n) = self.pieces_log.allow(self.now) {
+                    let text: String = error.to_string().chars().take(MAX_TEXT).flat_map(char::escape_debug).collect();
+                    log::error!("{id}: what was to be sent could not be read: {text}{}", suppressed(n));
+                }
                 self.terminate(id, Reason::PiecesFailed(error.kind()));
             }
             FetchError::Panicked(panic) => {

@@ -11,9 +11,10 @@ use crate::id::{ConnId, HandlerIdx, Key};
 
 impl Core {
     /// Requests that a connection is switched to another handler when its callback has returned. Returns `false` if the
-    /// key is another reactor's, or the connection is not the one whose callback runs, or is not open.
+    /// key is another reactor's, or the connection is not the one whose callback runs, is not open, or has pieces to
+    /// fetch: those are in the framing of its handler.
     pub(crate) fn switch<H>(&mut self, id: ConnId, key: Key<H>, state: Box<dyn Any>) -> bool {
-        let open = self.conns.get(id).is_some_and(|c| c.phase == Phase::Open);
+        let open = self.conns.get(id).is_some_and(|c| c.phase == Phase::Open && !c.out.has_pieces());
         let Some(handler) = key.index_in(self.number).filter(|_| open && self.delivery.conn == Some(id)) else {
             return false;
         };

@@ -155,8 +155,9 @@ impl Context<'_> {
     /// Input kept in earlier callbacks is handed over as well. So is the end of input: if
     /// [`on_end`](crate::Handler::on_end) was already called, it is called on the new handler too.
     ///
-    /// Returns `false` and does nothing if the key belongs to another reactor or the connection is closing. If called
-    /// more than once, the last call counts.
+    /// Returns `false` and does nothing if the key belongs to another reactor, the connection is closing, or it has
+    /// [pieces](crate::Pieces) to send, which keep their framing: switch when
+    /// [`on_drain`](crate::Handler::on_drain) is called. If called more than once, the last call counts.
     ///
     /// ```
     /// use turnwheel::{Context, Echo, Handler, Key};

@@ -75,7 +75,8 @@ impl<'a> Net<'a> {
     /// are all fetched, the connection is not read, and [`on_drain`](crate::Handler::on_drain) is not called.
     ///
     /// If the source fails, the connection is closed with [`Reason::PiecesFailed`]; if it panics, with
-    /// [`Reason::HandlerPanic`]. A piece that the framing cannot encode is dropped and counted.
+    /// [`Reason::HandlerPanic`]. A piece that the framing cannot encode is dropped and counted. At most 64 calls may
+    /// wait on a connection: one more terminates it, as an output limit does.
     pub fn send_all_to(&mut self, id: ConnId, pieces: impl Into<Pieces>) -> Sent {
         self.core.send_all(id, pieces.into())
     }

@@ -185,6 +185,8 @@ fn record_event(core: &mut Core, id: ConnId, bits: u8) -> bool {
     if plain {
         core.enqueue(id);
     } else {
+        // What its handler waits for may have come.
+        core.end_rest(id);
         core.enqueue_if_work(id);
     }
     true

@@ -29,10 +29,12 @@ impl<S: Sys> EventLoop<S> {
                 // Reset by the first write of a turn, instead of by a pass over all connections.
                 (c.turn, c.written_in_turn) = (core.turn, 0);
             }
+            // Pieces have no bound of their own.
+            let bounded = !c.groups.is_empty() && !c.out.has_pieces();
             // Group output is bounded already, and what stays unwritten counts against the member as a slow consumer.
             // So for members only the kernel may limit a write, not our budget.
             let left = core.limits.write_per_turn.saturating_sub(c.written_in_turn as usize);
-            let budget = if c.groups.is_empty() { left } else { usize::MAX };
+            let budget = if bounded { usize::MAX } else { left };
             let Some(result) =
                 write_some(&mut self.sys, stream, &c.out, &prefix[prefix_written..], &suffix[suffix_written..], budget)
             else {

@@ -47,6 +47,48 @@ impl Handler for Pieces {
     }
 }
 
+/// Sends ten million bytes to everybody: from a file, from memory and from an iterator.
+struct Long(std::path::PathBuf);
+
+impl Handler for Long {
+    type State = ();
+    fn on_open(&mut self, _cx: &mut Context<'_>) {}
+    fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
+        let sent = match data[0] {
+            b'f' => cx.send_all(std::fs::File::open(&self.0).unwrap()),
+            b'm' => cx.send_all(std::fs::read(&self.0).unwrap()),
+            _ => {
+                let whole = bytes::Bytes::from(std::fs::read(&self.0).unwrap());
+                let cuts = (0..whole.len()).step_by(9_973);
+                cx.send_all(turnwheel::Pieces::new(
+                    cuts.map(move |at| whole.slice(at..whole.len().min(at + 9_973))).collect::<Vec<_>>(),
+                ))
+            }
+        };
+        assert_eq!(sent, Sent::Queued);
+        cx.send("and the end");
+        cx.close();
+    }
+}
+
+#[test]
+fn a_file_and_a_long_answer_arrive_whole_in_little_memory() {
+    const LEN: usize = 10_000_000;
+    let path = std::env::temp_dir().join(format!("turnwheel-long-{}", std::process::id()));
+    std::fs::write(&path, pattern(5, LEN)).unwrap();
+    let file = path.clone();
+    let server = serve_one(Limits::default(), move || Long(file));
+    for source in ["file", "memory", "iterator"] {
+        let mut client = connect(server.addr());
+        client.write_all(source.as_bytes()).unwrap();
+        check_pattern(5, LEN, &read_n(&mut client, LEN));
+        assert!(server.stats().output_held <= 256 * 1024, "{}", server.stats().output_held);
+        assert_eq!(support::read_to_end(&mut client), b"and the end");
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(server.wait_for("all", |s| s.open == 0).closed(&Reason::Handler), 3);
+}
+
 #[test]
 fn thousands_of_small_sends_arrive_as_one_stream() {
     let server = serve_one(Limits::default(), Pieces::new);

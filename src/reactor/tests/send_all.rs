@@ -74,6 +74,40 @@ fn a_long_answer_is_fetched_as_the_peer_reads_and_what_follows_comes_behind_it()
 }
 
 #[test]
+fn a_member_of_a_group_gets_no_more_in_a_turn_than_others() {
+    let mut rig = puppet_within(Limits { write_per_turn: 10_000, ..limits() }, |cx, on| {
+        if let On::Data(_) = on {
+            let group = cx.group().unwrap();
+            assert!(cx.join(group));
+            cx.send_all(vec![b'x'; 1_000_000]);
+        }
+    });
+    let a = rig.connect();
+    rig.sys().send(a, b"go");
+    for turn in 1..20 {
+        rig.turn();
+        assert!(rig.sys().peers[a].got.len() <= turn * 10_000 + 65_536, "turn {turn}");
+    }
+    rig.settle();
+    assert_eq!(rig.heard(a).len(), 1_000_000);
+}
+
+#[test]
+fn too_many_answers_that_wait_end_the_connection() {
+    let mut rig = puppet(|cx, on| {
+        if let On::Data(_) = on {
+            // The first one is fetched at once.
+            (0..65).for_each(|_| assert_eq!(cx.send_all(vec![0; 100_000]), Sent::Queued));
+            assert_eq!(cx.send_all("one more"), Sent::Full);
+        }
+    });
+    let a = rig.connect();
+    rig.sys().set_window(a, 0);
+    rig.say(a, "go");
+    assert_eq!((rig.closed(&Reason::OutputLimit), rig.stats().open), (1, 0));
+}
+
+#[test]
 fn a_close_and_a_half_close_wait_for_all_pieces() {
     let closes: [fn(&mut Context<'_>); 2] = [|cx| cx.close(), |cx| cx.shutdown_write()];
     for close in closes {

@@ -348,11 +348,12 @@ impl Actor {
     fn switch(&mut self, cx: &mut Context<'_>) {
         let (id, open) = (cx.id(), cx.is_open(cx.id()));
         let core = cx.core_mut();
-        let Some(handler) = core.conns.get(id).map(|c| c.handler) else { return };
+        let Some(c) = core.conns.get(id) else { return };
+        let (handler, may) = (c.handler, open && !c.out.has_pieces());
         let key = Key::<Self>::new(core.number, handler);
         let done = core.switch(id, key, (self.new_state)());
-        if done != open {
-            self.wrong.push(format!("{id} went over: {done}, and is open: {open}"));
+        if done != may {
+            self.wrong.push(format!("{id} went over: {done}, and is open: {open}, and may: {may}"));
         }
         if done {
             self.timer_model.forget(id);

@@ -247,7 +247,7 @@ impl Acting {
         require(!exact || gone >= sent, told)?;
         let waiting = (most + ledger.refused as u64 + 32).saturating_sub(closed.bytes_out);
         let overfull = waiting > limits.output_hard.get() as u64;
-        require(closed.why != Reason::OutputLimit || overfull, told)
+        require(closed.why != Reason::OutputLimit || overfull || ledger.in_pieces, told)
     }
 
     fn check_actor<H: crate::Handler>(
