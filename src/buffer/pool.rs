@@ -196,6 +196,10 @@ mod tests {
         assert_eq!(pool.idle(), 100 * LARGE, "something is still in use");
         pool.recycle(other, Use::Input);
         assert!(pool.idle() <= AT_REST);
+        // The counter agrees with the buffers that are there.
+        let held: usize = pool.small.iter().chain(&pool.large).map(Vec::capacity).sum();
+        assert_eq!((held, pool.output(), pool.input()), (pool.idle(), 0, 0));
+        const { assert!(AT_REST < 100 * LARGE / 2, "most of the burst") };
     }
 
     #[test]

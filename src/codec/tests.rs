@@ -119,7 +119,7 @@ fn a_state_that_lies_does_no_harm() {
 
 /// Far more inputs than the tests with oracles, but each is compared only with itself under other splits.
 #[test]
-#[ignore = "slow in debug builds; run it with --release"]
+#[ignore = "slow in debug builds; CI runs it with --profile sim"]
 fn every_input_of_six_bytes_cut_in_every_way() {
     let alphabet = [0, 1, 0x7f, 0x80, 0xff, b'\n', b'\r'];
     for spec in ["lines,max=2", "lines:crlf,max=2,discard", "len:u8,max=3", "len:u16le,max=2,inclusive,strip=0"]

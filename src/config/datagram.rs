@@ -284,7 +284,23 @@ mod tests {
     #[test]
     fn options_are_kept_and_have_defaults() {
         let (to, peer, plain) = Datagrams::new("h:1").into_parts().unwrap();
-        assert_eq!((to.to_string().as_str(), peer, plain), ("h:1", None, DatagramOptions::default()));
+        // The documented ones.
+        let defaults = DatagramOptions {
+            broadcast: false,
+            groups: Vec::new(),
+            multicast_interface: Interface::Any,
+            multicast_loop: None,
+            multicast_ttl: None,
+            max_size: 65_535,
+            source_rate: None,
+            reuse_port: false,
+            v6_only: false,
+            receive_buffer: None,
+            send_buffer: None,
+            unix_mode: 0o600,
+            peer: None,
+        };
+        assert_eq!((to.to_string().as_str(), peer, plain), ("h:1", None, defaults));
         let address: SocketAddr = "[::1]:9".parse().unwrap();
         let (to, peer, options) = Datagrams::new(address).peer(address).broadcast(true).into_parts().unwrap();
         assert_eq!((to.to_string(), peer.unwrap().to_string()), ("[::1]:9".into(), "[::1]:9".into()));

@@ -296,7 +296,19 @@ mod tests {
     #[test]
     fn options_are_kept_and_have_defaults() {
         let (_, plain) = Listen::new("h:1").into_parts().unwrap();
-        assert_eq!(plain, ListenOptions::default());
+        // The documented ones.
+        let defaults = ListenOptions {
+            backlog: 4096,
+            reuse_port: false,
+            v6_only: false,
+            nodelay: true,
+            keepalive: Some(Keepalive::default()),
+            receive_buffer: None,
+            send_buffer: None,
+            unix_mode: 0o600,
+            reserve_connects: 0,
+        };
+        assert_eq!(plain, defaults);
         let (to, options) = Listen::new("h:1".to_owned())
             .backlog(7)
             .reuse_port(true)

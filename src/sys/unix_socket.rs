@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_whose_file_was_taken_before_it_listened_begins_again() {
+    fn a_file_that_was_moved_away_is_noticed() {
         let place = Place::new("taken");
         let (_listener, file) = place.open().unwrap();
         assert!(file.is_in_place());
