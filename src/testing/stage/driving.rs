@@ -30,7 +30,7 @@ impl<H: Handler> Stage<H> {
             }
             // Work that no event will announce shows up as a deadline in the past.
             if self.inner.next_deadline() > Time(self.inner.sys.clock) && self.inner.sys.is_quiet() {
-                return Ok(());
+                return self.check_rest();
             }
             idle = if mark.moves_to(self.mark()) { 0 } else { idle + 1 };
             if idle >= patience {
@@ -39,6 +39,18 @@ impl<H: Handler> Stage<H> {
                     "the handler does not come to rest: in {patience} turns it consumed no input ({sent} bytes \
                      were sent meanwhile); does it defer its input forever, or send again on every drain?"
                 ));
+            }
+        }
+    }
+
+    /// The loop slows down a handler that defers its input for ever. In a test that is a fault.
+    fn check_rest(&self) -> Done {
+        match self.inner.dispatcher.core.conns.iter().any(|c| c.flow.resting) {
+            false => Ok(()),
+            true => {
+                Err("the handler does not come to rest: it defers its input again and again and takes none of it; \
+                         pause the connection to wait for something else"
+                    .to_owned())
             }
         }
     }

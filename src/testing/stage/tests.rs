@@ -310,8 +310,7 @@ fn a_half_closed_connection_goes_on() {
 fn a_handler_that_never_rests_is_told_so() {
     let mut stage = with(|cx, data| cx.defer(data.map_or(0, <[u8]>::len)));
     let said = fails(&mut stage, |s| s.send("A", "x"));
-    assert!(said.starts_with("the handler does not come to rest: in 1004 turns"), "{said}");
-    assert!(said.contains("(0 bytes were sent"), "{said}");
+    assert!(said.starts_with("the handler does not come to rest: it defers its input again and again"), "{said}");
 
     // The amount of unsent output is never the same twice.
     let mut size = 4096;
