@@ -252,8 +252,10 @@ impl Oracle {
         if c.readiness.readable {
             seen.unread_at = now.0;
         }
-        let (since, unread_at) = (seen.since, seen.unread_at);
-        if self.behind > 0 { Ok(()) } else { check_not_late(limits, facts, c, (since, unread_at), now) }
+        if c.readiness.writable {
+            seen.untried_at = now.0;
+        }
+        if self.behind > 0 { Ok(()) } else { check_not_late(limits, facts, c, seen, now) }
     }
 
     /// N7, N12: no connection waits at a listener that accepts.
@@ -391,22 +393,18 @@ fn check_wake_up(core: &Core, sim: &Sim, c: &Connection, peer: usize) -> Result<
 }
 
 /// N11: no connection outlives its timeout. A turn may check only so many, and a connection with unread input is
-/// checked later. The times are since when it has been in its phase, and when it last had unread input.
-fn check_not_late(
-    limits: &Limits,
-    facts: &Facts,
-    c: &Connection,
-    (since, unread_at): (u64, u64),
-    now: Time,
-) -> Result<(), String> {
+/// checked later.
+fn check_not_late(limits: &Limits, facts: &Facts, c: &Connection, seen: &Seen, now: Time) -> Result<(), String> {
+    let since = seen.since;
     let late = |from: u64, most: Duration| now.since(Time(from)) > most.saturating_add(SLACK);
     let again = limits.idle_timeout.get().min(limits.message_timeout.get());
     let most = match c.phase {
         // Its own timestamp may be later: the time counts from when reading resumed.
         Phase::Open => (facts.moved.max(since).max(c.last_activity.0), limits.idle_timeout.get().saturating_add(again)),
-        Phase::Flushing => (facts.wrote.max(since), limits.write_stall.get()),
+        // A stall counts from the first write that the kernel refused.
+        Phase::Flushing => (facts.wrote.max(since).max(seen.untried_at), limits.write_stall.get()),
         // What it waits for may be unread, or was read only now, because the loop was late.
-        Phase::Lingering if !late(unread_at, Duration::ZERO) => return Ok(()),
+        Phase::Lingering if !late(seen.unread_at, Duration::ZERO) => return Ok(()),
         Phase::Lingering => (since, limits.linger_total),
         // The deadline of the connect job counts.
         Phase::Connecting | Phase::Closed => return Ok(()),

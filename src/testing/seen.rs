@@ -22,6 +22,8 @@ pub(super) struct Seen {
     pub(super) held_at: u64,
     /// When the loop last knew of input that it had not read.
     pub(super) unread_at: u64,
+    /// When it last could have written and had not tried.
+    pub(super) untried_at: u64,
     pub(super) drains: u64,
     /// It has drained to the low-water mark: the number of on_drain calls before, and the turns since without one.
     pub(super) fell: Option<(u64, u32)>,
