@@ -104,6 +104,15 @@
 //! socket goes on. A Unix datagram socket gives no readiness when the *receiver's* queue is full, so such datagrams are
 //! retried every 10 ms while other receivers are served.
 //!
+//! A UDP socket bound to the unspecified address has the system tell which address each datagram was sent to, and the
+//! queue keeps it beside an answer. The others use the cheaper calls. A datagram from the socket's own address is
+//! forged and discarded. Bound to the unspecified address, a socket learns its addresses from the datagrams whose
+//! senders have its own port: one answer to itself may leave, and is recognized when it arrives. What was sent to many
+//! is exempt: the system delivers it to the sender's host as well.
+//!
+//! Two servers that answer each other (CVE-2024-2169) look like two that have much to say, so only a limit on the rate
+//! of a source ends that. It counts what is received, in a table of fixed size.
+//!
 //! # Closing
 //! ```text
 //!            close, fail, timeouts           all written            peer's FIN, quiet, limit

@@ -82,7 +82,9 @@ pub struct Stats {
     pub datagrams_dropped: u64,
     /// Datagrams received and discarded because they were longer than the maximum of their socket.
     pub datagrams_truncated: u64,
-    /// Datagrams received and discarded because their source was the socket itself, which is forged.
+    /// Datagrams received and discarded because their source was the socket itself, which is forged. For a socket bound
+    /// to the unspecified address, a source is known as its own if it is a loopback address, or, on Linux and Apple
+    /// systems, one that was asked in the last minute.
     pub datagrams_own: u64,
     /// Datagrams received and discarded because their source exceeded
     /// [`Datagrams::source_rate`](crate::Datagrams::source_rate).

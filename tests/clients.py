@@ -8,7 +8,9 @@ Skips client programs that are not installed.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
+import ctypes
 import os
 import pickle
 import re
@@ -41,6 +43,27 @@ def need_ipv6():
             probe.bind(("::1", 0))
     except OSError as error:
         raise Skip(f"no IPv6 here: {error}") from None
+
+
+def in_a_network_of_its_own(check):
+    """Runs a check in a network namespace that has more addresses: of the check's thread, and of what it starts."""
+    def inside():
+        need("ip")
+        new_net = 0x40000000
+        if ctypes.CDLL(None, use_errno=True).unshare(new_net) != 0:
+            raise Skip(f"no network namespace here: {os.strerror(ctypes.get_errno())}")
+        for address in ("10.9.0.1/24", "10.9.0.2/24", "fd00::1/64", "fd00::2/64", "fe80::7/64"):
+            extra = ["nodad"] if ":" in address else []
+            if (done := run(["ip", "address", "add", address, "dev", "lo", *extra])).returncode != 0:
+                raise Skip(f"no {address} here: {done.stderr.decode().strip()}")
+        assert run(["ip", "link", "set", "lo", "up"]).returncode == 0
+        return check()
+
+    def alone():
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            return thread.submit(inside).result()
+    alone.__name__ = check.__name__
+    return alone
 
 
 def need_nc():
@@ -686,6 +709,43 @@ def a_datagram_is_answered_from_the_address_that_was_asked():
         return f"{len(asked)} addresses"
 
 
+@in_a_network_of_its_own
+def a_datagram_to_a_second_address_is_answered_from_there():
+    lo = socket.if_nametoindex("lo")
+    asked = [(0, "10.9.0.2"), (1, "10.9.0.2"), (1, "fd00::1"), (1, "fd00::2"), (1, "fe80::7", 0, lo)]
+    with Server("udp_echo", at=("0.0.0.0:0", "[::]:0")) as server:
+        for place, address, *more in asked:
+            port = int(server.addresses[place].rsplit(":", 1)[1])
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(5)
+                client.connect((address, port, *more))
+                client.send(b"who are you?")
+                assert client.recv(100) == b"who are you?", address
+        return f"{len(asked)} addresses"
+
+
+@in_a_network_of_its_own
+def an_echo_does_not_talk_to_itself_between_two_of_its_addresses():
+    pings = 20
+    for at in ("0.0.0.0:0", "[::]:0"):
+        with Server("udp_echo", "--stats", "60", at=(at,)) as server:
+            port, (source, to) = server.port, map(socket.inet_aton, ("10.9.0.2", "10.9.0.1"))
+            # The system fills in the checksum and the identification.
+            header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + 8 + 4, 0, 0, 64, socket.IPPROTO_UDP, 0, source, to)
+            with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+                raw.sendto(header + struct.pack("!HHHH", port, port, 8 + 4, 0) + b"ping", ("10.9.0.1", 0))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(5)
+                client.connect(("10.9.0.1", port))
+                # Each answer comes after everything that arrived before its ping was received.
+                for _ in range(pings):
+                    client.send(b"ping")
+                    assert client.recv(100) == b"ping"
+            said = server.stop_well()
+            assert (said["datagrams_out"], said.get("datagrams_own", 0)) == (pings + 1, 1), said
+    return f"{pings} others were answered meanwhile"
+
+
 def two_echoes_do_not_talk_without_end():
     try:
         # Only with a raw socket can the source be chosen.
@@ -766,6 +826,8 @@ CHECKS = [
     every_framing_on_the_command_line_carries_messages,
     datagrams_are_echoed_over_each_address_family,
     a_datagram_is_answered_from_the_address_that_was_asked,
+    a_datagram_to_a_second_address_is_answered_from_there,
+    an_echo_does_not_talk_to_itself_between_two_of_its_addresses,
     two_echoes_do_not_talk_without_end,
     the_ticker_sends_ticks_and_typed_lines,
 ]

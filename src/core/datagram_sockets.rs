@@ -7,16 +7,16 @@
 //! than [`Limits::datagram_queue`](crate::Limits::datagram_queue).
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::datagram_queue::DatagramQueue;
+use super::own_addresses::OwnAddresses;
 use super::source_rate::SourceRate;
 use crate::config::address::Address;
 use crate::config::datagram::DatagramOptions;
 use crate::id::{DatagramId, GenSlab, HandlerIdx, HasId};
 use crate::sys::Ready;
-use crate::sys::datagram::LocalIp;
+use crate::sys::datagram::{LocalIp, ReceivedDatagram};
 use crate::time::Time;
 use crate::work_list::WorkList;
 
@@ -58,6 +58,8 @@ pub(crate) struct DatagramSocket {
     /// While the callback for a datagram runs: its sender, and the local address that it was sent to, if the system
     /// told. Answers leave from there.
     pub(crate) asked: Option<(Address, LocalIp)>,
+    /// The addresses of this host that it was asked at, if it is bound to any.
+    own: OwnAddresses,
     /// The limit for each source, if there is one.
     pub(crate) rate: Option<SourceRate>,
     /// The number of receive errors in a row.
@@ -91,6 +93,7 @@ impl DatagramSocket {
             peer,
             max: options.max_size,
             asked: None,
+            own: OwnAddresses::default(),
             rate: options.source_rate.map(SourceRate::new),
             phase: DatagramPhase::Open,
             out: DatagramQueue::default(),
@@ -109,15 +112,21 @@ impl DatagramSocket {
         }
     }
 
-    /// Returns whether a datagram comes from this socket itself: its source is forged. `to` is the address that it was
-    /// sent to, where that is known.
-    pub(crate) fn is_own(&self, from: &Address, to: Option<IpAddr>) -> bool {
-        let (Address::Tcp(from), Address::Tcp(local)) = (from, &self.local) else {
-            return *from == self.local && self.local != Address::Unix(None);
+    /// Returns whether a datagram comes from this socket itself: its source is forged. If the socket is bound to any
+    /// address, those of this host are known where the system tells which one was asked.
+    pub(crate) fn is_own(&mut self, got: &ReceivedDatagram, now: Time) -> bool {
+        let (Address::Tcp(from), Address::Tcp(local)) = (&got.from, &self.local) else {
+            return got.from == self.local && self.local != Address::Unix(None);
         };
-        let any = local.ip().is_unspecified();
-        from.port() == local.port()
-            && (from.ip() == local.ip() || any && (to == Some(from.ip()) || from.ip().is_loopback()))
+        // What is sent to many comes back to its own host by design, also from others that share the port.
+        if from.port() != local.port() || got.to_many {
+            return false;
+        }
+        let here = local.ip().to_canonical();
+        if !here.is_unspecified() {
+            return from.ip() == here;
+        }
+        from.ip().is_loopback() || got.to.is_some_and(|to| self.own.has(from.ip(), to.ip, now))
     }
 
     pub(crate) fn is_open(&self) -> bool {

@@ -17,6 +17,7 @@ pub(crate) mod datagram_sockets;
 mod echo;
 mod evictor;
 mod flow;
+mod own_addresses;
 mod places;
 mod receive;
 mod send;

@@ -132,8 +132,9 @@ impl<'a> DatagramContext<'a> {
 
     /// Returns the local address that the datagram of this callback was sent to: for a UDP socket that is bound to the
     /// unspecified address (`0.0.0.0`, `::`), on Linux and Apple systems. An answer to its sender leaves from
-    /// there, so that a client which has connected its socket receives it. On other systems the system chooses the
-    /// address; there, bind a socket to each address.
+    /// there, so that a client which has connected its socket receives it; what is sent to it after the callback leaves
+    /// from an address that the system chooses. On other systems it is always the system that chooses; there, bind a
+    /// socket to each address.
     pub fn asked_addr(&self) -> Option<IpAddr> {
         self.net.core().datagrams.slots.get(self.id)?.asked.as_ref().map(|(_, asked)| asked.ip)
     }

@@ -15,7 +15,7 @@ use crate::dispatch::CallSite;
 use crate::dispatch::datagram::{DatagramCallback, DatagramEvent};
 use crate::id::{DatagramId, HandlerIdx, Token};
 use crate::sys::Sys;
-use crate::sys::datagram::{LocalIp, ReceivedDatagram, SendStatus};
+use crate::sys::datagram::{ReceivedDatagram, SendStatus};
 use crate::sys::errno::{AcceptError, classify_accept};
 use crate::time::log_limit::suppressed;
 
@@ -111,12 +111,13 @@ impl<S: Sys> EventLoop<S> {
         // above `max` is the only sign of it.
         let (max, open) = (m.max, self.bound_sockets.get_mut(id)?);
         match self.sys.receive(&mut open.socket, buffer.get_mut(..=max)?) {
-            Ok(ReceivedDatagram { len, from, to }) => {
+            Ok(received) => {
                 m.errors = 0;
                 core.stats.datagrams_in += 1;
-                if self.discards(id, &from, to) {
-                    return Some(len);
+                if self.discards(id, &received) {
+                    return Some(received.len);
                 }
+                let ReceivedDatagram { len, from, .. } = received;
                 let event = if len > max {
                     self.dispatcher.core.stats.datagrams_truncated += 1;
                     DatagramEvent::Truncated(&from, max)
@@ -143,21 +144,21 @@ impl<S: Sys> EventLoop<S> {
 
     /// Returns whether a datagram is not for the handler: its source is forged, or sends too much. Notes which address
     /// was asked otherwise.
-    fn discards(&mut self, id: DatagramId, from: &Address, to: Option<LocalIp>) -> bool {
+    fn discards(&mut self, id: DatagramId, received: &ReceivedDatagram) -> bool {
         let core = &mut self.dispatcher.core;
         let Some(m) = core.datagrams.slots.live_mut(id) else { return true };
-        if m.is_own(from, to.map(|to| to.ip)) {
+        if m.is_own(received, core.now) {
             core.stats.datagrams_own += 1;
             if let Some(n) = self.log_limits.own_datagrams.allow(core.now) {
                 log::warn!("{id}: a datagram with the socket's own address as its source{}", suppressed(n));
             }
             return true;
         }
-        if m.rate.as_mut().is_some_and(|rate| !rate.allow(from, core.now)) {
+        if m.rate.as_mut().is_some_and(|rate| !rate.allow(&received.from, core.now)) {
             core.stats.datagrams_over_rate += 1;
             return true;
         }
-        m.asked = to.map(|to| (from.clone(), to));
+        m.asked = received.to.map(|to| (received.from.clone(), to));
         false
     }
 

@@ -16,13 +16,15 @@ pub(crate) struct LocalIp {
     pub(crate) interface: u32,
 }
 
-/// A datagram that was received: its length, its sender, and the local address that it was sent to. That is known only
-/// for a socket bound to the unspecified address, where the system can tell.
+/// A datagram that was received: its length, its sender, and the local address to answer from, which is the one that it
+/// was sent to. That is known only for a socket bound to the unspecified address, where the system can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReceivedDatagram {
     pub(crate) len: usize,
     pub(crate) from: Address,
     pub(crate) to: Option<LocalIp>,
+    /// It was sent to a multicast group or a broadcast address, as far as is known.
+    pub(crate) to_many: bool,
 }
 
 /// The result of sending a datagram.
@@ -52,8 +54,7 @@ pub(crate) trait DatagramSys {
     fn receive(&mut self, socket: &mut Self::Datagram, buf: &mut [u8]) -> io::Result<ReceivedDatagram>;
 
     /// Sends one datagram, to `to` or to the socket's peer, from `via` or from the address that the system chooses.
-    /// Does not raise SIGPIPE. Retries on `Interrupted`. After
-    /// `WouldBlock`, readiness will be reported.
+    /// Does not raise SIGPIPE. Retries on `Interrupted`. After `WouldBlock`, readiness will be reported.
     fn send_datagram(
         &mut self,
         socket: &mut Self::Datagram,

@@ -128,6 +128,34 @@ fn without_the_flag_a_broadcast_is_an_error_and_with_it_none() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_broadcast_is_answered_whatever_the_socket_is_bound_to() {
+    let dual = has_ipv6().then_some("[::]:0");
+    for at in ["0.0.0.0:0"].into_iter().chain(dual) {
+        let mut world = World::new(at);
+        let client = client("127.0.0.1:0");
+        client.set_broadcast(true).unwrap();
+        client.send_to(b"anybody there?", (Ipv4Addr::new(127, 255, 255, 255), world.port())).unwrap();
+        assert!(matches!(world.next(), Told::Datagram(..)));
+        let mut buffer = [0; 100];
+        assert_eq!(client.recv_from(&mut buffer).unwrap(), (14, ([127, 0, 0, 1], world.port()).into()), "{at}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_socket_that_tells_more_than_its_address_loses_no_datagram() {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
+    setsockopt(&taken, sockopt::ReceiveTimestamp, &true).unwrap();
+    socket2::SockRef::from(&taken).set_recv_tos_v4(true).unwrap();
+    let mut world = World::new(taken);
+    let client = client("127.0.0.1:0");
+    let to = SocketAddr::from(([127, 0, 0, 2], world.port()));
+    ping(&mut world, &client, to, b"from where I asked");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn a_group_is_joined_on_an_interface() {
     let lo = Interface::Address(Ipv4Addr::LOCALHOST);
     let group = Ipv4Addr::new(239, 255, 77, 7);

@@ -1,6 +1,7 @@
 //! Tests of datagram sockets: delivery, bounded queues, and errors that concern one datagram or one socket.
 
 use std::io;
+use std::net::IpAddr;
 
 use super::*;
 use crate::config::address::Address;
@@ -10,7 +11,7 @@ use crate::core::Posted;
 use crate::dispatch::datagram::call_datagram_handler;
 use crate::handler::datagram::{DatagramContext, DatagramHandler};
 use crate::id::DatagramId;
-use crate::sys::datagram::DatagramSys;
+use crate::sys::datagram::{DatagramSys, LocalIp};
 use crate::sys::script::Came;
 use crate::sys::sim::Dice;
 
@@ -18,6 +19,11 @@ const ECONNREFUSED: i32 = 111;
 const EMSGSIZE: i32 = 90;
 const ENOMEM: i32 = 12;
 const EBADF: i32 = 9;
+/// Two addresses of this host.
+const ONE: [u8; 4] = [192, 0, 2, 1];
+const OTHER: [u8; 4] = [192, 0, 2, 2];
+/// The address of another host.
+const FAR: [u8; 4] = [198, 51, 100, 1];
 
 /// The callback that an action replaces.
 #[derive(Debug)]
@@ -81,7 +87,22 @@ fn bind(sockets: usize, act: impl FnMut(&mut DatagramContext<'_>, Got<'_>) + 'st
     bind_with(sockets, Limits::default(), &DatagramOptions::default(), act)
 }
 
-fn bind_with<A: FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static>(
+fn bind_with(
+    sockets: usize,
+    limits: Limits,
+    options: &DatagramOptions,
+    act: impl FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static,
+) -> Post {
+    bind_at([127, 0, 0, 1].into(), sockets, limits, options, act)
+}
+
+/// A socket that is bound to any address, and told which one was asked.
+fn bind_to_any(act: impl FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static) -> Post {
+    bind_at([0, 0, 0, 0].into(), 1, Limits::default(), &DatagramOptions::default(), act)
+}
+
+fn bind_at<A: FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static>(
+    ip: IpAddr,
     sockets: usize,
     limits: Limits,
     options: &DatagramOptions,
@@ -92,7 +113,7 @@ fn bind_with<A: FnMut(&mut DatagramContext<'_>, Got<'_>) + 'static>(
     let handler = inner.dispatcher.add_datagrams(Puppet { act, log: Vec::new() }, true);
     let key: Key<Puppet<A>> = inner.dispatcher.key(handler);
     let ids = (0..sockets).map(|n| {
-        let at = DatagramBind::Udp(([127, 0, 0, 1], 9000 + n as u16).into());
+        let at = DatagramBind::Udp((ip, 9000 + n as u16).into());
         let socket = inner.sys.bind_datagram(at, options).unwrap();
         inner.add_datagram_socket(socket, handler, call_datagram_handler::<Puppet<A>>, options).unwrap().0
     });
@@ -118,6 +139,13 @@ impl Post {
         self.rig.settle();
     }
 
+    /// Delivers a datagram from a port of one address to the socket's at another.
+    fn asks(&mut self, from: ([u8; 4], u16), to: [u8; 4], data: &str) {
+        let came = Came::From(Address::Tcp(from.into()), Some(local(to)), data.into());
+        self.rig.sys().comes(0, came);
+        self.rig.settle();
+    }
+
     fn fails(&mut self, socket: usize, error: i32) {
         self.rig.sys().comes(socket, Came::Fail(error));
         self.rig.settle();
@@ -136,6 +164,10 @@ impl Post {
 
 fn port_of(port: u16) -> Address {
     Address::Tcp(([127, 0, 0, 1], port).into())
+}
+
+fn local(ip: [u8; 4]) -> LocalIp {
+    LocalIp { ip: ip.into(), interface: 0 }
 }
 
 fn connected() -> DatagramOptions {
@@ -507,6 +539,74 @@ fn a_socket_never_answers_itself() {
     post.comes(0, 7001, "from another");
     assert_eq!(post.log(), ["0 7001>from another"]);
     assert_eq!((post.rig.stats().datagrams_own, post.said(0).len()), (1, 1));
+}
+
+#[test]
+fn an_answer_leaves_from_the_address_that_was_asked_also_when_it_has_to_wait() {
+    let mut post = bind_to_any(|cx, got| {
+        let Got::Datagram(from, data) = got else { return };
+        assert_eq!(cx.asked_addr().is_some(), data != b"untold");
+        cx.send_to(from, data);
+        cx.send_to(port_of(7009), "news");
+    });
+    post.asks((FAR, 7001), ONE, "a");
+    post.comes(0, 7002, "untold");
+    let first = ["7001<a from 192.0.2.1", "7009<news", "7002<untold", "7009<news"];
+    assert_eq!(post.said(0), first, "only the answer to who asked");
+    post.open_window(0, 0);
+    post.asks((FAR, 7001), ONE, "b");
+    post.asks((FAR, 7001), OTHER, "c");
+    assert!(post.post(0, 7001, b"later").is_queued());
+    post.open_window(0, 10);
+    let then = ["7001<b from 192.0.2.1", "7009<news", "7001<c from 192.0.2.2", "7009<news", "7001<later"];
+    assert_eq!(post.said(0), then);
+}
+
+#[test]
+fn an_answer_that_is_retried_leaves_from_the_address_that_was_asked() {
+    let mut post = bind_to_any(echo);
+    let stuck = Address::Tcp((FAR, 7001).into());
+    post.rig.sys().sockets[0].stuck.push(stuck);
+    post.asks((FAR, 7001), ONE, "a");
+    assert!(post.said(0).is_empty());
+    post.rig.sys().sockets[0].stuck.clear();
+    post.rig.pass(11 * MS);
+    assert_eq!(post.said(0), ["7001<a from 192.0.2.1"]);
+}
+
+#[test]
+fn a_socket_bound_to_any_address_does_not_talk_to_itself_between_two() {
+    let mut post = bind_to_any(echo);
+    post.asks((ONE, 9000), ONE, "from the same");
+    assert!(post.said(0).is_empty());
+    post.asks((OTHER, 9000), ONE, "forged");
+    assert_eq!(post.said(0), ["9000<forged from 192.0.2.1"], "nobody knows yet whose address it is");
+    post.asks((ONE, 9000), OTHER, "forged");
+    assert!(post.said(0).is_empty(), "the answer is not answered");
+    post.asks((FAR, 9000), ONE, "a peer at the same port");
+    post.asks((FAR, 9000), ONE, "again");
+    post.asks((ONE, 9001), OTHER, "a program of this host");
+    assert_eq!((post.said(0).len(), post.rig.stats().datagrams_own), (3, 2));
+}
+
+#[test]
+fn what_was_sent_to_many_is_not_taken_for_forged() {
+    let mut post = bind_to_any(echo);
+    let came = Came::ToMany(Address::Tcp((ONE, 9000).into()), Some(local(ONE)), b"anybody there?".into());
+    post.rig.sys().comes(0, came);
+    post.rig.settle();
+    assert_eq!(post.said(0), ["9000<anybody there? from 192.0.2.1"]);
+    post.asks((ONE, 9000), ONE, "anybody there?");
+    assert!(post.said(0).is_empty());
+    assert_eq!(post.rig.stats().datagrams_own, 1);
+}
+
+#[test]
+fn a_socket_bound_to_a_mapped_address_knows_itself() {
+    let at = "::ffff:127.0.0.1".parse().unwrap();
+    let mut post = bind_at(at, 1, Limits::default(), &DatagramOptions::default(), echo);
+    post.comes(0, 9000, "from itself, it says");
+    assert_eq!((post.rig.stats().datagrams_own, post.said(0).len()), (1, 0));
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl Udp {
         let socket = ::mio::net::UdpSocket::from_std(socket);
         Ok(Self {
             #[cfg(any(target_os = "linux", target_vendor = "apple"))]
-            told: match local.ip().is_unspecified() && socket.peer_addr().is_err() {
+            told: match local.ip().to_canonical().is_unspecified() && socket.peer_addr().is_err() {
                 true => packet_info::enable(&socket, local.is_ipv6()).map(|()| Some(packet_info::space()))?,
                 false => None,
             },
@@ -71,9 +71,11 @@ impl Udp {
             return uninterrupted(|| packet_info::receive(&self.socket, buf, space));
         }
         match uninterrupted(|| self.socket.recv_from(buf)) {
-            Ok((len, from)) => Ok(ReceivedDatagram { len, from: Address::Tcp(unmapped(from)), to: None }),
+            Ok((len, from)) => {
+                Ok(ReceivedDatagram { len, from: Address::Tcp(unmapped(from)), to: None, to_many: false })
+            }
             Err(error) if is_cut(&error) => {
-                Ok(ReceivedDatagram { len: buf.len(), from: Address::Tcp(NOBODY), to: None })
+                Ok(ReceivedDatagram { len: buf.len(), from: Address::Tcp(NOBODY), to: None, to_many: false })
             }
             Err(error) => Err(error),
         }
@@ -183,7 +185,7 @@ impl DatagramSys for MioSys {
             #[cfg(unix)]
             Kind::Unix(socket) => {
                 let (len, from) = uninterrupted(|| socket.recv_from(buf))?;
-                Ok(ReceivedDatagram { len, from: unix_address(from.as_pathname()), to: None })
+                Ok(ReceivedDatagram { len, from: unix_address(from.as_pathname()), to: None, to_many: false })
             }
         }
     }

@@ -17,9 +17,12 @@ use crate::sys::datagram::{LocalIp, ReceivedDatagram};
 
 /// Has the system tell the local address of each datagram.
 pub(super) fn enable(socket: &UdpSocket, v6: bool) -> io::Result<()> {
-    match v6 {
-        true => setsockopt(socket, Ipv6RecvPacketInfo, &true)?,
-        false => setsockopt(socket, Ipv4PacketInfo, &true)?,
+    if v6 {
+        setsockopt(socket, Ipv6RecvPacketInfo, &true)?;
+    }
+    // On Linux it comes for IPv4 on a dual-stack socket too, and only it has the address to answer a broadcast from.
+    if !v6 || cfg!(target_os = "linux") {
+        setsockopt(socket, Ipv4PacketInfo, &true)?;
     }
     Ok(())
 }
@@ -30,8 +33,9 @@ pub(super) fn receive(socket: &UdpSocket, buf: &mut [u8], space: &mut [u8]) -> i
     let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(space), MsgFlags::empty())?;
     let from = message.address.as_ref().and_then(socket_addr);
     let from = from.ok_or_else(|| io::Error::other("a datagram without an address"))?;
-    let to = message.cmsgs()?.find_map(|found| local_ip(&found)).filter(|to| !to.ip.is_multicast());
-    Ok(ReceivedDatagram { len: message.bytes, from: Address::Tcp(unmapped(from)), to })
+    // An error says that there was no space for all messages: the datagram is whole all the same.
+    let (to, to_many) = message.cmsgs().map_or((None, false), sent_to);
+    Ok(ReceivedDatagram { len: message.bytes, from: Address::Tcp(unmapped(from)), to, to_many })
 }
 
 /// Sends one datagram from a local address.
@@ -64,24 +68,40 @@ fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
 }
 
-fn local_ip(message: &ControlMessageOwned) -> Option<LocalIp> {
-    match message {
-        // Of a datagram to a broadcast address, this is the address to answer from.
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            let ip = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
-            Some(LocalIp { ip: ip.into(), interface: 0 })
+/// Returns the local address to answer from, and whether the datagram was sent to many.
+fn sent_to(messages: impl Iterator<Item = ControlMessageOwned>) -> (Option<LocalIp>, bool) {
+    let mut found = (None, false);
+    for message in messages {
+        match message {
+            // It knows more than the other, which comes as well on a dual-stack socket.
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                let ip = IpAddr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                return (local_ip(ip, 0), to_many(ip) || info.ipi_spec_dst.s_addr != info.ipi_addr.s_addr);
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                // Only an address of a link needs its interface; with one, the answer could not take another way back.
+                let interface = if ip.is_unicast_link_local() { info.ipi6_ifindex } else { 0 };
+                let ip = ip.to_canonical();
+                found = (local_ip(ip, interface), to_many(ip));
+            }
+            _ => {}
         }
-        ControlMessageOwned::Ipv6PacketInfo(info) => {
-            let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-            // Only an address of a link needs its interface; with one, the answer could not take another way back.
-            let interface = if ip.is_unicast_link_local() { info.ipi6_ifindex } else { 0 };
-            Some(LocalIp { ip: ip.to_canonical(), interface })
-        }
-        _ => None,
     }
+    found
 }
 
-/// Returns space for the control messages of one datagram.
+/// Returns the address if it can be sent from.
+fn local_ip(ip: IpAddr, interface: u32) -> Option<LocalIp> {
+    (!to_many(ip)).then_some(LocalIp { ip, interface })
+}
+
+/// The broadcast address of a network does not look like one.
+const fn to_many(ip: IpAddr) -> bool {
+    ip.is_multicast() || matches!(ip, IpAddr::V4(Ipv4Addr::BROADCAST))
+}
+
+/// Returns space for the control messages of one datagram: these, and what else a socket that was taken over tells.
 pub(super) fn space() -> Vec<u8> {
-    nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo)
+    nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo, [u8; 256])
 }

@@ -26,7 +26,7 @@ impl Script {
     /// Delivers a datagram from a port of this host.
     pub(crate) fn datagram(&mut self, socket: usize, port: u16, data: impl AsRef<[u8]>) {
         let from = Address::Tcp(([127, 0, 0, 1], port).into());
-        self.comes(socket, Came::From(from, data.as_ref().to_vec()));
+        self.comes(socket, Came::From(from, None, data.as_ref().to_vec()));
     }
 
     /// Sets how many more datagrams the kernel accepts from a socket.
@@ -80,11 +80,13 @@ impl DatagramSys for Script {
 
     fn receive(&mut self, socket: &mut usize, buf: &mut [u8]) -> io::Result<ReceivedDatagram> {
         let end = &mut self.sockets[*socket];
-        let done = match end.inbox.pop_front() {
-            Some(Came::From(from, data)) => {
+        let came = end.inbox.pop_front();
+        let to_many = matches!(came, Some(Came::ToMany(..)));
+        let done = match came {
+            Some(Came::From(from, to, data) | Came::ToMany(from, to, data)) => {
                 let len = data.len().min(buf.len());
                 buf[..len].copy_from_slice(&data[..len]);
-                Ok(ReceivedDatagram { len, from, to: None })
+                Ok(ReceivedDatagram { len, from, to, to_many })
             }
             Some(Came::Fail(number)) => fail(number),
             None => fail(EAGAIN),
@@ -102,7 +104,7 @@ impl DatagramSys for Script {
         &mut self,
         socket: &mut usize,
         to: Option<&Address>,
-        _: Option<LocalIp>,
+        via: Option<LocalIp>,
         data: &[u8],
     ) -> io::Result<SendStatus> {
         let end = &mut self.sockets[*socket];
@@ -115,7 +117,7 @@ impl DatagramSys for Script {
             _ if end.window == 0 => fail(EAGAIN),
             _ => {
                 end.window -= 1;
-                end.sent.push((to.cloned(), data.to_vec()));
+                end.sent.push((to.cloned(), via, data.to_vec()));
                 Ok(data.len())
             }
         };

@@ -5,11 +5,15 @@
 use std::collections::VecDeque;
 
 use crate::config::address::Address;
+use crate::sys::datagram::LocalIp;
 
 /// What the next receive call returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Came {
-    From(Address, Vec<u8>),
+    /// A datagram: its sender, the local address that it was sent to, and its bytes.
+    From(Address, Option<LocalIp>, Vec<u8>),
+    /// The same, to a multicast group or a broadcast address.
+    ToMany(Address, Option<LocalIp>, Vec<u8>),
     Fail(i32),
 }
 
@@ -20,8 +24,8 @@ pub(crate) struct ScriptSocket {
     pub(super) peer: Option<Address>,
     pub(crate) token: Option<usize>,
     pub(crate) inbox: VecDeque<Came>,
-    /// The datagrams sent, with their destinations (`None`: the connected peer).
-    pub(crate) sent: Vec<(Option<Address>, Vec<u8>)>,
+    /// The datagrams sent, with their destinations (`None`: the connected peer) and the addresses they were sent from.
+    pub(crate) sent: Vec<(Option<Address>, Option<LocalIp>, Vec<u8>)>,
     /// How many more datagrams the kernel accepts.
     pub(crate) window: usize,
     /// The errors of the next sends; 0 lets one succeed.
@@ -34,11 +38,12 @@ pub(crate) struct ScriptSocket {
 }
 
 impl ScriptSocket {
-    /// Returns what was sent since the last call, as text: `7001<hello`.
+    /// Returns what was sent since the last call, as text: `7001<hello`, or `7001<hello from 192.0.2.1`.
     pub(crate) fn said(&mut self) -> Vec<String> {
-        let shown = |(to, data): (Option<Address>, Vec<u8>)| {
+        let shown = |(to, via, data): (Option<Address>, Option<LocalIp>, Vec<u8>)| {
             let to = to.map_or_else(|| "peer".to_owned(), |a| a.tcp().map_or(a.to_string(), |a| a.port().to_string()));
-            format!("{to}<{}", data.escape_ascii())
+            let via = via.map_or_else(String::new, |via| format!(" from {}", via.ip));
+            format!("{to}<{}{via}", data.escape_ascii())
         };
         std::mem::take(&mut self.sent).into_iter().map(shown).collect()
     }
