@@ -146,9 +146,10 @@ impl Core {
     /// its reset: then only the output is closed, and the input is still read.
     pub(crate) fn write_failed(&mut self, id: ConnId, reason: Reason) {
         let Some(c) = self.conns.live(id) else { return };
-        // While its handler pauses it nothing would be read, and after the peer's FIN there is
-        // nothing to read.
-        if c.phase != Phase::Open || c.flow.paused || c.halves.peer_fin || reason != Reason::PeerReset {
+        // While its handler pauses it, or defers its input for ever, nothing would be read, and after the peer's FIN
+        // there is nothing to read.
+        let held = c.flow.paused || c.flow.resting;
+        if c.phase != Phase::Open || held || c.halves.peer_fin || reason != Reason::PeerReset {
             return self.terminate(id, reason);
         }
         self.lose_output(id);

@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use super::Core;
+use crate::closed::Reason;
 use crate::connection::Phase;
 use crate::group::SlowMember;
 use crate::id::{ConnId, Group};
@@ -203,9 +204,15 @@ impl Core {
     pub(crate) fn count_unused(&mut self, id: ConnId) -> bool {
         let now = self.now;
         let Some(c) = self.conns.live_mut(id) else { return false };
+        let gone = c.halves.write_failed;
         let cold = c.cold_mut();
         cold.unused_deliveries = cold.unused_deliveries.saturating_add(1);
         let Some(over) = cold.unused_deliveries.checked_sub(MAX_UNUSED) else { return false };
+        if gone {
+            // The peer has reset it, and what is deferred would hold it for ever.
+            self.finish(id, Reason::PeerReset);
+            return over == 0;
+        }
         let until = now.after(MAX_REST.min(FIRST_REST * 2_u32.pow(over.min(10))));
         cold.rest_until = until;
         c.flow.resting = true;

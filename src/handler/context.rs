@@ -145,7 +145,8 @@ impl<'a> Context<'a> {
     /// Puts off the last `n` bytes of the data: they are delivered again next turn, or after a resume, without waiting
     /// for new bytes and before [`on_end`](crate::Handler::on_end). The message timeout does not apply to them. A
     /// handler that waits for something else should [pause](Context::pause): one that defers again and again and takes
-    /// nothing is called less and less often, at least every 100 ms, and a warning names it.
+    /// nothing is called less and less often, at least every 100 ms, and one warning names it. Then a reset by the peer
+    /// ends the connection at once, as during a pause.
     pub fn defer(&mut self, n: usize) {
         self.net.core_mut().delivery.unused = n;
         self.net.core_mut().delivery.deferred = n > 0;

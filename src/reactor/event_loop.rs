@@ -3,6 +3,7 @@
 //! `turn.rs` runs the phases. Each has a file: accept, read, write, close, timers, commands, connect, datagram,
 //! sources, shutdown. Invariant: every callback is followed by `after_callback` or `after_handler_callback`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,8 @@ pub(super) const FRONT: usize = 4 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct LogLimits {
     pub(super) own_datagrams: RateLimiter,
-    pub(super) unused_deliveries: RateLimiter,
+    /// The types of handlers that were warned of because they defer their input for ever.
+    pub(super) defers_for_ever: BTreeSet<&'static str>,
     pub(super) closed: [RateLimiter; REASONS],
     pub(super) accept: RateLimiter,
     slow_call: RateLimiter,

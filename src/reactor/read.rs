@@ -11,7 +11,6 @@ use crate::connection::Phase;
 use crate::dispatch::CallSite;
 use crate::id::ConnId;
 use crate::sys::Sys;
-use crate::time::log_limit::suppressed;
 
 /// Spurious wakeups in a row (a hint, then a read that returns `WouldBlock`) before a connection is closed with
 /// [`Reason::Livelock`]. Chosen: a stale hint or two is normal; a system that repeats one forever would make the loop
@@ -261,14 +260,13 @@ impl<S: Sys> EventLoop<S> {
         }
     }
 
+    /// Warns once of each type of handler, so that one does not hide another.
     #[cold]
     fn log_unused(&mut self, id: ConnId) {
-        if let Some(n) = self.log_limits.unused_deliveries.allow(self.dispatcher.core.now) {
+        let Some(handler) = self.dispatcher.core.conns.get(id).map(|c| c.handler) else { return };
+        if self.log_limits.defers_for_ever.insert(self.dispatcher.name_of(handler)) {
             let what = self.dispatcher.describe(CallSite::Connection(id));
-            log::warn!(
-                "{what} defers its input again and again, takes nothing and does not pause: it is slowed{}",
-                suppressed(n)
-            );
+            log::warn!("{what} defers its input again and again, takes nothing and does not pause: it is slowed");
         }
     }
 }

@@ -124,6 +124,53 @@ fn a_resume_and_a_close_end_the_rest() {
 }
 
 #[test]
+fn each_handler_that_defers_for_ever_is_named_once_however_many_connections_it_has() {
+    struct Other;
+    impl crate::Handler for Other {
+        type State = ();
+        fn on_open(&mut self, _cx: &mut Context<'_>) {}
+        fn on_data(&mut self, cx: &mut Context<'_>, _state: &mut (), data: &[u8]) {
+            cx.defer(data.len());
+        }
+    }
+    crate::testing::log_tests::lines();
+    let (mut rig, _) = stubborn();
+    let other = rig.inner.dispatcher.add(Other, true).unwrap();
+    rig.listen(other);
+    for listener in [[0; 12], [1; 12]].concat() {
+        let peer = rig.sys().connect(listener);
+        rig.say(peer, "abc");
+    }
+    let said = crate::testing::log_tests::lines();
+    assert!(said.len() == 2 && said[0].contains("Puppet") && said[1].contains("Other"), "{said:?}");
+}
+
+#[test]
+fn a_reset_is_noticed_though_the_handler_defers_its_input_for_ever() {
+    // By an event while it rests, by an event before that, and by a failed write.
+    for (rests, answers) in [(true, false), (false, false), (false, true)] {
+        let mut rig = puppet(move |cx, on| {
+            if let On::Data(data) = on {
+                cx.defer(data.len());
+                if answers {
+                    cx.send("no");
+                }
+            }
+        });
+        let a = rig.connect();
+        rig.sys().send(a, b"abc");
+        if rests {
+            rig.settle();
+        } else {
+            rig.turn();
+        }
+        rig.reset(a);
+        let told = (rests, answers);
+        assert_eq!((rig.stats().open, rig.closed(&Reason::PeerReset)), (0, 1), "{told:?}");
+    }
+}
+
+#[test]
 fn no_new_bytes_are_read_before_those_put_off_are_used() {
     let mut rig = puppet(|cx, on| {
         if let On::Data(data) = on {
