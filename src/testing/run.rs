@@ -308,6 +308,8 @@ impl<H: Handler> Run<H> {
             let turn = self.turn(plan, Duration::from_millis(1))?;
             busy |= turn.more || !self.view.inner.sys.is_quiet() || calls != self.view.inner.sys.calls;
             busy |= end && self.oracle.waits_to_be_accepted;
+            // The loop slows down a handler that defers its input for ever. It is not at rest.
+            busy |= self.view.connections().any(|(_, c)| c.flow.resting);
             if !busy {
                 return Ok(());
             }
